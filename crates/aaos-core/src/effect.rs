@@ -1,0 +1,398 @@
+//! Effects, what they need, and the sealed proof that one was authorised.
+//!
+//! Invariants: [`Authorized`] has private fields, is not `Clone` and not `Deserialize`, and is built only
+//! inside this crate by [`crate::authority::Authority::authorize`]. Dropping one that no journal consumed
+//! gives its charges back (at the authority's next operation).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::capability::HostRule;
+use crate::event::{Event, Outcome};
+use crate::id::{AgentId, CallId, GrantId, WorkerId};
+use crate::model::{ModelFailure, ModelReply, ModelRequest};
+use crate::name::{AgentName, ToolName};
+use crate::path::AbsPath;
+use crate::quantity::{Bytes, Millis, Tokens};
+use crate::tool::ToolCall;
+use crate::toolio::ToolFailure;
+
+/// What may be done about an effect that began and has no recorded outcome (DESIGN §7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EffectClass {
+    /// Repeat it freely. Its caller does not wait for the disk.
+    Safe,
+    /// Repeat it with the same idempotency key.
+    Keyed,
+    /// A model call: ask again, the lost attempt stays paid.
+    Paid,
+    /// Never repeat; report it as unknown.
+    Once,
+}
+
+/// Right to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileRight {
+    /// To read or list.
+    Read,
+    /// To create or change.
+    Write,
+}
+
+/// One thing that an effect needs authority over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// To invoke a tool.
+    Tool(ToolName),
+    /// A file or directory.
+    File {
+        /// Read or write.
+        right: FileRight,
+        /// As the agent spells it.
+        path: AbsPath,
+    },
+    /// A connection to a host.
+    Host {
+        /// Lower-case host name or IP literal.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// To spawn a child with this name.
+    Spawn(AgentName),
+    /// To send a message to this agent.
+    Message(AgentName),
+    /// Model tokens: the most this inference can use.
+    Tokens(Tokens),
+}
+
+/// All that an effect needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Every one of these, or the effect is denied.
+    pub all: Vec<Need>,
+    /// At least one of these (when there are any); the others become failed items of a batch.
+    pub each: Vec<Need>,
+}
+
+/// Something that acts outside the kernel's own memory.
+pub trait Effect: std::fmt::Debug + Send + Sized + 'static {
+    /// How it ended.
+    type Outcome: std::fmt::Debug + Send + 'static;
+    /// What it needs authority over.
+    fn needs(&self) -> Needs;
+    /// What may be done about it after a crash.
+    fn class(&self) -> EffectClass;
+    /// Its name in denials and logs, for example `file_write` or `inference`.
+    fn label(&self) -> &'static str;
+    /// The journal entry that says it is about to happen.
+    fn intent(parts: &AuthorizedParts<Self>) -> Event;
+    /// The journal entry that says how it ended.
+    fn result(parts: &AuthorizedParts<Self>, outcome: &Self::Outcome) -> Event;
+}
+
+/// How a tool call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolOutcome {
+    /// JSON text of the result, or the failure.
+    pub result: Result<String, ToolFailure>,
+    /// The worker that ran it.
+    pub worker: Option<WorkerId>,
+    /// How long it took.
+    pub elapsed: Millis,
+}
+
+/// How an inference ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InferenceOutcome {
+    /// The reply, or the last failure.
+    pub result: Result<ModelReply, ModelFailure>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// How long it took, waits included.
+    pub elapsed: Millis,
+}
+
+/// One use of a tool, arguments parsed.
+impl Effect for ToolCall {
+    type Outcome = ToolOutcome;
+
+    fn needs(&self) -> Needs {
+        Self::needs(self)
+    }
+    fn class(&self) -> EffectClass {
+        self.input.class()
+    }
+
+    fn label(&self) -> &'static str {
+        self.input.name()
+    }
+
+    fn intent(parts: &AuthorizedParts<Self>) -> Event {
+        let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
+        Event::ToolInvoked {
+            call: parts.call,
+            tool: parts.effect.input.tool_name(),
+            input: parts.effect.input.arguments(),
+            class: parts.effect.input.class(),
+            access: parts.all.iter().chain(granted).cloned().collect(),
+            charges: parts.charges.clone(),
+        }
+    }
+
+    fn result(parts: &AuthorizedParts<Self>, outcome: &ToolOutcome) -> Event {
+        let text = outcome.result.as_deref().unwrap_or_default();
+        let failure = outcome.result.as_ref().err();
+        Event::ToolResult {
+            call: parts.call,
+            tool: parts.effect.input.tool_name(),
+            outcome: failure.map_or(Outcome::Done, ToolFailure::outcome),
+            result_hash: blake3::hash(text.as_bytes()).to_hex().to_string(),
+            result_bytes: Bytes(text.len() as u64),
+            failure: failure.cloned(),
+            worker: outcome.worker,
+            elapsed: outcome.elapsed,
+        }
+    }
+}
+
+/// One request to a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inference {
+    /// The request.
+    pub request: ModelRequest,
+    /// The most tokens it can use: an upper bound of the input plus `max_output_tokens`.
+    pub reserve: Tokens,
+}
+
+impl Effect for Inference {
+    type Outcome = InferenceOutcome;
+
+    fn needs(&self) -> Needs {
+        Needs { all: vec![Need::Tokens(self.reserve)], each: Vec::new() }
+    }
+    fn class(&self) -> EffectClass {
+        EffectClass::Paid
+    }
+
+    fn label(&self) -> &'static str {
+        "inference"
+    }
+
+    fn intent(parts: &AuthorizedParts<Self>) -> Event {
+        Event::InferenceRequested {
+            call: parts.call,
+            model: parts.effect.request.model.clone(),
+            messages: parts.effect.request.messages.len() as u64,
+            reserve: parts.effect.reserve,
+            charges: parts.charges.clone(),
+        }
+    }
+
+    fn result(parts: &AuthorizedParts<Self>, outcome: &InferenceOutcome) -> Event {
+        Event::InferenceCompleted {
+            call: parts.call,
+            result: outcome.result.clone(),
+            attempts: outcome.attempts,
+            elapsed: outcome.elapsed,
+        }
+    }
+}
+
+/// The admission of one child agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spawn {
+    /// The child's manifest name.
+    pub child: AgentName,
+}
+
+impl Effect for Spawn {
+    type Outcome = Result<AgentId, ToolFailure>;
+
+    fn needs(&self) -> Needs {
+        Needs { all: vec![Need::Spawn(self.child.clone())], each: Vec::new() }
+    }
+    fn class(&self) -> EffectClass {
+        EffectClass::Once
+    }
+
+    fn label(&self) -> &'static str {
+        "spawn"
+    }
+
+    fn intent(parts: &AuthorizedParts<Self>) -> Event {
+        Event::SpawnRequested { call: parts.call, child: parts.effect.child.clone() }
+    }
+
+    fn result(parts: &AuthorizedParts<Self>, outcome: &Self::Outcome) -> Event {
+        Event::SpawnCompleted {
+            call: parts.call,
+            child: outcome.as_ref().ok().copied(),
+            failure: outcome.as_ref().err().cloned(),
+        }
+    }
+}
+
+/// The delivery of one message to a persistent agent, on behalf of the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The receiving agent.
+    pub to: AgentId,
+    /// The text.
+    pub message: String,
+}
+
+impl Effect for Delivery {
+    type Outcome = ();
+
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+    fn class(&self) -> EffectClass {
+        EffectClass::Once
+    }
+
+    fn label(&self) -> &'static str {
+        "message"
+    }
+
+    fn intent(parts: &AuthorizedParts<Self>) -> Event {
+        Event::MessageSent { to: parts.effect.to }
+    }
+
+    fn result(parts: &AuthorizedParts<Self>, (): &()) -> Event {
+        Event::MessageDelivered { message: parts.effect.message.clone() }
+    }
+}
+
+/// Through which grant a need is met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// What was needed.
+    pub need: Need,
+    /// The grant that meets it; absent for tokens.
+    pub grant: Option<GrantId>,
+    /// For a file: the path below the grant's root, no leading slash; may hold `..`, which the kernel judges.
+    pub relative: Option<String>,
+    /// For a host: the rules under which redirects may go on. Empty with `public` set means any public host.
+    pub hosts: Vec<HostRule>,
+    /// For a host: any public address is allowed.
+    pub public: bool,
+}
+
+/// Why something was denied, in a form the model and a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}; missing {missing}")]
+pub struct Denied {
+    /// The missing grant in the grammar's own words, for example `file_write: /out/a.txt`.
+    pub missing: String,
+    /// Why what is there does not do: no such grant, used up, expired, rate, not usable.
+    pub reason: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+/// A charge that can be given back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Charge {
+    /// One use of a grant and of every grant it derives from.
+    Use {
+        /// The grant that was used.
+        grant: GrantId,
+    },
+    /// Tokens reserved at an agent and all its ancestors.
+    Tokens {
+        /// The agent whose purse it is.
+        agent: AgentId,
+        /// How many.
+        reserved: Tokens,
+    },
+}
+
+/// Where dropped authorisations put their charges until the authority takes them back.
+#[derive(Debug, Clone, Default)]
+pub struct RefundQueue(Arc<Mutex<Vec<Charge>>>);
+
+impl RefundQueue {
+    pub(crate) fn put(&self, charges: Vec<Charge>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(charges);
+    }
+
+    pub(crate) fn take(&self) -> Vec<Charge> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Proof that an effect was authorised and charged. Only the authority makes one; only the journal, by
+/// making it a permit, uses one up.
+#[derive(Debug)]
+#[must_use = "an authorisation that is dropped is refunded"]
+pub struct Authorized<E: Effect> {
+    inner: Option<AuthorizedParts<E>>,
+    refunds: RefundQueue,
+}
+
+/// What an authorisation holds, once the journal has taken it apart.
+#[derive(Debug)]
+pub struct AuthorizedParts<E> {
+    /// Joins intent and outcome in the journal.
+    pub call: CallId,
+    /// Who acts.
+    pub agent: AgentId,
+    /// What is done.
+    pub effect: E,
+    /// How each of `Needs::all` is met, in order.
+    pub all: Vec<Access>,
+    /// How each of `Needs::each` is met or why not, in order.
+    pub each: Vec<Result<Access, Denied>>,
+    /// What was charged; settled by the authority when the outcome is known.
+    pub charges: Vec<Charge>,
+}
+
+impl<E: Effect> Authorized<E> {
+    pub(crate) fn mint(parts: AuthorizedParts<E>, refunds: RefundQueue) -> Self {
+        Self { inner: Some(parts), refunds }
+    }
+
+    /// The call's id.
+    #[must_use]
+    pub fn call(&self) -> CallId {
+        self.parts().call
+    }
+
+    /// Who acts.
+    #[must_use]
+    pub fn agent(&self) -> AgentId {
+        self.parts().agent
+    }
+
+    /// What is to be done.
+    #[must_use]
+    pub fn effect(&self) -> &E {
+        &self.parts().effect
+    }
+
+    /// Takes the authorisation apart; from here on nothing is refunded by a drop. For the journal, which
+    /// alone turns the parts into a permit.
+    #[must_use]
+    pub fn into_parts(mut self) -> AuthorizedParts<E> {
+        self.inner.take().unwrap_or_else(|| unreachable!("only this function and drop take the parts"))
+    }
+
+    fn parts(&self) -> &AuthorizedParts<E> {
+        self.inner.as_ref().unwrap_or_else(|| unreachable!("the parts leave only with self"))
+    }
+}
+
+impl<E: Effect> Drop for Authorized<E> {
+    fn drop(&mut self) {
+        if let Some(parts) = self.inner.take() {
+            self.refunds.put(parts.charges);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Journal entries: what happened, by whom, because of what.
+//!
+//! Invariants: the kinds of SPEC §5 exist under these names for ever; a kind is never reused with another
+//! meaning; a body never holds a key.
+
+use serde::{Deserialize, Serialize};
+
+use crate::confinement::{Boundary, ConfinementReceipt};
+use crate::effect::{Access, Charge, Denied, EffectClass};
+use crate::grant::GrantRecord;
+use crate::id::{AgentId, CallId, EntryId, GoalId, GrantId, Seq, TraceId, WorkerId};
+use crate::manifest::Manifest;
+use crate::model::{ModelFailure, ModelReply, Usage};
+use crate::name::{AgentName, ModelName, ToolName};
+use crate::path::AbsPath;
+use crate::quantity::{Bytes, Millis, Timestamp, Tokens};
+use crate::toolio::{StopReason, ToolFailure};
+
+/// Where a goal stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoalState {
+    /// Accepted, waiting for its turn.
+    Queued,
+    /// Its bootstrap agent runs.
+    Running,
+    /// It waits for a provider or a person.
+    Waiting,
+    /// Its agent completed and every declared output was observed.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+    /// The daemon stopped while it ran.
+    Interrupted,
+}
+
+impl GoalState {
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled | Self::Interrupted)
+    }
+}
+
+/// A declared output as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OutputObserved {
+    /// The declared path.
+    pub path: AbsPath,
+    /// Whether it is a regular file, reached without links, created or changed since the goal started.
+    pub observed: bool,
+    /// Size, when observed.
+    pub size_bytes: Option<Bytes>,
+    /// BLAKE3 of the content, hexadecimal, when observed.
+    pub content_hash: Option<String>,
+    /// Why it does not count, when it does not.
+    pub problem: Option<String>,
+}
+
+/// How an effect ended (DESIGN §10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was denied; nothing was touched.
+    Denied,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// Why an agent stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentEnd {
+    /// Its run ended.
+    Finished,
+    /// `agent.stop`, or its goal or parent ended.
+    Stopped,
+    /// The daemon restarted; an on-demand agent does not survive that.
+    Interrupted,
+    /// It failed.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What happened. In JSON, `kind` names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The daemon opened the journal.
+    DaemonStarted {
+        /// Package version.
+        version: String,
+        /// Goals that were running before and are interrupted now.
+        interrupted_goals: Vec<GoalId>,
+    },
+    /// The daemon is closing in good order.
+    DaemonStopped {},
+    /// A goal was accepted and will not be forgotten.
+    GoalAccepted {
+        /// What is asked for.
+        goal: String,
+        /// Declared outputs.
+        outputs: Vec<AbsPath>,
+        /// The client's deduplication key.
+        client_key: Option<String>,
+        /// Deadline.
+        deadline: Timestamp,
+        /// Purse of the whole goal.
+        max_tokens: Tokens,
+        /// uid of the principal.
+        principal: u32,
+    },
+    /// A goal's agent began.
+    GoalStarted {
+        /// The goal's root agent.
+        root_agent: AgentId,
+        /// Its workspace.
+        workspace: AbsPath,
+    },
+    /// A goal ended.
+    GoalFinished {
+        /// How.
+        state: GoalState,
+        /// The answer.
+        response: String,
+        /// Declared outputs as found.
+        outputs: Vec<OutputObserved>,
+        /// Tokens of the whole tree.
+        usage: Usage,
+        /// Why it failed.
+        error: Option<String>,
+        /// Exit code of `run` and `submit` for it (SPEC §6).
+        exit_code: u8,
+    },
+    /// An agent was admitted.
+    AgentSpawned {
+        /// Its name.
+        name: AgentName,
+        /// Its parent.
+        parent: Option<AgentId>,
+        /// 0 for a goal's root agent.
+        depth: u32,
+        /// Its manifest.
+        manifest: Box<Manifest>,
+        /// Tokens it may use at most.
+        max_tokens: Option<Tokens>,
+    },
+    /// An agent received a grant.
+    CapabilityGranted {
+        /// The grant.
+        grant: GrantRecord,
+    },
+    /// An effect was denied; nothing was touched.
+    CapabilityDenied {
+        /// What was tried: tool or effect name.
+        effect: String,
+        /// Why.
+        denied: Denied,
+    },
+    /// A grant and everything derived from it ended.
+    CapabilityRevoked {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// An agent's life ended.
+    AgentStopped {
+        /// Why.
+        end: AgentEnd,
+    },
+    /// A run of an agent began.
+    AgentExecutionStarted {
+        /// BLAKE3 of the message, hexadecimal.
+        message_hash: String,
+        /// The message.
+        message: String,
+    },
+    /// A run of an agent ended.
+    AgentExecutionCompleted {
+        /// Final text.
+        response: String,
+        /// Tokens used.
+        usage: Usage,
+        /// Turns.
+        iterations: u32,
+        /// Why it stopped.
+        stop_reason: StopReason,
+        /// What went wrong.
+        error: Option<String>,
+    },
+    /// A persistent agent's mailbox loop began.
+    AgentLoopStarted {},
+    /// A persistent agent's mailbox loop ended.
+    AgentLoopStopped {},
+    /// A persistent agent was paused.
+    AgentPaused {},
+    /// A persistent agent was resumed.
+    AgentResumed {},
+    /// A message lies in an agent's mailbox and will not be forgotten.
+    MessageDelivered {
+        /// The text.
+        message: String,
+    },
+    /// A persistent agent took a message from its mailbox.
+    AgentMessageReceived {},
+    /// An agent or the operator sent a message.
+    MessageSent {
+        /// To whom.
+        to: AgentId,
+    },
+    /// Intent of a tool call; durable before the call unless it is safe.
+    ToolInvoked {
+        /// Joins it with its result.
+        call: CallId,
+        /// Which tool.
+        tool: ToolName,
+        /// Its arguments.
+        input: serde_json::Value,
+        /// After-crash class.
+        class: EffectClass,
+        /// Grants used.
+        access: Vec<Access>,
+        /// What was charged.
+        charges: Vec<Charge>,
+    },
+    /// Outcome of a tool call.
+    ToolResult {
+        /// Joins it with its intent.
+        call: CallId,
+        /// Which tool.
+        tool: ToolName,
+        /// How it ended.
+        outcome: Outcome,
+        /// BLAKE3 of the result's JSON text, hexadecimal.
+        result_hash: String,
+        /// Size of the result's JSON text.
+        result_bytes: Bytes,
+        /// The failure, if it failed.
+        failure: Option<ToolFailure>,
+        /// The worker that ran it; `confinement_receipt` holds its receipt.
+        worker: Option<WorkerId>,
+        /// How long it took.
+        elapsed: Millis,
+    },
+    /// The same tool was called with the same input too often; a hint was added.
+    ToolRepeatGuardFired {
+        /// Which tool.
+        tool: ToolName,
+        /// How often.
+        count: u32,
+    },
+    /// Intent of an inference; durable before the request is sent.
+    InferenceRequested {
+        /// Joins it with its outcome.
+        call: CallId,
+        /// Model.
+        model: ModelName,
+        /// Messages sent.
+        messages: u64,
+        /// Tokens reserved.
+        reserve: Tokens,
+        /// What was charged.
+        charges: Vec<Charge>,
+    },
+    /// Outcome of an inference.
+    InferenceCompleted {
+        /// Joins it with its intent.
+        call: CallId,
+        /// The reply, or the failure.
+        result: Result<ModelReply, ModelFailure>,
+        /// Attempts made.
+        attempts: u32,
+        /// How long it took, waits included.
+        elapsed: Millis,
+    },
+    /// A provider told us to wait, or failed; the inference will be tried again.
+    InferenceRetried {
+        /// Which inference.
+        call: CallId,
+        /// Why.
+        failure: ModelFailure,
+        /// How long the wait is.
+        wait: Millis,
+    },
+    /// What a run used so far.
+    UsageReported {
+        /// Of this agent alone.
+        usage: Usage,
+        /// Tokens used in its purse, with its children.
+        used: Tokens,
+    },
+    /// A purse could not cover a request.
+    BudgetExceeded {
+        /// What was wanted.
+        wanted: Tokens,
+        /// What was left.
+        remaining: Tokens,
+    },
+    /// A provider reported more than was reserved.
+    Overdraft {
+        /// Reserved.
+        reserved: Tokens,
+        /// Reported.
+        used: Tokens,
+    },
+    /// Intent of a spawn.
+    SpawnRequested {
+        /// Joins it with its outcome.
+        call: CallId,
+        /// The child's name.
+        child: AgentName,
+    },
+    /// Outcome of a spawn.
+    SpawnCompleted {
+        /// Joins it with its intent.
+        call: CallId,
+        /// The child, if admitted.
+        child: Option<AgentId>,
+        /// Why not.
+        failure: Option<ToolFailure>,
+    },
+    /// A failed child is tried once more.
+    ChildRetried {
+        /// The failed child.
+        child: AgentId,
+        /// Its failure.
+        reason: String,
+    },
+    /// A worker is locked and ready.
+    WorkerStarted {
+        /// Which.
+        worker: WorkerId,
+        /// Its pid.
+        pid: u32,
+    },
+    /// The proof of a worker's or gateway's confinement.
+    ConfinementReceipt {
+        /// The receipt.
+        receipt: ConfinementReceipt,
+        /// `worker`, `models` or `egress`.
+        role: String,
+    },
+    /// A preferred boundary is missing; policy lets it run.
+    ConfinementDegraded {
+        /// Which process.
+        worker: WorkerId,
+        /// What is missing.
+        missing: Vec<Boundary>,
+    },
+    /// A worker ended.
+    WorkerStopped {
+        /// Which.
+        worker: WorkerId,
+        /// Exit status or signal, in words.
+        reason: String,
+        /// The last bytes of its standard error, made harmless.
+        stderr_tail: String,
+    },
+    /// The egress gateway opened a connection for an agent.
+    NetworkFetched {
+        /// Which call.
+        call: CallId,
+        /// The URL.
+        url: String,
+        /// URL after redirects.
+        final_url: Option<String>,
+        /// Bytes received.
+        bytes: Bytes,
+    },
+}
+
+impl Event {
+    /// The `kind` under which it is stored.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::DaemonStarted { .. } => "daemon_started",
+            Self::DaemonStopped {} => "daemon_stopped",
+            Self::GoalAccepted { .. } => "goal_accepted",
+            Self::GoalStarted { .. } => "goal_started",
+            Self::GoalFinished { .. } => "goal_finished",
+            Self::AgentSpawned { .. } => "agent_spawned",
+            Self::CapabilityGranted { .. } => "capability_granted",
+            Self::CapabilityDenied { .. } => "capability_denied",
+            Self::CapabilityRevoked { .. } => "capability_revoked",
+            Self::AgentStopped { .. } => "agent_stopped",
+            Self::AgentExecutionStarted { .. } => "agent_execution_started",
+            Self::AgentExecutionCompleted { .. } => "agent_execution_completed",
+            Self::AgentLoopStarted {} => "agent_loop_started",
+            Self::AgentLoopStopped {} => "agent_loop_stopped",
+            Self::AgentPaused {} => "agent_paused",
+            Self::AgentResumed {} => "agent_resumed",
+            Self::MessageDelivered { .. } => "message_delivered",
+            Self::AgentMessageReceived {} => "agent_message_received",
+            Self::MessageSent { .. } => "message_sent",
+            Self::ToolInvoked { .. } => "tool_invoked",
+            Self::ToolResult { .. } => "tool_result",
+            Self::ToolRepeatGuardFired { .. } => "tool_repeat_guard_fired",
+            Self::InferenceRequested { .. } => "inference_requested",
+            Self::InferenceCompleted { .. } => "inference_completed",
+            Self::InferenceRetried { .. } => "inference_retried",
+            Self::UsageReported { .. } => "usage_reported",
+            Self::BudgetExceeded { .. } => "budget_exceeded",
+            Self::Overdraft { .. } => "overdraft",
+            Self::SpawnRequested { .. } => "spawn_requested",
+            Self::SpawnCompleted { .. } => "spawn_completed",
+            Self::ChildRetried { .. } => "child_retried",
+            Self::WorkerStarted { .. } => "worker_started",
+            Self::ConfinementReceipt { .. } => "confinement_receipt",
+            Self::ConfinementDegraded { .. } => "confinement_degraded",
+            Self::WorkerStopped { .. } => "worker_stopped",
+            Self::NetworkFetched { .. } => "network_fetched",
+        }
+    }
+}
+
+/// Who and what an entry is about. The journal adds sequence number, id and hashes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewEntry {
+    /// When, by the runtime's clock.
+    pub timestamp: Timestamp,
+    /// Which goal.
+    pub goal_id: Option<GoalId>,
+    /// Which agent.
+    pub agent_id: Option<AgentId>,
+    /// Which delivered message.
+    pub trace_id: Option<TraceId>,
+    /// The entry that caused it.
+    pub parent_event: Option<EntryId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// An entry as stored and printed (SPEC §5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Position, from 1, without gaps.
+    pub seq: Seq,
+    /// Its id.
+    pub id: EntryId,
+    /// When: milliseconds since the epoch.
+    pub timestamp: Timestamp,
+    /// Which goal.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub goal_id: Option<GoalId>,
+    /// Which agent.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent_id: Option<AgentId>,
+    /// Which delivered message.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace_id: Option<TraceId>,
+    /// The entry that caused it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent_event: Option<EntryId>,
+    /// What happened.
+    pub event: Event,
+    /// Hash of the entry before, hexadecimal; 64 zeros for the first.
+    pub prev_hash: String,
+    /// This entry's hash, hexadecimal.
+    pub hash: String,
+}

@@ -1,0 +1,24 @@
+//! Words and law of aaOS: the nouns every other room speaks, and the one authority that decides.
+//!
+//! Invariants: this crate is pure. It reads no clock, no environment, no file and no randomness, and it
+//! is not async. Time, ids and random bits arrive as arguments. `Authorized<E>` can be minted only by
+//! [`authority::Authority`].
+
+pub mod authority;
+pub mod capability;
+pub mod confinement;
+pub mod effect;
+pub mod event;
+pub mod grant;
+pub mod id;
+pub mod limits;
+pub mod manifest;
+pub mod model;
+pub mod name;
+pub mod path;
+pub mod quantity;
+pub mod services;
+pub mod state;
+pub mod tool;
+pub mod toolio;
+pub mod wire;

@@ -1,0 +1,102 @@
+//! Every limit of the runtime, as a named constant (SPEC §6). Hitting one is a typed error.
+
+/// Most agents alive at once (`AAOS_MAX_AGENTS` overrides).
+pub const MAX_AGENTS: usize = 10_000;
+/// Deepest spawn chain below a goal's root agent, which has depth 0.
+pub const MAX_SPAWN_DEPTH: u32 = 5;
+/// Most children of one agent alive at once, and `spawn_agents` batch width (`AAOS_SPAWN_AGENTS_BATCH_CAP`).
+pub const MAX_CHILDREN_AT_ONCE: usize = 3;
+/// Most children in one `spawn_agents` call.
+pub const MAX_SPAWN_BATCH: usize = 16;
+/// Turns in one run before it stops with `max_iterations`.
+pub const MAX_ITERATIONS: u32 = 50;
+/// Tokens (input + output) one goal may use unless told otherwise.
+pub const RUN_TOKENS: u64 = 1_000_000;
+/// Longest model reply asked for, in tokens.
+pub const MAX_REPLY_TOKENS: u64 = 16_384;
+/// Concurrent inferences per provider (`AAOS_MAX_CONCURRENT_INFERENCE`).
+pub const MAX_CONCURRENT_INFERENCE: usize = 3;
+/// Time inside one tool body, milliseconds.
+pub const TOOL_TIME_MS: u64 = 60_000;
+/// Time of one inference attempt, milliseconds.
+pub const INFERENCE_TIME_MS: u64 = 300_000;
+/// Attempts at one inference before the provider's failure is the answer.
+pub const INFERENCE_ATTEMPTS: u32 = 6;
+/// Messages that wait in one mailbox; one more is a typed *full*.
+pub const MAILBOX_MESSAGES: usize = 64;
+/// Finished traces whose replies are kept in memory for `agent.result`.
+pub const KEPT_TRACES: usize = 4_096;
+/// Default deadline of a goal, seconds.
+pub const GOAL_DEADLINE_SECONDS: u64 = 4 * 3600;
+/// Goals that run at once; further ones are queued.
+pub const MAX_RUNNING_GOALS: usize = 8;
+/// Goals that may be queued.
+pub const MAX_QUEUED_GOALS: usize = 1_024;
+
+/// Longest JSON-RPC request line, bytes.
+pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
+/// Longest JSON-RPC reply line, bytes.
+pub const MAX_REPLY_BYTES: usize = 32 * 1024 * 1024;
+/// Requests in flight on one connection.
+pub const MAX_IN_FLIGHT: usize = 256;
+/// Connections to the control socket.
+pub const MAX_CONNECTIONS: usize = 16_384;
+/// Entries in one JSON-RPC batch.
+pub const MAX_BATCH: usize = 256;
+
+/// Largest frame between aaOS processes, bytes.
+pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+/// Descriptors that may accompany one frame (the kernel's own limit is 253).
+pub const MAX_FRAME_DESCRIPTORS: usize = 64;
+
+/// Largest manifest text, bytes.
+pub const MAX_MANIFEST_BYTES: usize = 256 * 1024;
+/// Largest system prompt, bytes.
+pub const MAX_SYSTEM_PROMPT_BYTES: usize = 128 * 1024;
+/// Capabilities in one manifest.
+pub const MAX_CAPABILITIES: usize = 256;
+/// Largest goal or message text, bytes.
+pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Largest `prior_findings`, bytes.
+pub const MAX_PRIOR_FINDINGS_BYTES: usize = 32 * 1024;
+/// Longest path, bytes (the kernel's `PATH_MAX` without its final NUL).
+pub const MAX_PATH_BYTES: usize = 4095;
+
+/// `file_read` and `file_write`: largest content, bytes.
+pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// `file_read_many`: most paths.
+pub const MAX_READ_MANY_PATHS: usize = 16;
+/// `file_read_many`: largest content together, bytes.
+pub const MAX_READ_MANY_BYTES: u64 = 4 * 1024 * 1024;
+/// `file_list`: most entries returned.
+pub const MAX_LIST_ENTRIES: usize = 500;
+/// Most names one directory listing reads before it says *truncated*.
+pub const MAX_SCANNED_ENTRIES: usize = 100_000;
+/// `grep`: most matches.
+pub const MAX_GREP_MATCHES: usize = 200;
+/// `grep`: largest output, bytes.
+pub const MAX_GREP_BYTES: usize = 16 * 1024;
+/// `grep`: longest pattern, bytes.
+pub const MAX_GREP_PATTERN_BYTES: usize = 4096;
+/// `grep`: most files opened in one call.
+pub const MAX_GREP_FILES: usize = 20_000;
+/// Deepest directory a tree walk enters below its start.
+pub const MAX_WALK_DEPTH: usize = 64;
+/// Names in one brokered batch.
+pub const MAX_BROKER_BATCH: usize = 64;
+/// `web_fetch`: default body limit, bytes.
+pub const WEB_FETCH_BYTES: u64 = 50_000;
+/// `web_fetch`: largest body limit, bytes.
+pub const MAX_WEB_FETCH_BYTES: u64 = 5 * 1024 * 1024;
+/// `web_fetch`: time, milliseconds.
+pub const WEB_FETCH_TIME_MS: u64 = 30_000;
+/// `web_fetch`: redirects followed.
+pub const MAX_REDIRECTS: usize = 5;
+/// Longest URL, bytes.
+pub const MAX_URL_BYTES: usize = 8192;
+/// Kept tail of a confined process's standard error, bytes.
+pub const KEPT_STDERR_BYTES: usize = 4096;
+/// Longest JSON text of a tool result shown to a model, bytes.
+pub const MAX_TOOL_RESULT_BYTES: usize = 6 * 1024 * 1024;
+/// The same tool with the same input this often in one run gets a hint.
+pub const REPEAT_GUARD: u32 = 3;

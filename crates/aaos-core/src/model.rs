@@ -1,0 +1,221 @@
+//! What is said to a model and what comes back, free of any provider's wire format.
+//!
+//! Invariant: a reply's calls are inert text from an untrusted mind. Names and arguments are validated by
+//! the runtime's dispatch, never here and never in the gateway.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ModelName, ProviderName};
+use crate::quantity::{Millis, Tokens};
+
+/// The id a provider gives one tool call, echoed with its result.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ModelCallId(pub String);
+
+/// A tool name as a model wrote it; may be nonsense.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestedTool(pub String);
+
+/// Call arguments as a model wrote them: usually JSON text, possibly malformed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawArguments(pub String);
+
+/// One tool call that a model asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModelCall {
+    /// The provider's id of the call.
+    pub id: ModelCallId,
+    /// The tool it names.
+    pub tool: RequestedTool,
+    /// Its arguments, unparsed.
+    pub arguments: RawArguments,
+}
+
+/// The result of one call as it is shown to the model.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CallResult {
+    /// Which call this answers.
+    pub id: ModelCallId,
+    /// The tool's name, as the model wrote it.
+    pub tool: RequestedTool,
+    /// JSON text, wrapped as data by the runtime.
+    pub content: String,
+    /// Whether the call failed or was denied.
+    pub is_error: bool,
+}
+
+/// One message of a conversation, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// From the operator, the parent agent or the runtime.
+    User {
+        /// What is said.
+        text: String,
+    },
+    /// From the model.
+    Assistant {
+        /// Its prose; may be empty when it only calls tools.
+        text: String,
+        /// Reasoning to be echoed where the provider wants it back.
+        reasoning: Option<String>,
+        /// The calls it asked for.
+        calls: Vec<ModelCall>,
+    },
+    /// Results of every call of the preceding assistant message, in its order.
+    ToolResults {
+        /// One result a call.
+        results: Vec<CallResult>,
+    },
+}
+
+/// A tool as shown to a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolSpec {
+    /// Name to call it by.
+    pub name: crate::name::ToolName,
+    /// What it does, for the model.
+    pub description: String,
+    /// JSON Schema (draft 2020-12) of its input.
+    pub input_schema: serde_json::Value,
+}
+
+/// One request to a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRequest {
+    /// Which model, by name or alias.
+    pub model: ModelName,
+    /// The system prompt.
+    pub system: String,
+    /// The conversation, ending with a user message or tool results.
+    pub messages: Vec<Message>,
+    /// Tools on offer, in a fixed order.
+    pub tools: Vec<ToolSpec>,
+    /// Longest reply wanted.
+    pub max_output_tokens: Tokens,
+}
+
+/// Why the model stopped talking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelStop {
+    /// It was done.
+    EndTurn,
+    /// It waits for tool results.
+    ToolUse,
+    /// It ran into `max_output_tokens`.
+    MaxTokens,
+    /// The provider withheld the rest.
+    Refusal,
+}
+
+/// What one inference used, as the provider reports it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Usage {
+    /// Input tokens, cached ones included.
+    pub input_tokens: Tokens,
+    /// Output tokens.
+    pub output_tokens: Tokens,
+    /// Of the input, those read from the provider's cache.
+    pub cached_input_tokens: Tokens,
+}
+
+impl Usage {
+    /// Input plus output.
+    #[must_use]
+    pub const fn total(&self) -> Tokens {
+        self.input_tokens.plus(self.output_tokens)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.plus(other.input_tokens),
+            output_tokens: self.output_tokens.plus(other.output_tokens),
+            cached_input_tokens: self.cached_input_tokens.plus(other.cached_input_tokens),
+        }
+    }
+}
+
+/// A model's reply, complete: a stream that was cut never becomes one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModelReply {
+    /// Prose.
+    pub text: String,
+    /// Reasoning that came beside it.
+    pub reasoning: Option<String>,
+    /// Calls asked for.
+    pub calls: Vec<ModelCall>,
+    /// Why it stopped.
+    pub stop: ModelStop,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// Kinds of inference failure, by what may be done about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelFailureKind {
+    /// HTTP 429: wait and ask again.
+    RateLimited,
+    /// HTTP 5xx or connection refused or lost: wait and ask again.
+    Unavailable,
+    /// No answer in time: ask again.
+    Timeout,
+    /// The stream ended without its end event: ask again.
+    CutStream,
+    /// The reply could not be understood: ask again.
+    MalformedReply,
+    /// HTTP 401 or 403: the key is wrong or missing. Final.
+    Unauthorized,
+    /// Another HTTP 4xx: the request is wrong. Final.
+    Rejected,
+    /// No configured provider serves this model. Final.
+    UnknownModel,
+    /// The `builtin` planner cannot read this goal. Final.
+    NotUnderstood,
+}
+
+impl ModelFailureKind {
+    /// Whether asking again can help.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        match self {
+            Self::RateLimited
+            | Self::Unavailable
+            | Self::Timeout
+            | Self::CutStream
+            | Self::MalformedReply => true,
+            Self::Unauthorized | Self::Rejected | Self::UnknownModel | Self::NotUnderstood => false,
+        }
+    }
+}
+
+/// A failed inference. The message never holds a key or the request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ModelFailure {
+    /// What kind.
+    pub kind: ModelFailureKind,
+    /// What happened and what to do, for a person.
+    pub message: String,
+    /// How long the provider asked to wait.
+    pub retry_after: Option<Millis>,
+}
+
+/// What the `models` gateway says about one provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderState {
+    /// Its name in configuration.
+    pub name: ProviderName,
+    /// Models and aliases that it serves.
+    pub models: Vec<ModelName>,
+    /// Whether a key is present, where one is needed; the key itself never leaves the gateway.
+    pub has_key: bool,
+    /// Why it cannot be used, if so.
+    pub problem: Option<String>,
+}

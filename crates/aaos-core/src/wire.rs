@@ -1,0 +1,492 @@
+//! Frames between aaOS's own processes.
+//!
+//! A frame is a 4-byte little-endian length and that many bytes of JSON. Descriptors ride as `SCM_RIGHTS` on
+//! the frame's first byte and only ever from agentd to a far process: agentd receives without a control
+//! buffer, so nothing can be pushed back. The receiver knows from the frame how many must have come.
+//!
+//! Invariant: no frame is longer than [`crate::limits::MAX_FRAME_BYTES`]; a longer one ends the connection.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::capability::HostRule;
+use crate::confinement::{LockedReport, ProbeResult};
+use crate::limits::MAX_FRAME_BYTES;
+use crate::model::{ModelFailure, ModelReply, ModelRequest, ProviderState};
+use crate::path::AbsPath;
+use crate::quantity::{Bytes, Millis};
+use crate::toolio::{
+    EchoInput, EchoOutput, FileEditInput, FileEditOutput, FileKind, FileListInput, FileListOutput,
+    FileReadInput, FileReadManyOutput, FileReadOutput, FileWriteInput, FileWriteOutput, GrepInput,
+    GrepOutput, ToolFailure, WebFetchOutput,
+};
+
+/// Bytes of a frame's length prefix.
+pub const FRAME_HEADER_BYTES: usize = 4;
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Longer than the limit.
+    #[error("frame of {bytes} bytes is over the limit of {MAX_FRAME_BYTES}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Not the JSON that was expected.
+    #[error("frame is malformed")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Encodes a frame, header included.
+///
+/// # Errors
+/// [`FrameError`] when the value is too long or cannot be JSON.
+pub fn encode_frame<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0; FRAME_HEADER_BYTES];
+    serde_json::to_writer(&mut bytes, value)?;
+    let length = bytes.len() - FRAME_HEADER_BYTES;
+    if length > MAX_FRAME_BYTES {
+        return Err(FrameError::TooLong { bytes: length });
+    }
+    let header = u32::try_from(length).map_err(|_| FrameError::TooLong { bytes: length })?;
+    bytes[..FRAME_HEADER_BYTES].copy_from_slice(&header.to_le_bytes());
+    Ok(bytes)
+}
+
+/// Length of the body that a header announces.
+///
+/// # Errors
+/// [`FrameError::TooLong`] beyond the limit.
+pub fn frame_length(header: [u8; FRAME_HEADER_BYTES]) -> Result<usize, FrameError> {
+    let bytes = u32::from_le_bytes(header) as usize;
+    if bytes > MAX_FRAME_BYTES { Err(FrameError::TooLong { bytes }) } else { Ok(bytes) }
+}
+
+/// Decodes a frame's body.
+///
+/// # Errors
+/// [`FrameError::Malformed`] when it is not the JSON that was expected.
+pub fn decode_frame<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    Ok(serde_json::from_slice(body)?)
+}
+
+/// A directory or file that a worker holds, by the number agentd gave it within one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Handle(pub u32);
+
+/// The name of a directory entry: bytes, not necessarily UTF-8, without `/` and NUL, not `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EntryName(pub Vec<u8>);
+
+/// One thing handed to a worker with a call. With `File` and `Directory` one descriptor rides, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handed {
+    /// A regular file opened for reading (or a sealed memfd of fetched bytes).
+    File {
+        /// Its number in this call.
+        handle: Handle,
+        /// Its size when opened.
+        size: Bytes,
+    },
+    /// A directory opened for listing.
+    Directory {
+        /// Its number in this call.
+        handle: Handle,
+    },
+    /// Nothing: why it could not be opened. No descriptor rides.
+    Failed(ToolFailure),
+}
+
+/// What a worker is asked to do: the tool, its input, and what it was handed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerJob {
+    /// `echo`.
+    Echo(EchoInput),
+    /// `file_read`.
+    FileRead {
+        /// Arguments.
+        input: FileReadInput,
+        /// The file.
+        file: Handed,
+    },
+    /// `file_list`.
+    FileList {
+        /// Arguments.
+        input: FileListInput,
+        /// The directory or file.
+        target: Handed,
+    },
+    /// `file_read_many`.
+    FileReadMany {
+        /// Paths and what was handed for each, in request order.
+        files: Vec<(AbsPath, Handed)>,
+    },
+    /// `file_write`: the worker fills the memfd with `content`; agentd seals and commits it.
+    FileWrite {
+        /// Arguments.
+        input: FileWriteInput,
+        /// The empty memfd to fill (rides as a descriptor).
+        scratch: Handle,
+    },
+    /// `file_edit`: the worker reads the file and fills the memfd with the new content.
+    FileEdit {
+        /// Arguments.
+        input: FileEditInput,
+        /// The file as it is (rides first).
+        file: Handed,
+        /// The empty memfd to fill (rides second).
+        scratch: Handle,
+    },
+    /// `grep`.
+    Grep {
+        /// Arguments.
+        input: GrepInput,
+        /// The directory or file.
+        target: Handed,
+    },
+    /// `web_fetch`, second half: bytes that the egress gateway fetched, to be made text.
+    ReadPage {
+        /// HTTP status.
+        status: u16,
+        /// Media type.
+        content_type: String,
+        /// URL after redirects.
+        final_url: String,
+        /// Whether the gateway cut the body.
+        truncated: bool,
+        /// The bytes.
+        page: Handed,
+    },
+    /// Try to cross boundaries from inside, for receipts and tests.
+    Probe {
+        /// What to try.
+        attempts: Vec<ProbeAttempt>,
+    },
+}
+
+/// Something that a confined process tries and must be refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeAttempt {
+    /// Open this path for reading.
+    Open(AbsPath),
+    /// `stat` this path.
+    Stat(AbsPath),
+    /// `socket(AF_UNIX)`.
+    UnixSocket,
+    /// `socket(AF_INET)` and connect to loopback.
+    InetSocket,
+    /// `socket(AF_VSOCK)`; never connects.
+    VsockSocket,
+    /// `execve` of this path.
+    Exec(AbsPath),
+    /// `ptrace(PTRACE_ATTACH)` to this pid.
+    Ptrace(u32),
+    /// `kill(pid, 0)`.
+    Signal(u32),
+    /// `fork`.
+    Fork,
+    /// `unshare(CLONE_NEWUSER)`.
+    UserNamespace,
+    /// `io_uring_setup`.
+    IoUring,
+    /// `bpf`.
+    Bpf,
+    /// `setuid(0)`.
+    SetUid,
+    /// Count descriptors beyond the channel's own.
+    ExtraDescriptors,
+}
+
+/// From agentd to a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerRequest {
+    /// Begin a call. One call runs at a time.
+    Call {
+        /// Number of the call, growing.
+        call: u64,
+        /// What to do.
+        job: Box<WorkerJob>,
+    },
+    /// Answer to [`WorkerReply::Children`], in the order of its names.
+    Children {
+        /// One for each name.
+        children: Vec<Child>,
+    },
+}
+
+/// One child that agentd looked up in a directory the worker holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Child {
+    /// It exists and was not opened: not asked for, or neither file nor directory.
+    Described {
+        /// Its kind (a link is not followed).
+        kind: FileKind,
+        /// Its size.
+        size: Bytes,
+    },
+    /// It was opened; its descriptor rides, in order.
+    Opened(Handed),
+    /// It is gone or refused.
+    Failed(ToolFailure),
+}
+
+/// From a worker to agentd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerReply {
+    /// The lock-down is complete. Always first.
+    Locked(LockedReport),
+    /// Ask for children of a directory by name (at most `MAX_BROKER_BATCH`).
+    Children {
+        /// The directory.
+        directory: Handle,
+        /// Their names.
+        names: Vec<EntryName>,
+        /// Whether regular files and directories are to be opened, or only described.
+        open: bool,
+    },
+    /// The call is over; every handle of it is closed on both sides.
+    Done {
+        /// Which call.
+        call: u64,
+        /// Its result.
+        result: Result<JobOutput, ToolFailure>,
+    },
+}
+
+/// The result of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobOutput {
+    /// Of `echo`.
+    Echo(EchoOutput),
+    /// Of `file_read`.
+    FileRead(FileReadOutput),
+    /// Of `file_list`.
+    FileList(FileListOutput),
+    /// Of `file_read_many`.
+    FileReadMany(FileReadManyOutput),
+    /// Of `file_write`.
+    FileWrite(FileWriteOutput),
+    /// Of `file_edit`.
+    FileEdit(FileEditOutput),
+    /// Of `grep`.
+    Grep(GrepOutput),
+    /// Of `web_fetch`.
+    ReadPage(WebFetchOutput),
+    /// Of probes, in order.
+    Probe(Vec<ProbeResult>),
+}
+
+/// Number of one request on a gateway connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestSerial(pub u64);
+
+/// From agentd to the gateway's `models` role.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelsRequest {
+    /// Ask a model once; agentd decides about retries.
+    Ask {
+        /// Echoed in every answer.
+        serial: RequestSerial,
+        /// The request.
+        request: Box<ModelRequest>,
+        /// Give up after this long.
+        time: Millis,
+    },
+    /// Stop a running request; it answers with nothing more.
+    Cancel {
+        /// Which.
+        serial: RequestSerial,
+    },
+    /// Say what is configured.
+    Describe {
+        /// Echoed.
+        serial: RequestSerial,
+    },
+}
+
+/// From the gateway's `models` role to agentd.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelsReply {
+    /// Locked and ready. Always first.
+    Locked(LockedReport),
+    /// A piece of prose, as it arrives.
+    Delta {
+        /// Which request.
+        serial: RequestSerial,
+        /// The piece.
+        text: String,
+    },
+    /// The complete reply.
+    Done {
+        /// Which request.
+        serial: RequestSerial,
+        /// The reply.
+        reply: Box<ModelReply>,
+    },
+    /// The failure.
+    Failed {
+        /// Which request.
+        serial: RequestSerial,
+        /// Why.
+        failure: ModelFailure,
+    },
+    /// What is configured.
+    Described {
+        /// Which request.
+        serial: RequestSerial,
+        /// Every provider.
+        providers: Vec<ProviderState>,
+    },
+}
+
+/// From agentd to the gateway's `egress` role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EgressRequest {
+    /// Fetch one URL into the memfd that rides as a descriptor.
+    Fetch {
+        /// Echoed.
+        serial: RequestSerial,
+        /// What to fetch.
+        url: String,
+        /// Cut the body here.
+        max_bytes: Bytes,
+        /// Hosts allowed for the URL and each redirect. A private or loopback address is reached only if it stands
+        /// here literally.
+        hosts: Vec<HostRule>,
+        /// Whether any public host is allowed besides (ports 80 and 443).
+        public: bool,
+        /// Give up after this long.
+        time: Millis,
+    },
+    /// Stop a running fetch; it answers with nothing more.
+    Cancel {
+        /// Which.
+        serial: RequestSerial,
+    },
+}
+
+/// From the gateway's `egress` role to agentd.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EgressReply {
+    /// Locked and ready. Always first.
+    Locked(LockedReport),
+    /// The body lies in the memfd.
+    Fetched {
+        /// Which request.
+        serial: RequestSerial,
+        /// HTTP status.
+        status: u16,
+        /// Media type.
+        content_type: String,
+        /// URL after redirects.
+        final_url: String,
+        /// Bytes in the memfd.
+        bytes: Bytes,
+        /// Whether the body was cut.
+        truncated: bool,
+    },
+    /// It failed.
+    Failed {
+        /// Which request.
+        serial: RequestSerial,
+        /// Why.
+        failure: ToolFailure,
+    },
+}
+
+/// Handed to a gateway role at its start, as one frame on its channel, before it locks itself: keys never
+/// travel in argv or the environment.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelsSetup {
+    /// Providers in order of preference.
+    pub providers: Vec<ProviderSetup>,
+    /// Aliases (`smart`, `fast`) and the models they mean, in order of preference.
+    pub aliases: Vec<(crate::name::ModelName, crate::name::ModelName)>,
+}
+
+/// One provider, with its key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderSetup {
+    /// Its name.
+    pub name: crate::name::ProviderName,
+    /// Its wire format.
+    pub format: WireFormat,
+    /// Base URL without a trailing slash; empty for `builtin`.
+    pub base_url: String,
+    /// Its key, where it needs one.
+    pub key: Option<String>,
+    /// Models it serves; a name served by none goes to the first provider with `any_model`.
+    pub models: Vec<crate::name::ModelName>,
+    /// Whether it takes any model name.
+    pub any_model: bool,
+}
+
+impl std::fmt::Debug for ModelsSetup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelsSetup")
+            .field("providers", &self.providers)
+            .field("aliases", &self.aliases)
+            .finish()
+    }
+}
+
+impl std::fmt::Debug for ProviderSetup {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProviderSetup")
+            .field("name", &self.name)
+            .field("format", &self.format)
+            .field("base_url", &self.base_url)
+            .field("key", &self.key.as_ref().map(|_| "(present)"))
+            .field("models", &self.models)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a provider is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireFormat {
+    /// Anthropic Messages.
+    Anthropic,
+    /// OpenAI-compatible chat completions.
+    OpenAi,
+    /// The embedded deterministic planner; no network.
+    Builtin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FRAME_HEADER_BYTES, Handle, decode_frame, encode_frame, frame_length};
+    use crate::limits::MAX_FRAME_BYTES;
+
+    #[test]
+    fn a_frame_round_trips() {
+        let frame = encode_frame(&Handle(7)).expect("small");
+        let (header, body) = frame.split_at(FRAME_HEADER_BYTES);
+        assert_eq!(frame_length(header.try_into().expect("4 bytes")).expect("short"), body.len());
+        assert_eq!(decode_frame::<Handle>(body).expect("a handle"), Handle(7));
+    }
+
+    #[test]
+    fn long_frames_are_refused_both_ways() {
+        assert!(encode_frame(&"x".repeat(MAX_FRAME_BYTES)).is_err());
+        assert!(frame_length(u32::MAX.to_le_bytes()).is_err());
+        assert!(decode_frame::<Handle>(b"{").is_err());
+    }
+}
