@@ -214,6 +214,8 @@ pub struct ProviderState {
     pub name: ProviderName,
     /// Models and aliases that it serves.
     pub models: Vec<ModelName>,
+    /// Whether it takes any model name.
+    pub any_model: bool,
     /// Whether a key is present, where one is needed; the key itself never leaves the gateway.
     pub has_key: bool,
     /// Why it cannot be used, if so.
