@@ -384,7 +384,9 @@ impl<E: Effect> Authorized<E> {
         self.inner.take().unwrap_or_else(|| unreachable!("only this function and drop take the parts"))
     }
 
-    fn parts(&self) -> &AuthorizedParts<E> {
+    /// What it holds, to look at.
+    #[must_use]
+    pub fn parts(&self) -> &AuthorizedParts<E> {
         self.inner.as_ref().unwrap_or_else(|| unreachable!("the parts leave only with self"))
     }
 }

@@ -374,6 +374,18 @@ pub enum Event {
         /// Bytes received.
         bytes: Bytes,
     },
+    /// Standard output no longer takes the audit trail; the journal goes on without it.
+    AuditStdoutStopped {
+        /// The last entry that was printed.
+        after: Seq,
+        /// Why.
+        reason: String,
+    },
+    /// Stands in an entry whose body was erased; never stored itself.
+    BodyErased {
+        /// The kind that the entry's header still names.
+        original: String,
+    },
 }
 
 impl Event {
@@ -417,6 +429,8 @@ impl Event {
             Self::ConfinementDegraded { .. } => "confinement_degraded",
             Self::WorkerStopped { .. } => "worker_stopped",
             Self::NetworkFetched { .. } => "network_fetched",
+            Self::AuditStdoutStopped { .. } => "audit_stdout_stopped",
+            Self::BodyErased { .. } => "body_erased",
         }
     }
 }

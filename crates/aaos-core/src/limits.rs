@@ -100,3 +100,20 @@ pub const KEPT_STDERR_BYTES: usize = 4096;
 pub const MAX_TOOL_RESULT_BYTES: usize = 6 * 1024 * 1024;
 /// The same tool with the same input this often in one run gets a hint.
 pub const REPEAT_GUARD: u32 = 3;
+
+/// Commands that wait for the journal's writer; a note beyond that is a typed *full*.
+pub const JOURNAL_QUEUE: usize = 4_096;
+/// Entries recorded by one call, in one transaction.
+pub const MAX_RECORD_BATCH: usize = 4_096;
+/// Longest body of one journal entry, bytes of JSON.
+pub const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
+/// Entries in one answer of a journal read.
+pub const MAX_READ_ENTRIES: usize = 10_000;
+/// Bodies in one answer of a journal read, bytes; a first entry that is larger comes alone.
+pub const MAX_READ_BYTES: usize = 16 * 1024 * 1024;
+/// Connections that read the journal at once.
+pub const JOURNAL_READERS: usize = 2;
+/// Erased bodies that a verification names one by one; further ones are counted.
+pub const MAX_LISTED_ERASED: usize = 1_000;
+/// How long closing waits for the last entries to reach standard output, milliseconds.
+pub const AUDIT_DRAIN_MS: u64 = 1_000;
