@@ -84,6 +84,24 @@ pub const MAX_GREP_FILES: usize = 20_000;
 pub const MAX_WALK_DEPTH: usize = 64;
 /// Names in one brokered batch.
 pub const MAX_BROKER_BATCH: usize = 64;
+/// Directories that one call may hold open at once.
+pub const MAX_OPEN_DIRECTORIES: usize = 2 * MAX_WALK_DEPTH;
+/// Children that one call may ask the broker for.
+pub const MAX_BROKERED_CHILDREN: usize = 200_000;
+/// `grep`: largest file that is searched, bytes; a larger one is skipped and the result says *truncated*.
+pub const MAX_GREP_FILE_BYTES: u64 = 16 * 1024 * 1024;
+/// `grep`: longest shown line, bytes.
+pub const MAX_GREP_LINE_BYTES: usize = 400;
+/// Largest file that `file_write` with `append` may grow, bytes.
+pub const MAX_APPENDED_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Missing parent directories that one write may create.
+pub const MAX_CREATED_PARENTS: usize = 64;
+/// Largest declared output that is hashed when it is observed, bytes.
+pub const MAX_OBSERVED_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
+/// Deepest element nesting of a page that is made Markdown; a deeper page becomes plain text.
+pub const MAX_PAGE_DEPTH: usize = 256;
+/// Fetches in flight on the egress gateway's connection.
+pub const MAX_FETCHES_IN_FLIGHT: usize = 64;
 /// `web_fetch`: default body limit, bytes.
 pub const WEB_FETCH_BYTES: u64 = 50_000;
 /// `web_fetch`: largest body limit, bytes.

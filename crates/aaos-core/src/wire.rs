@@ -253,6 +253,11 @@ pub enum WorkerReply {
         /// Whether regular files and directories are to be opened, or only described.
         open: bool,
     },
+    /// These directories of the call will not be asked about again; agentd closes its side. No answer.
+    Close {
+        /// The directories.
+        directories: Vec<Handle>,
+    },
     /// The call is over; every handle of it is closed on both sides.
     Done {
         /// Which call.
