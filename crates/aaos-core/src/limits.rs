@@ -135,3 +135,23 @@ pub const JOURNAL_READERS: usize = 2;
 pub const MAX_LISTED_ERASED: usize = 1_000;
 /// How long closing waits for the last entries to reach standard output, milliseconds.
 pub const AUDIT_DRAIN_MS: u64 = 1_000;
+/// Tool calls of one model reply that are run; further ones are answered with an error.
+pub const MAX_CALLS_PER_TURN: usize = 64;
+/// Delivered messages whose replies are still awaited.
+pub const MAX_OPEN_TRACES: usize = 65_536;
+/// Longest id of a JSON-RPC request, bytes, quotes included.
+pub const MAX_REQUEST_ID_BYTES: usize = 1_024;
+/// Largest JSON Schema that is compiled, bytes of JSON text.
+pub const MAX_SCHEMA_BYTES: usize = 64 * 1024;
+/// Deepest nesting inside a JSON Schema.
+pub const MAX_SCHEMA_DEPTH: usize = 64;
+/// Largest JSON Schema with every reference written out, in values.
+pub const MAX_SCHEMA_VALUES: u64 = 8_192;
+/// Values of a schema times values of the checked document (strings count by length).
+pub const MAX_SCHEMA_WORK: u64 = 64 * 1024 * 1024;
+/// Schema violations that are listed.
+pub const MAX_SCHEMA_ERRORS: usize = 8;
+/// Model calls that wait or run at once, all goals together.
+pub const MAX_QUEUED_INFERENCES: usize = 4_096;
+/// Pieces of a model's prose that wait for a slow listener before they are merged.
+pub const KEPT_DELTAS: usize = 256;
