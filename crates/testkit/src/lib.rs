@@ -1,1 +1,33 @@
-//! placeholder
+//! What the tests of aaOS share: scripted servers, scratch directories, and the real binaries driven from outside.
+//!
+//! Invariants: nothing here sleeps; every wait ends at an event or at [`PATIENCE`], and then fails loudly. Servers
+//! listen on 127.0.0.1 only, run on a thread of their own (so a test may block), and end when they are dropped. A
+//! request that no script answers is answered with an error and counted, never with something that looks right.
+
+mod daemon;
+mod files;
+mod gate;
+mod http;
+mod ledger;
+mod model;
+mod process;
+mod rpc;
+mod web;
+
+pub use daemon::{Backend, Daemon, DaemonBuilder, Finished};
+pub use files::{Binaries, binaries, scratch};
+pub use gate::Gate;
+pub use model::{
+    CutAs, Dialect, ModelServer, ReportedUsage, SCRIPTED_MODEL, Script, SeenMessage, SeenRequest, SeenResult,
+    Turn,
+};
+pub use process::{ProcessRef, descendants};
+pub use rpc::{Client, RpcFailure, RpcTrouble};
+pub use web::{Page, SeenFetch, WebServer};
+
+use std::time::Duration;
+
+/// How long any wait of a test may take before it is called a failure.
+///
+/// Generous on purpose: two cores are shared with compilers, and a passing test never waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(30);

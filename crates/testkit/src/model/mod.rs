@@ -1,0 +1,182 @@
+//! A model that says what a test scripted, over the wire formats of the real providers.
+//!
+//! Serves OpenAI chat completions (any path that ends in `/chat/completions`) and Anthropic Messages (`/messages`),
+//! whole and streamed. Invariants: every request is recorded before it is answered; a request that the script has no
+//! turn for is answered with status 418, which no client retries, and counted in [`ModelServer::unscripted`].
+
+mod anthropic;
+mod openai;
+mod script;
+mod seen;
+mod turn;
+
+pub use script::Script;
+pub use seen::{Dialect, SeenMessage, SeenRequest, SeenResult};
+pub use turn::{CutAs, ReportedUsage, Turn};
+
+use crate::http::{Body, Ending, HttpRequest, Reply, Serving};
+use crate::ledger::Ledger;
+use serde_json::json;
+use std::sync::{Mutex, PoisonError};
+use turn::{Plan, Shape};
+
+/// The model name that [`crate::Daemon`] configures; the server takes any.
+pub const SCRIPTED_MODEL: &str = "scripted-model";
+
+/// Answered when the script has nothing to say.
+const UNSCRIPTED_STATUS: u16 = 418;
+
+/// A scripted model provider on 127.0.0.1.
+#[derive(Debug)]
+pub struct ModelServer {
+    serving: Serving,
+    seen: Ledger<SeenRequest>,
+    unscripted: Ledger<String>,
+}
+
+impl ModelServer {
+    /// Starts serving `script`.
+    ///
+    /// # Panics
+    /// When no loopback listener can be had.
+    #[must_use]
+    pub fn start(script: Script) -> Self {
+        let (seen, unscripted) = (Ledger::new(), Ledger::new());
+        let (record, misses) = (seen.clone(), unscripted.clone());
+        let script = Mutex::new(script);
+        let serving = Serving::start(move |request| answer(&request, &script, &record, &misses));
+        Self { serving, seen, unscripted }
+    }
+
+    /// The base URL in the manner of OpenAI clients, with `/v1`.
+    #[must_use]
+    pub fn openai_url(&self) -> String {
+        format!("http://{}/v1", self.serving.address())
+    }
+
+    /// The base URL in the manner of Anthropic clients, without `/v1`.
+    #[must_use]
+    pub fn anthropic_url(&self) -> String {
+        format!("http://{}", self.serving.address())
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.serving.address()
+    }
+
+    /// Every model request so far, in order of arrival.
+    #[must_use]
+    pub fn requests(&self) -> Vec<SeenRequest> {
+        self.seen.all()
+    }
+
+    /// Blocks until at least `count` model requests have arrived.
+    ///
+    /// # Panics
+    /// After [`crate::PATIENCE`].
+    #[must_use = "the requests are returned; `requests()` reads them without waiting"]
+    pub fn wait_for_requests(&self, count: usize) -> Vec<SeenRequest> {
+        self.seen.wait_for(count, "model requests")
+    }
+
+    /// Blocks until `count` clients have left an answer that hung, was gated or was still going out.
+    ///
+    /// # Panics
+    /// After [`crate::PATIENCE`].
+    pub fn wait_for_hangups(&self, count: usize) {
+        let hangups = self.serving.hangups().wait_for(count, "hang-ups");
+        assert!(hangups.len() >= count, "the ledger waits for what it is asked");
+    }
+
+    /// Requests that no script answered, described; a finished test wants none.
+    #[must_use]
+    pub fn unscripted(&self) -> Vec<String> {
+        self.unscripted.all()
+    }
+}
+
+fn answer(
+    request: &HttpRequest,
+    script: &Mutex<Script>,
+    record: &Ledger<SeenRequest>,
+    misses: &Ledger<String>,
+) -> Reply {
+    let Some(seen) = SeenRequest::read(request) else {
+        misses.push(format!("{} {}: not a model request", request.method, request.target));
+        return failure(404, "this server speaks chat completions and messages only");
+    };
+    let serial = record.len();
+    record.push(seen.clone());
+    let turn = script.lock().unwrap_or_else(PoisonError::into_inner).next(&seen);
+    match turn {
+        Some(turn) => render(&seen, turn.into_plan(), serial),
+        None => {
+            misses.push(format!("no turn left for system prompt {:?}", seen.system));
+            failure(UNSCRIPTED_STATUS, "the script has no turn for this request")
+        }
+    }
+}
+
+fn failure(status: u16, message: &str) -> Reply {
+    // Both dialects read `error.message`.
+    let body = json!({ "type": "error", "error": { "type": "scripted_error", "message": message } });
+    Reply::whole(status, "application/json", body.to_string())
+}
+
+fn render(seen: &SeenRequest, plan: Plan, serial: usize) -> Reply {
+    let mut reply = match plan.shape {
+        Shape::Silence => Reply::silence(),
+        Shape::Status { code, retry_after } => {
+            let mut reply = failure(code, "scripted failure");
+            reply.headers.extend(retry_after.map(|value| ("retry-after".to_owned(), value)));
+            reply
+        }
+        Shape::MalformedJson if seen.streaming => Reply::with_body(
+            200,
+            EVENT_STREAM,
+            Body::Pieces(vec![b"data: {\"oops\n\n".to_vec()], Ending::Proper),
+        ),
+        Shape::MalformedJson => Reply::whole(200, "application/json", "{\"choices\": [{\"mess"),
+        Shape::Answer(answer) if seen.streaming => {
+            let mut events = match seen.dialect {
+                Dialect::OpenAi => openai::events(seen, &answer, serial),
+                Dialect::Anthropic => anthropic::events(seen, &answer, serial),
+            };
+            let ending = answer.fault.apply(&mut events);
+            Reply::with_body(200, EVENT_STREAM, Body::Pieces(events, ending))
+        }
+        Shape::Answer(answer) => {
+            let body = match seen.dialect {
+                Dialect::OpenAi => openai::whole(seen, &answer, serial),
+                Dialect::Anthropic => anthropic::whole(seen, &answer, serial),
+            };
+            answer.fault.damage(body.to_string())
+        }
+    };
+    reply.gate = plan.gate;
+    reply
+}
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Cuts text into small pieces at character boundaries, as a streaming model would.
+fn fragments(text: &str) -> Vec<&str> {
+    const FRAGMENT_BYTES: usize = 9;
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut end = rest.len().min(FRAGMENT_BYTES);
+        while !rest.is_char_boundary(end) {
+            end += 1;
+        }
+        let (piece, tail) = rest.split_at(end);
+        pieces.push(piece);
+        rest = tail;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests;

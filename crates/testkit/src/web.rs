@@ -1,0 +1,206 @@
+//! A small web server with scripted pages, for what fetches pages.
+//!
+//! Invariants: an unknown path is a 404; every request is recorded before it is answered.
+
+use crate::Gate;
+use crate::http::{Body, Ending, HttpRequest, Reply, Serving};
+use crate::ledger::Ledger;
+use std::collections::BTreeMap;
+
+/// What a path answers.
+#[derive(Debug, Clone)]
+pub enum Page {
+    /// An HTML page.
+    Html(String),
+    /// Plain text.
+    Text(String),
+    /// Any bytes with any status and content type.
+    Bytes {
+        /// Status code.
+        status: u16,
+        /// Content type as sent.
+        content_type: String,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// A redirect to a URL or path, as sent in `Location`.
+    Redirect {
+        /// Status code, such as 302.
+        status: u16,
+        /// Where to.
+        to: String,
+    },
+    /// A body of this many bytes of text, streamed in pieces.
+    Huge {
+        /// Size of the body.
+        total: u64,
+    },
+    /// Takes the request and never answers.
+    Hang,
+    /// Sends this much, then nothing more, without ending the body.
+    HangMidBody(String),
+    /// Sends this much, then breaks the connection.
+    CutMidBody(String),
+    /// The inner page, once the test opens the gate.
+    Gated(Gate, Box<Page>),
+}
+
+/// One request that came in.
+#[derive(Debug, Clone)]
+pub struct SeenFetch {
+    /// Method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Header names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A scripted web server on 127.0.0.1.
+#[derive(Debug)]
+pub struct WebServer {
+    serving: Serving,
+    seen: Ledger<SeenFetch>,
+}
+
+impl WebServer {
+    /// Serves `pages` by exact path.
+    ///
+    /// # Panics
+    /// When no loopback listener can be had.
+    #[must_use]
+    pub fn start<P: Into<String>>(pages: impl IntoIterator<Item = (P, Page)>) -> Self {
+        let pages: BTreeMap<String, Page> =
+            pages.into_iter().map(|(path, page)| (path.into(), page)).collect();
+        let seen = Ledger::new();
+        let record = seen.clone();
+        let serving = Serving::start(move |request: HttpRequest| {
+            let path = request.target.split('?').next().unwrap_or_default();
+            let page = pages.get(path).cloned();
+            record.push(SeenFetch {
+                method: request.method,
+                target: request.target,
+                headers: request.headers,
+            });
+            page.map_or_else(|| Reply::whole(404, "text/plain", "no such page"), render)
+        });
+        Self { serving, seen }
+    }
+
+    /// The URL of a path that begins with `/`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.serving.address())
+    }
+
+    /// `127.0.0.1:PORT`, as a `network:` grant names it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.serving.address().to_string()
+    }
+
+    /// Requests so far, in order.
+    #[must_use]
+    pub fn requests(&self) -> Vec<SeenFetch> {
+        self.seen.all()
+    }
+
+    /// Blocks until at least `count` requests have come in.
+    ///
+    /// # Panics
+    /// After [`crate::PATIENCE`].
+    #[must_use = "the requests are returned; `requests()` reads them without waiting"]
+    pub fn wait_for_requests(&self, count: usize) -> Vec<SeenFetch> {
+        self.seen.wait_for(count, "web requests")
+    }
+
+    /// Blocks until `count` clients have left an unfinished answer.
+    ///
+    /// # Panics
+    /// After [`crate::PATIENCE`].
+    pub fn wait_for_hangups(&self, count: usize) {
+        let hangups = self.serving.hangups().wait_for(count, "hang-ups");
+        assert!(hangups.len() >= count, "the ledger waits for what it is asked");
+    }
+}
+
+fn render(page: Page) -> Reply {
+    const TEXT: &str = "text/plain; charset=utf-8";
+    match page {
+        Page::Html(body) => Reply::whole(200, "text/html; charset=utf-8", body),
+        Page::Text(body) => Reply::whole(200, TEXT, body),
+        Page::Bytes { status, content_type, body } => Reply::whole(status, &content_type, body),
+        Page::Redirect { status, to } => {
+            let mut reply = Reply::whole(status, TEXT, "");
+            reply.headers.push(("location".to_owned(), to));
+            reply
+        }
+        Page::Huge { total } => {
+            let piece = b"All work and no play makes a page long. ".repeat(400);
+            Reply::with_body(200, TEXT, Body::Repeated { piece, total })
+        }
+        Page::Hang => Reply::silence(),
+        Page::HangMidBody(start) => {
+            Reply::with_body(200, TEXT, Body::Pieces(vec![start.into_bytes()], Ending::Hang))
+        }
+        Page::CutMidBody(start) => {
+            Reply::with_body(200, TEXT, Body::Pieces(vec![start.into_bytes()], Ending::Cut))
+        }
+        Page::Gated(gate, page) => Reply { gate: Some(gate), ..render(*page) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    fn connect(server: &WebServer, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(server.authority()).unwrap();
+        stream.set_read_timeout(Some(crate::PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        stream
+    }
+
+    fn get(server: &WebServer, path: &str) -> String {
+        let mut answer = Vec::new();
+        connect(server, path).read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[test]
+    fn pages_redirects_and_misses() {
+        let redirect = Page::Redirect { status: 302, to: "/page".into() };
+        let server = WebServer::start([("/page", Page::Html("<p>hi</p>".into())), ("/old", redirect)]);
+        assert!(get(&server, "/page?q=1").ends_with("<p>hi</p>"));
+        assert!(get(&server, "/old").contains("location: /page\r\n"));
+        assert!(get(&server, "/none").starts_with("HTTP/1.1 404"));
+        assert_eq!(server.requests()[0].target, "/page?q=1");
+    }
+
+    #[test]
+    fn huge_pages_are_as_long_as_promised() {
+        let server = WebServer::start([("/huge", Page::Huge { total: 100_000 })]);
+        let answer = get(&server, "/huge");
+        assert!(answer.len() > 100_000 && answer.ends_with("0\r\n\r\n"));
+    }
+
+    #[test]
+    fn cut_bodies_have_no_end() {
+        let server = WebServer::start([("/cut", Page::CutMidBody("half".into()))]);
+        let answer = get(&server, "/cut");
+        assert!(answer.contains("half") && !answer.ends_with("0\r\n\r\n"));
+    }
+
+    #[test]
+    fn hanging_pages_hang_until_the_client_leaves() {
+        let server = WebServer::start([("/hang", Page::HangMidBody("begin".into()))]);
+        let mut stream = TcpStream::connect(server.authority()).unwrap();
+        stream.write_all(b"GET /hang HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(server.wait_for_requests(1).len(), 1);
+        drop(stream);
+        server.wait_for_hangups(1);
+    }
+}
