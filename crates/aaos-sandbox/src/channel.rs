@@ -1,0 +1,155 @@
+//! The near side's channel to one far process: asynchronous frames, descriptors only outbound.
+//!
+//! Invariants: nothing is ever received with a control buffer, so a far process cannot push a descriptor into
+//! agentd; a channel whose frame was cut half-way (an error, or a future dropped inside it) serves no further
+//! frame.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aaos_core::limits::MAX_FRAME_DESCRIPTORS;
+use aaos_core::wire::{FRAME_HEADER_BYTES, decode_frame, encode_frame, frame_length};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+
+use crate::error::SandboxError;
+
+/// One stream of frames to a far process.
+#[derive(Debug)]
+pub(crate) struct FarChannel {
+    stream: UnixStream,
+    /// Set while a frame is half-way.
+    torn: AtomicBool,
+}
+
+impl FarChannel {
+    /// Wraps the near end of a socket pair; inside a tokio runtime.
+    pub(crate) fn new(socket: OwnedFd) -> Result<Self, SandboxError> {
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true).map_err(SandboxError::Socket)?;
+        let stream = UnixStream::from_std(stream).map_err(SandboxError::Socket)?;
+        Ok(Self { stream, torn: AtomicBool::new(false) })
+    }
+
+    /// The stream itself, between two frames.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        assert!(!self.torn.load(Ordering::Relaxed), "a torn channel is never handed on");
+        self.stream
+    }
+
+    /// Sends one frame and the descriptors that ride on its first byte.
+    pub(crate) async fn send(
+        &self,
+        frame: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), SandboxError> {
+        let bytes = encode_frame(frame)?;
+        self.send_bytes(&bytes, descriptors).await
+    }
+
+    /// Sends bytes that are already a frame.
+    pub(crate) async fn send_bytes(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), SandboxError> {
+        assert!(descriptors.len() <= MAX_FRAME_DESCRIPTORS, "the caller batches descriptors");
+        self.begin()?;
+        let mut sent = self.send_some(bytes, descriptors).await?;
+        while sent < bytes.len() {
+            sent += self.send_some(&bytes[sent..], &[]).await?;
+        }
+        self.torn.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for one frame. Has no deadline of its own: every caller sets one.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, SandboxError> {
+        self.begin()?;
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.stream.read_exact(&mut header).await.map_err(hung_up)?;
+        let length = frame_length(header)?;
+        let mut body = Vec::new();
+        let limit = u64::try_from(length).unwrap_or(u64::MAX);
+        (&mut self.stream).take(limit).read_to_end(&mut body).await.map_err(hung_up)?;
+        if body.len() < length {
+            return Err(SandboxError::Closed);
+        }
+        let frame = decode_frame(&body)?;
+        self.torn.store(false, Ordering::Relaxed);
+        Ok(frame)
+    }
+
+    fn begin(&self) -> Result<(), SandboxError> {
+        if self.torn.swap(true, Ordering::Relaxed) { Err(SandboxError::Closed) } else { Ok(()) }
+    }
+
+    async fn send_some(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, SandboxError> {
+        let sent = self
+            .stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_DESCRIPTORS))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !descriptors.is_empty() {
+                    let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+                    assert!(fits, "the control buffer is made for the largest batch");
+                }
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)?)
+            })
+            .await;
+        sent.map_err(hung_up)
+    }
+}
+
+fn hung_up(error: io::Error) -> SandboxError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            SandboxError::Closed
+        }
+        _ => SandboxError::Socket(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+
+    use aaos_confine::Channel;
+
+    use super::FarChannel;
+    use crate::error::SandboxError;
+
+    fn pair() -> (FarChannel, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a socket pair");
+        (FarChannel::new(near.into()).expect("in a runtime"), far)
+    }
+
+    #[tokio::test]
+    async fn frames_and_descriptors_arrive_together() {
+        let (mut near, far) = pair();
+        let far = Channel::new(far.into());
+        let zero: OwnedFd = std::fs::File::open("/dev/zero").expect("a device").into();
+        near.send(&"with two", &[zero.as_fd(), zero.as_fd()]).await.expect("sent");
+        let (text, descriptors) = far.receive::<String>().expect("received");
+        assert_eq!((text.as_str(), descriptors.len()), ("with two", 2));
+        far.send(&11_u8).expect("sent");
+        assert_eq!(near.receive::<u8>().await.expect("received"), 11);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_was_given_up_half_way_ends_the_channel() {
+        let (mut near, far) = pair();
+        let far = Channel::new(far.into());
+        let given_up = tokio::time::timeout(std::time::Duration::ZERO, near.receive::<u8>()).await;
+        assert!(given_up.is_err());
+        far.send(&1_u8).expect("sent");
+        assert!(matches!(near.receive::<u8>().await, Err(SandboxError::Closed)));
+    }
+}
