@@ -1,0 +1,192 @@
+//! The one writer: a thread that owns the connection, the chain's tip and the lock file.
+//!
+//! Invariants: whatever waits in the queue goes into one transaction, and is answered only after its commit;
+//! the tip moves only after a commit; after a failed commit nothing is written or acknowledged any more.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver as Done, SyncSender};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use aaos_core::id::Seq;
+use aaos_core::limits::{AUDIT_DRAIN_MS, JOURNAL_QUEUE};
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::chain::{Hash, Head};
+use crate::error::JournalError;
+use crate::store::{self, Prepared};
+
+/// Where an entry came to lie in the chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub(crate) seq: Seq,
+    pub(crate) previous: Hash,
+    pub(crate) hash: Hash,
+}
+
+pub(crate) type Reply = oneshot::Sender<Result<Vec<Link>, JournalError>>;
+
+/// What the writer is asked to do.
+pub(crate) enum Command {
+    /// Append these together; answer after the commit, if anyone waits.
+    Append { entries: Vec<Prepared>, reply: Option<Reply> },
+    /// Take nothing new, commit what is queued, let go of the files, then answer.
+    Close(oneshot::Sender<()>),
+    /// Lets a test hold the writer or change the connection.
+    #[cfg(test)]
+    Hook(Box<dyn FnOnce(&Connection) + Send>),
+}
+
+/// What the handles can see of the writer.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    poison: OnceLock<JournalError>,
+    commits: AtomicU64,
+    entries: AtomicU64,
+}
+
+impl Status {
+    /// The error that everyone gets after a failed commit; `None` while all is well.
+    pub(crate) fn poisoned(&self) -> Option<JournalError> {
+        self.poison.get().map(|first| JournalError::Poisoned { source: Arc::new(first.clone()) })
+    }
+
+    /// Transactions committed and entries in them since the journal was opened.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.commits.load(Ordering::Relaxed), self.entries.load(Ordering::Relaxed))
+    }
+}
+
+/// The printer of the audit trail, as the writer knows it.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    pub(crate) wake: SyncSender<()>,
+    pub(crate) done: Done<()>,
+}
+
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) tip: Head,
+    pub(crate) queue: mpsc::Receiver<Command>,
+    pub(crate) head: watch::Sender<Seq>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) printer: Option<Printer>,
+    pub(crate) lock: File,
+}
+
+type Append = (Vec<Prepared>, Option<Reply>);
+
+impl Writer {
+    /// Runs until every handle is gone or one of them closes the journal.
+    pub(crate) fn run(mut self) {
+        let mut closers = Vec::new();
+        while let Some(first) = self.queue.blocking_recv() {
+            let group = self.gather(first, &mut closers);
+            self.commit(group);
+        }
+        let Self { connection, head, printer, lock, .. } = self;
+        if let Err((_, error)) = connection.close() {
+            tracing::warn!(%error, "the journal's database did not close cleanly; it recovers when opened");
+        }
+        if let Some(Printer { wake, done }) = printer {
+            drop(wake);
+            if done.recv_timeout(Duration::from_millis(AUDIT_DRAIN_MS)).is_err() {
+                tracing::warn!("standard output did not take the last audit entries in time");
+            }
+        }
+        drop(lock);
+        for closer in closers {
+            if closer.send(()).is_err() {
+                tracing::debug!("whoever closed the journal did not wait for it");
+            }
+        }
+        drop(head);
+    }
+
+    /// `first` and everything else that is queued, up to the queue's own length.
+    fn gather(&mut self, first: Command, closers: &mut Vec<oneshot::Sender<()>>) -> Vec<Append> {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Append { entries, reply } => group.push((entries, reply)),
+                Command::Close(closer) => {
+                    self.queue.close();
+                    closers.push(closer);
+                }
+                #[cfg(test)]
+                Command::Hook(hook) => hook(&self.connection),
+            }
+            next = if group.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
+        }
+        group
+    }
+
+    fn commit(&mut self, group: Vec<Append>) {
+        if let Some(poisoned) = self.status.poisoned() {
+            return answer(group.into_iter().map(|(_, reply)| (reply, Err(poisoned.clone()))));
+        }
+        match self.write(&group) {
+            Ok((tip, mut links)) => {
+                assert!(tip.seq >= self.tip.seq, "the chain only grows");
+                let grew = tip.seq.0 - self.tip.seq.0;
+                self.tip = tip;
+                if grew > 0 {
+                    self.status.commits.fetch_add(1, Ordering::Relaxed);
+                    self.status.entries.fetch_add(grew, Ordering::Relaxed);
+                    self.head.send_replace(tip.seq);
+                    self.wake_printer();
+                }
+                answer(
+                    group.into_iter().map(|(_, reply)| (reply, Ok(links.pop_front().unwrap_or_default()))),
+                );
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal failed to commit and accepts nothing more");
+                let error = self.status.poison.get_or_init(|| error.into()).clone();
+                answer(group.into_iter().map(|(_, reply)| (reply, Err(error.clone()))));
+            }
+        }
+    }
+
+    /// One transaction; all of it is on the disk when this returns, or the tip is unchanged.
+    fn write(&mut self, group: &[Append]) -> Result<(Head, VecDeque<Vec<Link>>), rusqlite::Error> {
+        let mut tip = self.tip;
+        let mut links = VecDeque::with_capacity(group.len());
+        if group.iter().all(|(entries, _)| entries.is_empty()) {
+            return Ok((tip, links));
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (entries, _) in group {
+            let mut appended = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let previous = tip.hash;
+                tip = store::insert(&transaction, tip, entry)?;
+                appended.push(Link { seq: tip.seq, previous, hash: tip.hash });
+            }
+            links.push_back(appended);
+        }
+        transaction.commit()?;
+        Ok((tip, links))
+    }
+
+    fn wake_printer(&self) {
+        if let Some(printer) = &self.printer {
+            // Full means that it is awake already; disconnected, that it gave up and said so.
+            match printer.wake.try_send(()) {
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn answer(replies: impl Iterator<Item = (Option<Reply>, Result<Vec<Link>, JournalError>)>) {
+    for (reply, result) in replies {
+        if reply.is_some_and(|reply| reply.send(result).is_err()) {
+            tracing::debug!("whoever journalled an entry did not wait for it");
+        }
+    }
+}
