@@ -426,7 +426,10 @@ impl Tool for WebFetch {
 /// Host (lower case, brackets and trailing dot removed) and port of an http(s) URL, by RFC 3986's authority
 /// grammar. Stricter than a browser: anything unusual is refused, and the gateway parses the URL again with
 /// a full parser and refuses it if the two readings differ.
-fn host_and_port(url: &str) -> Result<(String, u16), ToolFailure> {
+///
+/// # Errors
+/// `InvalidArguments` when the URL is not plain http(s) in that grammar.
+pub fn host_and_port(url: &str) -> Result<(String, u16), ToolFailure> {
     let bad = |why: &str| {
         ToolFailure::new(ToolFailureKind::InvalidArguments, format!("cannot fetch {url:?}: {why}"))
     };
