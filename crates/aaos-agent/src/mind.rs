@@ -1,0 +1,408 @@
+//! The turn loop: message, reply, calls, results, until a reply asks for nothing more.
+//!
+//! Invariants: at most one command is unanswered at any time; every call in the history has exactly one result in
+//! the message after it; call ids are unique within the history, whatever the model wrote.
+
+use std::collections::BTreeSet;
+
+use aaos_core::limits::MAX_CALLS_PER_TURN;
+use aaos_core::model::{
+    CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
+    ModelStop, RequestedTool, ToolSpec, Usage,
+};
+use aaos_core::name::ModelName;
+use aaos_core::quantity::{Bytes, Tokens};
+use aaos_core::toolio::StopReason;
+
+use crate::context::{TokenMeter, fixed_size, messages_size};
+use crate::repeat::{RepeatCounts, deserves_hint, fires, hint};
+
+/// Longest call id kept as the model's provider wrote it; a longer one is replaced.
+const MAX_CALL_ID_BYTES: usize = 128;
+/// A reply may take up to this part of a small context window.
+const REPLY_SHARE: u64 = 4;
+/// Result of a call beyond the limit of one turn.
+const TOO_MANY_CALLS: &str = r#"{"error":{"kind":"limit","message":"too many calls in one reply; this one was not run, ask for it again in a later turn"}}"#;
+/// Result of a call that was in flight when the agent was stopped.
+const CALL_CANCELLED: &str = r#"{"error":{"kind":"cancelled","message":"the agent was stopped before the result arrived; the call may have run"}}"#;
+
+/// What a mind is made of; fixed for its life.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MindConfig {
+    /// The model it thinks with.
+    pub model: ModelName,
+    /// The system prompt.
+    pub system_prompt: String,
+    /// Tools it is shown, in a fixed order.
+    pub tools: Vec<ToolSpec>,
+    /// Tokens that request and reply may take together.
+    pub context_window: Tokens,
+    /// Turns in one run.
+    pub max_iterations: u32,
+    /// Longest reply asked for.
+    pub max_reply_tokens: Tokens,
+    /// Messages of earlier runs and the new one that a run starts with.
+    pub max_history_messages: u32,
+}
+
+/// What happens to a mind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MindEvent {
+    /// Somebody speaks to it; a run begins.
+    Message {
+        /// What is said.
+        text: String,
+    },
+    /// Answer to [`Command::Ask`].
+    Reply(Box<ModelReply>),
+    /// Answer to [`Command::Ask`]: the model could not be asked.
+    ModelFailed(ModelFailure),
+    /// Answer to [`Command::Ask`]: the purse does not cover it.
+    BudgetExceeded {
+        /// What is left.
+        remaining: Tokens,
+    },
+    /// Answer to [`Command::Invoke`]: one result a call, in the order of the calls.
+    ToolResults(Vec<CallResult>),
+    /// The agent is being stopped; comes at any time.
+    Cancelled,
+}
+
+/// What a mind wants done: inert data from an untrusted model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Ask the model.
+    Ask(Box<ModelRequest>),
+    /// Invoke these tools, each after validation.
+    Invoke(Vec<ModelCall>),
+    /// Put on record that the model repeats itself.
+    RepeatGuard {
+        /// Which tool.
+        tool: RequestedTool,
+        /// How often with this input.
+        count: u32,
+    },
+    /// The run is over; the mind is idle.
+    Finish(RunEnd),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunEnd {
+    /// The last text of the model in this run; may be empty.
+    pub response: String,
+    /// What this run used.
+    pub usage: Usage,
+    /// Turns made.
+    pub iterations: u32,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// What went wrong, for a person and the parent agent.
+    pub error: Option<String>,
+    /// Of a failed inference: its kind.
+    pub failure: Option<ModelFailureKind>,
+}
+
+/// The state of one agent's mind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mind {
+    config: MindConfig,
+    fixed_size: Bytes,
+    history: Vec<Message>,
+    meter: TokenMeter,
+    usage: Usage,
+    run: Run,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Run {
+    usage: Usage,
+    iterations: u32,
+    last_text: String,
+    repeats: RepeatCounts,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    /// Waits for a message.
+    Idle,
+    /// Waits for a reply to a request of this size.
+    Asking { size: Bytes },
+    /// Waits for results of the calls that stand last in the history.
+    Acting(Turn),
+}
+
+/// The calls of one reply: the first are invoked, those beyond the limit are not.
+#[derive(Debug, Clone, PartialEq)]
+struct Turn {
+    invoked: Vec<ModelCall>,
+    counts: Vec<u32>,
+    excess: Vec<ModelCall>,
+}
+
+impl Mind {
+    /// A mind that was never spoken to.
+    #[must_use]
+    pub fn new(config: MindConfig) -> Self {
+        let fixed_size = fixed_size(&config.system_prompt, &config.tools);
+        Self {
+            config,
+            fixed_size,
+            history: Vec::new(),
+            meter: TokenMeter::new(),
+            usage: Usage::default(),
+            run: Run::default(),
+            phase: Phase::Idle,
+        }
+    }
+
+    /// Takes one event and says what is to be done about it, in order.
+    ///
+    /// # Panics
+    /// When the event does not answer the last command (a message in mid-run, a reply nobody asked for, results that
+    /// do not match the calls): a bug of the caller, never something a model can bring about.
+    pub fn step(&mut self, event: MindEvent) -> Vec<Command> {
+        match event {
+            MindEvent::Message { text } => self.begin_run(text),
+            MindEvent::Reply(reply) => self.take_reply(*reply),
+            MindEvent::ModelFailed(failure) => {
+                self.take_request_size();
+                vec![self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))]
+            }
+            MindEvent::BudgetExceeded { remaining } => {
+                self.take_request_size();
+                let error =
+                    format!("the token budget does not cover another turn; {remaining} tokens are left");
+                vec![self.finish(StopReason::BudgetExceeded, Some(error), None)]
+            }
+            MindEvent::ToolResults(results) => self.take_results(results),
+            MindEvent::Cancelled => self.cancel(),
+        }
+    }
+
+    /// The conversation, oldest message first.
+    #[must_use]
+    pub fn history(&self) -> &[Message] {
+        &self.history
+    }
+
+    /// What all runs of this mind used together.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Whether it waits for a message.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    fn begin_run(&mut self, text: String) -> Vec<Command> {
+        assert!(self.is_idle(), "a message came while a run was going on");
+        self.run = Run::default();
+        self.history.push(Message::User { text });
+        self.trim();
+        vec![self.ask()]
+    }
+
+    /// Forgets the oldest runs until the count and the window are kept or only the new message is left. It happens
+    /// only between runs, so that within one the prompt is append-only, and cuts only before a user message, so that
+    /// no call loses its result.
+    // TODO: summarise instead of forgetting when the issue on context compaction is built (SPEC §9).
+    fn trim(&mut self) {
+        let most = usize::try_from(self.config.max_history_messages).unwrap_or(usize::MAX);
+        while self.history.len() > most || !self.fits(self.request_size()) {
+            let is_user = |message: &Message| matches!(message, Message::User { .. });
+            let Some(next) = self.history.iter().skip(1).position(is_user) else { break };
+            self.history.drain(..=next);
+        }
+        assert!(
+            matches!(self.history.first(), Some(Message::User { .. })),
+            "a history starts with a message"
+        );
+    }
+
+    fn ask(&mut self) -> Command {
+        if self.run.iterations >= self.config.max_iterations {
+            let error = format!("stopped after {} turns", self.run.iterations);
+            return self.finish(StopReason::MaxIterations, Some(error), None);
+        }
+        let size = self.request_size();
+        if !self.fits(size) {
+            let error = format!(
+                "the conversation (about {} tokens) no longer fits the context window of {}",
+                self.meter.estimate(size),
+                self.config.context_window
+            );
+            return self.finish(StopReason::MaxTokens, Some(error), None);
+        }
+        self.phase = Phase::Asking { size };
+        Command::Ask(Box::new(ModelRequest {
+            model: self.config.model.clone(),
+            system: self.config.system_prompt.clone(),
+            messages: self.history.clone(),
+            tools: self.config.tools.clone(),
+            max_output_tokens: self.reply_tokens(),
+        }))
+    }
+
+    fn take_reply(&mut self, reply: ModelReply) -> Vec<Command> {
+        let size = self.take_request_size();
+        self.meter.learn(size, reply.usage.input_tokens);
+        self.usage = self.usage.plus(reply.usage);
+        self.run.usage = self.run.usage.plus(reply.usage);
+        self.run.iterations = self.run.iterations.saturating_add(1);
+        if !reply.text.trim().is_empty() {
+            self.run.last_text.clone_from(&reply.text);
+        }
+        let ModelReply { text, reasoning, calls, stop, .. } = reply;
+        match stop {
+            // The last call may have been cut in the middle of its arguments, so none is run.
+            ModelStop::MaxTokens => {
+                self.say(text, reasoning);
+                let error = "the reply was cut at its token limit".to_owned();
+                vec![self.finish(StopReason::Truncated, Some(error), None)]
+            }
+            ModelStop::Refusal => {
+                self.say(text, reasoning);
+                vec![self.finish(StopReason::Error, Some("the model refused to answer".to_owned()), None)]
+            }
+            ModelStop::EndTurn | ModelStop::ToolUse if calls.is_empty() => {
+                self.say(text, reasoning);
+                vec![self.finish(StopReason::Complete, None, None)]
+            }
+            ModelStop::EndTurn | ModelStop::ToolUse => self.act(text, reasoning, calls),
+        }
+    }
+
+    /// Keeps a final text. An empty one is left out: providers refuse empty messages.
+    fn say(&mut self, text: String, reasoning: Option<String>) {
+        if !text.trim().is_empty() {
+            self.history.push(Message::Assistant { text, reasoning, calls: Vec::new() });
+        }
+    }
+
+    fn act(&mut self, text: String, reasoning: Option<String>, calls: Vec<ModelCall>) -> Vec<Command> {
+        let calls = self.with_unique_ids(calls);
+        self.history.push(Message::Assistant { text, reasoning, calls: calls.clone() });
+        let mut invoked = calls;
+        let excess = invoked.split_off(invoked.len().min(MAX_CALLS_PER_TURN));
+        let counts: Vec<_> = invoked.iter().map(|call| self.run.repeats.count(call)).collect();
+        let fired = invoked.iter().zip(&counts).filter(|(_, count)| fires(**count));
+        let mut commands: Vec<_> = fired
+            .map(|(call, count)| Command::RepeatGuard { tool: call.tool.clone(), count: *count })
+            .collect();
+        commands.push(Command::Invoke(invoked.clone()));
+        assert!(!invoked.is_empty(), "a turn with calls invokes at least one");
+        self.phase = Phase::Acting(Turn { invoked, counts, excess });
+        commands
+    }
+
+    fn take_results(&mut self, results: Vec<CallResult>) -> Vec<Command> {
+        let Phase::Acting(turn) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            panic!("tool results came although none was asked for");
+        };
+        let asked = turn.invoked.iter().map(|call| &call.id);
+        assert!(results.iter().map(|result| &result.id).eq(asked), "tool results do not match the calls");
+        let hinted = results.into_iter().zip(&turn.counts).map(|(mut result, count)| {
+            if deserves_hint(*count) {
+                result.content.push_str(&hint(*count));
+            }
+            result
+        });
+        let results = hinted.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
+        self.history.push(Message::ToolResults { results });
+        vec![self.ask()]
+    }
+
+    fn cancel(&mut self) -> Vec<Command> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => self.run = Run::default(),
+            Phase::Asking { .. } => {}
+            Phase::Acting(turn) => {
+                let lost = failed(&turn.invoked, CALL_CANCELLED);
+                let results = lost.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
+                self.history.push(Message::ToolResults { results });
+            }
+        }
+        vec![self.finish(StopReason::Cancelled, Some("the agent was stopped".to_owned()), None)]
+    }
+
+    fn finish(
+        &mut self,
+        stop_reason: StopReason,
+        error: Option<String>,
+        failure: Option<ModelFailureKind>,
+    ) -> Command {
+        assert!(error.is_none() == stop_reason.is_success(), "what did not complete says why");
+        self.phase = Phase::Idle;
+        let run = std::mem::take(&mut self.run);
+        let Run { usage, iterations, last_text: response, .. } = run;
+        Command::Finish(RunEnd { response, usage, iterations, stop_reason, error, failure })
+    }
+
+    /// Leaves the asking phase.
+    fn take_request_size(&mut self) -> Bytes {
+        let Phase::Asking { size } = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            panic!("an answer of the model came although none was asked for");
+        };
+        size
+    }
+
+    /// Gives every call an id that no other call of the history has. Providers match results by id, some leave ids
+    /// empty or start again at every reply.
+    fn with_unique_ids(&self, calls: Vec<ModelCall>) -> Vec<ModelCall> {
+        let mut used: BTreeSet<String> = self.call_ids().map(|id| id.0.clone()).collect();
+        let mut number = used.len();
+        let mut unique = |mut call: ModelCall| {
+            let usable = !call.id.0.is_empty() && call.id.0.len() <= MAX_CALL_ID_BYTES;
+            if !usable || used.contains(&call.id.0) {
+                call.id = loop {
+                    number += 1;
+                    let id = format!("call-{number}");
+                    if !used.contains(&id) {
+                        break ModelCallId(id);
+                    }
+                };
+            }
+            used.insert(call.id.0.clone());
+            call
+        };
+        calls.into_iter().map(&mut unique).collect()
+    }
+
+    fn call_ids(&self) -> impl Iterator<Item = &ModelCallId> {
+        self.history
+            .iter()
+            .flat_map(|message| match message {
+                Message::Assistant { calls, .. } => calls.as_slice(),
+                Message::User { .. } | Message::ToolResults { .. } => &[],
+            })
+            .map(|call| &call.id)
+    }
+
+    fn request_size(&self) -> Bytes {
+        self.fixed_size.plus(messages_size(&self.history))
+    }
+
+    fn fits(&self, size: Bytes) -> bool {
+        self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
+    }
+
+    /// Longest reply asked for: as configured, but a small window is not eaten up by it.
+    fn reply_tokens(&self) -> Tokens {
+        Tokens((self.config.context_window.0 / REPLY_SHARE).min(self.config.max_reply_tokens.0))
+    }
+}
+
+/// An error result for each of these calls. The text is the runtime's own, hence not wrapped as data.
+fn failed<'a>(calls: &'a [ModelCall], content: &'static str) -> impl Iterator<Item = CallResult> + 'a {
+    calls.iter().map(move |call| CallResult {
+        id: call.id.clone(),
+        tool: call.tool.clone(),
+        content: content.to_owned(),
+        is_error: true,
+    })
+}
