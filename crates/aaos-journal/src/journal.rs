@@ -259,6 +259,12 @@ impl Journal {
         self.status.poisoned().unwrap_or(JournalError::Closed)
     }
 
+    /// Commands that wait for the writer.
+    #[cfg(test)]
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     #[cfg(test)]
     pub(crate) fn hook(&self, hook: impl FnOnce(&rusqlite::Connection) + Send + 'static) {
         assert!(self.queue.try_send(Command::Hook(Box::new(hook))).is_ok(), "the queue takes a hook");

@@ -1,0 +1,111 @@
+//! The audit trail on standard output, printed into other sinks.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use aaos_core::event::{Entry, Event};
+use aaos_core::id::Seq;
+
+use super::{directory, path_in, saying};
+use crate::{Filter, Journal, JournalConfig};
+
+/// Passes on what is written.
+struct Sink(Sender<Vec<u8>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes nothing until its gate opens.
+struct Stuck(Receiver<()>, Sink);
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Opened for good when the sender is gone.
+        self.0.recv().ok();
+        self.1.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn open(path: &std::path::Path, audit_stdout: bool, sink: impl Write + Send + 'static) -> Journal {
+    let config = JournalConfig { path: path.to_owned(), audit_stdout };
+    Journal::open_printing_to(config, sink).expect("opens").0
+}
+
+fn entries(lines: &Receiver<Vec<u8>>) -> Vec<Entry> {
+    let bytes: Vec<u8> = lines.iter().flatten().collect();
+    String::from_utf8(bytes)
+        .expect("UTF-8")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one entry in each line"))
+        .collect()
+}
+
+#[tokio::test]
+async fn every_entry_from_the_start_on_is_one_line() {
+    let directory = directory();
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Sink(sink));
+    let mut recorded = journal.record_all(vec![saying("one\ntwo"), saying("three")]).await.expect("recorded");
+    recorded.push(journal.record(saying("four")).await.expect("recorded"));
+    journal.close().await.expect("closes");
+    assert_eq!(entries(&lines), recorded);
+
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Sink(sink));
+    let fifth = journal.record(saying("five")).await.expect("recorded");
+    journal.close().await.expect("closes");
+    assert_eq!(entries(&lines), [fifth], "what an earlier run printed is not printed again");
+
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), false, Sink(sink));
+    journal.record(saying("six")).await.expect("recorded");
+    journal.close().await.expect("closes");
+    assert_eq!(entries(&lines), [], "control: off, nothing is printed");
+}
+
+#[tokio::test]
+async fn a_broken_output_is_journalled_once_and_the_journal_goes_on() {
+    let directory = directory();
+    let (sink, lines) = mpsc::channel();
+    drop(lines);
+    let journal = open(&path_in(&directory), true, Sink(sink));
+    let mut head = journal.head();
+    journal.record(saying("one")).await.expect("recorded");
+    head.wait_for(|seq| *seq >= Seq(2)).await.expect("the loss is noted");
+    for _ in 0..10 {
+        journal.record(saying("more")).await.expect("recorded");
+    }
+    let kinds = vec!["audit_stdout_stopped".to_owned()];
+    let lost = journal.read(Filter { kinds, ..Filter::default() }).await.expect("read");
+    assert_eq!(lost.len(), 1);
+    assert!(matches!(lost[0].event, Event::AuditStdoutStopped { after: Seq(0), .. }), "{lost:?}");
+    journal.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_stuck_output_holds_up_no_commit_and_gets_everything_later() {
+    let directory = directory();
+    let (gate, gated) = mpsc::channel();
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Stuck(gated, Sink(sink)));
+    let mut recorded = Vec::new();
+    for _ in 0..50 {
+        recorded.push(journal.record(saying("more")).await.expect("recorded while the output is stuck"));
+    }
+    assert!(lines.try_recv().is_err(), "control: the output took nothing so far");
+    drop(gate);
+    journal.close().await.expect("closes");
+    assert_eq!(entries(&lines), recorded);
+}

@@ -1,0 +1,1 @@
+//! Begin and finish, with effects that a real authority authorised.
