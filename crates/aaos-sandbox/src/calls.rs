@@ -1,1 +1,201 @@
-//! Placeholder: the owner of this module fills it.
+//! One tool call in one worker, from permit to receipt.
+//!
+//! Invariants: the worker runs one call at a time and never outlives a call that was given up: a dropped
+//! future, a timeout or a broken protocol condemns it. A write is committed only after the worker is done, so a
+//! worker that dies writes nothing. The file system is never touched on an async thread.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use aaos_core::effect::ToolOutcome;
+use aaos_core::id::WorkerId;
+use aaos_core::limits::TOOL_TIME_MS;
+use aaos_core::quantity::Millis;
+use aaos_core::tool::{ToolCall, ToolInput, find};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{JobOutput, WorkerReply, WorkerRequest};
+use aaos_journal::{Permit, Receipt};
+use tokio::time::Instant;
+
+use crate::broker::{Answer, Broker};
+use crate::egress::FetchedPage;
+use crate::error::SandboxError;
+use crate::plan::{Plan, Request, claimed_bytes, fits, render};
+use crate::process::Worker;
+use crate::roots::RootTable;
+
+impl Worker {
+    /// Runs one call. `page` is what the egress gateway fetched, for `web_fetch`. Dropping the future condemns
+    /// the worker; a write that had already reached its commit still happens.
+    pub async fn run(
+        &mut self,
+        permit: Permit<ToolCall>,
+        roots: &RootTable,
+        page: Option<FetchedPage>,
+    ) -> Receipt<ToolCall> {
+        let request = Request {
+            input: permit.effect().input.clone(),
+            all: permit.all().to_vec(),
+            each: permit.each().to_vec(),
+            page,
+            table: roots.clone(),
+        };
+        let outcome = self.run_request(request).await;
+        permit.settle(outcome)
+    }
+
+    /// The same without the seals.
+    pub(crate) async fn run_request(&mut self, request: Request) -> ToolOutcome {
+        let started = Instant::now();
+        let input = request.input.clone();
+        let mut worker = None;
+        let result = match plan(request).await {
+            Ok(plan) => {
+                worker = Some(self.id());
+                self.run_plan(&input, plan).await
+            }
+            Err(failure) => Err(failure),
+        };
+        outcome(&input, result, worker, started)
+    }
+
+    async fn run_plan(&mut self, input: &ToolInput, plan: Plan) -> Result<String, ToolFailure> {
+        let Plan { job, descriptors, broker, commit } = plan;
+        let mut turn = InCall { worker: self, over: false };
+        let call = turn.worker.next_call();
+        let request = WorkerRequest::Call { call, job: Box::new(job) };
+        let time = Duration::from_millis(TOOL_TIME_MS);
+        let talk = async {
+            let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            turn.worker.channel.send(&request, &lent).await?;
+            drop(descriptors);
+            converse(turn.worker, call, broker).await
+        };
+        let output = match tokio::time::timeout(time, talk).await {
+            Ok(Ok(answer)) => {
+                turn.over = true;
+                answer?
+            }
+            Ok(Err(error)) => return Err(turn.lost(&error).await),
+            Err(_) => {
+                let message = format!("{} took longer than {TOOL_TIME_MS} ms; it was ended", input.name());
+                return Err(ToolFailure::new(ToolFailureKind::Timeout, message));
+            }
+        };
+        if !fits(input, &output) {
+            turn.over = false;
+            return Err(turn.lost(&SandboxError::Protocol { what: "the result is not of the call" }).await);
+        }
+        if let Some(commit) = commit {
+            let claimed = claimed_bytes(&output);
+            off_thread(move || commit.run(claimed)).await??;
+        }
+        limited(input, render(&output))
+    }
+}
+
+/// Marks that a call is running: unless it is over when this is dropped, the worker is condemned.
+struct InCall<'w> {
+    worker: &'w mut Worker,
+    over: bool,
+}
+
+impl InCall<'_> {
+    /// The failure of a call whose worker is gone or not to be trusted any more.
+    async fn lost(&mut self, error: &SandboxError) -> ToolFailure {
+        let end = self.worker.autopsy().await;
+        let mut message =
+            format!("the confined worker was lost ({error}; {}); nothing was written", end.reason);
+        if !end.stderr_tail.is_empty() {
+            message = format!("{message}; it said: {}", end.stderr_tail);
+        }
+        ToolFailure::new(ToolFailureKind::WorkerLost, message)
+    }
+}
+
+impl Drop for InCall<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.worker.condemn();
+        }
+    }
+}
+
+/// Opens what the call needs, off the async threads where that touches files.
+async fn plan(request: Request) -> Result<Plan, ToolFailure> {
+    if request.blocks() { off_thread(move || request.plan()).await? } else { request.plan() }
+}
+
+/// Serves a worker until it is done. Its own failure is an answer; an error here means that it is lost.
+async fn converse(
+    worker: &mut Worker,
+    call: u64,
+    mut broker: Option<Broker>,
+) -> Result<Result<JobOutput, ToolFailure>, SandboxError> {
+    loop {
+        match worker.channel.receive().await? {
+            WorkerReply::Done { call: answered, result } if answered == call => return Ok(result),
+            WorkerReply::Children { directory, names, open } => {
+                let Some(mut held) = broker.take() else {
+                    return Err(SandboxError::Protocol { what: "a file call asked for a directory" });
+                };
+                let looked_up = off_thread(move || {
+                    let answer = held.look_up(directory, &names, open);
+                    (held, answer)
+                });
+                let (held, answer) =
+                    looked_up.await.map_err(|_| SandboxError::Protocol { what: "the broker gave up" })?;
+                broker = Some(held);
+                let Answer { children, descriptors } =
+                    answer.map_err(|what| SandboxError::Protocol { what })?;
+                let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+                worker.channel.send(&WorkerRequest::Children { children }, &lent).await?;
+            }
+            WorkerReply::Close { directories } => {
+                if let Some(broker) = &mut broker {
+                    broker.close(&directories);
+                }
+            }
+            WorkerReply::Done { .. } | WorkerReply::Locked(_) => {
+                return Err(SandboxError::Protocol { what: "an answer that was not due" });
+            }
+        }
+    }
+}
+
+/// Runs `work` where it may block.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ToolFailure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        ToolFailure::new(ToolFailureKind::Io, format!("the daemon gave up on a file operation ({error})"))
+    })
+}
+
+/// A result that is longer than its tool may give is a failure that says so.
+fn limited(input: &ToolInput, text: serde_json::Result<String>) -> Result<String, ToolFailure> {
+    let text = text.map_err(|error| {
+        ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
+    })?;
+    let limit = find(input.name()).map_or(0, |tool| tool.output_limit);
+    if text.len() > limit {
+        let message = format!(
+            "the result of {} has {} bytes, more than the limit of {limit}; ask for less",
+            input.name(),
+            text.len()
+        );
+        return Err(ToolFailure::new(ToolFailureKind::TooLarge, message));
+    }
+    Ok(text)
+}
+
+fn outcome(
+    input: &ToolInput,
+    result: Result<String, ToolFailure>,
+    worker: Option<WorkerId>,
+    started: Instant,
+) -> ToolOutcome {
+    let elapsed = Millis(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    if let Err(failure) = &result {
+        tracing::debug!(tool = input.name(), kind = ?failure.kind, "a tool call failed");
+    }
+    ToolOutcome { result, worker, elapsed }
+}

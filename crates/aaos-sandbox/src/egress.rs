@@ -1,1 +1,281 @@
-//! Placeholder: the owner of this module fills it.
+//! Near end of the egress gateway: many fetches at once over one connection, told apart by serial number.
+//!
+//! Invariants: bytes from the network are never read here; they lie in a memfd that agentd made, sealed and
+//! measured, and only a worker looks into it. At most `MAX_FETCHES_IN_FLIGHT` wait at once. A connection that
+//! broke fails every fetch, at once and for good.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aaos_core::effect::{Access, Need};
+use aaos_core::limits::{MAX_FETCHES_IN_FLIGHT, MAX_WEB_FETCH_BYTES, WEB_FETCH_TIME_MS};
+use aaos_core::quantity::{Bytes, Millis};
+use aaos_core::tool::{ToolCall, ToolInput};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{
+    EgressReply, EgressRequest, FRAME_HEADER_BYTES, RequestSerial, decode_frame, encode_frame, frame_length,
+};
+use aaos_journal::Permit;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::commit::{scratch, take_over};
+
+/// How much longer than the gateway's own limit agentd waits for its answer.
+const GRACE: Duration = Duration::from_secs(2);
+/// Frames that wait to be sent: one fetch and one cancellation each.
+const SEND_QUEUE: usize = 2 * MAX_FETCHES_IN_FLIGHT;
+
+/// A fetched page, not yet looked into.
+#[derive(Debug)]
+pub struct FetchedPage {
+    /// HTTP status.
+    pub status: u16,
+    /// Media type as the server gave it.
+    pub content_type: String,
+    /// URL after redirects.
+    pub final_url: String,
+    /// Whether the body was cut.
+    pub truncated: bool,
+    /// Its size.
+    pub bytes: Bytes,
+    /// The body, sealed.
+    pub memfd: OwnedFd,
+}
+
+/// A frame on its way, with the memfd that rides on it.
+type Outgoing = (Vec<u8>, Option<OwnedFd>);
+
+/// The connection to the egress gateway. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    pending: Arc<Pending>,
+    sender: mpsc::Sender<Outgoing>,
+}
+
+/// Fetches that wait for their answer.
+#[derive(Debug, Default)]
+struct Pending {
+    next: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    closed: bool,
+    fetches: HashMap<RequestSerial, oneshot::Sender<EgressReply>>,
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self) -> Result<(RequestSerial, oneshot::Receiver<EgressReply>), ToolFailure> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(gateway_lost());
+        }
+        if waiting.fetches.len() >= MAX_FETCHES_IN_FLIGHT {
+            let message =
+                format!("{MAX_FETCHES_IN_FLIGHT} fetches are under way; try again when one is done");
+            return Err(ToolFailure::new(ToolFailureKind::LimitReached, message));
+        }
+        let serial = RequestSerial(self.next.fetch_add(1, Ordering::Relaxed));
+        let (sender, receiver) = oneshot::channel();
+        waiting.fetches.insert(serial, sender);
+        Ok((serial, receiver))
+    }
+
+    fn deliver(&self, serial: RequestSerial, reply: EgressReply) {
+        // A fetch that was given up meanwhile has nobody waiting; its answer is dropped.
+        let waiting = self.lock().fetches.remove(&serial);
+        if waiting.is_none_or(|sender| sender.send(reply).is_err()) {
+            tracing::debug!(serial = serial.0, "the answer to a fetch that was given up");
+        }
+    }
+
+    fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.fetches.clear();
+    }
+}
+
+fn gateway_lost() -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Network, "the egress gateway is gone; it must be started again")
+}
+
+impl Egress {
+    /// Takes over a gateway of the `egress` role that is past its lock-down; inside a tokio runtime.
+    #[must_use]
+    pub fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        let (sender, outgoing) = mpsc::channel(SEND_QUEUE);
+        let pending = Arc::new(Pending::default());
+        tokio::spawn(read_replies(reader, Arc::clone(&pending)));
+        tokio::spawn(write_requests(writer, outgoing, Arc::clone(&pending)));
+        Self { pending, sender }
+    }
+
+    /// Fetches the page of a permitted `web_fetch`. Dropping the future cancels the fetch.
+    ///
+    /// # Errors
+    /// The gateway's failure, or [`ToolFailureKind::Network`] when it is gone or too slow.
+    pub async fn fetch(&self, permit: &Permit<ToolCall>) -> Result<FetchedPage, ToolFailure> {
+        self.fetch_with(&permit.effect().input, permit.all()).await
+    }
+
+    async fn fetch_with(&self, input: &ToolInput, all: &[Access]) -> Result<FetchedPage, ToolFailure> {
+        let ToolInput::WebFetch(input) = input else {
+            return Err(ToolFailure::new(ToolFailureKind::UnknownTool, "only web_fetch fetches pages"));
+        };
+        let Some(access) = all.iter().find(|access| matches!(access.need, Need::Host { .. })) else {
+            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the host"));
+        };
+        let max_bytes = input.max_bytes.min(MAX_WEB_FETCH_BYTES);
+        let memfd = scratch().map_err(|errno| io_failure(&errno.into()))?;
+        let lent = memfd.try_clone().map_err(|error| io_failure(&error))?;
+        let (serial, receiver) = self.pending.enter()?;
+        let mut fetch = InFlight { egress: self, serial, over: false };
+        let request = EgressRequest::Fetch {
+            serial,
+            url: input.url.clone(),
+            max_bytes: Bytes(max_bytes),
+            hosts: access.hosts.clone(),
+            public: access.public,
+            time: Millis(WEB_FETCH_TIME_MS),
+        };
+        let frame = encode_frame(&request).map_err(|error| io_failure(&io::Error::other(error)))?;
+        self.sender.send((frame, Some(lent))).await.map_err(|_| gateway_lost())?;
+        let time = Duration::from_millis(WEB_FETCH_TIME_MS) + GRACE;
+        let reply = match tokio::time::timeout(time, receiver).await {
+            Ok(reply) => reply.map_err(|_| gateway_lost())?,
+            Err(_) => {
+                let message = format!("{} did not answer within {WEB_FETCH_TIME_MS} ms", input.url);
+                return Err(ToolFailure::new(ToolFailureKind::Timeout, message));
+            }
+        };
+        fetch.over = true;
+        finish(reply, memfd, max_bytes)
+    }
+}
+
+/// One fetch under way: given up half-way, the gateway is told.
+struct InFlight<'e> {
+    egress: &'e Egress,
+    serial: RequestSerial,
+    over: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.egress.pending.lock().fetches.remove(&self.serial);
+        if self.over {
+            return;
+        }
+        let cancel = encode_frame(&EgressRequest::Cancel { serial: self.serial });
+        let told = cancel.is_ok_and(|frame| self.egress.sender.try_send((frame, None)).is_ok());
+        if !told {
+            tracing::debug!(serial = self.serial.0, "a fetch ends at its own time limit");
+        }
+    }
+}
+
+/// Seals and measures what the gateway left.
+fn finish(reply: EgressReply, memfd: OwnedFd, max_bytes: u64) -> Result<FetchedPage, ToolFailure> {
+    match reply {
+        EgressReply::Fetched { status, content_type, final_url, bytes, truncated, .. } => {
+            take_over(&memfd, bytes.0, max_bytes).map_err(|error| error.to_failure())?;
+            Ok(FetchedPage { status, content_type, final_url, truncated, bytes, memfd })
+        }
+        EgressReply::Failed { failure, .. } => Err(failure),
+        EgressReply::Locked(_) => Err(gateway_lost()),
+    }
+}
+
+fn io_failure(error: &io::Error) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Io, format!("a fetch cannot be started ({error}); try again"))
+}
+
+/// Hands each answer to the fetch that waits for it, until the gateway ends.
+async fn read_replies(mut reader: impl AsyncRead + Unpin, pending: Arc<Pending>) {
+    loop {
+        match read_reply(&mut reader).await {
+            Ok(reply) => match serial_of(&reply) {
+                Some(serial) => pending.deliver(serial, reply),
+                None => break,
+            },
+            Err(error) => {
+                tracing::warn!(%error, "the egress gateway's connection ended");
+                break;
+            }
+        }
+    }
+    pending.close();
+}
+
+fn serial_of(reply: &EgressReply) -> Option<RequestSerial> {
+    match reply {
+        EgressReply::Fetched { serial, .. } | EgressReply::Failed { serial, .. } => Some(*serial),
+        EgressReply::Locked(_) => None,
+    }
+}
+
+/// One frame, read without a control buffer: no descriptor can come in.
+async fn read_reply(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<EgressReply> {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    reader.read_exact(&mut header).await?;
+    let length = frame_length(header).map_err(io::Error::other)?;
+    let mut body = Vec::new();
+    reader.take(length as u64).read_to_end(&mut body).await?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    decode_frame(&body).map_err(io::Error::other)
+}
+
+/// Sends frames one after the other; ends with the last handle or the connection.
+async fn write_requests(
+    writer: OwnedWriteHalf,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    pending: Arc<Pending>,
+) {
+    while let Some((frame, memfd)) = outgoing.recv().await {
+        if let Err(error) = send_frame(writer.as_ref(), &frame, memfd.as_ref()).await {
+            tracing::warn!(%error, "the egress gateway takes no more requests");
+            break;
+        }
+    }
+    pending.close();
+}
+
+async fn send_frame(stream: &UnixStream, frame: &[u8], memfd: Option<&OwnedFd>) -> io::Result<()> {
+    let mut lent: Vec<_> = memfd.iter().map(|fd| fd.as_fd()).collect();
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !lent.is_empty() {
+                    let fits = control.push(SendAncillaryMessage::ScmRights(&lent));
+                    assert!(fits, "the control buffer holds one descriptor");
+                }
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                Ok(sendmsg(stream, &[IoSlice::new(rest)], &mut control, flags)?)
+            })
+            .await?;
+        lent.clear();
+        rest = &rest[sent..];
+    }
+    Ok(())
+}

@@ -8,11 +8,15 @@ mod beneath;
 mod broker;
 mod calls;
 mod channel;
+mod commit;
 mod egress;
 mod error;
+mod plan;
 mod process;
 mod protect;
 mod roots;
 
+pub use egress::{Egress, FetchedPage};
 pub use error::SandboxError;
 pub use process::{Worker, WorkerEnd};
+pub use roots::{ObservedFile, OpenedRoot, RootError, RootTable};

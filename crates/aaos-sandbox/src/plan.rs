@@ -1,0 +1,343 @@
+//! From a permitted tool call to what its worker is handed, and from what the worker says to the result.
+//!
+//! Invariants: descriptors are opened only through the grants that the permit names. Planning changes nothing
+//! on disk.
+
+use std::os::fd::OwnedFd;
+
+use aaos_core::effect::{Access, Denied, FileRight, Need};
+use aaos_core::id::GrantId;
+use aaos_core::limits::{MAX_FILE_BYTES, MAX_READ_MANY_PATHS};
+use aaos_core::path::AbsPath;
+use aaos_core::quantity::Bytes;
+use aaos_core::tool::ToolInput;
+use aaos_core::toolio::{
+    FileEditInput, FileKind, FileReadManyInput, FileReadManyOutput, FileWriteInput, ToolFailure,
+    ToolFailureKind,
+};
+use aaos_core::wire::{Handed, Handle, JobOutput, WorkerJob};
+use serde::Serialize;
+
+use crate::beneath::{Facts, Readable};
+use crate::broker::Broker;
+use crate::commit::{CommitError, WriteMode, check_target, commit, scratch, take_over};
+use crate::egress::FetchedPage;
+use crate::roots::{RootError, RootTable};
+
+/// Number of the first descriptor of a call.
+const FIRST: Handle = Handle(0);
+
+/// What a call needs, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) job: WorkerJob,
+    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) broker: Option<Broker>,
+    pub(crate) commit: Option<PlannedCommit>,
+}
+
+/// A write that follows when the worker has filled its memfd.
+#[derive(Debug)]
+pub(crate) struct PlannedCommit {
+    table: RootTable,
+    scratch: OwnedFd,
+    grant: GrantId,
+    relative: String,
+    shown: AbsPath,
+    mode: WriteMode,
+}
+
+impl PlannedCommit {
+    /// Seals, checks and puts the file in place. The grant must still stand.
+    pub(crate) fn run(self, claimed: Bytes) -> Result<(), ToolFailure> {
+        let place = || -> Result<u64, CommitError> {
+            take_over(&self.scratch, claimed.0, MAX_FILE_BYTES)?;
+            let root = self.table.root(self.grant)?;
+            commit(&self.table, &root, &self.relative, self.shown.as_str(), self.scratch, &self.mode)
+        };
+        place().map(|_| ()).map_err(|error| error.to_failure())
+    }
+}
+
+/// What planning looks at.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) input: ToolInput,
+    pub(crate) all: Vec<Access>,
+    pub(crate) each: Vec<Result<Access, Denied>>,
+    pub(crate) page: Option<FetchedPage>,
+    pub(crate) table: RootTable,
+}
+
+impl Request {
+    /// Whether planning touches the file system and so must not run on an async thread.
+    pub(crate) fn blocks(&self) -> bool {
+        !matches!(self.input, ToolInput::Echo(_) | ToolInput::WebFetch(_))
+    }
+
+    /// Opens what the call needs.
+    pub(crate) fn plan(self) -> Result<Plan, ToolFailure> {
+        match &self.input {
+            ToolInput::Echo(input) => Ok(bare(WorkerJob::Echo(input.clone()))),
+            ToolInput::WebFetch(_) => plan_page(self.page),
+            ToolInput::FileRead(input) => {
+                let opened = self.open(FileRight::Read, &input.path)?;
+                let (file, descriptor) = hand_file(opened.readable, FIRST, &input.path)?;
+                let job = WorkerJob::FileRead { input: input.clone(), file };
+                Ok(Plan { descriptors: vec![descriptor], ..bare(job) })
+            }
+            ToolInput::FileList(input) => {
+                let (target, descriptor, broker) = self.hand_tree(&input.path)?;
+                let job = WorkerJob::FileList { input: input.clone(), target };
+                Ok(Plan { descriptors: vec![descriptor], broker, ..bare(job) })
+            }
+            ToolInput::Grep(input) => {
+                let (target, descriptor, broker) = self.hand_tree(&input.path)?;
+                let job = WorkerJob::Grep { input: input.clone(), target };
+                Ok(Plan { descriptors: vec![descriptor], broker, ..bare(job) })
+            }
+            ToolInput::FileReadMany(input) => Ok(self.plan_read_many(input)),
+            ToolInput::FileWrite(input) => self.plan_write(input),
+            ToolInput::FileEdit(input) => self.plan_edit(input),
+            ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => Err(ToolFailure::new(
+                ToolFailureKind::UnknownTool,
+                format!("{} runs in the kernel, not in a worker", self.input.name()),
+            )),
+        }
+    }
+
+    /// The grant and the path below it through which `path` is reached.
+    fn access(&self, right: FileRight, path: &AbsPath) -> Result<(GrantId, &str), ToolFailure> {
+        let need = Need::File { right, path: path.clone() };
+        let access = self.all.iter().find(|access| access.need == need);
+        access.and_then(through).ok_or_else(|| unmet(path))
+    }
+
+    fn open(&self, right: FileRight, path: &AbsPath) -> Result<Opened, ToolFailure> {
+        let (grant, relative) = self.access(right, path)?;
+        open_below(&self.table, grant, relative, path).map_err(|error| error.to_failure())
+    }
+
+    /// A directory with its broker, or a single file.
+    fn hand_tree(&self, path: &AbsPath) -> Result<(Handed, OwnedFd, Option<Broker>), ToolFailure> {
+        let Opened { readable, grant, exempt } = self.open(FileRight::Read, path)?;
+        if readable.facts.kind == FileKind::File {
+            let (handed, descriptor) = hand_file(readable, FIRST, path)?;
+            return Ok((handed, descriptor, None));
+        }
+        let own = readable.fd.try_clone().map_err(|error| out_of_descriptors(&error))?;
+        let broker = Broker::new(self.table.clone(), grant, exempt, FIRST, own);
+        Ok((Handed::Directory { handle: FIRST }, readable.fd, Some(broker)))
+    }
+
+    fn plan_read_many(&self, input: &FileReadManyInput) -> Plan {
+        debug_assert!(input.paths.len() <= MAX_READ_MANY_PATHS, "the schema bounds the paths");
+        let mut descriptors = Vec::new();
+        let mut files = Vec::new();
+        for (index, path) in input.paths.iter().enumerate() {
+            let number = Handle(u32::try_from(index).unwrap_or(u32::MAX));
+            let handed = self.open_each(index, path).and_then(|readable| hand_file(readable, number, path));
+            let handed = handed.map_or_else(Handed::Failed, |(handed, descriptor)| {
+                descriptors.push(descriptor);
+                handed
+            });
+            files.push((path.clone(), handed));
+        }
+        Plan { descriptors, ..bare(WorkerJob::FileReadMany { files }) }
+    }
+
+    fn open_each(&self, index: usize, path: &AbsPath) -> Result<Readable, ToolFailure> {
+        let access = match self.each.get(index) {
+            Some(Ok(access)) => access,
+            Some(Err(denied)) => {
+                let message = format!("{denied}; {}", denied.hint);
+                return Err(ToolFailure::new(ToolFailureKind::Denied, message));
+            }
+            None => return Err(unmet(path)),
+        };
+        let need = Need::File { right: FileRight::Read, path: path.clone() };
+        let (grant, relative) = through(access).filter(|_| access.need == need).ok_or_else(|| unmet(path))?;
+        let opened = open_below(&self.table, grant, relative, path);
+        opened.map(|opened| opened.readable).map_err(|error| error.to_failure())
+    }
+
+    fn plan_write(&self, input: &FileWriteInput) -> Result<Plan, ToolFailure> {
+        if input.content.len() as u64 > MAX_FILE_BYTES {
+            let message = format!(
+                "content has {} bytes, more than the limit of {MAX_FILE_BYTES}; write it in parts with append",
+                input.content.len()
+            );
+            return Err(ToolFailure::new(ToolFailureKind::TooLarge, message));
+        }
+        let mode = if input.append { WriteMode::Append } else { WriteMode::Replace };
+        let (commit, descriptor) = self.plan_commit(&input.path, mode)?;
+        let job = WorkerJob::FileWrite { input: input.clone(), scratch: FIRST };
+        Ok(Plan { descriptors: vec![descriptor], commit: Some(commit), ..bare(job) })
+    }
+
+    fn plan_edit(&self, input: &FileEditInput) -> Result<Plan, ToolFailure> {
+        let readable = self.open(FileRight::Read, &input.path)?.readable;
+        let mode = WriteMode::Edit(readable.facts.clone());
+        let (file, read) = hand_file(readable, FIRST, &input.path)?;
+        let (commit, scratch) = self.plan_commit(&input.path, mode)?;
+        let job = WorkerJob::FileEdit { input: input.clone(), file, scratch: Handle(FIRST.0 + 1) };
+        Ok(Plan { descriptors: vec![read, scratch], commit: Some(commit), ..bare(job) })
+    }
+
+    /// Looks at the target of a write and makes the memfd that its worker fills.
+    fn plan_commit(&self, path: &AbsPath, mode: WriteMode) -> Result<(PlannedCommit, OwnedFd), ToolFailure> {
+        let (grant, relative) = self.access(FileRight::Write, path)?;
+        let root = self.table.root(grant).map_err(|error| error.to_failure())?;
+        check_target(&self.table, &root, relative, path.as_str()).map_err(|error| error.to_failure())?;
+        let own = scratch().map_err(|errno| out_of_descriptors(&errno.into()))?;
+        let lent = own.try_clone().map_err(|error| out_of_descriptors(&error))?;
+        let commit = PlannedCommit {
+            table: self.table.clone(),
+            scratch: own,
+            grant,
+            relative: relative.to_owned(),
+            shown: path.clone(),
+            mode,
+        };
+        Ok((commit, lent))
+    }
+}
+
+struct Opened {
+    readable: Readable,
+    grant: GrantId,
+    exempt: bool,
+}
+
+fn open_below(
+    table: &RootTable,
+    grant: GrantId,
+    relative: &str,
+    path: &AbsPath,
+) -> Result<Opened, RootError> {
+    let root = table.root(grant)?;
+    let base = root.base(table.protection(), path.as_str());
+    let readable = base.open_readable(root.target(relative)?.as_bytes(), root.resolve())?;
+    Ok(Opened { readable, grant, exempt: root.is_exempt() })
+}
+
+fn bare(job: WorkerJob) -> Plan {
+    Plan { job, descriptors: Vec::new(), broker: None, commit: None }
+}
+
+fn plan_page(page: Option<FetchedPage>) -> Result<Plan, ToolFailure> {
+    let Some(page) = page else {
+        return Err(ToolFailure::new(ToolFailureKind::Network, "the page was not fetched"));
+    };
+    let job = WorkerJob::ReadPage {
+        status: page.status,
+        content_type: page.content_type,
+        final_url: page.final_url,
+        truncated: page.truncated,
+        page: Handed::File { handle: FIRST, size: page.bytes },
+    };
+    Ok(Plan { descriptors: vec![page.memfd], ..bare(job) })
+}
+
+fn through(access: &Access) -> Option<(GrantId, &str)> {
+    Some((access.grant?, access.relative.as_deref()?))
+}
+
+fn unmet(path: &AbsPath) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Denied, format!("no grant was named for {path}"))
+}
+
+fn out_of_descriptors(error: &std::io::Error) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Io, format!("the daemon is out of descriptors ({error}); try again"))
+}
+
+fn hand_file(opened: Readable, handle: Handle, path: &AbsPath) -> Result<(Handed, OwnedFd), ToolFailure> {
+    let Readable { fd, facts: Facts { kind, size, .. } } = opened;
+    if kind != FileKind::File {
+        let error = RootError::WrongKind { path: path.as_str().to_owned(), found: kind };
+        return Err(error.to_failure());
+    }
+    Ok((Handed::File { handle, size: Bytes(size) }, fd))
+}
+
+/// Whether the output is of the kind that the job asks for.
+pub(crate) fn fits(input: &ToolInput, output: &JobOutput) -> bool {
+    match (input, output) {
+        (ToolInput::Echo(_), JobOutput::Echo(_))
+        | (ToolInput::FileRead(_), JobOutput::FileRead(_))
+        | (ToolInput::FileList(_), JobOutput::FileList(_))
+        | (ToolInput::FileEdit(_), JobOutput::FileEdit(_))
+        | (ToolInput::Grep(_), JobOutput::Grep(_))
+        | (ToolInput::WebFetch(_), JobOutput::ReadPage(_)) => true,
+        (ToolInput::FileReadMany(input), JobOutput::FileReadMany(output)) => {
+            input.paths.iter().eq(output.files.iter().map(|item| &item.path))
+        }
+        (ToolInput::FileWrite(input), JobOutput::FileWrite(output)) => {
+            output.bytes_written.0 == input.content.len() as u64
+        }
+        _ => false,
+    }
+}
+
+/// Bytes that the worker says it left in its memfd.
+pub(crate) fn claimed_bytes(output: &JobOutput) -> Bytes {
+    match output {
+        JobOutput::FileWrite(output) => output.bytes_written,
+        JobOutput::FileEdit(output) => output.bytes_after,
+        _ => Bytes::ZERO,
+    }
+}
+
+/// The result's JSON text, in the words of SPEC §4.
+pub(crate) fn render(output: &JobOutput) -> Result<String, serde_json::Error> {
+    match output {
+        JobOutput::Echo(output) => serde_json::to_string(output),
+        JobOutput::FileRead(output) => serde_json::to_string(output),
+        JobOutput::FileList(output) => serde_json::to_string(output),
+        JobOutput::FileReadMany(output) => serde_json::to_string(&RenderedMany::from(output)),
+        JobOutput::FileWrite(output) => serde_json::to_string(output),
+        JobOutput::FileEdit(output) => serde_json::to_string(output),
+        JobOutput::Grep(output) => serde_json::to_string(output),
+        JobOutput::ReadPage(output) => serde_json::to_string(output),
+        JobOutput::Probe(output) => serde_json::to_string(output),
+    }
+}
+
+#[derive(Serialize)]
+struct RenderedMany<'o> {
+    files: Vec<RenderedItem<'o>>,
+    count: usize,
+}
+
+#[derive(Serialize)]
+struct RenderedItem<'o> {
+    path: &'o AbsPath,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'o str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_bytes: Option<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ToolFailureKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'o str>,
+}
+
+impl<'o> From<&'o FileReadManyOutput> for RenderedMany<'o> {
+    fn from(output: &'o FileReadManyOutput) -> Self {
+        let files: Vec<_> = output
+            .files
+            .iter()
+            .map(|item| {
+                let (read, failure) = (item.result.as_ref().ok(), item.result.as_ref().err());
+                RenderedItem {
+                    path: &item.path,
+                    content: read.map(|read| read.content.as_str()),
+                    size_bytes: read.map(|read| read.size_bytes),
+                    error: failure.map(|failure| failure.kind),
+                    reason: failure.map(|failure| failure.message.as_str()),
+                }
+            })
+            .collect();
+        Self { count: files.len(), files }
+    }
+}
