@@ -1,2 +1,94 @@
-//! placeholder
-fn main() {}
+//! The house's own chores: `cargo xtask tidy | test | readme`.
+//!
+//! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
+//! a file of the checkout.
+
+mod floors;
+mod linked;
+mod readme;
+mod rules;
+mod run;
+mod source;
+mod suite;
+mod tidy;
+
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
+  test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
+  readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout";
+
+/// What this program can be asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Chore {
+    Tidy,
+    Test { runner_args: Vec<String> },
+    Readme { marks: Vec<String> },
+}
+
+impl Chore {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
+        let name = args.next().unwrap_or_default();
+        let rest: Vec<String> = args.collect();
+        match name.as_str() {
+            "tidy" if rest.is_empty() => Ok(Self::Tidy),
+            "test" => Ok(Self::Test { runner_args: rest }),
+            "readme" => Ok(Self::Readme { marks: rest }),
+            _ => bail!("unknown command {name:?}\n{USAGE}"),
+        }
+    }
+
+    fn run(self) -> Result<()> {
+        let root = checkout();
+        match self {
+            Self::Tidy => tidy::check(&root),
+            Self::Test { runner_args } => suite::run(&root, &runner_args),
+            Self::Readme { marks } => readme::run(&root, &marks),
+        }
+    }
+}
+
+/// The checkout that this program was built from.
+fn checkout() -> PathBuf {
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    package.parent().map_or_else(|| package.clone(), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    match Chore::parse(std::env::args().skip(1)).and_then(Chore::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            run::say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Chore> {
+        Chore::parse(words.iter().map(|word| (*word).to_owned()))
+    }
+
+    #[test]
+    fn chores_are_named() {
+        assert_eq!(parse(&["tidy"]).unwrap(), Chore::Tidy);
+        assert_eq!(
+            parse(&["test", "-p", "x"]).unwrap(),
+            Chore::Test { runner_args: vec!["-p".into(), "x".into()] }
+        );
+    }
+
+    #[test]
+    fn what_is_no_chore_is_refused() {
+        for words in [&[][..], &["tidi"], &["tidy", "now"]] {
+            assert!(parse(words).unwrap_err().to_string().contains("usage:"), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask readme`: what the README tells people to type works on a clean checkout.
+//!
+//! A block takes part when its info string is `sh` and a mark, such as `sh run`. Invariants: blocks run in order in a
+//! clone of HEAD, without provider keys in the environment, so the result does not hang on who runs it; a mark that no
+//! block carries is an error, so a renamed block cannot silently drop out.
+
+use crate::run::{program, read, say, succeed};
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+
+/// Taken out of the environment: what a README promises holds without an account anywhere.
+const KEYS: [&str; 8] = [
+    "DEEPSEEK_API_KEY",
+    "DEEPSEEK_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "AAOS_PROVIDER",
+    "AAOS_MODEL",
+];
+/// The marks that are run when none is named.
+const MARKS: [&str; 2] = ["test", "run"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Block {
+    mark: String,
+    script: String,
+}
+
+pub(crate) fn run(root: &Path, marks: &[String]) -> Result<()> {
+    let wanted: Vec<&str> =
+        if marks.is_empty() { MARKS.to_vec() } else { marks.iter().map(String::as_str).collect() };
+    let dirty = read(program("git", ["status", "--porcelain"], root))?;
+    if !dirty.is_empty() {
+        say(&format!("note: {} uncommitted paths are not in the clean checkout", dirty.lines().count()));
+    }
+    let clone = CleanCheckout::make(root)?;
+    let text = std::fs::read_to_string(clone.path.join("README.md")).context("read README.md")?;
+    for mark in wanted {
+        let blocks: Vec<Block> = blocks(&text).into_iter().filter(|block| block.mark == mark).collect();
+        ensure!(!blocks.is_empty(), "README.md has no block marked `sh {mark}`");
+        for block in blocks {
+            run_block(&block, &clone.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn run_block(block: &Block, folder: &Path) -> Result<()> {
+    for line in block.script.lines() {
+        say(&format!("readme [{}] $ {line}", block.mark));
+    }
+    let script = format!("set -euo pipefail\n{}", block.script);
+    let mut command = program("bash", ["-c", &script], folder);
+    for key in KEYS {
+        command.env_remove(key);
+    }
+    // A run of the README leaves nothing in the caller's state.
+    command.env("AAOS_STATE_DIR", folder.join(".git").join("aaos-state"));
+    command.env("AAOS_SOCKET", folder.join(".git").join("aaos.sock"));
+    succeed(command).with_context(|| format!("README.md, block marked `sh {}`", block.mark))
+}
+
+/// A clone of HEAD in the temporary directory, gone with the value.
+struct CleanCheckout {
+    path: std::path::PathBuf,
+}
+
+impl CleanCheckout {
+    fn make(root: &Path) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("aaos-readme-{}", std::process::id()));
+        ensure!(!path.exists(), "{} is in the way", path.display());
+        let checkout = Self { path };
+        let (from, to) = (root.as_os_str(), checkout.path.as_os_str());
+        succeed(program("git", ["clone".as_ref(), "--quiet".as_ref(), from, to], root))?;
+        Ok(checkout)
+    }
+}
+
+impl Drop for CleanCheckout {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            say(&format!("note: {} is left behind: {error}", self.path.display()));
+        }
+    }
+}
+
+/// The marked blocks of a Markdown text, in order.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<Option<Block>> = None;
+    for line in text.lines() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(info)) => {
+                let mark = info.strip_prefix("sh ").map(str::trim).filter(|mark| !mark.is_empty());
+                open = Some(mark.map(|mark| Block { mark: mark.to_owned(), script: String::new() }));
+            }
+            (Some(_), Some(_)) => found.extend(open.take().flatten()),
+            (Some(Some(block)), None) => {
+                block.script.push_str(line);
+                block.script.push('\n');
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_marked_blocks_are_taken() {
+        let text =
+            "# T\n```sh run\n./a \"x\"\n./b\n```\n```sh\nnot me\n```\n```\nsh run\n```\n```sh test\nc\n```\n";
+        let found = blocks(text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0], Block { mark: "run".into(), script: "./a \"x\"\n./b\n".into() });
+        assert_eq!(found[1].mark, "test");
+    }
+
+    #[test]
+    fn a_failing_block_fails() {
+        let here = std::env::temp_dir();
+        let block = |script: &str| Block { mark: "run".into(), script: script.into() };
+        assert!(run_block(&block("true\n"), &here).is_ok());
+        assert!(run_block(&block("false\ntrue\n"), &here).is_err(), "the first failing line ends the block");
+    }
+}
