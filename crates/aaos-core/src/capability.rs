@@ -1,6 +1,10 @@
 //! The capability grammar of SPEC §2 as data.
 //!
-//! Invariant: a value here is well formed; text becomes one only through [`Capability::parse`].
+//! Invariant: a value here is well formed; text becomes one only through [`Capability::parse`] and
+//! [`GrantSpec::parse`]. `Display` writes the grammar's own words, which parse to the same value.
+
+mod grammar;
+mod host;
 
 use std::fmt;
 
@@ -9,33 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AgentName, ToolName};
 use crate::path::PathPattern;
 
-/// A host name or address with an optional port, as `network:` grants it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct HostRule {
-    /// Lower-case name or IP literal; for a subdomain rule the name after `*.`.
-    pub host: String,
-    /// Whether it is written `*.host` and means every subdomain (not the host itself).
-    pub subdomains: bool,
-    /// The one port allowed; 443 and 80 when absent.
-    pub port: Option<u16>,
-}
-
-impl fmt::Display for HostRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.subdomains {
-            f.write_str("*.")?;
-        }
-        if self.host.contains(':') {
-            write!(f, "[{}]", self.host)?
-        } else {
-            f.write_str(&self.host)?
-        }
-        match self.port {
-            Some(port) => write!(f, ":{port}"),
-            None => Ok(()),
-        }
-    }
-}
+pub(crate) use grammar::cut;
+pub use grammar::{CapabilityError, Value, nearest};
+pub use host::{HostRule, is_local_name, is_public_web};
 
 /// A set of names, or all of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,6 +25,18 @@ pub enum NameSet {
     All,
     /// Exactly these, sorted, without duplicates.
     Only(Vec<AgentName>),
+}
+
+impl fmt::Display for NameSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("[*]"),
+            Self::Only(names) => {
+                let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
+                write!(f, "[{}]", names.join(", "))
+            }
+        }
+    }
 }
 
 /// Which tools a `tool:` grant names.
@@ -75,6 +67,45 @@ pub enum Capability {
     SpawnChild(NameSet),
     /// To send messages to these agents.
     MessageSend(NameSet),
+}
+
+impl Capability {
+    /// The form's name in the grammar.
+    #[must_use]
+    pub const fn form(&self) -> &'static str {
+        match self {
+            Self::FileRead(_) => "file_read",
+            Self::FileWrite(_) => "file_write",
+            Self::Tool(_) => "tool",
+            Self::WebSearch => "web_search",
+            Self::Network(_) => "network",
+            Self::SpawnChild(_) => "spawn_child",
+            Self::MessageSend(_) => "message_send",
+        }
+    }
+
+    /// What stands after the colon; `None` for `web_search`.
+    fn value_text(&self) -> Option<String> {
+        match self {
+            Self::FileRead(pattern) | Self::FileWrite(pattern) => Some(pattern.to_string()),
+            Self::Tool(ToolSet::All) => Some("*".to_owned()),
+            Self::Tool(ToolSet::One(name)) => Some(name.to_string()),
+            Self::WebSearch => None,
+            Self::Network(rules) => {
+                Some(rules.iter().map(HostRule::to_string).collect::<Vec<_>>().join(", "))
+            }
+            Self::SpawnChild(names) | Self::MessageSend(names) => Some(names.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value_text() {
+            Some(value) => write!(f, "{}: {value}", self.form()),
+            None => f.write_str(self.form()),
+        }
+    }
 }
 
 /// What the map form of a grant adds.
@@ -111,4 +142,42 @@ pub struct GrantSpec {
     pub capability: Capability,
     /// Within which bounds.
     pub constraints: Constraints,
+}
+
+impl From<Capability> for GrantSpec {
+    fn from(capability: Capability) -> Self {
+        Self { capability, constraints: Constraints::default() }
+    }
+}
+
+impl fmt::Display for GrantSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bounds = &self.constraints;
+        if *bounds == Constraints::default() {
+            return self.capability.fmt(f);
+        }
+        let value = self.capability.value_text().unwrap_or_else(|| "true".to_owned());
+        write!(f, "{{ {}: {}", self.capability.form(), quoted(&value))?;
+        let counts = [
+            ("max_invocations", bounds.max_invocations),
+            ("max_per_minute", bounds.max_per_minute),
+            ("expires_in_seconds", bounds.expires_in_seconds),
+        ];
+        for (name, count) in counts {
+            if let Some(count) = count {
+                write!(f, ", {name}: {count}")?;
+            }
+        }
+        for (name, right) in [("delegate", bounds.delegate), ("use", bounds.usable)] {
+            if !right {
+                write!(f, ", {name}: false")?;
+            }
+        }
+        f.write_str(" }")
+    }
+}
+
+/// A YAML double-quoted scalar; JSON's quoting is a subset of it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }

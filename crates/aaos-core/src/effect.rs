@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::capability::HostRule;
-use crate::event::{Event, Outcome};
+use crate::event::{Event, Outcome, content_hash};
 use crate::id::{AgentId, CallId, GrantId, WorkerId};
 use crate::model::{ModelFailure, ModelReply, ModelRequest};
 use crate::name::{AgentName, ToolName};
@@ -151,7 +151,7 @@ impl Effect for ToolCall {
             call: parts.call,
             tool: parts.effect.input.tool_name(),
             outcome: failure.map_or(Outcome::Done, ToolFailure::outcome),
-            result_hash: blake3::hash(text.as_bytes()).to_hex().to_string(),
+            result_hash: content_hash(text.as_bytes()),
             result_bytes: Bytes(text.len() as u64),
             failure: failure.cloned(),
             worker: outcome.worker,
@@ -188,6 +188,7 @@ impl Effect for Inference {
             call: parts.call,
             model: parts.effect.request.model.clone(),
             messages: parts.effect.request.messages.len() as u64,
+            request_bytes: parts.effect.request.text_bytes(),
             reserve: parts.effect.reserve,
             charges: parts.charges.clone(),
         }
@@ -225,7 +226,11 @@ impl Effect for Spawn {
     }
 
     fn intent(parts: &AuthorizedParts<Self>) -> Event {
-        Event::SpawnRequested { call: parts.call, child: parts.effect.child.clone() }
+        Event::SpawnRequested {
+            call: parts.call,
+            child: parts.effect.child.clone(),
+            charges: parts.charges.clone(),
+        }
     }
 
     fn result(parts: &AuthorizedParts<Self>, outcome: &Self::Outcome) -> Event {

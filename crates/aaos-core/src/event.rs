@@ -264,6 +264,9 @@ pub enum Event {
         model: ModelName,
         /// Messages sent.
         messages: u64,
+        /// Bytes of text sent: bounds from below what it must have cost.
+        #[serde(default)]
+        request_bytes: Bytes,
         /// Tokens reserved.
         reserve: Tokens,
         /// What was charged.
@@ -316,6 +319,9 @@ pub enum Event {
         call: CallId,
         /// The child's name.
         child: AgentName,
+        /// What was charged.
+        #[serde(default)]
+        charges: Vec<Charge>,
     },
     /// Outcome of a spawn.
     SpawnCompleted {
@@ -479,4 +485,10 @@ pub struct Entry {
     pub prev_hash: String,
     /// This entry's hash, hexadecimal.
     pub hash: String,
+}
+
+/// BLAKE3 of some content, hexadecimal: how the journal names bytes it does not hold.
+#[must_use]
+pub fn content_hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
 }

@@ -33,6 +33,15 @@ pub const MAX_RUNNING_GOALS: usize = 8;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
 
+/// Length of the window that `max_per_minute` counts in, milliseconds.
+pub const RATE_WINDOW_MS: u64 = 60_000;
+/// Highest `max_per_minute`: each use in the window is remembered.
+pub const MAX_RATE_PER_MINUTE: u32 = 60_000;
+/// Most bytes of text that one token is taken to stand for, for the least that a reply must have cost.
+pub const MAX_BYTES_PER_TOKEN: u64 = 16;
+/// Agents that have stopped, and goals that have ended, whose records the fold keeps in memory.
+pub const KEPT_ENDED: usize = 10_000;
+
 /// Longest JSON-RPC request line, bytes.
 pub const MAX_REQUEST_BYTES: usize = 8 * 1024 * 1024;
 /// Longest JSON-RPC reply line, bytes.
@@ -55,6 +64,16 @@ pub const MAX_MANIFEST_BYTES: usize = 256 * 1024;
 pub const MAX_SYSTEM_PROMPT_BYTES: usize = 128 * 1024;
 /// Capabilities in one manifest.
 pub const MAX_CAPABILITIES: usize = 256;
+/// Hosts or names in one capability.
+pub const MAX_CAPABILITY_ITEMS: usize = 256;
+/// Deepest nesting in a manifest.
+pub const MAX_MANIFEST_DEPTH: usize = 32;
+/// Values in a manifest, aliases expanded.
+pub const MAX_MANIFEST_NODES: usize = 20_000;
+/// Aliases in a manifest.
+pub const MAX_MANIFEST_ALIASES: usize = 64;
+/// Entries in a manifest's `metadata`.
+pub const MAX_METADATA: usize = 256;
 /// Largest goal or message text, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Largest `prior_findings`, bytes.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ModelName, ProviderName};
-use crate::quantity::{Millis, Tokens};
+use crate::quantity::{Bytes, Millis, Tokens};
 
 /// The id a provider gives one tool call, echoed with its result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +96,27 @@ pub struct ModelRequest {
     pub tools: Vec<ToolSpec>,
     /// Longest reply wanted.
     pub max_output_tokens: Tokens,
+}
+
+impl ModelRequest {
+    /// Bytes of text in the system prompt and the messages.
+    #[must_use]
+    pub fn text_bytes(&self) -> Bytes {
+        let messages: usize = self.messages.iter().map(Message::text_bytes).sum();
+        Bytes((self.system.len() + messages) as u64)
+    }
+}
+
+impl Message {
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::User { text } => text.len(),
+            Self::Assistant { text, reasoning: _, calls } => {
+                text.len() + calls.iter().map(|call| call.arguments.0.len()).sum::<usize>()
+            }
+            Self::ToolResults { results } => results.iter().map(|one| one.content.len()).sum(),
+        }
+    }
 }
 
 /// Why the model stopped talking.

@@ -1,14 +1,290 @@
-//! State as a fold over journal entries.
+//! What the journal says is the case: a pure fold over its entries.
 //!
-//! Invariant: pure; the same entries give the same state.
+//! Invariants: applying an entry never fails and never panics, whatever prefix of whatever journal it belongs to; the
+//! same entries give the same state. Charges count when their intent is recorded and are not given back by a
+//! missing outcome, so that a restart never grants a use or a token twice.
 
-use crate::event::Entry;
+mod fold;
 
-/// Everything that the journal's entries add up to.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::effect::{Charge, EffectClass};
+use crate::event::{AgentEnd, GoalState, OutputObserved};
+use crate::grant::GrantRecord;
+use crate::id::{AgentId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
+use crate::manifest::Manifest;
+use crate::model::Usage;
+use crate::name::{AgentName, ModelName, ToolName};
+use crate::path::AbsPath;
+use crate::quantity::{Bytes, Timestamp, Tokens};
+use crate::toolio::StopReason;
+
+/// A goal as far as the journal tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoalRecord {
+    /// Its id.
+    pub id: GoalId,
+    /// What is asked for.
+    pub goal: String,
+    /// Declared outputs.
+    pub outputs: Vec<AbsPath>,
+    /// The client's deduplication key.
+    pub client_key: Option<String>,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Its deadline.
+    pub deadline: Timestamp,
+    /// Purse of the whole goal.
+    pub max_tokens: Tokens,
+    /// uid of the principal.
+    pub principal: u32,
+    /// Where it stands: `Queued`, `Running`, or how it ended.
+    pub state: GoalState,
+    /// When it was started.
+    pub started_at: Option<Timestamp>,
+    /// Its root agent, once started.
+    pub root_agent: Option<AgentId>,
+    /// Its workspace, once started.
+    pub workspace: Option<AbsPath>,
+    /// How it ended, once it has.
+    pub end: Option<GoalEnd>,
+}
+
+/// How a goal ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoalEnd {
+    /// When.
+    pub at: Timestamp,
+    /// The answer.
+    pub response: String,
+    /// Declared outputs as found.
+    pub outputs: Vec<OutputObserved>,
+    /// Tokens of the whole tree.
+    pub usage: Usage,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Exit code of `run` and `submit` for it.
+    pub exit_code: u8,
+}
+
+/// What an agent's purse holds; its limit is the agent's `max_tokens`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PurseRecord {
+    /// Reserved by inferences without a recorded outcome, descendants included. After a restart these count as used.
+    pub reserved: Tokens,
+    /// Used, descendants included.
+    pub used: Tokens,
+}
+
+/// A run in progress, or the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// The message it began with.
+    pub message: String,
+    /// The delivered message that it answers.
+    pub trace: Option<TraceId>,
+    /// How it ended; absent while it runs.
+    pub end: Option<ReplyRecord>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplyRecord {
+    /// Which agent.
+    pub agent: AgentId,
+    /// When.
+    pub at: Timestamp,
+    /// Final text.
+    pub response: String,
+    /// Tokens used.
+    pub usage: Usage,
+    /// Turns.
+    pub iterations: u32,
+    /// Why it stopped.
+    pub stop_reason: StopReason,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// A message that was delivered to a persistent agent and not yet answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailRecord {
+    /// Which delivery.
+    pub trace: Option<TraceId>,
+    /// When it was delivered.
+    pub at: Timestamp,
+    /// The text.
+    pub message: String,
+    /// Whether the agent took it up; if it is still here after a restart its run was cut short.
+    pub taken: bool,
+}
+
+/// Whether an agent lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentLife {
+    /// It was admitted and has not stopped.
+    Alive,
+    /// It stopped.
+    Stopped {
+        /// Why.
+        end: AgentEnd,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// An agent as far as the journal tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: AgentName,
+    /// Its goal.
+    pub goal: Option<GoalId>,
+    /// Its parent.
+    pub parent: Option<AgentId>,
+    /// Its depth; 0 for a root agent.
+    pub depth: u32,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// When it was admitted.
+    pub spawned_at: Timestamp,
+    /// Its ceiling of tokens.
+    pub max_tokens: Option<Tokens>,
+    /// Whether it lives.
+    pub life: AgentLife,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// Its grants, in the order they were issued.
+    pub grants: Vec<GrantId>,
+    /// Its purse.
+    pub purse: PurseRecord,
+    /// Tokens of its own inferences, as providers reported them.
+    pub usage: Usage,
+    /// Its run in progress, or its last one.
+    pub run: Option<RunRecord>,
+    /// Messages delivered and not yet answered, oldest first.
+    pub mailbox: VecDeque<MailRecord>,
+}
+
+impl AgentRecord {
+    /// Whether it was admitted and has not stopped.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.life == AgentLife::Alive
+    }
+}
+
+/// A grant and its counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantState {
+    /// The grant as issued.
+    pub record: GrantRecord,
+    /// Charged uses, of derived grants too.
+    pub uses: u32,
+    /// When it was used in the minute before the last use, oldest first; kept where a rate bounds it.
+    pub recent: VecDeque<Timestamp>,
+    /// Whether it, by itself, was revoked. What derives from it ended with it.
+    pub revoked: bool,
+}
+
+/// What kind of effect began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PendingKind {
+    /// A tool call.
+    Tool {
+        /// Which tool.
+        tool: ToolName,
+    },
+    /// An inference.
+    Inference {
+        /// Which model.
+        model: ModelName,
+        /// Bytes sent.
+        request_bytes: Bytes,
+    },
+    /// A spawn.
+    Spawn {
+        /// The child's name.
+        child: AgentName,
+    },
+}
+
+/// An effect that began and has no recorded outcome. After a restart its class says what may be done (DESIGN §7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingCall {
+    /// Its id.
+    pub call: CallId,
+    /// Who acts.
+    pub agent: Option<AgentId>,
+    /// For which goal.
+    pub goal: Option<GoalId>,
+    /// For which delivered message.
+    pub trace: Option<TraceId>,
+    /// The entry that says it began.
+    pub intent: EntryId,
+    /// When it began.
+    pub since: Timestamp,
+    /// What it is.
+    pub kind: PendingKind,
+    /// What may be done about it.
+    pub class: EffectClass,
+    /// What it was charged.
+    pub charges: Vec<Charge>,
+}
+
+/// All that the journal says is the case.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {}
+pub struct State {
+    /// The last entry applied; 0 before the first.
+    pub seq: Seq,
+    /// The latest time any entry bears.
+    pub latest: Timestamp,
+    /// Agents alive, and the latest stopped ones (bounded by `KEPT_ENDED`).
+    pub agents: BTreeMap<AgentId, AgentRecord>,
+    /// Goals not ended, and the latest ended ones (bounded by `KEPT_ENDED`).
+    pub goals: BTreeMap<GoalId, GoalRecord>,
+    /// Grants of the agents above.
+    pub grants: BTreeMap<GrantId, GrantState>,
+    /// Effects begun without outcome.
+    pub pending: BTreeMap<CallId, PendingCall>,
+    /// The latest answers to delivered messages (bounded by `KEPT_TRACES`).
+    pub replies: BTreeMap<TraceId, ReplyRecord>,
+    stopped_agents: VecDeque<AgentId>,
+    ended_goals: VecDeque<GoalId>,
+    reply_order: VecDeque<TraceId>,
+}
 
 impl State {
-    /// Folds one entry in.
-    pub fn apply(&mut self, _entry: &Entry) {}
+    /// Agents alive, of every goal.
+    pub fn alive(&self) -> impl Iterator<Item = &AgentRecord> {
+        self.agents.values().filter(|agent| agent.is_alive())
+    }
+
+    /// Goals that have not ended.
+    pub fn open_goals(&self) -> impl Iterator<Item = &GoalRecord> {
+        self.goals.values().filter(|goal| !goal.state.is_final())
+    }
+
+    /// Ids of grants that are in force: held by an agent alive, and neither revoked nor derived from a revoked one.
+    #[must_use]
+    pub fn grants_in_force(&self) -> BTreeSet<GrantId> {
+        let alive = |id: &AgentId| self.agents.get(id).is_some_and(AgentRecord::is_alive);
+        let held = self.grants.values().filter(|grant| alive(&grant.record.agent));
+        held.map(|grant| grant.record.id)
+            .filter(|id| self.grant_path(*id).all(|grant| !grant.revoked))
+            .collect()
+    }
+
+    /// A grant and what it derives from, nearest first.
+    fn grant_path(&self, id: GrantId) -> impl Iterator<Item = &GrantState> {
+        let parent = |grant: &&GrantState| grant.record.parent.and_then(|id| self.grants.get(&id));
+        std::iter::successors(self.grants.get(&id), parent).take(MAX_PATH)
+    }
 }
+
+/// Longest chain that is followed, so that a forged journal with a cycle ends too.
+const MAX_PATH: usize = 64;

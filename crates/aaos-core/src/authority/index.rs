@@ -1,0 +1,91 @@
+//! What one agent holds, arranged so that a need finds its grants without a walk over all of them.
+
+use std::collections::HashMap;
+
+use crate::capability::{Capability, ToolSet};
+use crate::grant::GrantRecord;
+use crate::path::{AbsPath, PathPattern, Reach};
+
+use super::table::GrantIx;
+
+/// File grants by root directory. A path asks for each of its own prefixes, longest first.
+#[derive(Debug, Default)]
+pub(super) struct PathIndex {
+    by_root: HashMap<String, Vec<(Reach, GrantIx)>>,
+    longest_root: usize,
+    all: Vec<GrantIx>,
+}
+
+impl PathIndex {
+    fn add(&mut self, pattern: &PathPattern, ix: GrantIx) {
+        let root = pattern.root().as_str();
+        let at_root = self.by_root.entry(root.to_owned()).or_default();
+        at_root.push((pattern.reach(), ix));
+        at_root.sort_by_key(|(reach, _)| *reach);
+        self.longest_root = self.longest_root.max(root.len());
+    }
+
+    pub(super) fn all(&self) -> &[GrantIx] {
+        &self.all
+    }
+
+    /// Grants whose pattern matches the spelling of `path`, most specific first, with the part below their root.
+    pub(super) fn matching<'p>(&self, path: &'p AbsPath) -> impl Iterator<Item = (GrantIx, &'p str)> {
+        let text = path.as_str();
+        let starts = std::iter::successors(Some(text.len()), move |end| match text[..*end].rfind('/') {
+            Some(0) if *end == 1 => None,
+            Some(0) => Some(1),
+            other => other,
+        });
+        let near = starts.filter(|end| *end <= self.longest_root);
+        near.flat_map(move |end| {
+            let held = self.by_root.get(&text[..end]).map_or(&[][..], Vec::as_slice);
+            let whole = end == text.len();
+            held.iter()
+                .filter(move |(reach, _)| *reach == Reach::Subtree || whole)
+                .map(move |(_, ix)| (*ix, text[end..].trim_start_matches('/')))
+        })
+    }
+}
+
+/// The grants of one agent by what they are for.
+#[derive(Debug, Default)]
+pub(super) struct HeldIndex {
+    pub(super) read: PathIndex,
+    pub(super) write: PathIndex,
+    tools: HashMap<String, Vec<GrantIx>>,
+    pub(super) any_tool: Vec<GrantIx>,
+    pub(super) network: Vec<GrantIx>,
+    pub(super) web: Vec<GrantIx>,
+    pub(super) spawn: Vec<GrantIx>,
+    pub(super) message: Vec<GrantIx>,
+}
+
+impl HeldIndex {
+    pub(super) fn add(&mut self, record: &GrantRecord, ix: GrantIx) {
+        let files = |index: &mut PathIndex, pattern: &PathPattern| {
+            index.all.push(ix);
+            index.add(pattern, ix);
+            if let Some(spelled) = record.spelled.as_ref().filter(|spelled| *spelled != pattern) {
+                index.add(spelled, ix);
+            }
+        };
+        match &record.capability {
+            Capability::FileRead(pattern) => files(&mut self.read, pattern),
+            Capability::FileWrite(pattern) => files(&mut self.write, pattern),
+            Capability::Tool(ToolSet::All) => self.any_tool.push(ix),
+            Capability::Tool(ToolSet::One(name)) => {
+                self.tools.entry(name.as_str().to_owned()).or_default().push(ix);
+            }
+            Capability::WebSearch => self.web.push(ix),
+            Capability::Network(_) => self.network.push(ix),
+            Capability::SpawnChild(_) => self.spawn.push(ix),
+            Capability::MessageSend(_) => self.message.push(ix),
+        }
+    }
+
+    /// Grants that name this very tool.
+    pub(super) fn tool(&self, name: &str) -> &[GrantIx] {
+        self.tools.get(name).map_or(&[], Vec::as_slice)
+    }
+}

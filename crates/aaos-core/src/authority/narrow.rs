@@ -1,0 +1,147 @@
+//! The narrowing of authority from parent to child. Nothing else computes a child's authority.
+//!
+//! Invariant: what comes out covers nothing that the parent does not cover, lasts no longer, and may be used no
+//! more often. The counters stay shared besides, so that parent and children together keep the parent's bounds.
+
+use crate::capability::{Capability, Constraints, HostRule, NameSet, ToolSet};
+use crate::effect::Denied;
+use crate::grant::{GrantRecord, GrantRequest};
+use crate::id::AgentId;
+use crate::manifest::{Lifecycle, Manifest};
+use crate::path::PathPattern;
+use crate::quantity::{Timestamp, Tokens};
+
+use super::words;
+
+/// A parent's grant with what is left of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held<'a> {
+    pub(super) record: &'a GrantRecord,
+    pub(super) uses_left: Option<u32>,
+    pub(super) rate: Option<u32>,
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// Computes a child's grant from the parent's grant that it names.
+///
+/// # Errors
+/// [`Denied`] when the parent's grant may not be handed on or does not cover what is asked.
+pub(super) fn narrow(
+    held: Held<'_>,
+    child: AgentId,
+    request: GrantRequest,
+    now: Timestamp,
+) -> Result<GrantRecord, Denied> {
+    if !held.record.constraints.delegate {
+        return Err(words::not_delegable(&request.capability, None, true));
+    }
+    if !covers(&held.record.capability, &request.capability) {
+        return Err(words::not_delegable(&request.capability, None, false));
+    }
+    if let Some(spelled) = &request.spelled
+        && !spelling_covered(held.record, spelled)
+    {
+        let reason = format!("{} is not below the parent's grant", words::describe(spelled));
+        let hint = "spell the path below a granted directory".to_owned();
+        return Err(Denied { missing: request.capability.to_string(), reason, hint });
+    }
+    Ok(GrantRecord {
+        id: request.id,
+        agent: child,
+        parent: Some(held.record.id),
+        capability: request.capability,
+        spelled: request.spelled,
+        constraints: tighten(held, request.constraints, now),
+        issued_at: now,
+        root: request.root,
+    })
+}
+
+/// The tighter of what is asked and what the parent has left. Whether the child may use or hand on is its
+/// own manifest's to restrict: the parent's right to hand on was checked.
+fn tighten(held: Held<'_>, asked: Constraints, now: Timestamp) -> Constraints {
+    let seconds_left = held.expires_at.map(|end| u32::try_from(end.since(now).0 / 1000).unwrap_or(u32::MAX));
+    Constraints {
+        max_invocations: least(asked.max_invocations, held.uses_left),
+        max_per_minute: least(asked.max_per_minute, held.rate),
+        expires_in_seconds: least(asked.expires_in_seconds, seconds_left),
+        delegate: asked.delegate,
+        usable: asked.usable,
+    }
+}
+
+fn least(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+fn spelling_covered(record: &GrantRecord, spelled: &PathPattern) -> bool {
+    file_pattern(&record.capability).is_some_and(|own| own.covers(spelled))
+        || record.spelled.as_ref().is_some_and(|own| own.covers(spelled))
+}
+
+/// The pattern of a file capability.
+pub(super) fn file_pattern(capability: &Capability) -> Option<&PathPattern> {
+    match capability {
+        Capability::FileRead(pattern) | Capability::FileWrite(pattern) => Some(pattern),
+        _ => None,
+    }
+}
+
+/// Whether everything that `inner` allows is allowed by `outer`.
+#[must_use]
+pub fn covers(outer: &Capability, inner: &Capability) -> bool {
+    match (outer, inner) {
+        (Capability::FileRead(outer), Capability::FileRead(inner))
+        | (Capability::FileWrite(outer), Capability::FileWrite(inner)) => outer.covers(inner),
+        (Capability::Tool(ToolSet::All), Capability::Tool(_)) => true,
+        (Capability::Tool(outer), Capability::Tool(inner)) => outer == inner,
+        (Capability::WebSearch, Capability::WebSearch) => true,
+        (Capability::WebSearch, Capability::Network(rules)) => rules.iter().all(is_public_name),
+        (Capability::Network(outer), Capability::Network(inner)) => {
+            inner.iter().all(|rule| outer.iter().any(|own| own.covers(rule)))
+        }
+        (Capability::SpawnChild(outer), Capability::SpawnChild(inner))
+        | (Capability::MessageSend(outer), Capability::MessageSend(inner)) => names_cover(outer, inner),
+        _ => false,
+    }
+}
+
+fn names_cover(outer: &NameSet, inner: &NameSet) -> bool {
+    match (outer, inner) {
+        (NameSet::All, _) => true,
+        (NameSet::Only(_), NameSet::All) => false,
+        (NameSet::Only(outer), NameSet::Only(inner)) => inner.iter().all(|name| outer.contains(name)),
+    }
+}
+
+/// Whether a rule stays within `web_search`: a name (the gateway lets no name lead to a private address, but
+/// does let a literal that a rule spells out) on the web's own ports.
+fn is_public_name(rule: &HostRule) -> bool {
+    !rule.is_literal()
+        && !crate::capability::is_local_name(&rule.host)
+        && matches!(rule.port, None | Some(80 | 443))
+}
+
+/// Computes a child's manifest under its parent's: the fields that restrain or spend are never looser.
+///
+/// # Errors
+/// [`Denied`] when the child asks to outlive its goal.
+pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifest, Denied> {
+    if child.lifecycle == Lifecycle::Persistent {
+        return Err(Denied {
+            missing: "lifecycle: persistent".to_owned(),
+            reason: "a child ends with its goal".to_owned(),
+            hint: "leave lifecycle out, or write on-demand".to_owned(),
+        });
+    }
+    let (mine, own) = (&mut child.memory, &parent.memory);
+    mine.context_window = mine.context_window.min(own.context_window);
+    mine.max_history_messages = mine.max_history_messages.min(own.max_history_messages);
+    let least_tokens = |one: Option<Tokens>, other: Option<Tokens>| [one, other].into_iter().flatten().min();
+    child.budget_config.max_tokens =
+        least_tokens(child.budget_config.max_tokens, parent.budget_config.max_tokens);
+    Ok(child)
+}

@@ -1,0 +1,86 @@
+//! Typed reading of single values, each with its place in the error.
+
+use std::collections::BTreeMap;
+
+use crate::capability::nearest;
+use crate::limits::MAX_METADATA;
+use crate::quantity::Tokens;
+
+use super::yaml::{Content, Node, Pair, Place};
+use super::{ManifestError, Problem};
+
+pub(super) type Parsed<T> = Result<T, ManifestError>;
+
+pub(super) fn error(at: Place, problem: Problem) -> ManifestError {
+    ManifestError { at, problem }
+}
+
+pub(super) fn unsupported(at: Place, what: impl Into<String>) -> ManifestError {
+    error(at, Problem::NotSupported { what: what.into() })
+}
+
+pub(super) fn wrong(node: &Node, field: &'static str, wanted: &'static str) -> ManifestError {
+    let found = match &node.content {
+        Content::Text(text) => format!("{:?}", crate::capability::cut(text)),
+        Content::Number(number) => number.to_string(),
+        other => other.kind().to_owned(),
+    };
+    error(node.place, Problem::Value { field, wanted, found })
+}
+
+pub(super) fn unknown(pair: &Pair, within: &'static str, known: &[&'static str]) -> ManifestError {
+    let found = crate::capability::cut(&pair.key);
+    error(pair.at, Problem::UnknownField { found, within, nearest: nearest(&pair.key, known) })
+}
+
+pub(super) fn text<'n>(node: &'n Node, field: &'static str) -> Parsed<&'n str> {
+    match &node.content {
+        Content::Text(text) => Ok(text),
+        _ => Err(wrong(node, field, "text (put it in quotes)")),
+    }
+}
+
+pub(super) fn map<'n>(node: &'n Node, field: &'static str) -> Parsed<&'n [Pair]> {
+    match &node.content {
+        Content::Map(pairs) => Ok(pairs),
+        Content::Null => Ok(&[]),
+        _ => Err(wrong(node, field, "a map")),
+    }
+}
+
+pub(super) fn list<'n>(node: &'n Node, field: &'static str) -> Parsed<&'n [Node]> {
+    match &node.content {
+        Content::List(list) => Ok(list),
+        Content::Null => Ok(&[]),
+        _ => Err(wrong(node, field, "a list")),
+    }
+}
+
+/// A whole number from 1.
+pub(super) fn count(node: &Node, field: &'static str) -> Parsed<u64> {
+    match node.content {
+        Content::Number(number) => {
+            let count = u64::try_from(number).ok().filter(|count| *count > 0);
+            count.ok_or_else(|| wrong(node, field, "a whole number from 1"))
+        }
+        _ => Err(wrong(node, field, "a whole number from 1")),
+    }
+}
+
+/// `"128k"`, where k is 1024, or a whole number.
+pub(super) fn window(node: &Node, field: &'static str) -> Parsed<Tokens> {
+    let Content::Text(text) = &node.content else {
+        return count(node, field).map(Tokens);
+    };
+    let thousands = text.strip_suffix('k').and_then(|digits| digits.parse::<u32>().ok());
+    let tokens = thousands.map(|k| u64::from(k) * 1024).filter(|tokens| *tokens > 0);
+    tokens.map(Tokens).ok_or_else(|| wrong(node, field, "a number of tokens, such as \"128k\" or 131072"))
+}
+
+pub(super) fn metadata(node: &Node) -> Parsed<BTreeMap<String, String>> {
+    let pairs = map(node, "metadata")?;
+    if pairs.len() > MAX_METADATA {
+        return Err(wrong(node, "metadata", "at most 256 entries"));
+    }
+    pairs.iter().map(|pair| Ok((pair.key.clone(), text(&pair.value, "metadata")?.to_owned()))).collect()
+}

@@ -1,0 +1,255 @@
+//! From the YAML tree to a [`Manifest`].
+
+use std::io;
+
+use crate::capability::GrantSpec;
+use crate::limits::{MAX_CAPABILITIES, MAX_SYSTEM_PROMPT_BYTES};
+use crate::name::{AgentName, ModelName, NameError};
+use crate::quantity::Tokens;
+
+use super::fields::{Parsed, count, error, list, map, metadata, text, unknown, unsupported, window, wrong};
+use super::yaml::{self, Content, Node, Pair, Place};
+use super::{BudgetConfig, Lifecycle, Manifest, ManifestError, MemoryConfig, Problem};
+
+const FIELDS: [&str; 13] = [
+    "accepts",
+    "approval_required",
+    "budget_config",
+    "capabilities",
+    "lifecycle",
+    "memory",
+    "metadata",
+    "misfire",
+    "model",
+    "models",
+    "name",
+    "supervision",
+    "system_prompt",
+];
+const MEMORY_FIELDS: [&str; 8] = [
+    "archive_ttl_days",
+    "context_window",
+    "episodic_enabled",
+    "episodic_max_content_bytes",
+    "episodic_max_records",
+    "max_history_messages",
+    "summarization_model",
+    "summarization_threshold",
+];
+const BUDGET_FIELDS: [&str; 3] = ["max_tokens", "max_usd", "reset_period_seconds"];
+const SUPERVISION_FIELDS: [&str; 3] = ["max_restarts", "restart", "within_seconds"];
+
+pub(super) fn manifest(yaml: &str) -> Parsed<Manifest> {
+    let root = tree(yaml)?;
+    let Content::Map(pairs) = &root.content else {
+        return Err(wrong(&root, "manifest", "a map of fields"));
+    };
+    let mut draft = Draft::default();
+    for pair in pairs {
+        draft.take(pair)?;
+    }
+    draft.finish(root.place)
+}
+
+fn tree(yaml: &str) -> Parsed<Node> {
+    yaml::parse(yaml).map_err(|fault| error(fault.place, Problem::Yaml(fault.message)))
+}
+
+/// A manifest on the way.
+#[derive(Default)]
+struct Draft {
+    name: Option<AgentName>,
+    model: Option<ModelName>,
+    system_prompt: Option<String>,
+    lifecycle: Lifecycle,
+    capabilities: Vec<GrantSpec>,
+    memory: MemoryConfig,
+    budget_config: BudgetConfig,
+    accepts: Option<serde_json::Value>,
+    metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl Draft {
+    fn take(&mut self, pair: &Pair) -> Parsed<()> {
+        let value = &pair.value;
+        match pair.key.as_str() {
+            "name" => self.name = Some(named(value, "name", AgentName::parse)?),
+            "model" => self.model = Some(named(value, "model", ModelName::parse)?),
+            "system_prompt" => self.system_prompt = Some(prompt(value)?),
+            "lifecycle" => self.lifecycle = lifecycle(value)?,
+            "capabilities" => self.capabilities = capabilities(value)?,
+            "memory" => self.memory = memory(value)?,
+            "budget_config" => self.budget_config = budget(value)?,
+            "accepts" => self.accepts = Some(accepts(value)?),
+            "metadata" => self.metadata = metadata(value)?,
+            "approval_required" => approval(pair)?,
+            "supervision" => supervision(pair)?,
+            "models" | "misfire" => return Err(unsupported(pair.at, pair.key.as_str())),
+            _ => return Err(unknown(pair, "the manifest", &FIELDS)),
+        }
+        Ok(())
+    }
+
+    fn finish(self, at: Place) -> Parsed<Manifest> {
+        let missing = |field| error(at, Problem::Missing { field });
+        Ok(Manifest {
+            name: self.name.ok_or_else(|| missing("name"))?,
+            model: self.model.ok_or_else(|| missing("model"))?,
+            system_prompt: self.system_prompt.ok_or_else(|| missing("system_prompt"))?,
+            lifecycle: self.lifecycle,
+            capabilities: self.capabilities,
+            memory: self.memory,
+            budget_config: self.budget_config,
+            accepts: self.accepts,
+            metadata: self.metadata,
+        })
+    }
+}
+
+fn named<T>(node: &Node, field: &'static str, parse: fn(&str) -> Result<T, NameError>) -> Parsed<T> {
+    parse(text(node, field)?).map_err(|source| error(node.place, Problem::Name { field, source }))
+}
+
+fn prompt(node: &Node) -> Parsed<String> {
+    if let Some(path) = prompt_file(node)? {
+        return Err(error(node.place, Problem::SystemPromptFile { path: path.to_owned() }));
+    }
+    let prompt = text(node, "system_prompt")?;
+    if prompt.trim().is_empty() || prompt.len() > MAX_SYSTEM_PROMPT_BYTES {
+        return Err(wrong(node, "system_prompt", "text of 1 byte to 128 KiB"));
+    }
+    Ok(prompt.to_owned())
+}
+
+/// The path in `{ file: PATH }`, if that is the form used.
+fn prompt_file(node: &Node) -> Parsed<Option<&str>> {
+    let Content::Map(pairs) = &node.content else {
+        return Ok(None);
+    };
+    if let Some(other) = pairs.iter().find(|pair| pair.key != "file") {
+        return Err(unknown(other, "system_prompt", &["file"]));
+    }
+    match pairs.first() {
+        Some(pair) => text(&pair.value, "system_prompt.file").map(Some),
+        None => Err(wrong(node, "system_prompt", "text or { file: PATH }")),
+    }
+}
+
+fn lifecycle(node: &Node) -> Parsed<Lifecycle> {
+    match &node.content {
+        Content::Text(word) if word == "on-demand" => Ok(Lifecycle::OnDemand),
+        Content::Text(word) if word == "persistent" => Ok(Lifecycle::Persistent),
+        Content::Map(pairs) if pairs.iter().any(|pair| pair.key == "scheduled") => {
+            Err(unsupported(node.place, "lifecycle: { scheduled: … }"))
+        }
+        _ => Err(wrong(node, "lifecycle", "on-demand or persistent")),
+    }
+}
+
+fn capabilities(node: &Node) -> Parsed<Vec<GrantSpec>> {
+    let entries = list(node, "capabilities")?;
+    if entries.len() > MAX_CAPABILITIES {
+        return Err(wrong(node, "capabilities", "a list of at most 256 entries"));
+    }
+    let read = |entry| yaml::grant_spec(entry).map_err(|(at, why)| error(at, Problem::Capability(why)));
+    entries.iter().map(read).collect()
+}
+
+fn memory(node: &Node) -> Parsed<MemoryConfig> {
+    let mut memory = MemoryConfig::default();
+    for pair in map(node, "memory")? {
+        let value = &pair.value;
+        match pair.key.as_str() {
+            "context_window" => memory.context_window = window(value, "memory.context_window")?,
+            "max_history_messages" => {
+                let count = count(value, "memory.max_history_messages")?;
+                let fits = u32::try_from(count);
+                memory.max_history_messages = fits
+                    .map_err(|_| wrong(value, "memory.max_history_messages", "a whole number below 2^32"))?;
+            }
+            "episodic_enabled" if value.content == Content::Flag(false) => {}
+            later if MEMORY_FIELDS.contains(&later) => {
+                return Err(unsupported(pair.at, format!("memory.{later}")));
+            }
+            _ => return Err(unknown(pair, "memory", &MEMORY_FIELDS)),
+        }
+    }
+    Ok(memory)
+}
+
+fn budget(node: &Node) -> Parsed<BudgetConfig> {
+    let mut budget = BudgetConfig::default();
+    for pair in map(node, "budget_config")? {
+        match pair.key.as_str() {
+            "max_tokens" => {
+                budget.max_tokens = Some(Tokens(count(&pair.value, "budget_config.max_tokens")?));
+            }
+            "reset_period_seconds" if pair.value.content == Content::Number(0) => {}
+            later if BUDGET_FIELDS.contains(&later) => {
+                return Err(unsupported(pair.at, format!("budget_config.{later}")));
+            }
+            _ => return Err(unknown(pair, "budget_config", &BUDGET_FIELDS)),
+        }
+    }
+    Ok(budget)
+}
+
+fn accepts(node: &Node) -> Parsed<serde_json::Value> {
+    match &node.content {
+        Content::Map(_) | Content::Flag(_) => Ok(node.to_json()),
+        _ => Err(wrong(node, "accepts", "a JSON Schema (a map, true or false)")),
+    }
+}
+
+/// Approvals are not built: only the empty list, which asks for none, is taken.
+fn approval(pair: &Pair) -> Parsed<()> {
+    if list(&pair.value, "approval_required")?.is_empty() {
+        return Ok(());
+    }
+    Err(unsupported(pair.at, "approval_required"))
+}
+
+/// Supervision is not built beyond its default.
+fn supervision(pair: &Pair) -> Parsed<()> {
+    for field in map(&pair.value, "supervision")? {
+        let default = match field.key.as_str() {
+            "restart" => Content::Text("on-failure".to_owned()),
+            "max_restarts" => Content::Number(3),
+            "within_seconds" => Content::Number(60),
+            _ => return Err(unknown(field, "supervision", &SUPERVISION_FIELDS)),
+        };
+        if field.value.content != default {
+            return Err(unsupported(field.at, format!("supervision.{}", field.key)));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the text of the file that `system_prompt: { file: PATH }` names in its place, for the command line. A manifest
+/// without that form comes back unchanged.
+///
+/// # Errors
+/// [`ManifestError`] when the text is no YAML map or `read` fails.
+pub fn inline_prompt_file(
+    yaml: &str,
+    read: impl FnOnce(&str) -> io::Result<String>,
+) -> Result<String, ManifestError> {
+    let root = tree(yaml)?;
+    let Content::Map(pairs) = &root.content else {
+        return Ok(yaml.to_owned());
+    };
+    let Some(pair) = pairs.iter().find(|pair| pair.key == "system_prompt") else {
+        return Ok(yaml.to_owned());
+    };
+    let Some(path) = prompt_file(&pair.value)? else {
+        return Ok(yaml.to_owned());
+    };
+    let unreadable = |why: io::Error| {
+        error(pair.value.place, Problem::PromptUnreadable { path: path.to_owned(), reason: why.to_string() })
+    };
+    let prompt = read(path).map_err(unreadable)?;
+    let mut whole = root.to_json();
+    whole["system_prompt"] = prompt.into();
+    // JSON is YAML: the manifest is written anew, with the same fields.
+    Ok(whole.to_string())
+}
