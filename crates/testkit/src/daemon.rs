@@ -1,7 +1,7 @@
 //! The real `agentd`, started with a state directory, socket and configuration of its own, and driven from outside.
 //!
 //! Invariants: its environment holds what the test gave and nothing of the caller's keys; it is ready when its
-//! standard error says so on a line that contains `ready`, and not before; it does not outlive the value.
+//! standard error says so on a line with the word `ready` (`agentd ready socket=PATH`), and not before; it does not outlive the value.
 
 use crate::process::ended_within;
 use crate::{Client, ModelServer, PATIENCE, ProcessRef, SCRIPTED_MODEL, binaries, descendants, scratch};
@@ -323,7 +323,7 @@ fn follow_stderr(pipe: ChildStderr, collected: Arc<Mutex<String>>) -> Receiver<(
     std::thread::spawn(move || {
         let mut waiting: Option<Sender<()>> = Some(sender);
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            let is_ready = line.contains("ready");
+            let is_ready = says_ready(&line);
             {
                 let mut all = collected.lock().unwrap_or_else(PoisonError::into_inner);
                 all.push_str(&line);
@@ -337,4 +337,38 @@ fn follow_stderr(pipe: ChildStderr, collected: Arc<Mutex<String>>) -> Receiver<(
         }
     });
     receiver
+}
+
+/// Whether a line holds the word `ready`; `already` is none.
+fn says_ready(line: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "the testkit is the tests' owner of starting processes")]
+    fn follow(script: &str) -> (Child, Receiver<()>, Arc<Mutex<String>>) {
+        let mut child = Command::new("sh").args(["-c", script]).stderr(Stdio::piped()).spawn().unwrap();
+        let collected = Arc::new(Mutex::new(String::new()));
+        let ready = follow_stderr(child.stderr.take().unwrap(), Arc::clone(&collected));
+        (child, ready, collected)
+    }
+
+    #[test]
+    fn readiness_is_a_line_and_not_a_part_of_a_word() {
+        let (mut child, ready, said) =
+            follow("echo state directory already there >&2; echo agentd ready socket=/x >&2");
+        assert_eq!(ready.recv_timeout(PATIENCE), Ok(()));
+        assert!(said.lock().unwrap().ends_with("agentd ready socket=/x\n"));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn an_end_before_readiness_is_noticed() {
+        let (mut child, ready, _) = follow("echo already >&2; exit 3");
+        assert_eq!(ready.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
+        child.wait().unwrap();
+    }
 }
