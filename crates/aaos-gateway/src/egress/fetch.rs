@@ -1,0 +1,177 @@
+//! One fetch: hop by hop, each decided anew.
+//!
+//! Invariant: between the check of an address and the connection to it nothing is looked up again.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use aaos_core::capability::HostRule;
+use aaos_core::limits::{MAX_REDIRECTS, MAX_URL_BYTES, MAX_WEB_FETCH_BYTES};
+use aaos_core::quantity::Bytes;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use http_body_util::Full;
+use hyper::StatusCode;
+use hyper::header;
+
+use super::target::{HostName, Passage, Target};
+use crate::USER_AGENT;
+use crate::dial::{Answer, DialError, Dialer, LOOPBACK, Layer, NameScope};
+
+/// Longest media type that is passed on.
+const MAX_CONTENT_TYPE_BYTES: usize = 256;
+/// What is asked for; servers may give anything.
+const ACCEPT: &str = "text/html,text/markdown,text/plain,application/json;q=0.9,*/*;q=0.5";
+
+/// A page whose body lies in the memfd.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) status: u16,
+    pub(super) content_type: String,
+    pub(super) final_url: String,
+    pub(super) bytes: Bytes,
+    pub(super) truncated: bool,
+}
+
+/// What one fetch may do, and where its body goes.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    dialer: &'a Dialer,
+    hosts: Vec<HostRule>,
+    public: bool,
+    cap: u64,
+    page: File,
+}
+
+fn network(message: String) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Network, message)
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        dialer: &'a Dialer,
+        hosts: Vec<HostRule>,
+        public: bool,
+        max_bytes: Bytes,
+        page: File,
+    ) -> Self {
+        Self { dialer, hosts, public, cap: max_bytes.0.min(MAX_WEB_FETCH_BYTES), page }
+    }
+
+    pub(super) async fn fetch(&mut self, url: &str) -> Result<Page, ToolFailure> {
+        let mut target = Target::parse(url)?;
+        for _hop in 0..=MAX_REDIRECTS {
+            let mut answer = self.hop(&target).await?;
+            match redirect(&target, &answer)? {
+                Some(next) => target = next,
+                None => return self.keep(&target, &mut answer).await,
+            }
+        }
+        Err(network(format!(
+            "{url} leads through more than {MAX_REDIRECTS} redirects; the last was to {}",
+            target.url
+        )))
+    }
+
+    async fn hop(&self, target: &Target) -> Result<Answer, ToolFailure> {
+        let passage = target.authorise(&self.hosts, self.public)?;
+        let addresses = self.addresses(target, passage).await?;
+        let request = hyper::Request::get(path_and_query(target))
+            .header(header::HOST, target.authority())
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, ACCEPT)
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::CONNECTION, "close")
+            .body(Full::default())
+            .map_err(|error| network(format!("{} cannot be asked for: {error}", target.url)))?;
+        let layer = match (&target.host, target.is_secure) {
+            (_, false) => Layer::Plain,
+            (HostName::Name(name), true) => Layer::Tls(name.clone()),
+            (HostName::Address(ip), true) => Layer::Tls(ip.to_string()),
+        };
+        self.dialer.exchange(&addresses, &layer, request).await.map_err(|error| unreachable(target, &error))
+    }
+
+    /// The checked addresses of a target. Of a name with several, those that are refused are left out; with none left
+    /// the first refusal is the answer.
+    async fn addresses(&self, target: &Target, passage: Passage) -> Result<Vec<SocketAddr>, ToolFailure> {
+        let addresses: Vec<IpAddr> = match passage {
+            Passage::Granted(ip) | Passage::Public(ip) => vec![ip],
+            Passage::Loopback => LOOPBACK.to_vec(),
+            Passage::Resolve(name) => {
+                let found = self
+                    .dialer
+                    .resolve(&name, NameScope::Absolute)
+                    .await
+                    .map_err(|error| unreachable(target, &error))?;
+                let (kept, refused): (Vec<_>, Vec<_>) =
+                    found.into_iter().map(|ip| target.public(ip)).partition(Result::is_ok);
+                if kept.is_empty() {
+                    let nothing = || network(format!("the name {name} has no address"));
+                    return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(nothing));
+                }
+                kept.into_iter().flatten().collect()
+            }
+        };
+        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
+    }
+
+    async fn keep(&mut self, target: &Target, answer: &mut Answer) -> Result<Page, ToolFailure> {
+        let coding = answer.header("content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
+        if !coding.is_empty() && coding != "identity" {
+            return Err(network(format!(
+                "{} sent a compressed body ({coding:?}) although none was asked for",
+                target.url
+            )));
+        }
+        let mut bytes = 0_u64;
+        let mut truncated = false;
+        while !truncated {
+            let cut = |error| network(format!("the body of {} was cut: {error}", target.url));
+            let Some(piece) = answer.chunk().await.map_err(cut)? else { break };
+            let room = usize::try_from(self.cap - bytes).unwrap_or(usize::MAX);
+            truncated = piece.len() > room;
+            let piece = &piece[..piece.len().min(room)];
+            self.page
+                .write_all(piece)
+                .map_err(|error| network(format!("the fetched body could not be kept: {error}")))?;
+            bytes += piece.len() as u64;
+        }
+        assert!(bytes <= self.cap, "a body never exceeds its cap");
+        let content_type = answer.header("content-type").unwrap_or("application/octet-stream");
+        let mut final_url = target.url.to_string();
+        final_url.truncate(MAX_URL_BYTES);
+        Ok(Page {
+            status: answer.head.status.as_u16(),
+            content_type: content_type.chars().take(MAX_CONTENT_TYPE_BYTES).collect(),
+            final_url,
+            bytes: Bytes(bytes),
+            truncated,
+        })
+    }
+}
+
+fn path_and_query(target: &Target) -> String {
+    let path = target.url.path();
+    target.url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// Where an answer sends us, if it does.
+fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFailure> {
+    let is_redirect = matches!(
+        answer.head.status,
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    );
+    match answer.header("location") {
+        Some(location) if is_redirect => target.redirected(location).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn unreachable(target: &Target, error: &DialError) -> ToolFailure {
+    network(format!("{} cannot be fetched: {error}", target.url))
+}

@@ -1,0 +1,162 @@
+//! A reply that is still arriving, in no provider's format.
+//!
+//! Invariants: what is kept is bounded, small enough that the finished reply fits a frame even if every byte
+//! were escaped; arguments are kept as the text that came, never parsed and never replaced.
+
+use aaos_core::model::{
+    ModelCall, ModelCallId, ModelFailure, ModelReply, ModelStop, RawArguments, RequestedTool, Usage,
+};
+
+use super::failure::malformed;
+
+/// Most bytes of one reply: prose, reasoning, names and arguments together.
+pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
+/// Most calls in one reply.
+pub(super) const MAX_REPLY_CALLS: usize = 128;
+
+/// Place of a call in the draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CallPlace(usize);
+
+/// What has arrived so far.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    text: String,
+    reasoning: String,
+    calls: Vec<ModelCall>,
+    fresh: usize,
+    bytes: usize,
+    /// What the provider says it used; the last word counts.
+    pub(super) usage: Usage,
+    /// Why it says it stopped.
+    pub(super) stop: Option<ModelStop>,
+}
+
+impl Draft {
+    fn count(&mut self, more: usize) -> Result<(), ModelFailure> {
+        self.bytes = self.bytes.saturating_add(more);
+        if self.bytes > MAX_REPLY_BYTES {
+            return Err(malformed(format!("the reply is longer than {MAX_REPLY_BYTES} bytes")));
+        }
+        Ok(())
+    }
+
+    /// Adds prose.
+    pub(super) fn push_text(&mut self, more: &str) -> Result<(), ModelFailure> {
+        self.count(more.len())?;
+        self.text.push_str(more);
+        Ok(())
+    }
+
+    /// Adds reasoning.
+    pub(super) fn push_reasoning(&mut self, more: &str) -> Result<(), ModelFailure> {
+        self.count(more.len())?;
+        self.reasoning.push_str(more);
+        Ok(())
+    }
+
+    /// Begins a call.
+    pub(super) fn begin_call(&mut self, id: &str, tool: &str) -> Result<CallPlace, ModelFailure> {
+        self.count(id.len() + tool.len())?;
+        if self.calls.len() == MAX_REPLY_CALLS {
+            return Err(malformed(format!("the reply has more than {MAX_REPLY_CALLS} tool calls")));
+        }
+        let place = CallPlace(self.calls.len());
+        let id = if id.is_empty() { format!("call_{}", place.0) } else { id.to_owned() };
+        self.calls.push(ModelCall {
+            id: ModelCallId(id),
+            tool: RequestedTool(tool.to_owned()),
+            arguments: RawArguments(String::new()),
+        });
+        Ok(place)
+    }
+
+    /// Adds to a call's name.
+    pub(super) fn push_tool(&mut self, place: CallPlace, more: &str) -> Result<(), ModelFailure> {
+        self.count(more.len())?;
+        self.calls[place.0].tool.0.push_str(more);
+        Ok(())
+    }
+
+    /// Adds to a call's arguments.
+    pub(super) fn push_arguments(&mut self, place: CallPlace, more: &str) -> Result<(), ModelFailure> {
+        self.count(more.len())?;
+        self.calls[place.0].arguments.0.push_str(more);
+        Ok(())
+    }
+
+    /// A call as it stands.
+    #[must_use]
+    pub(super) fn call(&self, place: CallPlace) -> &ModelCall {
+        &self.calls[place.0]
+    }
+
+    /// Prose that arrived since this was last asked.
+    pub(super) fn take_delta(&mut self) -> Option<String> {
+        let fresh = &self.text[self.fresh..];
+        if fresh.is_empty() {
+            return None;
+        }
+        let delta = fresh.to_owned();
+        self.fresh = self.text.len();
+        Some(delta)
+    }
+
+    /// The complete reply. Some servers say *stop* beside calls: calls without results are always tool use, unless
+    /// the limit cut them.
+    pub(super) fn finish(self) -> Result<ModelReply, ModelFailure> {
+        if self.text.is_empty() && self.calls.is_empty() && self.stop.is_none() {
+            return Err(malformed("the reply is empty and gives no reason"));
+        }
+        let stop = match self.stop.unwrap_or(ModelStop::EndTurn) {
+            ModelStop::EndTurn if !self.calls.is_empty() => ModelStop::ToolUse,
+            ModelStop::ToolUse if self.calls.is_empty() => ModelStop::EndTurn,
+            other => other,
+        };
+        let reasoning = (!self.reasoning.is_empty()).then_some(self.reasoning);
+        Ok(ModelReply { text: self.text, reasoning, calls: self.calls, stop, usage: self.usage })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Draft, MAX_REPLY_BYTES, MAX_REPLY_CALLS};
+    use aaos_core::model::{ModelFailureKind, ModelStop};
+
+    #[test]
+    fn a_reply_is_bounded_in_bytes_and_calls() {
+        let mut draft = Draft::default();
+        draft.push_text(&"x".repeat(MAX_REPLY_BYTES)).expect("at the limit");
+        assert_eq!(draft.push_reasoning("x").expect_err("over").kind, ModelFailureKind::MalformedReply);
+        let mut draft = Draft::default();
+        for _ in 0..MAX_REPLY_CALLS {
+            draft.begin_call("", "echo").expect("below the limit");
+        }
+        assert!(draft.begin_call("", "echo").is_err());
+    }
+
+    #[test]
+    fn the_stop_reason_follows_the_calls_but_a_cut_stays_a_cut() {
+        for (said, calls, meant) in [
+            (ModelStop::EndTurn, 1, ModelStop::ToolUse),
+            (ModelStop::ToolUse, 0, ModelStop::EndTurn),
+            (ModelStop::MaxTokens, 1, ModelStop::MaxTokens),
+            (ModelStop::Refusal, 0, ModelStop::Refusal),
+        ] {
+            let mut draft = Draft { stop: Some(said), ..Draft::default() };
+            for _ in 0..calls {
+                draft.begin_call("a", "echo").expect("room");
+            }
+            assert_eq!(draft.finish().expect("complete").stop, meant);
+        }
+        assert!(Draft::default().finish().is_err());
+    }
+
+    #[test]
+    fn deltas_are_given_once() {
+        let mut draft = Draft::default();
+        draft.push_text("ab").expect("room");
+        assert_eq!(draft.take_delta().as_deref(), Some("ab"));
+        assert_eq!(draft.take_delta(), None);
+    }
+}

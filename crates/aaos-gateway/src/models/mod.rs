@@ -1,0 +1,285 @@
+//! The `models` role: asks providers, holds their keys.
+//!
+//! Invariants: the only hosts reached are those of the configured base URLs, and redirects are not followed;
+//! each request has a time limit and bounded memory; a reply is given only when the provider's end event came;
+//! a key is sent to its own provider and shown to nobody.
+
+mod anthropic;
+mod draft;
+mod echo;
+mod failure;
+mod openai;
+mod provider;
+mod sse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
+use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
+use hyper::StatusCode;
+use tokio::net::UnixStream;
+
+use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
+use crate::dial::{Answer, Dialer};
+use draft::Draft;
+use failure::{ErrorObject, failure, malformed};
+use provider::{Endpoint, Provider, Service};
+use sse::{SseEvent, SseParser};
+
+/// Most inferences at once; agentd's own slots are far below.
+const MAX_RUNNING: usize = 256;
+/// Most bytes of one stream, framing included.
+const MAX_STREAM_BYTES: usize = 64 * 1024 * 1024;
+/// Most bytes read of an error's body.
+const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// Whether a stream has reached its end event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    GoesOn,
+    Ended,
+}
+
+/// Why a stream cannot become a reply.
+#[derive(Debug)]
+enum StreamFault {
+    /// The provider says so.
+    Said(ErrorObject),
+    /// We say so.
+    Found(ModelFailure),
+}
+
+impl From<ModelFailure> for StreamFault {
+    fn from(failure: ModelFailure) -> Self {
+        Self::Found(failure)
+    }
+}
+
+/// Reads a stream in its provider's format.
+#[derive(Debug)]
+enum Reader {
+    OpenAi(Box<openai::Reader>),
+    Anthropic(Box<anthropic::Reader>),
+}
+
+impl Reader {
+    fn on_event(&mut self, event: &SseEvent) -> Result<Progress, StreamFault> {
+        match self {
+            Self::OpenAi(reader) => reader.on_event(event),
+            Self::Anthropic(reader) => reader.on_event(event),
+        }
+    }
+
+    fn draft(&mut self) -> &mut Draft {
+        match self {
+            Self::OpenAi(reader) => reader.draft(),
+            Self::Anthropic(reader) => reader.draft(),
+        }
+    }
+
+    fn into_draft(self) -> Draft {
+        match self {
+            Self::OpenAi(reader) => reader.into_draft(),
+            Self::Anthropic(reader) => reader.into_draft(),
+        }
+    }
+}
+
+/// Every provider, and the means to reach them.
+#[derive(Debug)]
+pub struct Desk {
+    providers: Vec<Provider>,
+    aliases: provider::Aliases,
+    dialer: Dialer,
+}
+
+/// Where prose goes as it arrives.
+struct Deltas<'a> {
+    outbox: &'a Outbox,
+    serial: RequestSerial,
+}
+
+impl Desk {
+    /// Reads the setup once; what is wrong with a provider becomes its `problem`.
+    #[must_use]
+    pub fn new(setup: ModelsSetup, dialer: Dialer) -> Self {
+        let providers = setup.providers.into_iter().map(Provider::new).collect();
+        Self { providers, aliases: provider::Aliases::new(setup.aliases), dialer }
+    }
+
+    async fn ask(&self, request: &ModelRequest, deltas: Deltas<'_>) -> Result<ModelReply, ModelFailure> {
+        let route = provider::route(&self.providers, &self.aliases, &request.model)?;
+        let provider = route.provider;
+        match &provider.service {
+            Service::Builtin => {
+                Err(failure(ModelFailureKind::NotUnderstood, "the planner is not in this build"))
+            }
+            Service::Unusable(problem) => Err(failure(
+                ModelFailureKind::Rejected,
+                format!("provider {} cannot be used: {problem}", provider.name),
+            )),
+            Service::Remote(endpoint) => {
+                self.ask_remote(provider, endpoint, request, route.model.as_str(), deltas).await
+            }
+        }
+    }
+
+    async fn ask_remote(
+        &self,
+        provider: &Provider,
+        endpoint: &Endpoint,
+        request: &ModelRequest,
+        model: &str,
+        deltas: Deltas<'_>,
+    ) -> Result<ModelReply, ModelFailure> {
+        let name = provider.name.as_str();
+        let (http, reader) = endpoint.prepare(provider.key(), request, model)?;
+        let unreachable = |error| failure::of_dial(name, &error);
+        let addresses = endpoint.addresses(&self.dialer).await.map_err(unreachable)?;
+        let mut answer =
+            self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
+        if answer.head.status != StatusCode::OK {
+            let body = read_error(&mut answer).await;
+            return Err(failure::of_status(name, &answer, &body, provider.key()));
+        }
+        let kind = answer.header("content-type").unwrap_or("text/event-stream");
+        if !kind.to_ascii_lowercase().starts_with("text/event-stream") {
+            let kind = failure::quoted(kind, None);
+            return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
+        }
+        match read_stream(&mut answer, reader, deltas).await {
+            Ok(reply) => Ok(reply),
+            Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
+            Err(StreamFault::Found(mut failure)) => {
+                failure.message = format!("provider {name}: {}", failure.message);
+                Err(failure)
+            }
+        }
+    }
+}
+
+async fn read_stream(
+    answer: &mut Answer,
+    mut reader: Reader,
+    deltas: Deltas<'_>,
+) -> Result<ModelReply, StreamFault> {
+    let cut = |why: String| failure(ModelFailureKind::CutStream, why);
+    let mut parser = SseParser::default();
+    let mut total = 0_usize;
+    loop {
+        let piece = answer.chunk().await.map_err(|error| cut(format!("the stream was cut: {error}")))?;
+        let Some(piece) = piece else {
+            return Err(cut("the stream ended without its end event".to_owned()).into());
+        };
+        total = total.saturating_add(piece.len());
+        if total > MAX_STREAM_BYTES {
+            return Err(malformed(format!("the stream is longer than {MAX_STREAM_BYTES} bytes")).into());
+        }
+        let events = parser.feed(&piece).map_err(|error| malformed(error.to_string()))?;
+        let mut progress = Progress::GoesOn;
+        for event in &events {
+            progress = reader.on_event(event)?;
+            if progress == Progress::Ended {
+                break;
+            }
+        }
+        if let Some(text) = reader.draft().take_delta() {
+            let delta = ModelsReply::Delta { serial: deltas.serial, text };
+            if deltas.outbox.send(&delta).await.is_err() {
+                return Err(cut("agentd no longer listens".to_owned()).into());
+            }
+        }
+        if progress == Progress::Ended {
+            return Ok(reader.into_draft().finish()?);
+        }
+    }
+}
+
+/// As much of an error's body as is worth reading; a cut one is as good.
+async fn read_error(answer: &mut Answer) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = answer.chunk().await {
+        let room = MAX_ERROR_BYTES - body.len();
+        body.extend_from_slice(&piece[..piece.len().min(room)]);
+        if body.len() == MAX_ERROR_BYTES {
+            break;
+        }
+    }
+    body
+}
+
+/// Serves agentd until the channel ends.
+///
+/// # Errors
+/// [`ChannelError`] when agentd says something that it never should; the process is then of no more use.
+pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
+    let desk = Arc::new(desk);
+    let (input, output) = stream.into_split();
+    let mut reader = FrameReader::new(input, Descriptors::Refused);
+    let outbox = Outbox::start(output);
+    let mut running = Running::new(MAX_RUNNING);
+    loop {
+        tokio::select! {
+            received = reader.next::<ModelsRequest>() => match received? {
+                None => return Ok(()),
+                Some(received) => take(received.message, &desk, &outbox, &mut running).await?,
+            },
+            ended = running.ended() => {
+                if let Some(serial) = ended {
+                    let failure = malformed("the gateway made a mistake with this reply; this is a bug in aaOS");
+                    say(&outbox, ModelsReply::Failed { serial, failure }).await;
+                }
+            }
+        }
+    }
+}
+
+async fn take(
+    request: ModelsRequest,
+    desk: &Arc<Desk>,
+    outbox: &Outbox,
+    running: &mut Running,
+) -> Result<(), ChannelError> {
+    match request {
+        ModelsRequest::Ask { serial, .. } if running.is_full() => {
+            let failure = failure(
+                ModelFailureKind::Unavailable,
+                format!("the gateway already runs {MAX_RUNNING} inferences; ask again later"),
+            );
+            say(outbox, ModelsReply::Failed { serial, failure }).await;
+        }
+        ModelsRequest::Ask { serial, request, time } => {
+            let (desk, outbox) = (Arc::clone(desk), outbox.clone());
+            running.start(serial, async move {
+                let deltas = Deltas { outbox: &outbox, serial };
+                let limit = Duration::from_millis(time.0);
+                let result = tokio::time::timeout(limit, desk.ask(&request, deltas)).await;
+                let reply = match result {
+                    Ok(Ok(reply)) => ModelsReply::Done { serial, reply: Box::new(reply) },
+                    Ok(Err(failure)) => ModelsReply::Failed { serial, failure },
+                    Err(_) => ModelsReply::Failed { serial, failure: out_of_time(time.0) },
+                };
+                say(&outbox, reply).await;
+            })?;
+        }
+        ModelsRequest::Cancel { serial } => running.cancel(serial),
+        ModelsRequest::Describe { serial } => {
+            let providers =
+                desk.providers.iter().map(|one| one.state(&desk.providers, &desk.aliases)).collect();
+            say(outbox, ModelsReply::Described { serial, providers }).await;
+        }
+    }
+    Ok(())
+}
+
+fn out_of_time(milliseconds: u64) -> ModelFailure {
+    failure(ModelFailureKind::Timeout, format!("no complete answer within {milliseconds} ms"))
+}
+
+/// Says something to agentd. When it no longer listens the reader sees the end of the channel, and that ends us.
+async fn say(outbox: &Outbox, reply: ModelsReply) {
+    if outbox.send(&reply).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}

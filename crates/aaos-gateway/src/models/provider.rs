@@ -1,0 +1,379 @@
+//! Configured providers, how a model's name leads to one, and the request that is sent to it.
+//!
+//! Invariants: base URLs are parsed once, when the process starts, and hold no credentials; a key is put into
+//! a header that is marked sensitive and nowhere else.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState};
+use aaos_core::name::{ModelName, ProviderName};
+use aaos_core::wire::{ProviderSetup, WireFormat};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderValue};
+use url::{Host, Url};
+
+use super::failure::{failure, malformed};
+use super::{Reader, anthropic, openai};
+use crate::USER_AGENT;
+use crate::dial::{DialError, Dialer, LOOPBACK, Layer, NameScope};
+
+/// One provider.
+pub(super) struct Provider {
+    pub(super) name: ProviderName,
+    pub(super) service: Service,
+    key: Option<String>,
+    models: Vec<ModelName>,
+    any_model: bool,
+}
+
+/// What stands behind a provider's name.
+#[derive(Debug)]
+pub(super) enum Service {
+    /// The planner inside this binary.
+    Builtin,
+    /// A server.
+    Remote(Endpoint),
+    /// Nothing usable, and why.
+    Unusable(String),
+}
+
+impl std::fmt::Debug for Provider {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Provider")
+            .field("name", &self.name)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Provider {
+    pub(super) fn new(setup: ProviderSetup) -> Self {
+        let key = setup.key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
+        let service = match setup.format {
+            WireFormat::Builtin => Service::Builtin,
+            format => Endpoint::parse(&setup.base_url, format)
+                .and_then(|endpoint| endpoint.check_key(key.as_deref()).map(|()| endpoint))
+                .map_or_else(Service::Unusable, Service::Remote),
+        };
+        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model }
+    }
+
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        self.models.iter().any(|one| one.as_str() == model)
+    }
+
+    fn is_usable(&self) -> bool {
+        !matches!(self.service, Service::Unusable(_))
+    }
+
+    /// What agentd may know of it.
+    pub(super) fn state(&self, all: &[Self], aliases: &Aliases) -> ProviderState {
+        let mut models = self.models.clone();
+        for alias in aliases.names() {
+            let leads_here = route(all, aliases, alias).is_ok_and(|route| std::ptr::eq(route.provider, self));
+            if leads_here && !models.contains(alias) {
+                models.push(alias.clone());
+            }
+        }
+        let problem = match &self.service {
+            Service::Unusable(problem) => Some(problem.clone()),
+            Service::Builtin | Service::Remote(_) => None,
+        };
+        ProviderState {
+            name: self.name.clone(),
+            models,
+            any_model: self.any_model,
+            has_key: self.key.is_some(),
+            problem,
+        }
+    }
+}
+
+/// Other names of models.
+#[derive(Debug)]
+pub(super) struct Aliases(Vec<(ModelName, ModelName)>);
+
+impl Aliases {
+    pub(super) const fn new(pairs: Vec<(ModelName, ModelName)>) -> Self {
+        Self(pairs)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &ModelName> {
+        self.0.iter().map(|(alias, _)| alias)
+    }
+
+    fn meanings<'a>(&'a self, name: &'a ModelName) -> impl Iterator<Item = &'a ModelName> {
+        self.0.iter().filter(move |(alias, _)| alias == name).map(|(_, model)| model)
+    }
+}
+
+/// Where a request goes, and the model's name there.
+pub(super) struct Route<'a> {
+    pub(super) provider: &'a Provider,
+    pub(super) model: ModelName,
+}
+
+/// The provider for a model or alias. An alias means the first of its models that has a usable provider.
+pub(super) fn route<'a>(
+    providers: &'a [Provider],
+    aliases: &Aliases,
+    name: &ModelName,
+) -> Result<Route<'a>, ModelFailure> {
+    let mut unusable = None;
+    let is_alias = aliases.meanings(name).next().is_some();
+    let candidates = aliases.meanings(name).chain((!is_alias).then_some(name));
+    for model in candidates {
+        match route_model(providers, model) {
+            Some(route) if route.provider.is_usable() => return Ok(route),
+            Some(route) => unusable = unusable.or(Some(route)),
+            None => {}
+        }
+    }
+    unusable.ok_or_else(|| unknown(providers, aliases, name))
+}
+
+fn route_model<'a>(providers: &'a [Provider], model: &ModelName) -> Option<Route<'a>> {
+    if let Some(provider) = providers.iter().find(|one| one.serves(model.as_str())) {
+        return Some(Route { provider, model: model.clone() });
+    }
+    for separator in ["::", "/"] {
+        let Some((prefix, rest)) = model.as_str().split_once(separator) else { continue };
+        let named = providers.iter().find(|one| one.name.as_str() == prefix);
+        let (Some(provider), Ok(rest)) = (named, ModelName::parse(rest)) else { continue };
+        return (provider.any_model || provider.serves(rest.as_str()))
+            .then_some(Route { provider, model: rest });
+    }
+    let provider = providers.iter().find(|one| one.any_model)?;
+    Some(Route { provider, model: model.clone() })
+}
+
+fn unknown(providers: &[Provider], aliases: &Aliases, name: &ModelName) -> ModelFailure {
+    let mut known: Vec<String> = aliases.names().map(ToString::to_string).collect();
+    known.dedup();
+    for provider in providers {
+        known.extend(provider.models.iter().map(|model| format!("{}/{model}", provider.name)));
+        if provider.any_model {
+            known.push(format!("{}/<any model>", provider.name));
+        }
+    }
+    let known = if known.is_empty() { "no provider is configured".to_owned() } else { known.join(", ") };
+    failure(
+        ModelFailureKind::UnknownModel,
+        format!("no provider serves the model {name}; known are: {known}"),
+    )
+}
+
+/// A server that speaks one of the formats.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    format: WireFormat,
+    host: Host<String>,
+    port: u16,
+    is_secure: bool,
+    authority: String,
+    path: String,
+}
+
+impl Endpoint {
+    fn parse(base_url: &str, format: WireFormat) -> Result<Self, String> {
+        let url = Url::parse(base_url).map_err(|error| format!("base_url {base_url:?}: {error}"))?;
+        let bad = |why: &str| format!("base_url of host {:?} {why}", url.host_str().unwrap_or_default());
+        let is_secure = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return Err(bad("must begin with http:// or https://")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("may not hold credentials; set the provider's key instead"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(bad("may not hold a query or fragment"));
+        }
+        let (Some(host), Some(port)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default())
+        else {
+            return Err(bad("names no host"));
+        };
+        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        let base = url.path().trim_end_matches('/');
+        let path = match format {
+            WireFormat::Anthropic if base.ends_with("/v1") => format!("{base}/messages"),
+            WireFormat::Anthropic => format!("{base}/v1/messages"),
+            WireFormat::OpenAi | WireFormat::Builtin => format!("{base}/chat/completions"),
+        };
+        Ok(Self { format, host, port, is_secure, authority, path })
+    }
+
+    /// Anthropic itself takes nothing without a key; local servers do.
+    fn check_key(&self, key: Option<&str>) -> Result<(), String> {
+        let Some(key) = key else {
+            let wants_key = self.format == WireFormat::Anthropic && self.is_secure;
+            return if wants_key { Err("it needs a key and none is configured".to_owned()) } else { Ok(()) };
+        };
+        HeaderValue::from_str(key)
+            .map(|_| ())
+            .map_err(|_| "its key holds characters that no header may hold; was it pasted whole?".to_owned())
+    }
+
+    pub(super) fn layer(&self) -> Layer {
+        if !self.is_secure {
+            return Layer::Plain;
+        }
+        match &self.host {
+            Host::Domain(name) => Layer::Tls(name.clone()),
+            Host::Ipv4(ip) => Layer::Tls(ip.to_string()),
+            Host::Ipv6(ip) => Layer::Tls(ip.to_string()),
+        }
+    }
+
+    /// The operator configured this host, so any address of it will do.
+    pub(super) async fn addresses(&self, dialer: &Dialer) -> Result<Vec<SocketAddr>, DialError> {
+        let addresses = match &self.host {
+            Host::Ipv4(ip) => vec![IpAddr::V4(*ip)],
+            Host::Ipv6(ip) => vec![IpAddr::V6(*ip)],
+            Host::Domain(name) if name == "localhost" => LOOPBACK.to_vec(),
+            Host::Domain(name) => dialer.resolve(name, NameScope::Searched).await?,
+        };
+        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
+    }
+
+    /// The HTTP request, and the reader for its answer.
+    pub(super) fn prepare(
+        &self,
+        key: Option<&str>,
+        request: &ModelRequest,
+        model: &str,
+    ) -> Result<(hyper::Request<Full<Bytes>>, Reader), ModelFailure> {
+        let (body, reader) = match self.format {
+            WireFormat::Anthropic => {
+                (anthropic::request_body(request, model), Reader::Anthropic(Box::default()))
+            }
+            WireFormat::OpenAi | WireFormat::Builtin => {
+                let dialect = if self.authority == "api.openai.com" {
+                    openai::Dialect::Original
+                } else {
+                    openai::Dialect::Compatible
+                };
+                (openai::request_body(request, model, dialect), Reader::OpenAi(Box::default()))
+            }
+        };
+        let mut http = hyper::Request::post(&self.path)
+            .header(header::HOST, &self.authority)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "text/event-stream")
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::USER_AGENT, USER_AGENT);
+        if self.format == WireFormat::Anthropic {
+            http = http.header("anthropic-version", anthropic::VERSION);
+        }
+        if let Some(key) = key {
+            let (name, value) = match self.format {
+                WireFormat::Anthropic => ("x-api-key", key.to_owned()),
+                WireFormat::OpenAi | WireFormat::Builtin => ("authorization", format!("Bearer {key}")),
+            };
+            let mut value = HeaderValue::from_str(&value)
+                .map_err(|_| malformed("the key was checked when the gateway started"))?;
+            value.set_sensitive(true);
+            http = http.header(name, value);
+        }
+        let http = http
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|_| malformed("the base URL was checked when the gateway started"))?;
+        Ok((http, reader))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Aliases, Endpoint, Provider, Service, route};
+    use aaos_core::model::ModelFailureKind;
+    use aaos_core::name::{ModelName, ProviderName};
+    use aaos_core::wire::{ProviderSetup, WireFormat};
+
+    fn model(name: &str) -> ModelName {
+        ModelName::parse(name).expect("a model name")
+    }
+
+    fn provider(name: &str, base_url: &str, models: &[&str], any_model: bool) -> Provider {
+        Provider::new(ProviderSetup {
+            name: ProviderName::parse(name).expect("a provider name"),
+            format: WireFormat::OpenAi,
+            base_url: base_url.into(),
+            key: Some("sk-secret".into()),
+            models: models.iter().map(|name| model(name)).collect(),
+            any_model,
+        })
+    }
+
+    #[test]
+    fn a_name_leads_to_its_provider() {
+        let all = [
+            provider("deepseek", "https://api.deepseek.com/v1", &["deepseek-chat"], false),
+            provider("router", "https://openrouter.ai/api/v1", &["openai/gpt-5"], true),
+            provider("broken", "ftp://x", &["lost"], false),
+        ];
+        let aliases = Aliases::new(vec![
+            (model("fast"), model("lost")),
+            (model("fast"), model("deepseek-chat")),
+            (model("never"), model("lost")),
+        ]);
+        for (name, to, on_the_wire) in [
+            ("deepseek-chat", "deepseek", "deepseek-chat"),
+            ("openai/gpt-5", "router", "openai/gpt-5"),
+            ("deepseek/deepseek-chat", "deepseek", "deepseek-chat"),
+            ("router::x/y:free", "router", "x/y:free"),
+            ("x/y:free", "router", "x/y:free"),
+            ("fast", "deepseek", "deepseek-chat"),
+            ("never", "broken", "lost"),
+        ] {
+            let route = route(&all, &aliases, &model(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!((route.provider.name.as_str(), route.model.as_str()), (to, on_the_wire), "{name}");
+        }
+        let Err(error) = route(&all, &aliases, &model("deepseek/other")) else { panic!("not served there") };
+        assert_eq!(error.kind, ModelFailureKind::UnknownModel);
+        assert!(error.message.contains("deepseek/deepseek-chat"), "{error}");
+        let state = all[0].state(&all, &aliases);
+        assert_eq!(state.models, [model("deepseek-chat"), model("fast")]);
+        assert!(all[2].state(&all, &aliases).problem.is_some());
+    }
+
+    #[test]
+    fn base_urls_are_read_strictly() {
+        let parse = Endpoint::parse;
+        let endpoint = parse("http://localhost:11434/v1/", WireFormat::OpenAi).expect("good");
+        assert_eq!(
+            (endpoint.path.as_str(), endpoint.authority.as_str()),
+            ("/v1/chat/completions", "localhost:11434")
+        );
+        for (base, path) in
+            [("https://api.anthropic.com", "/v1/messages"), ("https://h/proxy/v1", "/proxy/v1/messages")]
+        {
+            assert_eq!(parse(base, WireFormat::Anthropic).expect("good").path, path);
+        }
+        for bad in ["", "h", "ftp://h/", "https://u:p@h/", "https://h/?q", "https://h/#f", "file:///x"] {
+            assert!(parse(bad, WireFormat::OpenAi).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_checked_and_never_shown() {
+        let good = provider("p", "https://h/v1", &[], true);
+        assert!(!format!("{good:?}").contains("sk-secret"));
+        let setup = |key: Option<&str>| ProviderSetup {
+            name: ProviderName::parse("a").expect("a name"),
+            format: WireFormat::Anthropic,
+            base_url: "https://api.anthropic.com".into(),
+            key: key.map(Into::into),
+            models: Vec::new(),
+            any_model: true,
+        };
+        assert!(matches!(Provider::new(setup(None)).service, Service::Unusable(_)));
+        assert!(matches!(Provider::new(setup(Some("a\nb"))).service, Service::Unusable(_)));
+        assert!(matches!(Provider::new(setup(Some("sk\n"))).service, Service::Remote(_)));
+    }
+}
