@@ -6,7 +6,7 @@
 
 use crate::run::{program, read, say, succeed};
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Taken out of the environment: what a README promises holds without an account anywhere.
 const KEYS: [&str; 8] = [
@@ -36,52 +36,60 @@ pub(crate) fn run(root: &Path, marks: &[String]) -> Result<()> {
         say(&format!("note: {} uncommitted paths are not in the clean checkout", dirty.lines().count()));
     }
     let clone = CleanCheckout::make(root)?;
-    let text = std::fs::read_to_string(clone.path.join("README.md")).context("read README.md")?;
+    let text = std::fs::read_to_string(clone.checkout().join("README.md")).context("read README.md")?;
     for mark in wanted {
         let blocks: Vec<Block> = blocks(&text).into_iter().filter(|block| block.mark == mark).collect();
         ensure!(!blocks.is_empty(), "README.md has no block marked `sh {mark}`");
         for block in blocks {
-            run_block(&block, &clone.path)?;
+            run_block(&block, &clone)?;
         }
     }
     Ok(())
 }
 
-fn run_block(block: &Block, folder: &Path) -> Result<()> {
+fn run_block(block: &Block, clone: &CleanCheckout) -> Result<()> {
     for line in block.script.lines() {
         say(&format!("readme [{}] $ {line}", block.mark));
     }
     let script = format!("set -euo pipefail\n{}", block.script);
-    let mut command = program("bash", ["-c", &script], folder);
+    let mut command = program("bash", ["-c", &script], &clone.checkout());
     for key in KEYS {
         command.env_remove(key);
     }
     // A run of the README leaves nothing in the caller's state.
-    command.env("AAOS_STATE_DIR", folder.join(".git").join("aaos-state"));
-    command.env("AAOS_SOCKET", folder.join(".git").join("aaos.sock"));
+    command.env("AAOS_STATE_DIR", clone.base.join("state"));
+    command.env("AAOS_SOCKET", clone.base.join("agentd.sock"));
     succeed(command).with_context(|| format!("README.md, block marked `sh {}`", block.mark))
 }
 
-/// A clone of HEAD in the temporary directory, gone with the value.
+/// A folder in the temporary directory with a clone of HEAD and room for state, gone with the value.
 struct CleanCheckout {
-    path: std::path::PathBuf,
+    base: PathBuf,
 }
 
 impl CleanCheckout {
     fn make(root: &Path) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("aaos-readme-{}", std::process::id()));
-        ensure!(!path.exists(), "{} is in the way", path.display());
-        let checkout = Self { path };
-        let (from, to) = (root.as_os_str(), checkout.path.as_os_str());
-        succeed(program("git", ["clone".as_ref(), "--quiet".as_ref(), from, to], root))?;
-        Ok(checkout)
+        let clone = Self::empty("clone")?;
+        let (from, to) = (root.as_os_str(), clone.checkout());
+        succeed(program("git", ["clone".as_ref(), "--quiet".as_ref(), from, to.as_os_str()], root))?;
+        Ok(clone)
+    }
+
+    fn empty(purpose: &str) -> Result<Self> {
+        let base = std::env::temp_dir().join(format!("aaos-readme-{purpose}-{}", std::process::id()));
+        std::fs::create_dir(&base).with_context(|| format!("make {}", base.display()))?;
+        Ok(Self { base })
+    }
+
+    fn checkout(&self) -> PathBuf {
+        self.base.join("checkout")
     }
 }
 
 impl Drop for CleanCheckout {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            say(&format!("note: {} is left behind: {error}", self.path.display()));
+        if let Err(error) = std::fs::remove_dir_all(&self.base) {
+            say(&format!("note: {} is left behind: {error}", self.base.display()));
         }
     }
 }
@@ -123,9 +131,10 @@ mod tests {
 
     #[test]
     fn a_failing_block_fails() {
-        let here = std::env::temp_dir();
+        let clone = CleanCheckout::empty("test").unwrap();
+        std::fs::create_dir(clone.checkout()).unwrap();
         let block = |script: &str| Block { mark: "run".into(), script: script.into() };
-        assert!(run_block(&block("true\n"), &here).is_ok());
-        assert!(run_block(&block("false\ntrue\n"), &here).is_err(), "the first failing line ends the block");
+        assert!(run_block(&block("true\n"), &clone).is_ok());
+        assert!(run_block(&block("false\ntrue\n"), &clone).is_err(), "the first failing line ends the block");
     }
 }

@@ -15,7 +15,7 @@ mod rpc;
 mod web;
 
 pub use daemon::{Backend, Daemon, DaemonBuilder, Finished};
-pub use files::{Binaries, binaries, scratch};
+pub use files::{Binaries, Snapshot, binaries, scratch};
 pub use gate::Gate;
 pub use model::{
     CutAs, Dialect, ModelServer, ReportedUsage, SCRIPTED_MODEL, Script, SeenMessage, SeenRequest, SeenResult,
