@@ -1,8 +1,8 @@
 //! The handle: opening, the pipeline's two journal steps, plain records, reading.
 //!
-//! Invariants: what `begin` (but for safe effects), `finish` (the same), `record` and `record_all` acknowledged
-//! survives `kill -9`; a permit exists only if its intent is durable or, for a safe effect, queued in a journal
-//! that has not failed.
+//! Invariants: what `begin` (but for safe effects), `finish` (the same), `record` and `record_all`
+//! acknowledged survives `kill -9`; a permit exists only if its intent is durable or, for a safe effect,
+//! queued in a journal that has not failed.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,8 +57,8 @@ impl Journal {
     /// Opens or creates the journal, verifies its chain and folds it into the state it ends in. Blocks.
     ///
     /// # Errors
-    /// [`JournalError`]: already open, unknown schema, chain broken (with the first bad entry), or the files
-    /// cannot be used.
+    /// [`JournalError`]: already open, unknown schema, chain broken (with the first bad entry), or the
+    /// files cannot be used.
     pub fn open(config: JournalConfig) -> Result<(Self, State), JournalError> {
         Self::open_printing_to(config, io::stdout())
     }
@@ -93,11 +93,11 @@ impl Journal {
         Ok((Self { queue: sender, head: followed, status, readers }, state))
     }
 
-    /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the disk
-    /// unless the effect is [`EffectClass::Safe`], whose intent goes into the next group commit.
+    /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the
+    /// disk unless the effect is [`EffectClass::Safe`], whose intent goes into the next group commit.
     ///
-    /// When this fails, or its future is dropped before it resolves, the effect's charges are refunded; in the
-    /// second case the intent may be in the journal all the same, and a restart counts it as spent.
+    /// When this fails, or its future is dropped before it resolves, the effect's charges are refunded; in
+    /// the second case the intent may be in the journal all the same, and a restart counts it as spent.
     ///
     /// # Errors
     /// [`JournalError`]: the journal failed or is closed.
@@ -200,8 +200,8 @@ impl Journal {
         self.readers.with(move |file| file.verify(Some(expected))).await
     }
 
-    /// The number of the last durable entry (0 before the first), for followers. The channel closes when the
-    /// journal does.
+    /// The number of the last durable entry (0 before the first), for followers. The channel closes when
+    /// the journal does.
     #[must_use]
     pub fn head(&self) -> watch::Receiver<Seq> {
         self.head.clone()

@@ -1,12 +1,12 @@
 //! The one durable record: intent before, outcome after, replay at start. Sole minter of permits.
 //!
-//! Invariants: one writer thread owns the database and its lock; an entry is acknowledged only after its commit
-//! is on the disk; sequence numbers have no gaps; every entry is chained to the one before by a hash that
-//! covers its header and stands for its body, so that bodies can be erased and headers cannot be changed; a
-//! journal that failed one commit acknowledges nothing more. This crate has no clock.
+//! Invariants: one writer thread owns the database and its lock; an entry is acknowledged only after its
+//! commit is on the disk; sequence numbers have no gaps; every entry is chained to the one before by a hash
+//! that covers its header and stands for its body, so that bodies can be erased and headers cannot be
+//! changed; a journal that failed one commit acknowledges nothing more. This crate has no clock.
 //!
-//! What it promises holds against `kill -9` at any instant. Cutting off the chain's tail is detected only by
-//! comparing with a [`Head`] that was seen elsewhere ([`Journal::verify_against`]).
+//! What it promises holds against `kill -9` at any instant. Cutting off the chain's tail is detected only
+//! by comparing with a [`Head`] that was seen elsewhere ([`Journal::verify_against`]).
 
 mod audit;
 mod chain;

@@ -1,8 +1,9 @@
-//! The sealed steps after the decision: [`Permit`] (the intent is journalled) and [`Receipt`] (there is an outcome).
+//! The sealed steps after the decision: [`Permit`] (the intent is journalled) and [`Receipt`] (there is an
+//! outcome).
 //!
 //! Invariants: both have private fields and are neither `Clone` nor `Deserialize`; a permit is made only by
-//! [`crate::Journal::begin`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that is
-//! dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
+//! [`crate::Journal::begin`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
+//! is dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
 
 use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect};
 use aaos_core::event::{Event, NewEntry};

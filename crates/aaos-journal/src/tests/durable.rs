@@ -155,9 +155,8 @@ async fn a_full_disk_is_typed_acknowledges_nothing_and_poisons() {
     }
     // Space is there again; the journal stays closed to new work all the same.
     let poisoned = journal.record(saying("later")).await.expect_err("poisoned");
-    assert!(
-        matches!(&poisoned, JournalError::Poisoned { source } if matches!(**source, JournalError::DiskFull { .. }))
-    );
+    let JournalError::Poisoned { source } = poisoned else { panic!("{poisoned:?}") };
+    assert!(matches!(*source, JournalError::DiskFull { .. }), "it names the first failure: {source:?}");
     assert!(matches!(journal.note(saying("later")), Err(JournalError::Poisoned { .. })));
     assert_eq!(*journal.head().borrow(), kept.seq);
     assert!(matches!(journal.close().await, Err(JournalError::Poisoned { .. })));
