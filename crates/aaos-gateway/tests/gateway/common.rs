@@ -1,0 +1,118 @@
+//! What the gateway's tests share: agentd's end of a channel, and a name server that says what a test wants.
+//!
+//! Invariant: nothing waits longer than testkit's patience.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aaos_core::wire::{FRAME_HEADER_BYTES, decode_frame, encode_frame, frame_length};
+use aaos_gateway::dial::Dialer;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// agentd's end.
+pub(crate) struct Near(pub(crate) UnixStream);
+
+impl Near {
+    /// Sends one frame.
+    pub(crate) async fn send<T: Serialize>(&mut self, frame: &T) {
+        let bytes = encode_frame(frame).expect("a small frame");
+        self.0.write_all(&bytes).await.expect("the gateway listens");
+    }
+
+    /// Sends one small frame with a descriptor on its first byte.
+    pub(crate) async fn send_with<T: Serialize>(&mut self, frame: &T, descriptor: BorrowedFd<'_>) {
+        let bytes = encode_frame(frame).expect("a small frame");
+        self.0.writable().await.expect("a live channel");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [descriptor];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "room for one");
+        let sent = sendmsg(self.0.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
+        assert_eq!(sent.expect("the gateway listens"), bytes.len(), "one small frame goes out whole");
+    }
+
+    /// The next frame.
+    pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> T {
+        self.next().await.expect("the gateway still speaks")
+    }
+
+    /// The next frame, or `None` at the end of the channel.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Option<T> {
+        let read = async {
+            let mut header = [0; FRAME_HEADER_BYTES];
+            if self.0.read_exact(&mut header).await.is_err() {
+                return None;
+            }
+            let mut body = vec![0; frame_length(header).expect("below the limit")];
+            self.0.read_exact(&mut body).await.expect("a whole frame");
+            Some(decode_frame(&body).expect("the expected frame"))
+        };
+        tokio::time::timeout(testkit::PATIENCE, read).await.expect("the gateway answers in time")
+    }
+}
+
+/// Answers every A question with the addresses that `answer` gives for its name, and AAAA with none. An empty answer
+/// is a name without addresses. Questions are reported to `asked`.
+pub(crate) fn name_server(
+    answer: impl Fn(&str) -> Vec<Ipv4Addr> + Send + 'static,
+) -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a loopback port");
+    let address = socket.local_addr().expect("bound");
+    let (asked, questions) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut packet = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            let Some(reply) = dns_reply(&packet[..length], &answer, &asked) else { continue };
+            if socket.send_to(&reply, from).is_err() {
+                return;
+            }
+        }
+    });
+    (address, questions)
+}
+
+/// RFC 1035 §4: the header and question echoed, and an answer record for each address.
+fn dns_reply(
+    query: &[u8],
+    answer: &impl Fn(&str) -> Vec<Ipv4Addr>,
+    asked: &std::sync::mpsc::Sender<String>,
+) -> Option<Vec<u8>> {
+    let mut name = String::new();
+    let mut at = 12;
+    while *query.get(at)? != 0 {
+        let length = usize::from(query[at]);
+        name.push_str(std::str::from_utf8(query.get(at + 1..at + 1 + length)?).ok()?);
+        name.push('.');
+        at += 1 + length;
+    }
+    let question_end = at + 5;
+    let is_a = query.get(at + 1..at + 3)? == [0, 1];
+    let addresses = if is_a { answer(&name.to_ascii_lowercase()) } else { Vec::new() };
+    asked.send(name).unwrap_or(());
+    let mut reply = query[..2].to_vec();
+    reply.extend([0x81, 0x80, 0, 1, 0, u8::try_from(addresses.len()).ok()?, 0, 0, 0, 0]);
+    reply.extend(query.get(12..question_end)?);
+    for address in addresses {
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+        reply.extend(address.octets());
+    }
+    Some(reply)
+}
+
+/// A dialer that asks only this name server.
+pub(crate) fn dialer(server: SocketAddr) -> Dialer {
+    let mut connection = ConnectionConfig::udp();
+    connection.port = server.port();
+    Dialer::with_name_servers(ResolverConfig::from_name_servers(vec![NameServerConfig::new(
+        server.ip(),
+        true,
+        vec![connection],
+    )]))
+}

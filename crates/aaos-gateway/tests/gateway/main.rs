@@ -1,0 +1,5 @@
+//! Black-box tests of the gateway: each role over its channel, and the real binary, locked.
+
+mod common;
+mod egress;
+mod models;
