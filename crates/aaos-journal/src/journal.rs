@@ -114,6 +114,7 @@ impl Journal {
     }
 
     /// Journals how an effect ended. Waits for the disk unless the effect is [`EffectClass::Safe`].
+    /// Let it run to its end: an outcome whose future is dropped early may be lost.
     ///
     /// # Errors
     /// [`JournalError`]: the journal failed or is closed; the effect then counts as unknown.
