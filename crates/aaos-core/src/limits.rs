@@ -174,3 +174,9 @@ pub const MAX_SCHEMA_ERRORS: usize = 8;
 pub const MAX_QUEUED_INFERENCES: usize = 4_096;
 /// Pieces of a model's prose that wait for a slow listener before they are merged.
 pub const KEPT_DELTAS: usize = 256;
+/// Time for a far process to be made, locked and proved, milliseconds.
+pub const FAR_LAUNCH_MS: u64 = 5_000;
+/// Time for a killed far process to be reaped and its last words to arrive, milliseconds.
+pub const FAR_STOP_MS: u64 = 2_000;
+/// Time for probes that are asked for after the launch, milliseconds.
+pub const FAR_PROBE_MS: u64 = 5_000;
