@@ -105,6 +105,7 @@ pub struct Settlement {
 /// a refund still reaches its ancestors.
 #[derive(Debug)]
 struct AgentNode {
+    name: AgentName,
     parent: Option<AgentId>,
     depth: u32,
     purse: Purse,
@@ -191,7 +192,9 @@ impl Authority {
     /// given back: it frees itself within the minute.
     pub fn refund(&mut self, charges: Vec<Charge>) {
         self.take_back_dropped();
-        self.give_back(&charges);
+        for charge in charges {
+            self.give_back(&charge);
+        }
     }
 
     /// Ends an agent and its descendants: their grants end, what they used stays counted in their ancestors,
@@ -265,6 +268,12 @@ impl Authority {
         self.alive(agent).map(|node| node.children.clone()).unwrap_or_default()
     }
 
+    /// An agent's name.
+    #[must_use]
+    pub fn name_of(&self, agent: AgentId) -> Option<&AgentName> {
+        self.alive(agent).ok().map(|node| &node.name)
+    }
+
     /// How deep an agent stands; a root agent at 0.
     #[must_use]
     pub fn depth_of(&self, agent: AgentId) -> Option<u32> {
@@ -279,27 +288,21 @@ impl Authority {
     }
 
     fn take_back_dropped(&mut self) {
-        let dropped = self.refunds.take();
-        if !dropped.is_empty() {
-            self.give_back(&dropped);
+        for charge in self.refunds.take() {
+            self.give_back(&charge);
         }
     }
 
-    fn give_back(&mut self, charges: &[Charge]) {
-        for charge in charges {
-            match charge {
-                Charge::Use { grant } => {
-                    if let Some((ix, agent)) = self.grants.find(*grant) {
-                        self.grants.uncharge(ix);
-                        self.close_charge(agent);
-                    }
-                }
-                Charge::Tokens { agent, reserved } => {
-                    self.spend(*agent, *reserved, Tokens::ZERO);
-                    self.close_charge(*agent);
+    fn give_back(&mut self, charge: &Charge) {
+        match charge {
+            Charge::Use { grant } => {
+                if let Some((ix, _)) = self.grants.find(*grant) {
+                    self.grants.uncharge(ix);
                 }
             }
+            Charge::Tokens { agent, reserved } => self.spend(*agent, *reserved, Tokens::ZERO),
         }
+        self.close(charge);
     }
 
     fn alive(&self, agent: AgentId) -> Result<&AgentNode, Refusal> {

@@ -70,6 +70,19 @@ pub enum Capability {
 }
 
 impl Capability {
+    /// The pattern of a file capability.
+    #[must_use]
+    pub const fn file_pattern(&self) -> Option<&PathPattern> {
+        match self {
+            Self::FileRead(pattern) | Self::FileWrite(pattern) => Some(pattern),
+            Self::Tool(_)
+            | Self::WebSearch
+            | Self::Network(_)
+            | Self::SpawnChild(_)
+            | Self::MessageSend(_) => None,
+        }
+    }
+
     /// The form's name in the grammar.
     #[must_use]
     pub const fn form(&self) -> &'static str {

@@ -152,6 +152,8 @@ pub enum Event {
         manifest: Box<Manifest>,
         /// Tokens it may use at most.
         max_tokens: Option<Tokens>,
+        /// uid of the principal whose agent it is.
+        principal: u32,
     },
     /// An agent received a grant.
     CapabilityGranted {

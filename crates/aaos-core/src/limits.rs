@@ -72,6 +72,8 @@ pub const MAX_MANIFEST_DEPTH: usize = 32;
 pub const MAX_MANIFEST_NODES: usize = 20_000;
 /// Aliases in a manifest.
 pub const MAX_MANIFEST_ALIASES: usize = 64;
+/// Unquoted `*` in a manifest: each costs one more reading of the text.
+pub const MAX_BARE_STARS: usize = 16;
 /// Entries in a manifest's `metadata`.
 pub const MAX_METADATA: usize = 256;
 /// Largest goal or message text, bytes.

@@ -154,6 +154,8 @@ pub struct AgentRecord {
     pub spawned_at: Timestamp,
     /// Its ceiling of tokens.
     pub max_tokens: Option<Tokens>,
+    /// uid of the principal whose agent it is.
+    pub principal: u32,
     /// Whether it lives.
     pub life: AgentLife,
     /// Whether it is paused.

@@ -183,6 +183,7 @@ impl Authority {
 
     fn enter(&mut self, admission: Admission, parent: Option<AgentId>, depth: u32) {
         let node = AgentNode {
+            name: admission.name,
             parent,
             depth,
             purse: Purse { limit: admission.max_tokens, reserved: Tokens::ZERO, used: Tokens::ZERO },
@@ -211,10 +212,10 @@ impl Authority {
 
     fn hold_one(&mut self, record: GrantRecord, counters: Counters) {
         let agent = record.agent;
-        let ix = self.grants.insert(record.clone(), counters);
-        let node = self.node_mut(agent);
+        let ix = self.grants.insert(record, counters);
+        let node = self.agents.get_mut(&agent).unwrap_or_else(|| unreachable!("{agent:?} was entered"));
         node.grants.push(ix);
-        node.index.add(&record, ix);
+        node.index.add(self.grants.record(ix), ix);
     }
 }
 

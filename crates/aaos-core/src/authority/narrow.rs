@@ -9,7 +9,7 @@ use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::AgentId;
 use crate::manifest::{Lifecycle, Manifest};
 use crate::path::PathPattern;
-use crate::quantity::{Timestamp, Tokens};
+use crate::quantity::Timestamp;
 
 use super::words;
 
@@ -140,8 +140,7 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
     let (mine, own) = (&mut child.memory, &parent.memory);
     mine.context_window = mine.context_window.min(own.context_window);
     mine.max_history_messages = mine.max_history_messages.min(own.max_history_messages);
-    let least_tokens = |one: Option<Tokens>, other: Option<Tokens>| [one, other].into_iter().flatten().min();
-    child.budget_config.max_tokens =
-        least_tokens(child.budget_config.max_tokens, parent.budget_config.max_tokens);
+    let ceilings = [child.budget_config.max_tokens, parent.budget_config.max_tokens];
+    child.budget_config.max_tokens = ceilings.into_iter().flatten().min();
     Ok(child)
 }

@@ -320,7 +320,10 @@ fn tool(value: &Value<'_>) -> Result<ToolSet, CapabilityError> {
 
 fn names(form: &'static str, example: &'static str, value: &Value<'_>) -> Result<NameSet, CapabilityError> {
     let listed = match value {
-        Value::Text(text) => items(text),
+        Value::Text(text) => {
+            let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            items(inside.unwrap_or(text))
+        }
         Value::List(list) => list.clone(),
         _ => return Err(shape(form, "a list of agent names, or [*]", example)),
     };

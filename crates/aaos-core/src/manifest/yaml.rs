@@ -11,7 +11,7 @@ use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy, Options, Spanned};
 
 use crate::capability::{CapabilityError, GrantSpec, Value};
 use crate::limits::{
-    MAX_CAPABILITIES, MAX_MANIFEST_ALIASES, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_NODES,
+    MAX_BARE_STARS, MAX_MANIFEST_ALIASES, MAX_MANIFEST_BYTES, MAX_MANIFEST_DEPTH, MAX_MANIFEST_NODES,
 };
 
 /// A place in the text, from 1; 0 where it is not known.
@@ -71,7 +71,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
         return Err(Fault { place: Place::default(), message });
     }
     let mut text = std::borrow::Cow::Borrowed(text);
-    for _ in 0..MAX_CAPABILITIES {
+    for _ in 0..=MAX_BARE_STARS {
         let fault = match serde_saphyr::from_str_with_options::<Spanned<Content>>(&text, options()) {
             Ok(root) => return Ok(node(root)),
             Err(error) => fault(&error),

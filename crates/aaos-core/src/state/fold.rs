@@ -114,7 +114,7 @@ impl State {
     }
 
     fn admit(&mut self, entry: &Entry) {
-        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, max_tokens }) =
+        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, max_tokens, principal }) =
             (entry.agent_id, &entry.event)
         else {
             return;
@@ -128,6 +128,7 @@ impl State {
             manifest: (**manifest).clone(),
             spawned_at: entry.timestamp,
             max_tokens: *max_tokens,
+            principal: *principal,
             life: AgentLife::Alive,
             paused: false,
             grants: Vec::new(),
@@ -147,8 +148,13 @@ impl State {
         let Some(holder) = self.agents.get_mut(&grant.agent) else {
             return;
         };
-        let state = GrantState { record: grant.clone(), uses: 0, recent: VecDeque::new(), revoked: false };
-        if self.grants.insert(grant.id, state).is_none() {
+        if let std::collections::btree_map::Entry::Vacant(free) = self.grants.entry(grant.id) {
+            free.insert(GrantState {
+                record: grant.clone(),
+                uses: 0,
+                recent: VecDeque::new(),
+                revoked: false,
+            });
             holder.grants.push(grant.id);
         }
     }

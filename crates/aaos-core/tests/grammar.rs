@@ -1,0 +1,241 @@
+//! Every form of SPEC §2: what it means, how it is refused, and that its own words parse back.
+
+use aaos_core::capability::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
+use aaos_core::name::{AgentName, ToolName};
+use aaos_core::path::{AbsPath, PathPattern, Reach};
+use aaos_core::tool::CATALOGUE;
+use proptest::prelude::*;
+
+fn spec(text: &str) -> GrantSpec {
+    GrantSpec::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn refusal(text: &str) -> String {
+    match GrantSpec::parse(text) {
+        Ok(spec) => panic!("{text} parsed as {spec}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn host(host: &str, subdomains: bool, port: Option<u16>) -> HostRule {
+    HostRule { host: host.to_owned(), subdomains, port }
+}
+
+#[test]
+fn every_form_is_read() {
+    let pattern = |text: &str| PathPattern::parse(text).expect("a pattern");
+    let name = |text: &str| AgentName::parse(text).expect("a name");
+    let cases = [
+        ("file_read: /abs/dir/*", Capability::FileRead(pattern("/abs/dir/*"))),
+        ("file_read: /abs/file", Capability::FileRead(pattern("/abs/file"))),
+        ("file_read: *", Capability::FileRead(pattern("/*"))),
+        ("file_write: /a b/*", Capability::FileWrite(pattern("/a b/*"))),
+        ("tool: *", Capability::Tool(ToolSet::All)),
+        ("tool: echo", Capability::Tool(ToolSet::One(ToolName::parse("echo").expect("a tool")))),
+        ("web_search", Capability::WebSearch),
+        ("network: Example.ORG.", Capability::Network(vec![host("example.org", false, None)])),
+        (
+            "network: b.org:8443, *.a.org",
+            Capability::Network(vec![host("a.org", true, None), host("b.org", false, Some(8443))]),
+        ),
+        ("network: 127.0.0.1:8080", Capability::Network(vec![host("127.0.0.1", false, Some(8080))])),
+        ("network: [::1]:8080", Capability::Network(vec![host("::1", false, Some(8080))])),
+        ("network: 2001:DB8:0::1", Capability::Network(vec![host("2001:db8::1", false, None)])),
+        ("network: [::1]", Capability::Network(vec![host("::1", false, None)])),
+        ("spawn_child: [*]", Capability::SpawnChild(NameSet::All)),
+        ("spawn_child: [b, a, b]", Capability::SpawnChild(NameSet::Only(vec![name("a"), name("b")]))),
+        ("spawn_child: reader", Capability::SpawnChild(NameSet::Only(vec![name("reader")]))),
+        ("message_send: [a]", Capability::MessageSend(NameSet::Only(vec![name("a")]))),
+    ];
+    for (text, capability) in cases {
+        assert_eq!(spec(text).capability, capability, "{text}");
+        assert_eq!(spec(text).constraints, Constraints::default(), "{text}");
+    }
+}
+
+#[test]
+fn the_map_form_adds_constraints() {
+    let all = spec(
+        r#"{ file_write: "/data/output/*", max_invocations: 10, max_per_minute: 5, expires_in_seconds: 3600,
+             delegate: false, use: true }"#,
+    );
+    let wanted = Constraints {
+        max_invocations: Some(10),
+        max_per_minute: Some(5),
+        expires_in_seconds: Some(3600),
+        delegate: false,
+        usable: true,
+    };
+    assert_eq!(all.constraints, wanted);
+    assert_eq!(all.capability, spec("file_write: /data/output/*").capability);
+    assert_eq!(spec("{ tool: *, max_invocations: 1 }").capability, Capability::Tool(ToolSet::All));
+    assert_eq!(spec("{ spawn_child: [*], use: false }").capability, Capability::SpawnChild(NameSet::All));
+    assert_eq!(spec("{ web_search: true, max_invocations: 1 }").capability, Capability::WebSearch);
+    assert_eq!(spec("{ network: [a.org, 'b.org:81'], use: false }").constraints.usable, false);
+}
+
+#[test]
+fn refusals_name_the_nearest_valid_spelling() {
+    for (text, nearest) in [
+        ("file_raed: /a", "\"file_read\""),
+        ("File-Write: /a", "\"file_write\""),
+        ("websearch", "\"web_search\""),
+        ("tool: file_reed", "\"file_read\""),
+        ("{ tool: echo, max_invocation: 1 }", "\"max_invocations\""),
+        ("{ tool: echo, delegat: true }", "\"delegate\""),
+        ("{ tol: echo, use: true }", "\"tool\""),
+        ("file_read: /a/**", "\"/a/*\""),
+        ("file_read: /a/", "\"/a/*\""),
+        ("network: https://example.org/page", "\"example.org\""),
+        ("network: *", "\"web_search\""),
+        ("network: www.*.org", "\"*.www.org\""),
+        ("network: example.org:http", "\"example.org\""),
+    ] {
+        let words = refusal(text);
+        assert!(words.contains(nearest), "{text}: {words}");
+    }
+}
+
+#[test]
+fn everything_else_is_refused() {
+    for text in [
+        "",
+        ":",
+        "file_read",
+        "file_read:",
+        "file_read: a",
+        "file_read: /a/*/b",
+        "file_read: /a/../b",
+        "file_read: /a?",
+        "file_read: [/a, /b]",
+        "tool",
+        "tool: Echo",
+        "tool: ",
+        "tool: e*",
+        "web_search: example.org",
+        "{ web_search: false, use: true }",
+        "network",
+        "network:",
+        "network: a..b",
+        "network: -a.org",
+        "network: a.org:0",
+        "network: a.org:65536",
+        "network: a.org:",
+        "network: 127.1",
+        "network: 0x7f.1",
+        "network: 2130706433",
+        "network: 1.2.3.4.5",
+        "network: *.127.0.0.1",
+        "network: [::1",
+        "network: [zz]:1",
+        "network: a.org, ,b.org",
+        "network: user@a.org",
+        "spawn_child",
+        "spawn_child: []",
+        "spawn_child: [*, a]",
+        "spawn_child: [A]",
+        "message_send: [a b]",
+        "{ max_invocations: 1 }",
+        "{ tool: echo, web_search: true }",
+        "{ tool: echo, max_invocations: 0 }",
+        "{ tool: echo, max_invocations: -1 }",
+        "{ tool: echo, max_invocations: '1' }",
+        "{ tool: echo, max_invocations: 4294967296 }",
+        "{ tool: echo, max_per_minute: 60001 }",
+        "{ tool: echo, use: 1 }",
+        "{ tool: echo, delegate: yes }",
+        "{ tool: echo, tool: echo }",
+        "{ tool: echo",
+        "{}",
+        "{ file_read: /a, expires_in_seconds: 1.5 }",
+    ] {
+        refusal(text);
+    }
+    assert!(GrantSpec::parse("file_read: /a\u{7}").is_err(), "a control character");
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    for text in
+        ["exec: /usr/bin/git", "tool: memory_store", "tool: command_run", "{ exec: /bin/ls, use: false }"]
+    {
+        assert!(refusal(text).contains("not supported in this version"), "{text}");
+    }
+}
+
+#[test]
+fn long_nonsense_gives_a_short_error() {
+    let words = refusal(&"x".repeat(100_000));
+    assert!(words.len() < 1000, "{} bytes", words.len());
+    assert!(GrantSpec::parse(&format!("network: {}a.org", "a.org,".repeat(300))).is_err(), "too many hosts");
+}
+
+fn any_path() -> impl Strategy<Value = PathPattern> {
+    let component = "[a-z0-9 ._\"'{}#:,&!-]{0,6}[a-z]";
+    (prop::collection::vec(component, 1..4), any::<bool>()).prop_map(|(parts, subtree)| {
+        let root = AbsPath::parse(&format!("/{}", parts.join("/"))).expect("absolute");
+        PathPattern::from_parts(root, if subtree { Reach::Subtree } else { Reach::Exact })
+    })
+}
+
+fn any_rules() -> impl Strategy<Value = Vec<HostRule>> {
+    let name = ("[a-z][a-z0-9-]{0,3}[a-z]\\.[a-z]{2,3}", any::<bool>());
+    let v4 = any::<std::net::Ipv4Addr>().prop_map(|v4| (v4.to_string(), false));
+    let v6 = any::<std::net::Ipv6Addr>().prop_map(|v6| (v6.to_string(), false));
+    let rule = (prop_oneof![name, v4, v6], prop::option::of(1..=u16::MAX));
+    let rule = rule.prop_map(|((host, subdomains), port)| HostRule { host, subdomains, port });
+    prop::collection::btree_set(rule, 1..4).prop_map(|rules| rules.into_iter().collect())
+}
+
+fn any_names() -> impl Strategy<Value = NameSet> {
+    let only = prop::collection::btree_set("[a-z0-9][a-z0-9-]{0,5}", 1..4).prop_map(|names| {
+        NameSet::Only(names.iter().map(|name| AgentName::parse(name).expect("a name")).collect())
+    });
+    prop_oneof![Just(NameSet::All), only]
+}
+
+fn any_capability() -> impl Strategy<Value = Capability> {
+    let tool = (0..CATALOGUE.len()).prop_map(|at| ToolSet::One(CATALOGUE[at].tool_name()));
+    prop_oneof![
+        any_path().prop_map(Capability::FileRead),
+        any_path().prop_map(Capability::FileWrite),
+        prop_oneof![Just(ToolSet::All), tool].prop_map(Capability::Tool),
+        Just(Capability::WebSearch),
+        any_rules().prop_map(Capability::Network),
+        any_names().prop_map(Capability::SpawnChild),
+        any_names().prop_map(Capability::MessageSend),
+    ]
+}
+
+prop_compose! {
+    fn any_spec()(
+        capability in any_capability(),
+        max_invocations in prop::option::of(1..=u32::MAX),
+        max_per_minute in prop::option::of(1..=60_000u32),
+        expires_in_seconds in prop::option::of(1..=u32::MAX),
+        delegate in any::<bool>(),
+        usable in any::<bool>(),
+    ) -> GrantSpec {
+        let constraints =
+            Constraints { max_invocations, max_per_minute, expires_in_seconds, delegate, usable };
+        GrantSpec { capability, constraints }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_grant_in_its_own_words_is_the_same_grant(wanted in any_spec()) {
+        let bare = GrantSpec::from(wanted.capability.clone());
+        prop_assert_eq!(GrantSpec::parse(&bare.to_string()), Ok(bare));
+        prop_assert_eq!(GrantSpec::parse(&wanted.to_string()), Ok(wanted));
+    }
+
+    #[test]
+    fn no_text_panics(text in "[ -~]{0,40}") {
+        if let Ok(spec) = GrantSpec::parse(&text) {
+            prop_assert_eq!(GrantSpec::parse(&spec.to_string()), Ok(spec));
+        }
+    }
+}
