@@ -182,3 +182,5 @@ pub const FAR_LAUNCH_MS: u64 = 5_000;
 pub const FAR_STOP_MS: u64 = 2_000;
 /// Time for probes that are asked for after the launch, milliseconds.
 pub const FAR_PROBE_MS: u64 = 5_000;
+/// Time for a far process that closed its channel to end by itself, milliseconds.
+pub const FAR_GRACE_MS: u64 = 200;
