@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 /// Longest status line and headers of an answer together, bytes.
@@ -148,10 +148,10 @@ impl Dialer {
         Self { resolver, tls: tls_from_system() }
     }
 
-    /// With these name servers instead of the machine's, and without TLS.
+    /// With these name servers and certificate authorities instead of the machine's.
     #[must_use]
-    pub fn with_name_servers(config: ResolverConfig) -> Self {
-        Self { resolver: resolver(config, ResolverOpts::default()), tls: Err("switched off".to_owned()) }
+    pub fn with(names: ResolverConfig, authorities: Vec<CertificateDer<'static>>) -> Self {
+        Self { resolver: resolver(names, ResolverOpts::default()), tls: connector(authorities) }
     }
 
     /// Every address of a name (at most eight), IPv4 first.
@@ -207,9 +207,12 @@ fn resolver(config: ResolverConfig, mut options: ResolverOpts) -> Result<TokioRe
 }
 
 fn tls_from_system() -> Result<TlsConnector, String> {
-    let found = rustls_native_certs::load_native_certs();
+    connector(rustls_native_certs::load_native_certs().certs)
+}
+
+fn connector(authorities: Vec<CertificateDer<'static>>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
-    let (added, _unusable) = roots.add_parsable_certificates(found.certs);
+    let (added, _unusable) = roots.add_parsable_certificates(authorities);
     if added == 0 {
         return Err("this machine has no certificate authorities; install the package ca-certificates".into());
     }

@@ -4,6 +4,7 @@
 //! Invariants: a stranger's bytes are parsed here and never in agentd; everything that is needed from disk is
 //! read before the process locks itself; no file is opened after; the roles share only how to reach a host.
 
+mod builtin;
 pub mod channel;
 pub mod dial;
 pub mod egress;

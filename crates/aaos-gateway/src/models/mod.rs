@@ -112,9 +112,7 @@ impl Desk {
         let route = provider::route(&self.providers, &self.aliases, &request.model)?;
         let provider = route.provider;
         match &provider.service {
-            Service::Builtin => {
-                Err(failure(ModelFailureKind::NotUnderstood, "the planner is not in this build"))
-            }
+            Service::Builtin => plan(request).await,
             Service::Unusable(problem) => Err(failure(
                 ModelFailureKind::Rejected,
                 format!("provider {} cannot be used: {problem}", provider.name),
@@ -157,6 +155,14 @@ impl Desk {
             }
         }
     }
+}
+
+/// Asks the planner inside this binary, beside the thread that serves: it computes and does not wait.
+async fn plan(request: &ModelRequest) -> Result<ModelReply, ModelFailure> {
+    let request = request.clone();
+    tokio::task::spawn_blocking(move || crate::builtin::answer(&request))
+        .await
+        .unwrap_or_else(|_| Err(malformed("the builtin planner broke off; this is a bug in aaOS")))
 }
 
 async fn read_stream(

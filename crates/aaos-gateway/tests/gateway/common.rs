@@ -6,6 +6,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use aaos_core::wire::{FRAME_HEADER_BYTES, decode_frame, encode_frame, frame_length};
 use aaos_gateway::dial::Dialer;
@@ -14,7 +15,10 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
 
 /// agentd's end.
 pub(crate) struct Near(pub(crate) UnixStream);
@@ -106,13 +110,38 @@ fn dns_reply(
     Some(reply)
 }
 
-/// A dialer that asks only this name server.
-pub(crate) fn dialer(server: SocketAddr) -> Dialer {
+/// A dialer that asks only this name server and trusts only these authorities.
+pub(crate) fn dialer(server: SocketAddr, authorities: Vec<CertificateDer<'static>>) -> Dialer {
     let mut connection = ConnectionConfig::udp();
     connection.port = server.port();
-    Dialer::with_name_servers(ResolverConfig::from_name_servers(vec![NameServerConfig::new(
-        server.ip(),
-        true,
-        vec![connection],
-    )]))
+    let names = NameServerConfig::new(server.ip(), true, vec![connection]);
+    Dialer::with(ResolverConfig::from_name_servers(vec![names]), authorities)
+}
+
+/// Every page of this server is `secret`; it shows a certificate that names `names` and was signed by itself.
+pub(crate) async fn tls_server(names: &[&str]) -> (SocketAddr, CertificateDer<'static>) {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect("a usable pair");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = [0; 4096];
+            let asked = stream.read(&mut request).await.is_ok();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret";
+            assert!(asked && stream.write_all(answer).await.is_ok(), "the client asks and listens");
+        }
+    });
+    (address, certificate)
 }

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 
-use crate::common::{Near, dialer, name_server};
+use crate::common::{Near, dialer, name_server, tls_server};
 use aaos_core::capability::HostRule;
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use testkit::{Page, WebServer};
 use tokio::net::UnixStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 const LONG: Millis = Millis(30_000);
 
@@ -26,13 +27,17 @@ type Fetched = Result<(u16, String, String, bool), ToolFailure>;
 impl Egress {
     /// A gateway for which every name that begins with `loop` is 127.0.0.1, `private` is 10.0.0.1, and no other exists.
     fn start() -> Self {
+        Self::trusting(Vec::new())
+    }
+
+    fn trusting(authorities: Vec<CertificateDer<'static>>) -> Self {
         let (server, questions) = name_server(|name| match name {
             "private.test." => vec![[10, 0, 0, 1].into(), [169, 254, 169, 254].into()],
             _ if name.starts_with("loop") => vec![[127, 0, 0, 1].into()],
             _ => Vec::new(),
         });
         let (near, far) = UnixStream::pair().expect("a socket pair");
-        tokio::spawn(aaos_gateway::egress::serve(far, dialer(server)));
+        tokio::spawn(aaos_gateway::egress::serve(far, dialer(server, authorities)));
         Self { near: Near(near), serial: 0, questions }
     }
 
@@ -279,4 +284,20 @@ async fn a_fetch_without_a_descriptor_ends_the_channel() {
     };
     egress.near.send(&fetch).await;
     assert!(egress.near.next::<EgressReply>().await.is_none(), "agentd made a mistake");
+}
+
+#[tokio::test]
+async fn https_is_spoken_only_with_a_certificate_for_that_very_host() {
+    let (address, own) = tls_server(&["127.0.0.1"]).await;
+    let (other, wrong) = tls_server(&["example.org"]).await;
+    let mut egress = Egress::trusting(vec![own.clone(), wrong]);
+    let fetch = |address: std::net::SocketAddr| (format!("https://{address}/"), address.to_string());
+    let (url, literal) = fetch(address);
+    assert_eq!(egress.fetch(&url, &[&literal], false).await.expect("trusted").1, "secret");
+    let (url, literal) = fetch(other);
+    let failure = egress.fetch(&url, &[&literal], false).await.expect_err("another host's certificate");
+    assert!(failure.message.contains("TLS with 127.0.0.1 failed"), "{failure}");
+    let (address, _unknown) = tls_server(&["127.0.0.1"]).await;
+    let (url, literal) = fetch(address);
+    egress.fetch(&url, &[&literal], false).await.expect_err("an unknown authority");
 }

@@ -2,4 +2,5 @@
 
 mod common;
 mod egress;
+mod locked;
 mod models;

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use crate::common::Near;
 
 const KEY: &str = "sk-test-0123456789";
-const LONG: Millis = Millis(30_000);
+pub(crate) const LONG: Millis = Millis(30_000);
 const FORMATS: [WireFormat; 2] = [WireFormat::OpenAi, WireFormat::Anthropic];
 
 struct Models {
@@ -33,7 +33,7 @@ impl Models {
             providers,
             aliases: vec![(model("smart"), model("scripted")), (model("fast"), model("scripted"))],
         };
-        let desk = Desk::new(setup, Dialer::with_name_servers(ResolverConfig::default()));
+        let desk = Desk::new(setup, Dialer::with(ResolverConfig::default(), Vec::new()));
         let (near, far) = UnixStream::pair().expect("a socket pair");
         tokio::spawn(aaos_gateway::models::serve(far, desk));
         Self { near: Near(near), serial: 0 }
@@ -81,11 +81,11 @@ impl Models {
     }
 }
 
-fn model(name: &str) -> ModelName {
+pub(crate) fn model(name: &str) -> ModelName {
     ModelName::parse(name).expect("a model name")
 }
 
-fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
+pub(crate) fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
     ProviderSetup {
         name: ProviderName::parse("test").expect("a provider name"),
         format,
@@ -112,7 +112,7 @@ fn call(id: &str, arguments: &str) -> ModelCall {
 }
 
 /// A conversation with everything that must be mapped.
-fn request() -> ModelRequest {
+pub(crate) fn request() -> ModelRequest {
     let result = |id: &str, is_error| CallResult {
         id: ModelCallId(id.into()),
         tool: RequestedTool("echo".into()),
