@@ -1,7 +1,7 @@
 //! How many tokens a request will take, from its bytes and the provider's own reports (SPEC §9).
 //!
-//! Invariant: the learned ratio stays within bounds that no report can leave, so that a provider that lies about
-//! usage can neither stop a run at once nor let it grow without end.
+//! Invariant: the learned ratio stays within bounds that no report can leave, so that a provider that lies
+//! about usage can neither stop a run at once nor let it grow without end.
 
 use aaos_core::model::{Message, ToolSpec};
 use aaos_core::quantity::{Bytes, Tokens};

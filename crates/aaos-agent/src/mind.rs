@@ -1,7 +1,7 @@
 //! The turn loop: message, reply, calls, results, until a reply asks for nothing more.
 //!
-//! Invariants: at most one command is unanswered at any time; every call in the history has exactly one result in
-//! the message after it; call ids are unique within the history, whatever the model wrote.
+//! Invariants: at most one command is unanswered at any time; every call in the history has exactly one
+//! result in the message after it; call ids are unique within the history, whatever the model wrote.
 
 use std::collections::BTreeSet;
 
@@ -160,8 +160,8 @@ impl Mind {
     /// Takes one event and says what is to be done about it, in order.
     ///
     /// # Panics
-    /// When the event does not answer the last command (a message in mid-run, a reply nobody asked for, results that
-    /// do not match the calls): a bug of the caller, never something a model can bring about.
+    /// When the event does not answer the last command (a message in mid-run, a reply nobody asked for,
+    /// results that do not match the calls): a bug of the caller, never something a model can bring about.
     pub fn step(&mut self, event: MindEvent) -> Vec<Command> {
         match event {
             MindEvent::Message { text } => self.begin_run(text),
@@ -207,9 +207,9 @@ impl Mind {
         vec![self.ask()]
     }
 
-    /// Forgets the oldest runs until the count and the window are kept or only the new message is left. It happens
-    /// only between runs, so that within one the prompt is append-only, and cuts only before a user message, so that
-    /// no call loses its result.
+    /// Forgets the oldest runs until the count and the window are kept or only the new message is left. It
+    /// happens only between runs, so that within one the prompt is append-only, and cuts only before a user
+    /// message, so that no call loses its result.
     // TODO: summarise instead of forgetting when the issue on context compaction is built (SPEC §9).
     fn trim(&mut self) {
         let most = usize::try_from(self.config.max_history_messages).unwrap_or(usize::MAX);
@@ -351,8 +351,8 @@ impl Mind {
         size
     }
 
-    /// Gives every call an id that no other call of the history has. Providers match results by id, some leave ids
-    /// empty or start again at every reply.
+    /// Gives every call an id that no other call of the history has. Providers match results by id, some
+    /// leave ids empty or start again at every reply.
     fn with_unique_ids(&self, calls: Vec<ModelCall>) -> Vec<ModelCall> {
         let mut used: BTreeSet<String> = self.call_ids().map(|id| id.0.clone()).collect();
         let mut number = used.len();

@@ -1,7 +1,7 @@
 //! Notices a model that asks for the same thing again and again.
 //!
-//! Invariant: only equality of fingerprints matters, so the memory is 16 bytes a distinct call and nothing of the
-//! arguments is kept. Two calls that collide cost a superfluous hint, no more.
+//! Invariant: only equality of fingerprints matters, so the memory is 16 bytes a distinct call and nothing of
+//! the arguments is kept. Two calls that collide cost a superfluous hint, no more.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,7 +1,8 @@
 //! Labels that part data from instructions (DESIGN law 10, SPEC §8).
 //!
-//! Invariant: between the BEGIN and END line of a block no text reads as one of the four markers, in any case.
-//! The nonce is fresh for each block and unknown to whoever wrote the text; escaping holds even if it leaks.
+//! Invariant: between the BEGIN and END line of a block no text reads as one of the four markers, in any
+//! case. The nonce is fresh for each block and unknown to whoever wrote the text; escaping holds even if it
+//! leaks.
 
 use aaos_core::name::AgentName;
 use aaos_core::quantity::Timestamp;
@@ -15,8 +16,8 @@ const SHOWN_TOOL_BYTES: usize = 64;
 
 /// Wraps what a parent hands to a child as quoted data.
 ///
-/// `nonce` is fresh random text made by the runtime: letters and digits. Markers inside `findings` get a backslash
-/// in front.
+/// `nonce` is fresh random text made by the runtime: letters and digits. Markers inside `findings` get a
+/// backslash in front.
 #[must_use]
 pub fn wrap_findings(parent: &AgentName, at: Timestamp, nonce: &str, findings: &str) -> String {
     assert_nonce(nonce);
@@ -31,8 +32,8 @@ pub fn wrap_findings(parent: &AgentName, at: Timestamp, nonce: &str, findings: &
 
 /// Wraps the JSON text of one tool result as data; always three lines.
 ///
-/// `nonce` is fresh random text made by the runtime: letters and digits. Markers inside strings of the JSON are
-/// written with a JSON escape, so the value stays the same.
+/// `nonce` is fresh random text made by the runtime: letters and digits. Markers inside strings of the JSON
+/// are written with a JSON escape, so the value stays the same.
 #[must_use]
 pub fn wrap_tool_result(nonce: &str, tool: &str, json: &str) -> String {
     assert_nonce(nonce);

@@ -351,6 +351,8 @@ fn play(config: &MindConfig, replies: &[ModelReply]) -> (Vec<Vec<ModelRequest>>,
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn prompts_only_grow_and_stay_sound(replies in proptest::collection::vec(any_reply(), 0..40)) {
         let config = MindConfig { max_iterations: 12, max_history_messages: 20, ..config() };

@@ -1,7 +1,7 @@
 //! Which reply belongs to which delivered message.
 //!
-//! Invariant: at most [`MAX_OPEN_TRACES`] traces are open and [`KEPT_TRACES`] finished ones are kept; the one that
-//! finished first is forgotten first. A trace finishes once.
+//! Invariant: at most [`MAX_OPEN_TRACES`] traces are open and [`KEPT_TRACES`] finished ones are kept; the one
+//! that finished first is forgotten first. A trace finishes once.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,8 +1,9 @@
 //! JSON-RPC 2.0 envelopes (<https://www.jsonrpc.org/specification>): lines in, lines out.
 //!
-//! Invariants: [`parse_line`] never panics and gives for every malformed line or batch entry the error response
-//! that is due. An envelope is a closed object: unknown and repeated members are errors. Parameters stay JSON text
-//! until a method parses them into its own type, so their depth is judged there, by serde_json's recursion limit.
+//! Invariants: [`parse_line`] never panics and gives for every malformed line or batch entry the error
+//! response that is due. An envelope is a closed object: unknown and repeated members are errors. Parameters
+//! stay JSON text until a method parses them into its own type, so their depth is judged there, by
+//! serde_json's recursion limit.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -33,6 +33,8 @@ pub enum ErrorCode {
     ShuttingDown,
     /// Confinement that is required cannot be had.
     SandboxUnavailable,
+    /// The tool ran and failed; the reason says how.
+    ToolFailed,
 }
 
 /// A number that is no error code of this interface.
@@ -42,7 +44,7 @@ pub struct UnknownCode(pub i64);
 
 impl ErrorCode {
     /// Every code, in order of declaration.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Parse,
         Self::InvalidRequest,
         Self::MethodNotFound,
@@ -56,6 +58,7 @@ impl ErrorCode {
         Self::Provider,
         Self::ShuttingDown,
         Self::SandboxUnavailable,
+        Self::ToolFailed,
     ];
 
     /// The number on the wire.
@@ -75,6 +78,7 @@ impl ErrorCode {
             Self::Provider => 1006,
             Self::ShuttingDown => 1007,
             Self::SandboxUnavailable => 1008,
+            Self::ToolFailed => 1009,
         }
     }
 }
@@ -135,7 +139,7 @@ mod tests {
     fn codes_are_those_of_the_specification() {
         let numbers: Vec<_> = ErrorCode::ALL.into_iter().map(ErrorCode::number).collect();
         let expected =
-            [-32700, -32600, -32601, -32602, -32603, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008];
+            [-32700, -32600, -32601, -32602, -32603, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1008, 1009];
         assert_eq!(numbers, expected);
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::try_from(code.number()), Ok(code));

@@ -1,5 +1,5 @@
-//! Typed messages between agents, clients and the daemon: JSON-RPC 2.0 envelopes, JSON Schema, mailboxes and the
-//! correlation of replies.
+//! Typed messages between agents, clients and the daemon: JSON-RPC 2.0 envelopes, JSON Schema, mailboxes and
+//! the correlation of replies.
 //!
 //! Invariants: no I/O and no async. Hostile bytes give a typed error with the code of SPEC §3, never a panic.
 //! Nothing is ever fetched for a schema. Every queue and table has a limit from [`aaos_core::limits`].

@@ -1,7 +1,7 @@
 //! The mailbox of one persistent agent: a bounded queue in order of arrival.
 //!
-//! Invariant: it never holds more than its capacity; the sender of one message more gets it back, typed *full*.
-//! It does not wait: the kernel that owns it wakes the reader.
+//! Invariant: it never holds more than its capacity; the sender of one message more gets it back, typed
+//! *full*. It does not wait: the kernel that owns it wakes the reader.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! JSON Schema (draft 2020-12) of messages and tool arguments.
 //!
-//! Invariants: a compiled schema refers to nothing outside itself and nothing is ever fetched. Its size, depth,
-//! written-out size and the work of one validation are bounded, patterns run on an engine whose time is linear in
-//! the text (no look-around, no back-references), and what is reported of a violation is bounded and does not
-//! repeat the checked document.
+//! Invariants: a compiled schema refers to nothing outside itself and nothing is ever fetched. Its size,
+//! depth, written-out size and the work of one validation are bounded, patterns run on an engine whose time
+//! is linear in the text (no look-around, no back-references), and what is reported of a violation is bounded
+//! and does not repeat the checked document.
 
 use aaos_core::limits::{MAX_SCHEMA_BYTES, MAX_SCHEMA_ERRORS, MAX_SCHEMA_WORK};
 use jsonschema::{Draft, PatternOptions, Validator};

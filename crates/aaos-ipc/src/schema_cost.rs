@@ -1,7 +1,8 @@
 //! How expensive a JSON Schema can get, found before it is compiled.
 //!
-//! An agent's `accepts` is hostile. References let a small schema stand for a huge one (each definition naming the
-//! next one twice) or for an endless one (a definition naming itself), and validation walks what it stands for.
+//! An agent's `accepts` is hostile. References let a small schema stand for a huge one (each definition
+//! naming the next one twice) or for an endless one (a definition naming itself), and validation walks what
+//! it stands for.
 //!
 //! Invariant: a schema that [`written_out`] accepts, with every reference written out, has at most
 //! [`MAX_SCHEMA_VALUES`] values, and refers to nothing outside itself.
@@ -81,8 +82,8 @@ fn bounded(cost: u64, more: u64) -> Result<u64, SchemaError> {
     if sum > MAX_SCHEMA_VALUES { Err(SchemaError::TooComplex) } else { Ok(sum) }
 }
 
-/// Refuses keywords by their place-independent name where they carry text; a property that merely has such a name
-/// has a schema, an object, for its value.
+/// Refuses keywords by their place-independent name where they carry text; a property that merely has such a
+/// name has a schema, an object, for its value.
 fn refuse_keyword(name: &str, member: &Value) -> Result<(), SchemaError> {
     let Value::String(text) = member else { return Ok(()) };
     if name == "$schema" && text.trim_end_matches('#') != DIALECT {

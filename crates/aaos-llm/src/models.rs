@@ -1,0 +1,327 @@
+//! One inference: admitted, asked, asked again while that can help, and settled.
+//!
+//! Invariants: a permit always becomes a receipt, whatever happens; at most the configured attempts are made,
+//! none starts after the deadline, and no wait begins that would end after it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aaos_core::effect::{Inference, InferenceOutcome};
+use aaos_core::limits::MAX_QUEUED_INFERENCES;
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ProviderState};
+use aaos_core::quantity::Millis;
+use aaos_core::wire::ModelsRequest;
+use aaos_journal::{Permit, Receipt};
+use tokio::net::UnixStream;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::admission::{Admission, Gate, GateKey};
+use crate::backoff::Jitter;
+use crate::error::LlmError;
+use crate::inbox::{Arrival, Ending};
+use crate::link::Link;
+
+/// Time in which the gateway says what is configured.
+const DESCRIBE_TIME: Duration = Duration::from_secs(10);
+/// Seed of the waits' jitter unless told otherwise. It need not differ between daemons: it spreads the
+/// callers of one daemon.
+const JITTER_SEED: u64 = 0x6161_4f53;
+
+/// How models are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelsConfig {
+    /// Inferences of one provider at once; at least 1.
+    pub slots_per_provider: usize,
+    /// Least time between two starts at one provider.
+    pub min_gap: Duration,
+    /// Attempts at one inference; at least 1.
+    pub attempts: u32,
+    /// Time of one attempt.
+    pub attempt_time: Duration,
+}
+
+/// What happens while an inference runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// A piece of the reply's prose. After a [`Progress::Retry`] the reply starts anew.
+    Delta(String),
+    /// An attempt failed; there will be another one.
+    Retry {
+        /// Why it failed.
+        failure: ModelFailure,
+        /// How long is waited.
+        wait: Millis,
+        /// Which attempt failed, from 1.
+        attempt: u32,
+    },
+}
+
+/// Handle on the `models` gateway and its admission queue.
+#[derive(Debug, Clone)]
+pub struct Models {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: ModelsConfig,
+    link: Link,
+    admission: Admission,
+    jitter: Jitter,
+    providers: OnceCell<Vec<ProviderState>>,
+    /// Inferences under way, waiting ones included.
+    calls: AtomicUsize,
+    /// Of those, how many wait for a slot, a gate or a retry.
+    waiting: AtomicUsize,
+}
+
+/// Why an attempt gave no reply.
+enum AttemptError {
+    /// The model or the gateway failed it.
+    Failed(ModelFailure),
+    /// The connection is of no more use.
+    Link(LlmError),
+}
+
+impl Models {
+    /// Takes over a connection that is past its `Locked` frame. Must be called within a runtime.
+    #[must_use]
+    pub fn new(stream: UnixStream, config: ModelsConfig) -> Self {
+        Self::with_seed(stream, config, JITTER_SEED)
+    }
+
+    /// The same with a seed of its own for the jitter of waits.
+    ///
+    /// # Panics
+    /// When the configuration has no slot or no attempt.
+    #[must_use]
+    pub fn with_seed(stream: UnixStream, config: ModelsConfig, seed: u64) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self::over(Link::start(reader, writer), config, seed)
+    }
+
+    pub(crate) fn over(link: Link, config: ModelsConfig, seed: u64) -> Self {
+        assert!(config.attempts > 0, "an inference is tried at least once");
+        let inner = Inner {
+            config,
+            link,
+            admission: Admission::new(config.slots_per_provider, config.min_gap),
+            jitter: Jitter::new(seed),
+            providers: OnceCell::new(),
+            calls: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Runs one inference to its end: a reply, a failure that asking again cannot help, the deadline, or `stop`,
+    /// which ends it in the gateway and settles the permit as a failure; the outcome's attempts then say whether
+    /// the provider may have worked. Dropping the future ends it in the gateway too; the permit is then used up
+    /// without an outcome.
+    pub async fn run(
+        &self,
+        permit: Permit<Inference>,
+        deadline: Instant,
+        stop: impl Future<Output = ()> + Send,
+        progress: impl FnMut(Progress) + Send,
+    ) -> Receipt<Inference> {
+        let outcome = self.infer(&permit.effect().request, deadline, stop, progress).await;
+        permit.settle(outcome)
+    }
+
+    /// Whether the gateway is gone for good; a new one has to be launched.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.link.is_closed()
+    }
+
+    /// What the gateway has configured, asked anew each time.
+    ///
+    /// # Errors
+    /// [`LlmError`] when the gateway is gone or does not answer.
+    pub async fn describe(&self) -> Result<Vec<ProviderState>, LlmError> {
+        let ask = async {
+            let in_flight = self.inner.link.send(|serial| ModelsRequest::Describe { serial }).await?;
+            match in_flight.next().await {
+                Arrival::End(Ending::Described(providers)) => Ok(providers),
+                Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
+                Arrival::Delta(_) | Arrival::End(Ending::Done(_) | Ending::Failed(_)) => {
+                    Err(LlmError::OutOfTurn)
+                }
+            }
+        };
+        timeout(DESCRIBE_TIME, ask).await.unwrap_or(Err(LlmError::Timeout))
+    }
+
+    /// How many inferences wait for a slot, for a provider that asked for quiet, or for their next attempt.
+    #[must_use]
+    pub fn queue_depth(&self) -> usize {
+        self.inner.waiting.load(Ordering::Relaxed)
+    }
+
+    /// [`Self::run`] without the seal. A reply that has arrived wins over a stop: it is paid for.
+    pub(crate) async fn infer(
+        &self,
+        request: &ModelRequest,
+        deadline: Instant,
+        stop: impl Future<Output = ()> + Send,
+        mut progress: impl FnMut(Progress) + Send,
+    ) -> InferenceOutcome {
+        let began = Instant::now();
+        let calls = Counted::up(&self.inner.calls);
+        let mut attempts = 0;
+        let result = if calls.rank > MAX_QUEUED_INFERENCES {
+            Err(LlmError::Busy.into_failure())
+        } else {
+            tokio::select! {
+                biased;
+                result = self.attempts(request, deadline, &mut attempts, &mut progress) => result,
+                () = stop => Err(LlmError::Stopped.into_failure()),
+            }
+        };
+        InferenceOutcome { result, attempts, elapsed: millis(began.elapsed()) }
+    }
+
+    async fn attempts(
+        &self,
+        request: &ModelRequest,
+        deadline: Instant,
+        attempts: &mut u32,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<ModelReply, ModelFailure> {
+        let gate = self.gate(request, deadline).await?;
+        let mut last = None;
+        loop {
+            let waiting = Counted::up(&self.inner.waiting);
+            let Ok(slot) = timeout_at(deadline, gate.admit()).await else {
+                return Err(past_deadline(last));
+            };
+            drop(waiting);
+            // A slot can be freed by the very deadline that ends this wait.
+            if Instant::now() >= deadline {
+                return Err(past_deadline(last));
+            }
+            *attempts += 1;
+            let failure = match self.attempt(request, deadline, progress).await {
+                Ok(reply) => return Ok(reply),
+                Err(AttemptError::Link(error)) => return Err(error.into_failure()),
+                Err(AttemptError::Failed(failure)) => failure,
+            };
+            drop(slot);
+            if !failure.kind.is_transient() || *attempts >= self.inner.config.attempts {
+                return Err(failure);
+            }
+            let wait = self.wait_after(&failure, *attempts, &gate);
+            if Instant::now().checked_add(wait).is_none_or(|end| end >= deadline) {
+                return Err(past_deadline(Some(failure)));
+            }
+            progress(Progress::Retry { failure: failure.clone(), wait: millis(wait), attempt: *attempts });
+            last = Some(failure);
+            let waiting = Counted::up(&self.inner.waiting);
+            sleep(wait).await;
+            drop(waiting);
+        }
+    }
+
+    /// How long to wait after a failure. A rate limit closes the provider's gate for everybody.
+    fn wait_after(&self, failure: &ModelFailure, failed_attempts: u32, gate: &Gate) -> Duration {
+        let own = self.inner.jitter.wait(failed_attempts);
+        let wish = failure.retry_after.map(|wish| Duration::from_millis(wish.0));
+        let wait = wish.map_or(own, |wish| self.inner.jitter.spread(wish).max(own));
+        if failure.kind == ModelFailureKind::RateLimited {
+            let quiet = wish.unwrap_or(own);
+            if let Some(until) = Instant::now().checked_add(quiet) {
+                gate.close_until(until);
+            }
+        }
+        wait
+    }
+
+    /// The gate of the provider that serves this model. While the gateway cannot say, the shared one.
+    async fn gate(&self, request: &ModelRequest, deadline: Instant) -> Result<Arc<Gate>, ModelFailure> {
+        let asked = timeout_at(deadline, self.inner.providers.get_or_try_init(|| self.describe())).await;
+        let key = match asked {
+            Ok(Ok(providers)) => GateKey::of(&request.model, providers),
+            Ok(Err(error @ LlmError::Lost { .. })) => return Err(error.into_failure()),
+            Ok(Err(_)) => GateKey::Other,
+            Err(_) => return Err(past_deadline(None)),
+        };
+        Ok(self.inner.admission.gate(key))
+    }
+
+    /// Asks once.
+    async fn attempt(
+        &self,
+        request: &ModelRequest,
+        deadline: Instant,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<ModelReply, AttemptError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let time = self.inner.config.attempt_time.min(left);
+        let ask =
+            |serial| ModelsRequest::Ask { serial, request: Box::new(request.clone()), time: millis(time) };
+        let listen = async {
+            let in_flight = self.inner.link.send(ask).await.map_err(AttemptError::Link)?;
+            loop {
+                match in_flight.next().await {
+                    Arrival::Delta(text) => progress(Progress::Delta(text)),
+                    Arrival::End(Ending::Done(reply)) => return Ok(*reply),
+                    Arrival::End(Ending::Failed(failure)) => return Err(AttemptError::Failed(failure)),
+                    Arrival::End(Ending::Lost { reason }) => {
+                        return Err(AttemptError::Link(LlmError::Lost { reason }));
+                    }
+                    Arrival::End(Ending::Described(_)) => {
+                        return Err(AttemptError::Failed(LlmError::OutOfTurn.into_failure()));
+                    }
+                }
+            }
+        };
+        timeout(time, listen).await.unwrap_or_else(|_| Err(AttemptError::Failed(timed_out(time))))
+    }
+}
+
+fn timed_out(time: Duration) -> ModelFailure {
+    let message = format!("the model did not answer within {} ms", time.as_millis());
+    ModelFailure { kind: ModelFailureKind::Timeout, message, retry_after: None }
+}
+
+/// The failure of an inference whose deadline leaves no room for another attempt.
+fn past_deadline(last: Option<ModelFailure>) -> ModelFailure {
+    match last {
+        Some(failure) => ModelFailure {
+            message: format!("{}; another attempt would pass the deadline", failure.message),
+            ..failure
+        },
+        None => ModelFailure {
+            kind: ModelFailureKind::Timeout,
+            message: "the deadline passed before the model could be asked".to_owned(),
+            retry_after: None,
+        },
+    }
+}
+
+fn millis(time: Duration) -> Millis {
+    Millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// One of several that are counted while it lives.
+struct Counted<'a> {
+    counter: &'a AtomicUsize,
+    /// How many there are with this one.
+    rank: usize,
+}
+
+impl<'a> Counted<'a> {
+    fn up(counter: &'a AtomicUsize) -> Self {
+        Self { counter, rank: counter.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let before = self.counter.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "what is counted down was counted up");
+    }
+}

@@ -1,0 +1,458 @@
+//! A fake gateway at the other end of the connection, and what the near end makes of its answers.
+//!
+//! The clock is paused, so the connection is in memory: tokio advances a paused clock while a real socket is
+//! being waited for. One test uses a real socket and the real clock.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aaos_core::effect::InferenceOutcome;
+use aaos_core::model::{
+    Message, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, ProviderState, Usage,
+};
+use aaos_core::name::{ModelName, ProviderName};
+use aaos_core::quantity::{Millis, Tokens};
+use aaos_core::wire::{
+    FRAME_HEADER_BYTES, ModelsReply, ModelsRequest, RequestSerial, decode_frame, encode_frame, frame_length,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use crate::link::Link;
+use crate::{LlmError, Models, ModelsConfig, Progress};
+
+const CONFIG: ModelsConfig = ModelsConfig {
+    slots_per_provider: 3,
+    min_gap: Duration::ZERO,
+    attempts: 4,
+    attempt_time: Duration::from_secs(60),
+};
+
+/// The gateway's end.
+struct Fake<R, W> {
+    reader: R,
+    writer: W,
+}
+
+type MemoryFake = Fake<ReadHalf<DuplexStream>, WriteHalf<DuplexStream>>;
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Fake<R, W> {
+    /// The next request, or none when the near end is gone.
+    async fn hear(&mut self) -> Option<ModelsRequest> {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.reader.read_exact(&mut header).await.ok()?;
+        let mut body = vec![0; frame_length(header).expect("short")];
+        self.reader.read_exact(&mut body).await.ok()?;
+        Some(decode_frame(&body).expect("a request"))
+    }
+
+    async fn say(&mut self, reply: &ModelsReply) {
+        self.writer.write_all(&encode_frame(reply).expect("short")).await.expect("the near end listens");
+    }
+
+    /// Answers the question what is configured, which comes first.
+    async fn introduce(&mut self) {
+        let Some(ModelsRequest::Describe { serial }) = self.hear().await else {
+            panic!("the near end asks first what is configured");
+        };
+        let providers = vec![provider("alpha", &["a-model"]), provider("beta", &["b-model"])];
+        self.say(&ModelsReply::Described { serial, providers }).await;
+    }
+
+    async fn ask(&mut self) -> (RequestSerial, ModelRequest, Millis) {
+        match self.hear().await {
+            Some(ModelsRequest::Ask { serial, request, time }) => (serial, *request, time),
+            other => panic!("expected an inference, got {other:?}"),
+        }
+    }
+
+    async fn fail(&mut self, serial: RequestSerial, kind: ModelFailureKind, retry_after: Option<Millis>) {
+        let failure = ModelFailure { kind, message: "scripted".to_owned(), retry_after };
+        self.say(&ModelsReply::Failed { serial, failure }).await;
+    }
+
+    async fn answer(&mut self, serial: RequestSerial, text: &str) {
+        self.say(&ModelsReply::Done { serial, reply: Box::new(reply(text)) }).await;
+    }
+}
+
+fn provider(name: &str, models: &[&str]) -> ProviderState {
+    ProviderState {
+        name: ProviderName::parse(name).expect("a name"),
+        models: models.iter().map(|model| ModelName::parse(model).expect("a name")).collect(),
+        any_model: false,
+        has_key: true,
+        problem: None,
+    }
+}
+
+fn reply(text: &str) -> ModelReply {
+    ModelReply {
+        text: text.to_owned(),
+        reasoning: None,
+        calls: Vec::new(),
+        stop: ModelStop::EndTurn,
+        usage: Usage::default(),
+    }
+}
+
+fn request(model: &str) -> ModelRequest {
+    ModelRequest {
+        model: ModelName::parse(model).expect("a name"),
+        system: String::new(),
+        messages: vec![Message::User { text: "hello".to_owned() }],
+        tools: Vec::new(),
+        max_output_tokens: Tokens(100),
+    }
+}
+
+fn connect(config: ModelsConfig) -> (Models, MemoryFake) {
+    let (near, far) = tokio::io::duplex(1024 * 1024);
+    let (reader, writer) = tokio::io::split(near);
+    let models = Models::over(Link::start(reader, writer), config, 7);
+    let (reader, writer) = tokio::io::split(far);
+    (models, Fake { reader, writer })
+}
+
+fn in_an_hour() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// Starts an inference whose progress nobody reads.
+fn start(models: &Models, model: &str, deadline: Instant) -> tokio::task::JoinHandle<InferenceOutcome> {
+    let (models, request) = (models.clone(), request(model));
+    tokio::spawn(async move { models.infer(&request, deadline, pending(), |_| {}).await })
+}
+
+fn failure_kind(outcome: &InferenceOutcome) -> ModelFailureKind {
+    outcome.result.as_ref().expect_err("it fails").kind
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_comes_after_its_pieces() {
+    let (models, mut fake) = connect(CONFIG);
+    let seen = Arc::new(Mutex::new(String::new()));
+    let (asking, listener) = (models.clone(), Arc::clone(&seen));
+    let call = tokio::spawn(async move {
+        let listen = |progress| match progress {
+            Progress::Delta(text) => listener.lock().expect("unpoisoned").push_str(&text),
+            Progress::Retry { .. } => panic!("nothing failed"),
+        };
+        asking.infer(&request("a-model"), in_an_hour(), pending(), listen).await
+    });
+    fake.introduce().await;
+    let (serial, asked, time) = fake.ask().await;
+    assert_eq!((asked, time), (request("a-model"), Millis(60_000)));
+    for text in ["one ", "two ", "three"] {
+        fake.say(&ModelsReply::Delta { serial, text: text.to_owned() }).await;
+    }
+    fake.answer(serial, "one two three").await;
+    let outcome = call.await.expect("no panic");
+    assert_eq!(outcome.result.expect("a reply").text, "one two three");
+    assert_eq!(outcome.attempts, 1);
+    assert_eq!(*seen.lock().expect("unpoisoned"), "one two three");
+    assert_eq!(models.queue_depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_waited_for_and_keeps_everybody_out() {
+    let (models, mut fake) = connect(CONFIG);
+    let waits = Arc::new(Mutex::new(Vec::new()));
+    let (asking, listener) = (models.clone(), Arc::clone(&waits));
+    let first = tokio::spawn(async move {
+        let listen = |progress| {
+            if let Progress::Retry { failure, wait, attempt } = progress {
+                listener.lock().expect("unpoisoned").push((failure.kind, wait, attempt));
+            }
+        };
+        asking.infer(&request("a-model"), in_an_hour(), pending(), listen).await
+    });
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    let limited = Instant::now();
+    fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(20_000))).await;
+    while models.queue_depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = start(&models, "a-model", in_an_hour());
+    let other = start(&models, "b-model", in_an_hour());
+    let (serial, asked, _) = fake.ask().await;
+    assert_eq!(asked.model.as_str(), "b-model", "another provider is not kept out");
+    assert_eq!(limited.elapsed(), Duration::ZERO);
+    fake.answer(serial, "b").await;
+    for _ in 0..2 {
+        let (serial, ..) = fake.ask().await;
+        assert!(limited.elapsed() >= Duration::from_secs(20), "{:?}", limited.elapsed());
+        fake.answer(serial, "a").await;
+    }
+    assert!(other.await.expect("no panic").result.is_ok());
+    assert_eq!(second.await.expect("no panic").attempts, 1);
+    let outcome = first.await.expect("no panic");
+    assert_eq!(outcome.attempts, 2);
+    assert!(outcome.elapsed >= Millis(20_000));
+    let waits = waits.lock().expect("unpoisoned");
+    assert!(
+        matches!(waits.as_slice(), [(ModelFailureKind::RateLimited, wait, 1)] if *wait >= Millis(20_000))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn transient_failures_end_after_the_last_attempt() {
+    let (models, mut fake) = connect(CONFIG);
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let mut times = vec![Instant::now()];
+    for kind in [
+        ModelFailureKind::Unavailable,
+        ModelFailureKind::CutStream,
+        ModelFailureKind::MalformedReply,
+        ModelFailureKind::Timeout,
+    ] {
+        let (serial, ..) = fake.ask().await;
+        times.push(Instant::now());
+        fake.fail(serial, kind, None).await;
+    }
+    let outcome = call.await.expect("no panic");
+    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Timeout, 4));
+    let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits[1] >= Duration::from_millis(250) && waits[3] >= Duration::from_secs(1), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn final_failures_are_not_tried_again() {
+    for kind in [
+        ModelFailureKind::Unauthorized,
+        ModelFailureKind::Rejected,
+        ModelFailureKind::UnknownModel,
+        ModelFailureKind::NotUnderstood,
+    ] {
+        let (models, mut fake) = connect(CONFIG);
+        let call = start(&models, "a-model", in_an_hour());
+        fake.introduce().await;
+        let (serial, ..) = fake.ask().await;
+        fake.fail(serial, kind, Some(Millis(1))).await;
+        let outcome = call.await.expect("no panic");
+        assert_eq!((failure_kind(&outcome), outcome.attempts), (kind, 1));
+        assert_eq!(outcome.elapsed, Millis(0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_attempt_times_out_is_cancelled_and_tried_again() {
+    let (models, mut fake) = connect(ModelsConfig { attempts: 2, ..CONFIG });
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    for _ in 0..2 {
+        let (hung, ..) = fake.ask().await;
+        let heard = fake.hear().await;
+        assert!(matches!(heard, Some(ModelsRequest::Cancel { serial }) if serial == hung), "{heard:?}");
+    }
+    let outcome = call.await.expect("no panic");
+    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Timeout, 2));
+    assert!(outcome.elapsed >= Millis(120_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_ends_attempts_waits_and_queueing() {
+    let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let hung = start(&models, "a-model", deadline);
+    fake.introduce().await;
+    let (_, _, time) = fake.ask().await;
+    assert_eq!(time, Millis(10_000), "the gateway is told of the shorter time");
+    let queued = start(&models, "a-model", deadline);
+    let (hung, queued) = (hung.await.expect("no panic"), queued.await.expect("no panic"));
+    assert_eq!((failure_kind(&hung), hung.attempts), (ModelFailureKind::Timeout, 1));
+    assert_eq!((failure_kind(&queued), queued.attempts), (ModelFailureKind::Timeout, 0));
+    assert_eq!(Instant::now(), deadline);
+
+    let (models, mut fake) = connect(CONFIG);
+    let limited = start(&models, "a-model", Instant::now() + Duration::from_secs(10));
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(60_000))).await;
+    let limited = limited.await.expect("no panic");
+    assert_eq!(failure_kind(&limited), ModelFailureKind::RateLimited);
+    assert_eq!(limited.elapsed, Millis(0), "a wait that cannot help is not begun");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_call_cancels_it_and_frees_its_slot() {
+    let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+    let dropped = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    let next = start(&models, "a-model", in_an_hour());
+    dropped.abort();
+    let (mut cancelled, mut asked) = (None, None);
+    while cancelled.is_none() || asked.is_none() {
+        match fake.hear().await.expect("the near end lives") {
+            ModelsRequest::Cancel { serial } => cancelled = Some(serial),
+            ModelsRequest::Ask { serial, .. } => asked = Some(serial),
+            ModelsRequest::Describe { .. } => panic!("it knows what is configured"),
+        }
+    }
+    assert_eq!(cancelled, Some(serial));
+    fake.answer(serial, "too late").await;
+    fake.answer(asked.expect("asked"), "in time").await;
+    let outcome = next.await.expect("no panic");
+    assert_eq!(outcome.result.expect("a reply").text, "in time", "a late answer reaches nobody else");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_call_is_cancelled_and_has_an_outcome() {
+    let (models, mut fake) = connect(CONFIG);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let asking = models.clone();
+    let call = tokio::spawn(async move {
+        let stopped = async move { stopped.await.expect("the test stops it") };
+        asking.infer(&request("a-model"), in_an_hour(), stopped, |_| {}).await
+    });
+    fake.introduce().await;
+    let (asked, ..) = fake.ask().await;
+    stop.send(()).expect("it listens");
+    let outcome = call.await.expect("no panic");
+    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Rejected, 1));
+    let heard = fake.hear().await;
+    assert!(matches!(heard, Some(ModelsRequest::Cancel { serial }) if serial == asked), "{heard:?}");
+    assert!(!models.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_fails_everything_at_once() {
+    let (models, mut fake) = connect(CONFIG);
+    let calls: Vec<_> = (0..6).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    for _ in 0..3 {
+        fake.ask().await;
+    }
+    drop(fake);
+    for call in calls {
+        let outcome = call.await.expect("no panic");
+        assert_eq!(failure_kind(&outcome), ModelFailureKind::Unavailable);
+        assert_eq!(outcome.elapsed, Millis(0), "nothing is waited for");
+    }
+    assert!(models.is_closed());
+    assert!(matches!(models.describe().await, Err(LlmError::Lost { .. })));
+    assert_eq!(models.queue_depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_breaks_the_protocol_is_lost() {
+    let garbage: [&[u8]; 3] = [b"\xff\xff\xff\xff", b"\x02\0\0\0{}", b"\x01\0\0\0"];
+    for bytes in garbage {
+        let (models, mut fake) = connect(CONFIG);
+        let call = start(&models, "a-model", in_an_hour());
+        fake.introduce().await;
+        fake.ask().await;
+        fake.writer.write_all(bytes).await.expect("the near end listens");
+        drop(fake);
+        assert_eq!(failure_kind(&call.await.expect("no panic")), ModelFailureKind::Unavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_without_end_is_cut_off() {
+    let (models, mut fake) = connect(ModelsConfig { attempts: 1, ..CONFIG });
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    let text = "x".repeat(1024 * 1024);
+    for _ in 0..17 {
+        fake.say(&ModelsReply::Delta { serial, text: text.clone() }).await;
+    }
+    assert_eq!(failure_kind(&call.await.expect("no panic")), ModelFailureKind::MalformedReply);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_are_never_exceeded_and_served_in_order() {
+    let (models, mut fake) = connect(CONFIG);
+    let calls: Vec<_> = (0..50).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    let (mut running, mut most) = (Vec::new(), 0);
+    for _ in 0..50 {
+        let (serial, ..) = fake.ask().await;
+        running.push(serial);
+        most = most.max(running.len());
+        assert!(running.len() <= 3, "{} at once", running.len());
+        if running.len() == 3 {
+            assert!(tokio::time::timeout(Duration::from_millis(1), fake.hear()).await.is_err(), "a fourth");
+            let done = running.remove(0);
+            fake.answer(done, "done").await;
+        }
+    }
+    assert_eq!(most, 3);
+    for serial in running {
+        fake.answer(serial, "done").await;
+    }
+    for call in calls {
+        assert!(call.await.expect("no panic").result.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_provider_does_not_stall_another() {
+    let (models, mut fake) = connect(CONFIG);
+    let hung: Vec<_> = (0..10).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    for _ in 0..3 {
+        fake.ask().await;
+    }
+    assert_eq!(models.queue_depth(), 7);
+    for model in ["b-model", "unlisted"] {
+        let call = start(&models, model, in_an_hour());
+        let (serial, asked, _) = fake.ask().await;
+        assert_eq!(asked.model.as_str(), model);
+        fake.answer(serial, "quick").await;
+        let outcome = call.await.expect("no panic");
+        assert_eq!((outcome.result.is_ok(), outcome.elapsed), (true, Millis(0)));
+    }
+    hung.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_keep_the_minimum_gap() {
+    let (models, mut fake) = connect(ModelsConfig { min_gap: Duration::from_secs(2), ..CONFIG });
+    let calls: Vec<_> = (0..3).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    let mut starts = Vec::new();
+    for _ in 0..3 {
+        let (serial, ..) = fake.ask().await;
+        starts.push(Instant::now());
+        fake.answer(serial, "done").await;
+    }
+    assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(2)), "{starts:?}");
+    for call in calls {
+        assert!(call.await.expect("no panic").result.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_fits_no_frame_is_rejected() {
+    let (models, mut fake) = connect(CONFIG);
+    let asking = models.clone();
+    let huge = ModelRequest { system: "x".repeat(17 * 1024 * 1024), ..request("a-model") };
+    let call = tokio::spawn(async move { asking.infer(&huge, in_an_hour(), pending(), |_| {}).await });
+    fake.introduce().await;
+    assert_eq!(failure_kind(&call.await.expect("no panic")), ModelFailureKind::Rejected);
+    let fine = start(&models, "a-model", in_an_hour());
+    let (serial, ..) = fake.ask().await;
+    fake.answer(serial, "fine").await;
+    assert!(fine.await.expect("no panic").result.is_ok(), "the connection is still good");
+}
+
+#[tokio::test]
+async fn it_works_over_a_real_socket() {
+    let (near, far) = tokio::net::UnixStream::pair().expect("a pair");
+    let models = Models::new(near, CONFIG);
+    let (reader, writer) = far.into_split();
+    let mut fake = Fake { reader, writer };
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    fake.answer(serial, "over a socket").await;
+    assert_eq!(call.await.expect("no panic").result.expect("a reply").text, "over a socket");
+    drop(models);
+    assert_eq!(fake.hear().await, None, "the connection closes with the last handle");
+}
