@@ -174,8 +174,6 @@ pub const MAX_SCHEMA_WORK: u64 = 64 * 1024 * 1024;
 pub const MAX_SCHEMA_ERRORS: usize = 8;
 /// Model calls that wait or run at once, all goals together.
 pub const MAX_QUEUED_INFERENCES: usize = 4_096;
-/// Pieces of a model's prose that wait for a slow listener before they are merged.
-pub const KEPT_DELTAS: usize = 256;
 /// Time for a far process to be made, locked and proved, milliseconds.
 pub const FAR_LAUNCH_MS: u64 = 5_000;
 /// Time for a killed far process to be reaped and its last words to arrive, milliseconds.
