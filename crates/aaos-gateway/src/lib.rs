@@ -9,6 +9,7 @@ pub mod channel;
 pub mod dial;
 pub mod egress;
 pub mod models;
+mod words;
 
 /// How the gateway names itself to servers.
 pub const USER_AGENT: &str = concat!("aaOS/", env!("CARGO_PKG_VERSION"));

@@ -17,6 +17,7 @@ use hyper::header;
 use super::target::{HostName, Passage, Target};
 use crate::USER_AGENT;
 use crate::dial::{Answer, DialError, Dialer, LOOPBACK, Layer, NameScope};
+use crate::words::harmless;
 
 /// Longest media type that is passed on.
 const MAX_CONTENT_TYPE_BYTES: usize = 256;
@@ -120,8 +121,9 @@ impl<'a> Job<'a> {
         let coding = answer.header("content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
         if !coding.is_empty() && coding != "identity" {
             return Err(network(format!(
-                "{} sent a compressed body ({coding:?}) although none was asked for",
-                target.url
+                "{} sent a compressed body ({}) although none was asked for",
+                target.url,
+                harmless(&coding, None)
             )));
         }
         let mut bytes = 0_u64;
@@ -173,5 +175,5 @@ fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFail
 }
 
 fn unreachable(target: &Target, error: &DialError) -> ToolFailure {
-    network(format!("{} cannot be fetched: {error}", target.url))
+    network(format!("{} cannot be fetched: {}", target.url, harmless(&error.to_string(), None)))
 }

@@ -44,7 +44,7 @@ pub async fn serve(stream: UnixStream, dialer: Dialer) -> Result<(), ChannelErro
                 if let Some(serial) = ended {
                     let failure = ToolFailure::new(ToolFailureKind::Network,
                         "the gateway made a mistake with this page; this is a bug in aaOS");
-                    say(&outbox, EgressReply::Failed { serial, failure }).await;
+                    outbox.send(&EgressReply::Failed { serial, failure }).await;
                 }
             }
         }
@@ -72,7 +72,7 @@ async fn take(
             ToolFailureKind::LimitReached,
             format!("{MAX_RUNNING} pages are being fetched already; try again later"),
         );
-        say(outbox, EgressReply::Failed { serial, failure }).await;
+        outbox.send(&EgressReply::Failed { serial, failure }).await;
         return Ok(());
     }
     let (dialer, outbox) = (Arc::clone(dialer), outbox.clone());
@@ -95,7 +95,7 @@ async fn take(
                 EgressReply::Failed { serial, failure: ToolFailure::new(ToolFailureKind::Timeout, message) }
             }
         };
-        say(&outbox, reply).await;
+        outbox.send(&reply).await;
     })
 }
 
@@ -103,12 +103,5 @@ fn no_descriptor(descriptors: &[std::os::fd::OwnedFd]) -> Result<(), ChannelErro
     match descriptors.len() {
         0 => Ok(()),
         found => Err(ChannelError::Descriptors { wanted: 0, found }),
-    }
-}
-
-/// Says something to agentd. When it no longer listens the reader sees the end of the channel, and that ends us.
-async fn say(outbox: &Outbox, reply: EgressReply) {
-    if outbox.send(&reply).await.is_err() {
-        tokio::task::yield_now().await;
     }
 }

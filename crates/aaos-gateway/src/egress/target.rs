@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use aaos_core::capability::HostRule;
+use aaos_core::limits::MAX_URL_BYTES;
 use aaos_core::tool::host_and_port;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use url::Url;
@@ -70,6 +71,9 @@ impl Target {
     /// # Errors
     /// `InvalidArguments` or `Network` when it is not plain http(s), holds credentials, or is ambiguous.
     pub fn parse(text: &str) -> Result<Self, ToolFailure> {
+        if text.len() > MAX_URL_BYTES {
+            return Err(network(format!("a URL of {} bytes is longer than {MAX_URL_BYTES}", text.len())));
+        }
         let (read_host, read_port) = host_and_port(text)?;
         let bad = |why: &str| network(format!("cannot fetch {text:?}: {why}"));
         let mut url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
@@ -94,6 +98,9 @@ impl Target {
             HostName::Name(name) => *name == read_host,
             HostName::Address(ip) => read_host.parse() == Ok(*ip),
         };
+        if matches!(&host, HostName::Name(name) if name.split('.').any(str::is_empty)) {
+            return Err(bad("its host has an empty label"));
+        }
         let port = url.port_or_known_default().unwrap_or_default();
         if !same_host || port != read_port {
             return Err(bad("its host can be read in two ways; write it plainly"));
@@ -247,6 +254,8 @@ mod tests {
             "http://a%2fb/",
             "http://a..b@/",
             "javascript:1",
+            "http://localhost../",
+            "http://a..b/",
             "",
         ] {
             assert!(Target::parse(bad).is_err(), "{bad:?}");

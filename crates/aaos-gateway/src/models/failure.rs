@@ -11,9 +11,8 @@ use hyper::StatusCode;
 use serde::Deserialize;
 
 use crate::dial::{Answer, DialError};
+use crate::words::harmless;
 
-/// Most characters of a provider's own words that are passed on.
-pub(super) const MAX_QUOTED_CHARACTERS: usize = 300;
 /// Longest wait that is believed.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -27,21 +26,6 @@ pub(super) fn failure(kind: ModelFailureKind, message: impl Into<String>) -> Mod
 #[must_use]
 pub(super) fn malformed(message: impl Into<String>) -> ModelFailure {
     failure(ModelFailureKind::MalformedReply, message)
-}
-
-/// A provider's words made harmless: the key taken out, no control characters, cut.
-#[must_use]
-pub(super) fn quoted(text: &str, key: Option<&str>) -> String {
-    let text = match key {
-        Some(key) if !key.is_empty() => text.replace(key, "[key]"),
-        _ => text.to_owned(),
-    };
-    let clean: String = text
-        .chars()
-        .map(|one| if one.is_control() { ' ' } else { one })
-        .take(MAX_QUOTED_CHARACTERS)
-        .collect();
-    clean.trim().to_owned()
 }
 
 /// The shapes in which providers say what is wrong.
@@ -83,7 +67,7 @@ fn words_of(body: &[u8]) -> String {
 #[must_use]
 pub(super) fn of_status(provider: &str, answer: &Answer, body: &[u8], key: Option<&str>) -> ModelFailure {
     let status = answer.head.status;
-    let words = quoted(&words_of(body), key);
+    let words = harmless(&words_of(body), key);
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
     let code = status.as_u16();
     let (kind, advice) = match status {
@@ -119,7 +103,7 @@ pub(super) fn of_stream(provider: &str, error: &ErrorObject, key: Option<&str>) 
         | (_, "400" | "404" | "413") => ModelFailureKind::Rejected,
         _ => ModelFailureKind::Unavailable,
     };
-    let words = quoted(error.message.as_deref().unwrap_or(class), key);
+    let words = harmless(error.message.as_deref().unwrap_or(class), key);
     failure(kind, format!("provider {provider} ended its stream with an error: {words}"))
 }
 
@@ -131,7 +115,7 @@ pub(super) fn of_dial(provider: &str, error: &DialError) -> ModelFailure {
         _ if error.is_certificate() => ModelFailureKind::Rejected,
         _ => ModelFailureKind::Unavailable,
     };
-    failure(kind, format!("provider {provider} cannot be reached: {error}"))
+    failure(kind, format!("provider {provider} cannot be reached: {}", harmless(&error.to_string(), None)))
 }
 
 /// How long the provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date, which is
@@ -171,7 +155,7 @@ fn own_time() -> SystemTime {
 
 #[cfg(test)]
 mod tests {
-    use super::{ErrorObject, MAX_QUOTED_CHARACTERS, of_stream, parse_retry_after, quoted, words_of};
+    use super::{ErrorObject, of_stream, parse_retry_after, words_of};
     use aaos_core::model::ModelFailureKind;
     use std::time::Duration;
 
@@ -191,13 +175,6 @@ mod tests {
         }
         assert_eq!(parse_retry_after("Wed, 21 Oct 2015 07:28:30 GMT", None), Some(Duration::ZERO));
         assert!(parse_retry_after("inf", date).is_some(), "capped by the caller");
-    }
-
-    #[test]
-    fn quotes_are_short_clean_and_hold_no_key() {
-        let said = quoted("bad key sk-123\u{1b}[31m\nnext", Some("sk-123"));
-        assert_eq!(said, "bad key [key] [31m next");
-        assert_eq!(quoted(&"x".repeat(9999), None).len(), MAX_QUOTED_CHARACTERS);
     }
 
     #[test]

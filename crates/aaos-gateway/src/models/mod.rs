@@ -22,13 +22,14 @@ use tokio::net::UnixStream;
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
 use crate::dial::{Answer, Dialer};
+use crate::words::harmless;
 use draft::Draft;
 use failure::{ErrorObject, failure, malformed};
 use provider::{Endpoint, Provider, Service};
 use sse::{SseEvent, SseParser};
 
 /// Most inferences at once; agentd's own slots are far below.
-const MAX_RUNNING: usize = 256;
+const MAX_RUNNING: usize = 64;
 /// Most bytes of one stream, framing included.
 const MAX_STREAM_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes read of an error's body.
@@ -143,14 +144,15 @@ impl Desk {
         }
         let kind = answer.header("content-type").unwrap_or("text/event-stream");
         if !kind.to_ascii_lowercase().starts_with("text/event-stream") {
-            let kind = failure::quoted(kind, None);
+            let kind = harmless(kind, None);
             return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
         }
         match read_stream(&mut answer, reader, deltas).await {
             Ok(reply) => Ok(reply),
             Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
             Err(StreamFault::Found(mut failure)) => {
-                failure.message = format!("provider {name}: {}", failure.message);
+                let words = harmless(&failure.message, provider.key());
+                failure.message = format!("provider {name}: {words}");
                 Err(failure)
             }
         }
@@ -192,9 +194,7 @@ async fn read_stream(
         }
         if let Some(text) = reader.draft().take_delta() {
             let delta = ModelsReply::Delta { serial: deltas.serial, text };
-            if deltas.outbox.send(&delta).await.is_err() {
-                return Err(cut("agentd no longer listens".to_owned()).into());
-            }
+            deltas.outbox.send(&delta).await;
         }
         if progress == Progress::Ended {
             return Ok(reader.into_draft().finish()?);
@@ -234,7 +234,7 @@ pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
             ended = running.ended() => {
                 if let Some(serial) = ended {
                     let failure = malformed("the gateway made a mistake with this reply; this is a bug in aaOS");
-                    say(&outbox, ModelsReply::Failed { serial, failure }).await;
+                    outbox.send(&ModelsReply::Failed { serial, failure }).await;
                 }
             }
         }
@@ -253,7 +253,7 @@ async fn take(
                 ModelFailureKind::Unavailable,
                 format!("the gateway already runs {MAX_RUNNING} inferences; ask again later"),
             );
-            say(outbox, ModelsReply::Failed { serial, failure }).await;
+            outbox.send(&ModelsReply::Failed { serial, failure }).await;
         }
         ModelsRequest::Ask { serial, request, time } => {
             let (desk, outbox) = (Arc::clone(desk), outbox.clone());
@@ -266,14 +266,14 @@ async fn take(
                     Ok(Err(failure)) => ModelsReply::Failed { serial, failure },
                     Err(_) => ModelsReply::Failed { serial, failure: out_of_time(time.0) },
                 };
-                say(&outbox, reply).await;
+                outbox.send(&reply).await;
             })?;
         }
         ModelsRequest::Cancel { serial } => running.cancel(serial),
         ModelsRequest::Describe { serial } => {
             let providers =
                 desk.providers.iter().map(|one| one.state(&desk.providers, &desk.aliases)).collect();
-            say(outbox, ModelsReply::Described { serial, providers }).await;
+            outbox.send(&ModelsReply::Described { serial, providers }).await;
         }
     }
     Ok(())
@@ -281,11 +281,4 @@ async fn take(
 
 fn out_of_time(milliseconds: u64) -> ModelFailure {
     failure(ModelFailureKind::Timeout, format!("no complete answer within {milliseconds} ms"))
-}
-
-/// Says something to agentd. When it no longer listens the reader sees the end of the channel, and that ends us.
-async fn say(outbox: &Outbox, reply: ModelsReply) {
-    if outbox.send(&reply).await.is_err() {
-        tokio::task::yield_now().await;
-    }
 }

@@ -254,3 +254,42 @@ fn stop_of(reason: &str) -> ModelStop {
         _ => ModelStop::EndTurn,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Dialect, request_body};
+    use aaos_core::model::{Message, ModelCall, ModelCallId, ModelRequest, RawArguments, RequestedTool};
+    use aaos_core::name::ModelName;
+    use aaos_core::quantity::Tokens;
+
+    #[test]
+    fn openai_itself_gets_its_own_limit_and_no_field_it_does_not_know() {
+        let call = ModelCall {
+            id: ModelCallId("a".into()),
+            tool: RequestedTool("echo".into()),
+            arguments: RawArguments(String::new()),
+        };
+        let request = ModelRequest {
+            model: ModelName::parse("gpt").expect("a name"),
+            system: String::new(),
+            messages: vec![Message::Assistant {
+                text: "x".into(),
+                reasoning: Some("r".into()),
+                calls: vec![call],
+            }],
+            tools: Vec::new(),
+            max_output_tokens: Tokens(5),
+        };
+        for (dialect, limit, other, is_echoed) in [
+            (Dialect::Original, "max_completion_tokens", "max_tokens", false),
+            (Dialect::Compatible, "max_tokens", "max_completion_tokens", true),
+        ] {
+            let body = request_body(&request, "gpt", dialect);
+            assert_eq!((body[limit].as_u64(), body.get(other)), (Some(5), None));
+            let message = &body["messages"][0];
+            assert_eq!(message.get("reasoning_content").is_some(), is_echoed);
+            assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{}");
+            assert!(body.get("tools").is_none());
+        }
+    }
+}

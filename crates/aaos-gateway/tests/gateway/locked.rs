@@ -89,12 +89,7 @@ impl Gateway {
         }
     }
 
-    async fn fetch(
-        &mut self,
-        url: &str,
-        host: &str,
-        port: u16,
-    ) -> Result<String, ToolFailureKind> {
+    async fn fetch(&mut self, url: &str, host: &str, port: u16) -> Result<String, ToolFailureKind> {
         let serial = self.next();
         let mut page =
             File::from(rustix::fs::memfd_create("page", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd"));

@@ -16,7 +16,7 @@ use serde_json::json;
 use testkit::{CutAs, ModelServer, ReportedUsage, Script, SeenRequest, Turn};
 use tokio::net::UnixStream;
 
-use crate::common::Near;
+use crate::common::{Near, dialer, name_server, tls_server};
 
 const KEY: &str = "sk-test-0123456789";
 pub(crate) const LONG: Millis = Millis(30_000);
@@ -29,11 +29,15 @@ struct Models {
 
 impl Models {
     fn start(providers: Vec<ProviderSetup>) -> Self {
+        Self::reaching(Dialer::with(ResolverConfig::default(), Vec::new()), providers)
+    }
+
+    fn reaching(dialer: Dialer, providers: Vec<ProviderSetup>) -> Self {
         let setup = ModelsSetup {
             providers,
             aliases: vec![(model("smart"), model("scripted")), (model("fast"), model("scripted"))],
         };
-        let desk = Desk::new(setup, Dialer::with(ResolverConfig::default(), Vec::new()));
+        let desk = Desk::new(setup, dialer);
         let (near, far) = UnixStream::pair().expect("a socket pair");
         tokio::spawn(aaos_gateway::models::serve(far, desk));
         Self { near: Near(near), serial: 0 }
@@ -328,6 +332,41 @@ async fn nobody_there_is_unavailable() {
 }
 
 #[tokio::test]
+async fn a_provider_is_found_by_the_name_that_the_operator_configured() {
+    let server = ModelServer::start(Script::in_order([Turn::say("found")]));
+    let (names, _questions) = name_server(|name| match name {
+        "models.test." => vec![[127, 0, 0, 1].into()],
+        _ => Vec::new(),
+    });
+    let port = server.address().port();
+    let at = |host: &str| vec![provider(WireFormat::OpenAi, format!("http://{host}:{port}/v1"))];
+    let mut models = Models::reaching(dialer(names, Vec::new()), at("models.test"));
+    assert_eq!(models.ask(request()).await.expect("a reply").text, "found");
+    let mut models = Models::reaching(dialer(names, Vec::new()), at("other.test"));
+    let failure = models.ask(request()).await.expect_err("no such name");
+    assert_eq!(failure.kind, ModelFailureKind::Unavailable, "{failure}");
+}
+
+#[tokio::test]
+async fn a_key_is_sent_only_over_tls_that_is_trusted() {
+    let (address, own) = tls_server(&["127.0.0.1"]).await;
+    let base = format!("https://{address}/v1");
+    let trusting = |authorities| {
+        let (names, _questions) = name_server(|_| Vec::new());
+        Models::reaching(dialer(names, authorities), vec![provider(WireFormat::OpenAi, base.clone())])
+    };
+    // The control: a trusted server is spoken to (it gives no stream).
+    let failure = trusting(vec![own]).ask(request()).await.expect_err("not a model");
+    assert_ne!(failure.kind, ModelFailureKind::Rejected, "{failure}");
+    let (_, other) = tls_server(&["127.0.0.1"]).await;
+    let failure = trusting(vec![other]).ask(request()).await.expect_err("an unknown authority");
+    assert_eq!(failure.kind, ModelFailureKind::Rejected, "{failure}");
+    assert!(failure.message.contains("certificate"), "{failure}");
+    let failure = trusting(Vec::new()).ask(request()).await.expect_err("no authorities");
+    assert!(failure.message.contains("ca-certificates"), "{failure}");
+}
+
+#[tokio::test]
 async fn a_cancelled_request_hangs_up_and_others_go_on() {
     let script = Script::new()
         .when_system("hang", [Turn::HangMidStream { text: "x".repeat(50), after_events: 2 }])
@@ -448,6 +487,12 @@ async fn hostile_answers_are_failures_of_the_right_kind() {
         (WireFormat::OpenAi, stream(&[r#"{"error":{"message":"x","code":429}}"#]), RateLimited, None),
         (WireFormat::OpenAi, stream(&[r#"{"choices":7}"#]), MalformedReply, None),
         (WireFormat::OpenAi, stream(&["[DONE]"]), MalformedReply, None),
+        (
+            WireFormat::OpenAi,
+            stream(&[&format!("{{\"choices\":\"{KEY} {}\"}}", "x".repeat(9999))]),
+            MalformedReply,
+            None,
+        ),
         (WireFormat::OpenAi, stream(&[&"x".repeat(2_000_000)]), MalformedReply, None),
         (WireFormat::OpenAi, "HTTP/1.1 200 OK\r\nno colon\r\n\r\n".into(), Unavailable, None),
         (WireFormat::OpenAi, String::new(), Unavailable, None),
