@@ -1,0 +1,220 @@
+//! Single decisions: what matches, what is charged, what a denial says.
+
+use aaos_core::authority::Refusal;
+use aaos_core::effect::Need;
+use aaos_core::quantity::{Timestamp, Tokens};
+
+use crate::support::{
+    NOW, act, agent, all, ask, call, child, denial, each, grant, host, inference, read, tool,
+};
+use crate::support::{world, world_with, write};
+
+#[test]
+fn files_match_on_whole_components_and_leave_parents_to_the_kernel() {
+    let mut law = world(&["file_read: /data/*", "file_read: /etc/one", "file_write: /out/*"]);
+    for (path, relative) in
+        [("/data/a/b", "a/b"), ("/data", ""), ("/data/../etc/passwd", "../etc/passwd"), ("/etc/one", "")]
+    {
+        let granted = ask(&mut law, 1, all([read(path)])).expect(path).into_parts();
+        assert_eq!(granted.all[0].relative.as_deref(), Some(relative), "{path}");
+    }
+    for path in ["/data-x", "/dat", "/", "/etc/one/two", "/etc/two", "/out/a"] {
+        let (missing, reason) = denial(ask(&mut law, 1, all([read(path)])));
+        assert_eq!((missing, reason.as_str()), (format!("file_read: {path}"), "no grant covers it"));
+    }
+    assert!(ask(&mut law, 1, all([write("/data/a")])).is_err(), "reading is not writing");
+    let mut root = world(&["file_read: *"]);
+    let all_files = ask(&mut root, 1, all([read("/any/thing")])).expect("all files").into_parts();
+    assert_eq!(all_files.all[0].relative.as_deref(), Some("any/thing"));
+    assert!(ask(&mut root, 1, all([read("/")])).is_ok());
+}
+
+#[test]
+fn either_spelling_of_a_resolved_root_matches() {
+    let mut law = world(&[]);
+    let mut request = crate::support::request(7, "file_read: /real/dir/*");
+    request.spelled = Some("/link/*".to_owned().try_into().expect("a pattern"));
+    law.admit_root(crate::support::admission(2, None), vec![request], NOW).expect("room");
+    for path in ["/real/dir/f", "/link/f"] {
+        let granted = ask(&mut law, 2, all([read(path)])).expect(path).into_parts();
+        assert_eq!(granted.all[0].relative.as_deref(), Some("f"));
+    }
+    assert!(ask(&mut law, 2, all([read("/linked/f")])).is_err());
+}
+
+#[test]
+fn the_most_specific_usable_grant_is_taken() {
+    let mut law =
+        world(&["file_read: /a/*", "{ file_read: /a/b/*, max_invocations: 1 }", "file_read: /a/b/c"]);
+    let chosen =
+        |law: &mut _, path: &str| ask(law, 1, all([read(path)])).expect(path).into_parts().all[0].grant;
+    assert_eq!(chosen(&mut law, "/a/b/c"), Some(grant(3)));
+    assert_eq!(chosen(&mut law, "/a/b/x"), Some(grant(2)));
+    assert_eq!(chosen(&mut law, "/a/b/x"), Some(grant(1)), "the specific one is used up");
+    assert_eq!(chosen(&mut law, "/a/x"), Some(grant(1)));
+}
+
+#[test]
+fn tools_by_name_or_star() {
+    let mut law = world(&["{ tool: echo, max_invocations: 1 }", "tool: grep"]);
+    assert!(ask(&mut law, 1, all([tool("file_read")])).is_err());
+    act(&mut law, 1, tool("echo")).expect("one use");
+    let (missing, reason) = denial(ask(&mut law, 1, all([tool("echo")])));
+    assert_eq!(missing, "tool: echo");
+    assert!(reason.contains("used up"), "{reason}");
+    let mut any = world(&["tool: *"]);
+    act(&mut any, 1, tool("file_read")).expect("any tool");
+}
+
+#[test]
+fn a_denied_effect_charges_nothing() {
+    let mut law = world_with(&["{ file_read: /a/*, max_invocations: 1, max_per_minute: 1 }"], Some(100));
+    for _ in 0..3 {
+        assert!(ask(&mut law, 1, all([read("/a/x"), write("/a/x")])).is_err());
+        assert!(ask(&mut law, 1, all([read("/a/x"), Need::Tokens(Tokens(50)), write("/a/x")])).is_err());
+        assert!(ask(&mut law, 1, all([read("/a/x"), read("/a/y")])).is_err(), "two uses wanted, one is left");
+    }
+    assert_eq!(law.purse(agent(1)).expect("a purse").reserved, Tokens::ZERO);
+    act(&mut law, 1, read("/a/x")).expect("the one use is still there");
+    assert!(act(&mut law, 1, read("/a/x")).is_err());
+}
+
+#[test]
+fn a_batch_is_denied_only_as_a_whole() {
+    let mut law = world(&["{ file_read: /a/*, max_invocations: 2 }"]);
+    let mixed = ask(&mut law, 1, each([read("/b"), read("/a/1"), read("/a/2"), read("/a/3")]));
+    let parts = mixed.expect("some items").into_parts();
+    let fine: Vec<bool> = parts.each.iter().map(Result::is_ok).collect();
+    assert_eq!(fine, [false, true, true, false], "the third use of two");
+    assert_eq!(parts.charges.len(), 2);
+    law.refund(parts.charges);
+    assert_eq!(denial(ask(&mut law, 1, each([read("/b"), read("/c")]))).0, "file_read: /b");
+    assert!(ask(&mut law, 1, each([])).is_ok(), "nothing wanted");
+}
+
+#[test]
+fn rates_count_in_any_minute() {
+    let mut law = world(&["{ tool: echo, max_per_minute: 2 }"]);
+    let mut at = |ms: u64| {
+        let granted =
+            law.authorize(agent(1), call(0), all([tool("echo")]), NOW.after(aaos_core::quantity::Millis(ms)));
+        granted.map(|granted| granted.into_parts().charges.len()).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(at(0), Ok(1));
+    assert_eq!(at(30_000), Ok(1));
+    assert!(at(59_999).expect_err("two in this minute").contains("max_per_minute 2"));
+    assert_eq!(at(60_000), Ok(1), "the first is a minute old");
+    assert!(at(60_001).is_err());
+    assert!(at(10).is_err(), "a clock that steps back gains nothing");
+    assert_eq!(at(90_000), Ok(1));
+}
+
+#[test]
+fn expiry_is_exact_and_clock_steps_gain_nothing() {
+    let mut law = world(&["{ tool: echo, expires_in_seconds: 10 }"]);
+    let mut at =
+        |ms: u64| law.authorize(agent(1), call(0), all([tool("echo")]), Timestamp(NOW.0 + ms)).is_ok();
+    assert!(at(9_999));
+    assert!(!at(10_000));
+    assert!(!at(0), "back in time");
+}
+
+#[test]
+fn hosts_are_met_by_network_or_web_search() {
+    let mut law = world(&["network: 127.0.0.1:8080, a.org", "network: *.b.org", "web_search"]);
+    let granted = ask(&mut law, 1, all([host("127.0.0.1", 8080)])).expect("granted literally").into_parts();
+    assert_eq!(granted.all[0].grant, Some(grant(1)));
+    assert_eq!(granted.all[0].hosts.len(), 3, "redirects may use every network grant");
+    assert!(granted.all[0].public);
+    let public = ask(&mut law, 1, all([host("c.org", 443)])).expect("public").into_parts();
+    assert_eq!(public.all[0].grant, Some(grant(3)));
+    for (name, port) in [("127.0.0.1", 80), ("localhost", 80), ("10.0.0.1", 443), ("::1", 443), ("c.org", 22)]
+    {
+        assert!(ask(&mut law, 1, all([host(name, port)])).is_err(), "{name}:{port}");
+    }
+    let mut narrow = world(&["network: *.b.org"]);
+    assert!(ask(&mut narrow, 1, all([host("b.org", 443)])).is_err());
+    let below = ask(&mut narrow, 1, all([host("x.b.org", 443)])).expect("a subdomain").into_parts();
+    assert!(!below.all[0].public);
+    assert_eq!(denial(ask(&mut narrow, 1, all([host("127.0.0.1", 9)]))).0, "network: 127.0.0.1:9");
+    assert_eq!(denial(ask(&mut narrow, 1, all([host("::1", 9)]))).0, "network: [::1]:9");
+}
+
+#[test]
+fn names_of_children_and_receivers() {
+    let mut law = world(&["spawn_child: [reader]", "message_send: [*]"]);
+    let name = |text: &str| aaos_core::name::AgentName::parse(text).expect("a name");
+    act(&mut law, 1, Need::Spawn(name("reader"))).expect("listed");
+    act(&mut law, 1, Need::Message(name("anyone"))).expect("any");
+    assert_eq!(denial(ask(&mut law, 1, all([Need::Spawn(name("x"))]))).0, "spawn_child: [x]");
+}
+
+#[test]
+fn hand_on_only_grants_are_not_used() {
+    let mut law = world(&["{ file_write: /out/*, use: false }"]);
+    let (_, reason) = denial(ask(&mut law, 1, all([write("/out/a")])));
+    assert!(reason.contains("not used"), "{reason}");
+    child(&mut law, 1, 2, &[(1, 10, "file_write: /out/*")]).expect("handed on");
+    act(&mut law, 2, write("/out/a")).expect("the child may");
+}
+
+#[test]
+fn a_dropped_authorisation_is_refunded_and_a_taken_one_is_not() {
+    let mut law = world_with(&["{ tool: echo, max_invocations: 1 }"], Some(100));
+    for _ in 0..3 {
+        drop(ask(&mut law, 1, all([tool("echo"), Need::Tokens(Tokens(100))])).expect("free again"));
+    }
+    let parts = ask(&mut law, 1, all([tool("echo")])).expect("free again").into_parts();
+    drop(parts);
+    assert!(ask(&mut law, 1, all([tool("echo")])).is_err(), "what the journal took is spent");
+}
+
+#[test]
+fn unknown_agents_have_no_authority() {
+    let mut law = world(&["tool: *"]);
+    assert!(matches!(ask(&mut law, 9, all([])), Err(Refusal::UnknownAgent(who)) if who == agent(9)));
+    law.remove(agent(1));
+    assert!(matches!(ask(&mut law, 1, all([])), Err(Refusal::UnknownAgent(_))));
+    assert!(law.purse(agent(1)).is_none() && law.grants_of(agent(1)).is_empty());
+}
+
+#[test]
+fn the_tools_on_offer_are_those_that_can_be_invoked() {
+    let names = |words: &[&str]| -> Vec<&str> {
+        world(words).tools_of(agent(1), NOW).iter().map(|tool| tool.name).collect()
+    };
+    assert!(names(&[]).is_empty());
+    assert_eq!(names(&["tool: *"]), ["echo"]);
+    assert_eq!(
+        names(&["tool: *", "file_read: /a/*"]),
+        ["echo", "file_list", "file_read", "file_read_many", "grep"]
+    );
+    assert_eq!(names(&["tool: file_edit", "file_read: /a/*"]), [""; 0]);
+    assert_eq!(names(&["tool: file_edit", "file_read: /a/*", "file_write: /b"]), ["file_edit"]);
+    assert_eq!(names(&["tool: web_fetch", "web_search"]), ["web_fetch"]);
+    assert_eq!(names(&["tool: web_fetch", "network: a.org"]), ["web_fetch"]);
+    assert_eq!(names(&["tool: *", "spawn_child: [a]"]), ["echo", "spawn_agent", "spawn_agents"]);
+    assert!(names(&["{ tool: echo, use: false }"]).is_empty());
+    let mut law = world(&["{ tool: echo, max_invocations: 1 }"]);
+    act(&mut law, 1, tool("echo")).expect("one use");
+    assert!(law.tools_of(agent(1), NOW).is_empty(), "used up");
+}
+
+#[test]
+fn purses_refuse_wait_and_run_over() {
+    let mut law = world_with(&[], Some(100));
+    let infer = |law: &mut aaos_core::authority::Authority, reserve| {
+        law.authorize(agent(1), call(0), inference(reserve), NOW).map(|granted| granted.into_parts().charges)
+    };
+    let budget = infer(&mut law, 101).expect_err("more than there is");
+    assert_eq!(budget, Refusal::Budget { wanted: Tokens(101), remaining: Tokens(100) });
+    let first = infer(&mut law, 60).expect("60 of 100");
+    assert_eq!(infer(&mut law, 60).expect_err("held"), Refusal::Waits { wanted: Tokens(60) });
+    assert_eq!(law.settle(&first, Tokens(10)).overdraft, None);
+    let second = infer(&mut law, 60).expect("10 used");
+    let overdraft = law.settle(&second, Tokens(95)).overdraft;
+    assert_eq!(overdraft, Some((Tokens(60), Tokens(95))));
+    let purse = law.purse(agent(1)).expect("a purse");
+    assert_eq!((purse.used, purse.reserved, purse.remaining), (Tokens(105), Tokens(0), Some(Tokens(0))));
+    assert!(matches!(infer(&mut law, 0), Err(Refusal::Budget { .. })), "nothing more is admitted");
+}

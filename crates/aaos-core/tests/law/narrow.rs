@@ -1,0 +1,253 @@
+//! Narrowing: what a child may be given, and that it never exceeds its parent.
+
+use aaos_core::authority::narrow::narrow_manifest;
+use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
+use aaos_core::capability::Capability;
+use aaos_core::effect::{Need, Needs};
+use aaos_core::manifest::Manifest;
+use aaos_core::quantity::{Millis, Tokens};
+use proptest::prelude::*;
+
+use crate::support::{
+    NOW, Wish, act, admission, agent, call, child, grant, host, read, request, tool, world, write,
+};
+
+#[test]
+fn each_kind_narrows_and_never_widens() {
+    for (parent, inside, outside) in [
+        (
+            "file_read: /a/*",
+            &["file_read: /a/*", "file_read: /a/b/*", "file_read: /a/f"][..],
+            &["file_read: /ab/*", "file_read: /*", "file_write: /a/*"][..],
+        ),
+        (
+            "file_write: /a/f",
+            &["file_write: /a/f"],
+            &["file_write: /a/f/*", "file_write: /a/*", "file_read: /a/f"],
+        ),
+        ("tool: *", &["tool: *", "tool: echo"], &["web_search"]),
+        ("tool: echo", &["tool: echo"], &["tool: *", "tool: grep"]),
+        (
+            "web_search",
+            &["web_search", "network: a.org", "network: *.a.org:443"],
+            &[
+                "network: a.org:22",
+                "network: localhost",
+                "network: 127.0.0.1",
+                "network: 93.184.216.34",
+                "tool: web_fetch",
+            ],
+        ),
+        (
+            "network: *.a.org",
+            &["network: b.a.org", "network: *.b.a.org"],
+            &["network: a.org", "network: *.org", "web_search", "network: b.a.org:81"],
+        ),
+        ("spawn_child: [*]", &["spawn_child: [*]", "spawn_child: [a, b]"], &["message_send: [a]"]),
+        ("spawn_child: [a, b]", &["spawn_child: [b]"], &["spawn_child: [*]", "spawn_child: [a, c]"]),
+        ("message_send: [a]", &["message_send: [a]"], &["message_send: [*]", "spawn_child: [a]"]),
+    ] {
+        for words in inside {
+            let mut law = world(&[parent]);
+            let given = child(&mut law, 1, 2, &[(1, 10, words)]);
+            assert!(given.is_ok(), "{parent} gives {words}: {given:?}");
+        }
+        for words in outside {
+            let mut law = world(&[parent]);
+            let refused = child(&mut law, 1, 2, &[(1, 10, words)]);
+            assert!(matches!(refused, Err(Refusal::Denied(_))), "{parent} must not give {words}");
+            assert_eq!(law.agent_count(), 1, "a refused child was never there");
+        }
+    }
+}
+
+#[test]
+fn only_the_parents_own_delegable_grants_are_given() {
+    let mut law = world(&["{ tool: echo, delegate: false }", "tool: grep"]);
+    assert!(child(&mut law, 1, 2, &[(1, 10, "tool: echo")]).is_err(), "delegate: false");
+    assert!(child(&mut law, 1, 2, &[(99, 10, "tool: echo")]).is_err(), "no such grant");
+    law.admit_root(admission(5, None), vec![request(50, "tool: *")], NOW).expect("room");
+    assert!(child(&mut law, 1, 2, &[(50, 10, "tool: echo")]).is_err(), "another agent's grant");
+    child(&mut law, 1, 2, &[(2, 10, "{ tool: grep, delegate: false }")]).expect("handed on");
+    assert!(child(&mut law, 2, 3, &[(10, 11, "tool: grep")]).is_err(), "not further");
+    law.revoke(grant(2));
+    assert!(child(&mut law, 1, 4, &[(2, 12, "tool: grep")]).is_err(), "revoked");
+}
+
+#[test]
+fn a_spelling_cannot_reach_beside_the_parents_root() {
+    let mut law = world(&["file_read: /a/*"]);
+    let mut sly = request(10, "file_read: /a/b/*");
+    sly.spelled = Some("/etc/*".to_owned().try_into().expect("a pattern"));
+    let refused = law.admit_child(agent(1), admission(2, None), vec![(grant(1), sly)], NOW);
+    assert!(matches!(refused, Err(Refusal::Denied(_))));
+}
+
+#[test]
+fn bounds_are_the_tighter_ones() {
+    let mut law = world(&["{ tool: echo, max_invocations: 5, max_per_minute: 9, expires_in_seconds: 100 }"]);
+    act(&mut law, 1, tool("echo")).expect("a use");
+    let later = NOW.after(Millis(30_500));
+    let asked = request(10, "{ tool: echo, max_invocations: 50, expires_in_seconds: 1000, use: false }");
+    let given =
+        law.admit_child(agent(1), admission(2, None), vec![(grant(1), asked)], later).expect("narrowed");
+    let bounds = given[0].constraints;
+    assert_eq!(bounds.max_invocations, Some(4));
+    assert_eq!(bounds.max_per_minute, Some(9));
+    assert_eq!(bounds.expires_in_seconds, Some(69), "ends no later than the parent's");
+    assert!(!bounds.usable && bounds.delegate);
+}
+
+#[test]
+fn uses_and_rates_are_shared_with_all_descendants() {
+    let mut law = world(&["{ tool: echo, max_invocations: 3 }"]);
+    child(&mut law, 1, 2, &[(1, 10, "tool: echo")]).expect("a child");
+    child(&mut law, 1, 3, &[(1, 11, "tool: echo")]).expect("a child");
+    child(&mut law, 2, 4, &[(10, 12, "{ tool: echo, max_invocations: 1 }")]).expect("a grandchild");
+    act(&mut law, 4, tool("echo")).expect("1");
+    assert!(act(&mut law, 4, tool("echo")).is_err(), "its own bound");
+    act(&mut law, 3, tool("echo")).expect("2");
+    act(&mut law, 1, tool("echo")).expect("3");
+    for who in 1..=4 {
+        assert!(act(&mut law, who, tool("echo")).is_err(), "agent {who} gets no fourth");
+    }
+    let mut law = world(&["{ tool: echo, max_per_minute: 1 }"]);
+    child(&mut law, 1, 2, &[(1, 10, "tool: echo")]).expect("a child");
+    act(&mut law, 2, tool("echo")).expect("the one of this minute");
+    assert!(act(&mut law, 1, tool("echo")).is_err());
+}
+
+#[test]
+fn delegable_finds_the_nearest_root() {
+    let law = world(&[
+        "file_read: /a/*",
+        "{ file_read: /a/b/*, delegate: false }",
+        "file_read: /a/b/c/*",
+        "file_write: /f",
+    ]);
+    let find = |words: &str| {
+        let capability = aaos_core::capability::GrantSpec::parse(words).expect(words).capability;
+        law.delegable(agent(1), &capability, NOW).map(|found| (found.grant, found.relative))
+    };
+    assert_eq!(find("file_read: /a/b/c/d/*"), Ok((grant(3), Some("d".to_owned()))));
+    assert_eq!(find("file_read: /a/b/x"), Ok((grant(1), Some("b/x".to_owned()))), "past the held-back one");
+    assert_eq!(find("file_read: /a/*"), Ok((grant(1), Some(String::new()))));
+    assert_eq!(find("file_write: /f"), Ok((grant(4), Some(String::new()))));
+    assert!(
+        matches!(find("file_write: /a/b"), Err(Refusal::Denied(denied)) if denied.missing == "file_write: /a/b")
+    );
+    let law = world(&["{ web_search: true, delegate: false }"]);
+    let refused = law.delegable(agent(1), &Capability::WebSearch, NOW);
+    assert!(matches!(refused, Err(Refusal::Denied(denied)) if denied.reason.contains("delegate: false")));
+}
+
+#[test]
+fn the_manifest_is_narrowed_as_well() {
+    let manifest = |more: &str| {
+        Manifest::parse(&format!("name: a\nmodel: m\nsystem_prompt: p\n{more}")).expect("a manifest")
+    };
+    let parent = manifest(
+        "memory: { context_window: 8k, max_history_messages: 5 }\nbudget_config: { max_tokens: 50 }",
+    );
+    let child = narrow_manifest(&parent, manifest("budget_config: { max_tokens: 80 }")).expect("narrowed");
+    assert_eq!(child.memory, parent.memory);
+    assert_eq!(child.budget_config.max_tokens, Some(Tokens(50)));
+    assert_eq!(narrow_manifest(&parent, manifest("")).expect("narrowed").budget_config, parent.budget_config);
+    assert!(
+        narrow_manifest(&parent, manifest("lifecycle: persistent")).is_err(),
+        "a child ends with its goal"
+    );
+}
+
+/// Grants and needs over so small an alphabet that they meet often.
+const WORDS: [&str; 24] = [
+    "file_read: /*",
+    "file_read: /a/*",
+    "file_read: /a/b/*",
+    "file_read: /a/b",
+    "file_read: /ab/*",
+    "file_write: /a/*",
+    "file_write: /a/b/*",
+    "file_write: /a",
+    "tool: *",
+    "tool: echo",
+    "tool: grep",
+    "web_search",
+    "network: a.org",
+    "network: *.a.org",
+    "network: *.org:443",
+    "network: b.a.org:443",
+    "network: 127.0.0.1:80",
+    "spawn_child: [*]",
+    "spawn_child: [a]",
+    "spawn_child: [a, b]",
+    "message_send: [*]",
+    "message_send: [a]",
+    "{ tool: *, max_invocations: 2 }",
+    "{ file_read: /a/*, expires_in_seconds: 5 }",
+];
+
+fn every_need() -> Vec<Need> {
+    let name = |text: &str| aaos_core::name::AgentName::parse(text).expect("a name");
+    let mut needs = Vec::new();
+    for path in ["/", "/a", "/a/b", "/a/b/c", "/ab", "/ab/c", "/a/../x"] {
+        needs.extend([read(path), write(path)]);
+    }
+    for tool_name in ["echo", "grep", "file_read"] {
+        needs.push(tool(tool_name));
+    }
+    for host_name in ["a.org", "b.a.org", "c.b.a.org", "org", "127.0.0.1", "localhost"] {
+        needs.extend([host(host_name, 80), host(host_name, 443), host(host_name, 22)]);
+    }
+    for agent_name in ["a", "b", "c"] {
+        needs.extend([Need::Spawn(name(agent_name)), Need::Message(name(agent_name))]);
+    }
+    needs
+}
+
+/// Whether `who` would be allowed it at `later`; the probe is dropped and thereby refunded.
+fn may(law: &mut Authority, who: u128, need: &Need, later: u64) -> bool {
+    let wish = Wish(Needs { all: vec![need.clone()], each: Vec::new() });
+    law.authorize(agent(who), call(0), wish, NOW.after(Millis(later))).is_ok()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_descendant_may_nothing_that_its_parent_may_not(
+        parents in prop::collection::vec(0..WORDS.len(), 1..6),
+        children in prop::collection::vec((0..6usize, 0..WORDS.len()), 1..6),
+        grandchildren in prop::collection::vec((0..6usize, 0..WORDS.len()), 1..4),
+        later in 0..10_000u64,
+    ) {
+        let mut law = Authority::new(AuthorityLimits::default());
+        let held = parents.iter().zip(1..).map(|(at, id)| request(id, WORDS[*at])).collect();
+        law.admit_root(admission(1, None), held, NOW).expect("room");
+        // Grants are offered one child a grant, so that one refusal does not hide the rest; the first that is
+        // taken becomes the child under test, with all that it may have.
+        let offers = |law: &mut Authority, from: u128, to: u128, wanted: &[(usize, usize)]| {
+            let own: Vec<_> = law.grants_of(agent(from)).iter().map(|record| record.id).collect();
+            let mut taken = Vec::new();
+            for (at, (parent, words)) in wanted.iter().enumerate() {
+                let Some(id) = own.get(parent % own.len().max(1)) else { continue };
+                let number = to * 1000 + at as u128;
+                let probe = vec![(*id, request(number, WORDS[*words]))];
+                if law.admit_child(agent(from), admission(number, None), probe, NOW).is_ok() {
+                    law.remove(agent(number));
+                    taken.push((*id, request(number, WORDS[*words])));
+                }
+            }
+            law.admit_child(agent(from), admission(to, None), taken, NOW).expect("each was admitted alone");
+        };
+        offers(&mut law, 1, 2, &children);
+        offers(&mut law, 2, 3, &grandchildren);
+        for need in every_need() {
+            for (descendant, parent) in [(2, 1), (3, 2)] {
+                if may(&mut law, descendant, &need, later) {
+                    prop_assert!(may(&mut law, parent, &need, later), "{descendant} may {need:?}");
+                }
+            }
+        }
+    }
+}
