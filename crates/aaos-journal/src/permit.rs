@@ -120,6 +120,12 @@ impl<E: Effect> Receipt<E> {
         about.entry(self.parts.agent, E::result(&self.parts, &self.outcome))
     }
 
+    /// The effect's name, for example `file_write`.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        self.parts.effect.label()
+    }
+
     pub(crate) fn effect(&self) -> &E {
         &self.parts.effect
     }

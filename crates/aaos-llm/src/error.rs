@@ -35,9 +35,10 @@ impl LlmError {
     pub(crate) fn into_failure(self) -> ModelFailure {
         let kind = match self {
             Self::Lost { .. } | Self::Busy => ModelFailureKind::Unavailable,
-            Self::Unsendable(_) | Self::Stopped => ModelFailureKind::Rejected,
+            Self::Unsendable(_) => ModelFailureKind::Rejected,
             Self::OutOfTurn => ModelFailureKind::MalformedReply,
-            Self::Timeout => ModelFailureKind::Timeout,
+            // What was stopped half-way may have been billed, as what timed out may.
+            Self::Timeout | Self::Stopped => ModelFailureKind::Timeout,
         };
         ModelFailure { kind, message: self.to_string(), retry_after: None }
     }

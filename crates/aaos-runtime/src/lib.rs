@@ -1,1 +1,36 @@
-//! placeholder
+//! The kernel: goals, the agent registry, supervision, and the one dispatch of every effect.
+//!
+//! Invariants: every outward act goes through [`Kernel`]'s dispatch (authorise, begin, act, finish); nothing
+//! here runs a tool body, opens a socket or reads a provider's bytes. An agent is visible only once it is
+//! complete. No lock is held across an await.
+
+mod agents;
+mod boot;
+mod clock;
+mod config;
+mod dispatch;
+mod error;
+mod far;
+mod goals;
+mod inference;
+mod kernel;
+mod mail;
+mod outputs;
+mod principal;
+mod registry;
+mod run;
+mod spawn;
+mod spawning_tools;
+mod verdict;
+mod view;
+
+pub use clock::Clock;
+pub use config::{KernelConfig, KernelLimits};
+pub use error::KernelError;
+pub use goals::GoalRequest;
+pub use kernel::{Kernel, KernelParts};
+pub use principal::Principal;
+pub use view::{
+    AgentState, AgentStatus, AgentView, GoalView, PurseReport, RunAnswer, RunResult, RuntimeStatus, ToolView,
+    TraceReport, TraceState,
+};

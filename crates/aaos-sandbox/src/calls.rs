@@ -21,7 +21,7 @@ use crate::broker::{Answer, Broker};
 use crate::egress::FetchedPage;
 use crate::error::SandboxError;
 use crate::plan::{Plan, Request, claimed_bytes, fits, render};
-use crate::process::Worker;
+use crate::worker::Worker;
 use crate::roots::RootTable;
 
 impl Worker {

@@ -25,6 +25,8 @@ pub(crate) struct FarChannel {
     stream: UnixStream,
     /// Set while a frame is half-way.
     torn: AtomicBool,
+    /// Set once the far side has closed its end.
+    hung_up: AtomicBool,
 }
 
 impl FarChannel {
@@ -33,13 +35,18 @@ impl FarChannel {
         let stream = std::os::unix::net::UnixStream::from(socket);
         stream.set_nonblocking(true).map_err(SandboxError::Socket)?;
         let stream = UnixStream::from_std(stream).map_err(SandboxError::Socket)?;
-        Ok(Self { stream, torn: AtomicBool::new(false) })
+        Ok(Self { stream, torn: AtomicBool::new(false), hung_up: AtomicBool::new(false) })
     }
 
     /// The stream itself, between two frames.
     pub(crate) fn into_stream(self) -> UnixStream {
         assert!(!self.torn.load(Ordering::Relaxed), "a torn channel is never handed on");
         self.stream
+    }
+
+    /// Whether the far side has closed its end: it is ending by itself.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.hung_up.load(Ordering::Relaxed)
     }
 
     /// Sends one frame and the descriptors that ride on its first byte.
@@ -72,12 +79,13 @@ impl FarChannel {
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, SandboxError> {
         self.begin()?;
         let mut header = [0; FRAME_HEADER_BYTES];
-        self.stream.read_exact(&mut header).await.map_err(hung_up)?;
+        self.stream.read_exact(&mut header).await.map_err(|error| self.broken(error))?;
         let length = frame_length(header)?;
         let mut body = Vec::new();
         let limit = u64::try_from(length).unwrap_or(u64::MAX);
-        (&mut self.stream).take(limit).read_to_end(&mut body).await.map_err(hung_up)?;
+        (&mut self.stream).take(limit).read_to_end(&mut body).await.map_err(|error| self.broken(error))?;
         if body.len() < length {
+            self.hung_up.store(true, Ordering::Relaxed);
             return Err(SandboxError::Closed);
         }
         let frame = decode_frame(&body)?;
@@ -93,7 +101,8 @@ impl FarChannel {
         let sent = self
             .stream
             .async_io(Interest::WRITABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_DESCRIPTORS))];
+                let mut space =
+                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_DESCRIPTORS))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 if !descriptors.is_empty() {
                     let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
@@ -103,16 +112,17 @@ impl FarChannel {
                 Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)?)
             })
             .await;
-        sent.map_err(hung_up)
+        sent.map_err(|error| self.broken(error))
     }
-}
 
-fn hung_up(error: io::Error) -> SandboxError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-            SandboxError::Closed
+    fn broken(&self, error: io::Error) -> SandboxError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                self.hung_up.store(true, Ordering::Relaxed);
+                SandboxError::Closed
+            }
+            _ => SandboxError::Socket(error),
         }
-        _ => SandboxError::Socket(error),
     }
 }
 

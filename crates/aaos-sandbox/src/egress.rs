@@ -74,6 +74,14 @@ struct Waiting {
     fetches: HashMap<RequestSerial, oneshot::Sender<EgressReply>>,
 }
 
+impl Egress {
+    /// Whether the gateway is gone for good; a new one has to be launched.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.pending.lock().closed
+    }
+}
+
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)

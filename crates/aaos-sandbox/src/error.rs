@@ -33,7 +33,9 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// A required boundary does not stand or is not proved; the process was ended.
-    #[error("required boundary {boundary:?} cannot be proved: {why}; see `agentd doctor`, or change the policy")]
+    #[error(
+        "required boundary {boundary:?} cannot be proved: {why}; see `agentd doctor`, or change the policy"
+    )]
     ConfinementUnavailable {
         /// Which boundary.
         boundary: Boundary,

@@ -1,26 +1,28 @@
-//! One far process as agentd holds it: its channel, its receipt, and the ways to end it.
+//! One far process as agentd holds it: the ways to end it, how it ended, and what it printed last.
 //!
-//! Invariants: a worker serves one call at a time; once condemned it never serves another. Dropping it ends the
-//! process.
+//! Invariants: dropping a far process ends it. What it prints is drained always, kept to its last bytes, and made
+//! harmless before anybody reads it.
 
-use aaos_core::confinement::{Boundary, ConfinementReceipt, ProbeResult};
-use aaos_core::id::WorkerId;
-use aaos_core::wire::ProbeAttempt;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::channel::FarChannel;
-use crate::error::SandboxError;
+use aaos_confine::control::{Order, Serial};
+use aaos_core::limits::{FAR_GRACE_MS, FAR_STOP_MS, KEPT_STDERR_BYTES};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-/// One confined worker. It may serve one agent.
-#[derive(Debug)]
-pub struct Worker {
-    pub(crate) channel: FarChannel,
-    receipt: ConfinementReceipt,
-    missing: Vec<Boundary>,
-    usable: bool,
-    last_call: u64,
-}
+use crate::launcher::Launcher;
 
-/// How a worker ended.
+/// Bytes read from a capturing pipe at a time.
+const STDERR_STEP_BYTES: usize = 1024;
+
+/// How a far process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerEnd {
     /// Exit code or signal, in words.
@@ -29,60 +31,229 @@ pub struct WorkerEnd {
     pub stderr_tail: String,
 }
 
-impl Worker {
-    /// Its name.
+/// A far process; ended when dropped.
+#[derive(Debug)]
+pub struct FarProcess {
+    serial: Serial,
+    launcher: Arc<Launcher>,
+    /// Its pid as agentd sees it and a descriptor of it, once known.
+    known: Option<(u32, Arc<OwnedFd>)>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+    stderr: Stderr,
+}
+
+impl FarProcess {
+    pub(crate) fn new(
+        serial: Serial,
+        launcher: Arc<Launcher>,
+        ended: watch::Receiver<Option<ExitStatus>>,
+        stderr: OwnedFd,
+    ) -> io::Result<Self> {
+        Ok(Self { serial, launcher, known: None, ended, stderr: Stderr::capture(stderr)? })
+    }
+
+    /// Remembers who it is, once agentd knows.
+    pub(crate) fn identify(&mut self, pid: u32, pidfd: OwnedFd) {
+        self.known = Some((pid, Arc::new(pidfd)));
+    }
+
+    /// Its pid as agentd sees it; `None` before it is known.
     #[must_use]
-    pub fn id(&self) -> WorkerId {
-        self.receipt.worker
+    pub fn pid(&self) -> Option<u32> {
+        self.known.as_ref().map(|(pid, _)| *pid)
     }
 
-    /// How it is confined.
+    /// Whether it was reaped.
     #[must_use]
-    pub fn receipt(&self) -> &ConfinementReceipt {
-        &self.receipt
+    pub fn has_ended(&self) -> bool {
+        // The sender goes when the zygote does, and with it every far process.
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 
-    /// Preferred boundaries that it lacks.
-    #[must_use]
-    pub fn missing(&self) -> &[Boundary] {
-        &self.missing
+    /// Resolves when it has ended (or nobody can tell any more, because the zygote is gone).
+    pub async fn wait_end(&self) {
+        let mut ended = self.ended.clone();
+        // An error says that the zygote, and with it every far process, is gone.
+        drop(ended.wait_for(Option::is_some).await);
     }
 
-    /// Whether it can serve another call.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        self.usable
+    /// Gives a process that is ending by itself a moment to do so.
+    pub(crate) async fn let_end(&self) {
+        // Whether it used the moment is seen by whoever kills it next.
+        drop(tokio::time::timeout(Duration::from_millis(FAR_GRACE_MS), self.wait_end()).await);
     }
 
-    /// A fresh number for the next call.
-    pub(crate) fn next_call(&mut self) -> u64 {
-        self.last_call += 1;
-        self.last_call
+    /// Ends it now.
+    pub fn kill(&self) {
+        if self.has_ended() {
+            return;
+        }
+        match &self.known {
+            // It fails only where the process has ended already.
+            Some((_, pidfd)) => end_now(pidfd),
+            None => self.launcher.order_now(Order::Kill(self.serial)),
+        }
     }
 
-    /// Ends the process now and never uses it again: it broke the protocol, overran its time, or its call was
-    /// given up half-way.
-    pub(crate) fn condemn(&mut self) {
-        self.usable = false;
-    }
-
-    /// Ends a worker whose channel failed and says how it ended.
-    pub(crate) async fn autopsy(&mut self) -> WorkerEnd {
-        self.condemn();
-        WorkerEnd { reason: String::new(), stderr_tail: String::new() }
-    }
-
-    /// Has the worker try to cross boundaries from inside.
-    ///
-    /// # Errors
-    /// When the worker ended or did not answer in time.
-    pub async fn probe(&mut self, attempts: Vec<ProbeAttempt>) -> Result<Vec<ProbeResult>, SandboxError> {
-        self.channel.send(&attempts, &[]).await?;
-        self.channel.receive().await
-    }
-
-    /// Ends the worker and says how it ended.
+    /// Ends it and says how it ended: on its own, if it had, or killed.
     pub async fn stop(mut self) -> WorkerEnd {
+        self.kill();
         self.autopsy().await
+    }
+
+    /// Says how it ended, once it has or its time is up.
+    pub(crate) async fn autopsy(&mut self) -> WorkerEnd {
+        let limit = Duration::from_millis(FAR_STOP_MS);
+        let in_time = tokio::time::timeout(limit, self.wait_end()).await.is_ok();
+        self.stderr.finish(limit).await;
+        let reason = match (&*self.ended.borrow(), in_time) {
+            (Some(status), _) => status.words(),
+            (None, true) => "ended with its launcher".to_owned(),
+            (None, false) => "did not end in time after it was killed".to_owned(),
+        };
+        WorkerEnd { reason, stderr_tail: self.stderr.tail() }
+    }
+}
+
+/// Ends a far process from elsewhere, while its owner waits for its answer.
+#[derive(Debug, Clone)]
+pub struct WorkerKiller(Option<Arc<OwnedFd>>);
+
+impl WorkerKiller {
+    /// Ends the process now, if it still runs.
+    pub fn kill(&self) {
+        if let Some(pidfd) = &self.0 {
+            end_now(pidfd);
+        }
+    }
+}
+
+impl FarProcess {
+    /// A handle that can end this process and nothing else.
+    pub(crate) fn killer(&self) -> WorkerKiller {
+        WorkerKiller(self.known.as_ref().map(|(_, pidfd)| Arc::clone(pidfd)))
+    }
+}
+
+/// Kills what the descriptor refers to; that fails only where the process has ended already.
+fn end_now(pidfd: &OwnedFd) {
+    if let Err(errno) = pidfd_send_signal(pidfd, Signal::KILL) {
+        tracing::debug!(%errno, "a far process had ended before it was killed");
+    }
+}
+
+impl Drop for FarProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A raw wait status, as the zygote reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ExitStatus(pub(crate) i32);
+
+impl ExitStatus {
+    pub(crate) fn words(self) -> String {
+        if libc::WIFSIGNALED(self.0) {
+            format!("killed by signal {}", libc::WTERMSIG(self.0))
+        } else {
+            format!("exit code {}", libc::WEXITSTATUS(self.0))
+        }
+    }
+}
+
+/// The capturing end of a far process's standard error.
+#[derive(Debug)]
+struct Stderr {
+    kept: Arc<Mutex<VecDeque<u8>>>,
+    drain: Option<JoinHandle<()>>,
+}
+
+impl Stderr {
+    fn capture(pipe: OwnedFd) -> io::Result<Self> {
+        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
+        let kept = Arc::new(Mutex::new(VecDeque::new()));
+        let into = Arc::clone(&kept);
+        let drain = tokio::spawn(async move {
+            let mut step = [0; STDERR_STEP_BYTES];
+            // An error ends the pipe just as its end does.
+            while let Ok(got @ 1..) = pipe.read(&mut step).await {
+                keep_tail(&mut into.lock().unwrap_or_else(PoisonError::into_inner), &step[..got]);
+            }
+        });
+        Ok(Self { kept, drain: Some(drain) })
+    }
+
+    /// Waits until the far process's last words have arrived.
+    async fn finish(&mut self, limit: Duration) {
+        if let Some(mut drain) = self.drain.take()
+            && tokio::time::timeout(limit, &mut drain).await.is_err()
+        {
+            drain.abort();
+        }
+    }
+
+    fn tail(&self) -> String {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        harmless(&kept.iter().copied().collect::<Vec<u8>>())
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        if let Some(drain) = &self.drain {
+            drain.abort();
+        }
+    }
+}
+
+fn keep_tail(kept: &mut VecDeque<u8>, more: &[u8]) {
+    kept.extend(more);
+    let over = kept.len().saturating_sub(KEPT_STDERR_BYTES);
+    kept.drain(..over);
+    assert!(kept.len() <= KEPT_STDERR_BYTES, "the tail is bounded");
+}
+
+/// Text that a terminal, a log or a model can be shown: control characters are spelled out.
+fn harmless(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut shown = String::with_capacity(text.len());
+    for one in text.trim_end().chars() {
+        if one == '\n' || !one.is_control() {
+            shown.push(one);
+        } else {
+            shown.extend(one.escape_unicode());
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use aaos_core::limits::KEPT_STDERR_BYTES;
+
+    use super::{ExitStatus, harmless, keep_tail};
+
+    #[test]
+    fn only_the_tail_is_kept() {
+        let mut kept = VecDeque::new();
+        keep_tail(&mut kept, &[b'a'; KEPT_STDERR_BYTES]);
+        keep_tail(&mut kept, b"the end");
+        assert_eq!(kept.len(), KEPT_STDERR_BYTES);
+        assert!(kept.iter().copied().collect::<Vec<u8>>().ends_with(b"the end"));
+    }
+
+    #[test]
+    fn escape_sequences_are_spelled_out() {
+        assert_eq!(harmless(b"a\x1b[2Jb\nc\n"), "a\\u{1b}[2Jb\nc");
+        assert_eq!(harmless(b"\xff"), "\u{fffd}");
+    }
+
+    #[test]
+    fn ends_are_told_in_words() {
+        assert_eq!(ExitStatus(9).words(), "killed by signal 9");
+        assert_eq!(ExitStatus(70 << 8).words(), "exit code 70");
     }
 }

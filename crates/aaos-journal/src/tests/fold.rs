@@ -85,6 +85,7 @@ fn lives() -> impl Strategy<Value = Event> {
             depth,
             manifest: manifest(),
             max_tokens: Some(Tokens(tokens)),
+            principal: 0,
         },
     );
     let stopped = ".{0,8}".prop_map(|reason| Event::AgentStopped { end: AgentEnd::Failed { reason } });

@@ -1,0 +1,261 @@
+//! Starting from the journal, and closing in good order.
+//!
+//! Invariants: what the journal says is alive is either alive again or recorded as interrupted before the first
+//! request is served; a grant whose root is not the one that was granted stays suspended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_core::authority::Authority;
+use aaos_core::event::{AgentEnd, Event, GoalState};
+use aaos_core::id::AgentId;
+use aaos_core::manifest::Lifecycle;
+use aaos_core::model::Usage;
+use aaos_core::state::{AgentRecord, GoalRecord, State};
+use aaos_core::toolio::StopReason;
+use aaos_sandbox::RootTable;
+
+use crate::error::KernelError;
+use crate::far::WorkerOwner;
+use crate::goals::{Goal, GoalRequest};
+use crate::kernel::{Kernel, KernelParts};
+use crate::registry::{Agent, AgentFacts, Mail};
+use crate::spawn::off_thread;
+use crate::verdict::Exit;
+use crate::view::RunResult;
+
+/// How often idle workers are looked for.
+const IDLE_ROUND: Duration = Duration::from_secs(10);
+/// What becomes of a run that a restart cut short.
+const INTERRUPTED_RUN: &str = "its run was interrupted by a restart of agentd; send the message again";
+/// How long running work may take to end after a stop was asked for.
+const CLOSING_TIME: Duration = Duration::from_secs(10);
+
+impl Kernel {
+    /// Builds a kernel from what the journal says, and continues: persistent agents wait for messages again,
+    /// everything else that was running is recorded as interrupted.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the journal fails.
+    pub async fn start(parts: KernelParts, state: &State) -> Result<Self, KernelError> {
+        let authority = Authority::restore(parts.config.limits.authority(), state);
+        let roots = RootTable::new(parts.config.protected.clone(), vec![parts.config.workspaces.clone()]);
+        let kernel = Self::assemble(parts, authority, roots);
+        kernel.recover(state).await?;
+        let idle = kernel.clone();
+        drop(kernel.tasks().spawn(async move { idle.end_idle_workers().await }));
+        Ok(kernel)
+    }
+
+    async fn recover(&self, state: &State) -> Result<(), KernelError> {
+        let interrupted: Vec<_> = state.open_goals().map(|goal| goal.id).collect();
+        let version = self.config().version.clone();
+        let started = Event::DaemonStarted { version, interrupted_goals: interrupted };
+        let mut entries = vec![self.entry(None, None, started)];
+        for agent in state.alive().filter(|agent| !survives(agent)) {
+            self.authority().remove(agent.id);
+            let end = Event::AgentStopped { end: AgentEnd::Interrupted };
+            entries.push(self.entry(agent.goal, Some(agent.id), end));
+        }
+        for agent in state.alive().filter(|agent| survives(agent)) {
+            let cut = agent.mailbox.iter().filter(|mail| mail.taken);
+            entries.extend(cut.map(|mail| {
+                let mut entry = self.entry(None, Some(agent.id), interrupted_run());
+                entry.trace_id = mail.trace;
+                entry
+            }));
+        }
+        for goal in state.open_goals() {
+            entries.push(self.entry(Some(goal.id), None, interrupted_goal()));
+        }
+        self.journal().record_all(entries).await?;
+        self.recall_goals(state);
+        self.recall_replies(state);
+        for record in state.alive().filter(|agent| survives(agent)) {
+            self.revive(state, record).await?;
+        }
+        Ok(())
+    }
+
+    fn recall_goals(&self, state: &State) {
+        let mut table = self.table();
+        for record in state.goals.values() {
+            if let Some(key) = &record.client_key {
+                table.goal_of_key.insert((record.principal, key.clone()), record.id);
+            }
+            table.goals.insert(record.id, goal_of(record));
+        }
+    }
+
+    fn recall_replies(&self, state: &State) {
+        let mut table = self.table();
+        for (trace, reply) in &state.replies {
+            let owner = state.agents.get(&reply.agent).map_or(0, |agent| agent.principal);
+            let result = RunResult {
+                response: reply.response.clone(),
+                usage: reply.usage,
+                iterations: reply.iterations,
+                stop_reason: reply.stop_reason,
+                error: reply.error.clone(),
+            };
+            let recalled = table.open_trace(*trace, owner).map(|()| table.traces.complete(*trace, result));
+            if !matches!(recalled, Ok(Ok(()))) {
+                tracing::error!(%trace, "a recorded reply could not be recalled");
+            }
+        }
+    }
+
+    /// Brings an agent back with its grants and the messages it had not answered.
+    async fn revive(&self, state: &State, record: &AgentRecord) -> Result<(), KernelError> {
+        self.reopen_roots(state, record.id).await?;
+        let agent = Agent::new(AgentFacts {
+            id: record.id,
+            manifest: record.manifest.clone(),
+            parent: record.parent,
+            goal: record.goal,
+            owner: record.principal,
+            depth: record.depth,
+            started_at: record.spawned_at,
+            cancel: self.closing().child_token(),
+        });
+        agent.paused.send_replace(record.paused);
+        for mail in &record.mailbox {
+            let Some(trace) = mail.trace else { continue };
+            self.table().open_trace(trace, agent.owner)?;
+            if mail.taken {
+                // Its run was cut short; what it did cannot be known here, so it is not done again.
+                let closed = self.table().traces.fail(trace, INTERRUPTED_RUN);
+                closed.map_err(|error| KernelError::State(error.to_string()))?;
+            } else {
+                agent.reserve_mail()?;
+                agent.settle_mail(Some(Mail { trace, message: mail.message.clone() }));
+            }
+        }
+        self.table().agents.insert(agent.id, Arc::clone(&agent));
+        if agent.manifest.lifecycle == Lifecycle::Persistent {
+            self.start_mailbox_loop(&agent);
+        }
+        Ok(())
+    }
+
+    async fn reopen_roots(&self, state: &State, agent: AgentId) -> Result<(), KernelError> {
+        let grants = state.grants.values().filter(|grant| grant.record.agent == agent && !grant.revoked);
+        for grant in grants {
+            let Some(identity) = grant.record.root.clone() else { continue };
+            let (Some(pattern), id) = (grant.record.capability.file_pattern().cloned(), grant.record.id)
+            else {
+                continue;
+            };
+            let roots = self.roots().clone();
+            let reopened = off_thread(move || roots.reopen(id, &pattern, &identity)).await?;
+            if let Err(error) = reopened {
+                // Without its root no path of the grant can be opened: it stays suspended.
+                tracing::warn!(%error, grant = %id, "a grant is suspended: its root is not what was granted");
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_idle_workers(&self) {
+        let mut round = tokio::time::interval(IDLE_ROUND);
+        loop {
+            tokio::select! {
+                _ = round.tick() => {}
+                () = self.closing().cancelled() => return,
+            }
+            let agents: Vec<_> = self.table().agents.values().cloned().collect();
+            for agent in agents {
+                let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
+                self.end_idle_worker(&agent.worker, owner).await;
+            }
+        }
+    }
+
+    /// Closes in good order: no new work, runs are cancelled and recorded, workers ended, the journal flushed.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the journal cannot be closed.
+    pub async fn shutdown(&self) -> Result<(), KernelError> {
+        self.close_doors();
+        let agents: Vec<_> = self.table().agents.values().cloned().collect();
+        self.closing().cancel();
+        self.tasks().close();
+        for agent in &agents {
+            agent.worker.kill();
+        }
+        if tokio::time::timeout(CLOSING_TIME, self.tasks().wait()).await.is_err() {
+            tracing::warn!("some work did not end in time; it is recorded as interrupted at the next start");
+        }
+        for agent in &agents {
+            agent.tasks.close();
+            if tokio::time::timeout(CLOSING_TIME, agent.tasks.wait()).await.is_err() {
+                tracing::warn!(agent = %agent.id, "an agent's work did not end in time");
+            }
+            let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
+            self.end_worker(&agent.worker, owner).await;
+        }
+        self.sandbox().shutdown().await;
+        self.journal().record(self.entry(None, None, Event::DaemonStopped {})).await?;
+        Ok(self.journal().clone().close().await?)
+    }
+}
+
+/// Whether an agent goes on after a restart: one of the operator's own that is persistent, or was not in the
+/// middle of its run.
+fn survives(agent: &AgentRecord) -> bool {
+    let idle = agent.run.as_ref().is_none_or(|run| run.end.is_some());
+    agent.goal.is_none()
+        && agent.parent.is_none()
+        && (idle || agent.manifest.lifecycle == Lifecycle::Persistent)
+}
+
+fn interrupted_run() -> Event {
+    Event::AgentExecutionCompleted {
+        response: String::new(),
+        usage: Usage::default(),
+        iterations: 0,
+        stop_reason: StopReason::Error,
+        error: Some(INTERRUPTED_RUN.to_owned()),
+    }
+}
+
+fn interrupted_goal() -> Event {
+    Event::GoalFinished {
+        state: GoalState::Interrupted,
+        response: String::new(),
+        outputs: Vec::new(),
+        usage: Usage::default(),
+        error: Some("agentd was restarted while the goal was open; submit it again".to_owned()),
+        exit_code: Exit::Failed as u8,
+    }
+}
+
+fn goal_of(record: &GoalRecord) -> Goal {
+    let request = GoalRequest {
+        goal: record.goal.clone(),
+        outputs: record.outputs.clone(),
+        client_key: record.client_key.clone(),
+        priority: 0,
+        deadline_seconds: 0,
+        max_tokens: Some(record.max_tokens),
+        grants: Vec::new(),
+        manifest: None,
+        working_directory: None,
+    };
+    let mut goal = Goal::new(request, record.principal, record.accepted_at, Default::default());
+    goal.root_agent = record.root_agent;
+    goal.workspace = record.workspace.clone();
+    goal.state = GoalState::Interrupted;
+    goal.exit_code = Some(Exit::Failed as u8);
+    goal.error = Some("agentd was restarted while the goal was open; submit it again".to_owned());
+    if let Some(end) = &record.end {
+        goal.state = record.state;
+        goal.response = Some(end.response.clone());
+        goal.outputs = end.outputs.clone();
+        goal.usage = end.usage;
+        goal.error = end.error.clone();
+        goal.exit_code = Some(end.exit_code);
+    }
+    goal.over.send_replace(true);
+    goal
+}

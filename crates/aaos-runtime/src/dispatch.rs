@@ -1,0 +1,230 @@
+//! The one dispatch of tool calls: validate, authorise, begin, act, finish, for every caller.
+//!
+//! Invariants: arguments are validated against the very schema the model was shown and parsed once; a denied
+//! or malformed call touches nothing and is journalled; once begun, a call's outcome is journalled whatever
+//! the caller does meanwhile.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use aaos_core::authority::Refusal;
+use aaos_core::effect::{Denied, Effect, ToolOutcome};
+use aaos_core::event::Event;
+use aaos_core::id::{CallId, TraceId};
+use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_ipc::Schema;
+use aaos_journal::{Permit, Receipt};
+use tokio::time::Instant;
+
+use crate::error::KernelError;
+use crate::far::WorkerOwner;
+use crate::kernel::Kernel;
+use crate::registry::Agent;
+
+/// Longest argument text of one call, bytes: a `file_write` of 1 MiB with every byte escaped.
+const MAX_ARGUMENT_BYTES: usize = 6 * 1024 * 1024 + 64 * 1024;
+
+/// The compiled input schemas, made on first use.
+#[derive(Debug, Default)]
+pub(crate) struct Schemas {
+    compiled: OnceLock<HashMap<&'static str, Schema>>,
+}
+
+impl Schemas {
+    fn of(&self, tool: &ToolDescriptor) -> &Schema {
+        let compiled = self.compiled.get_or_init(|| {
+            let compile = |tool: &ToolDescriptor| match Schema::compile(&tool.input_schema()) {
+                Ok(schema) => (tool.name, schema),
+                Err(error) => unreachable!("the schema of {} is our own: {error}", tool.name),
+            };
+            CATALOGUE.iter().map(compile).collect()
+        });
+        &compiled[tool.name]
+    }
+}
+
+/// Milliseconds since `begun`.
+pub(crate) fn elapsed(begun: Instant) -> Millis {
+    Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Kernel {
+    /// Invokes a tool for an agent, whoever asks: its mind, `tool.invoke`, a retry. Returns the JSON text of the
+    /// result. The call runs on to its recorded end even if the caller stops waiting.
+    ///
+    /// Boxed, because a spawning tool runs children, which invoke tools.
+    pub(crate) fn invoke<'k>(
+        &'k self,
+        agent: &'k Arc<Agent>,
+        trace: Option<TraceId>,
+        tool: &'k str,
+        arguments: &'k str,
+    ) -> Pin<Box<dyn Future<Output = Result<String, ToolFailure>> + Send + 'k>> {
+        Box::pin(async move {
+            if agent.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            let call = self.parse_call(tool, arguments)?;
+            let (kernel, owned) = (self.clone(), Arc::clone(agent));
+            let running = agent.tasks.spawn(async move { kernel.perform(&owned, trace, call).await });
+            running.await.unwrap_or_else(|died| {
+                Err(ToolFailure::new(ToolFailureKind::WorkerLost, format!("the call died: {died}")))
+            })
+        })
+    }
+
+    /// Steps 2: validate and parse. Nothing has happened yet.
+    fn parse_call(&self, tool: &str, arguments: &str) -> Result<ToolCall, ToolFailure> {
+        let invalid = |why: String| ToolFailure::new(ToolFailureKind::InvalidArguments, why);
+        let descriptor = tool::find(tool).ok_or_else(|| {
+            let known: Vec<&str> = CATALOGUE.iter().map(|tool| tool.name).collect();
+            let message = format!("there is no tool {tool:?}; the tools are {}", known.join(", "));
+            ToolFailure::new(ToolFailureKind::UnknownTool, message)
+        })?;
+        if arguments.len() > MAX_ARGUMENT_BYTES {
+            return Err(invalid(format!("arguments of {} bytes are over the limit", arguments.len())));
+        }
+        let value: serde_json::Value = serde_json::from_str(arguments)
+            .map_err(|error| invalid(format!("the arguments of {tool} are not JSON: {error}")))?;
+        self.schemas()
+            .of(descriptor)
+            .validate(&value)
+            .map_err(|error| invalid(format!("the arguments of {tool} do not fit its schema: {error}")))?;
+        let input = descriptor
+            .parse_input(value)
+            .map_err(|error| invalid(format!("the arguments of {tool} are not usable: {error}")))?;
+        ToolCall::new(input)
+    }
+
+    /// Steps 3 to 6.
+    async fn perform(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        call: ToolCall,
+    ) -> Result<String, ToolFailure> {
+        let permit = self.begin(agent, trace, call).await?;
+        let receipt = match permit.effect().input.place() {
+            ToolPlace::Kernel => self.run_spawning_tool(agent, trace, permit).await,
+            ToolPlace::Worker => self.run_worker_tool(agent, permit, None).await,
+            ToolPlace::EgressAndWorker => self.run_fetch(agent, permit).await,
+        };
+        let outcome = self.finish(agent, receipt).await.map_err(KernelError::into_tool_failure)?;
+        outcome.result
+    }
+
+    /// Authorises an effect and journals its intent; a refusal is journalled.
+    pub(crate) async fn begin<E: Effect>(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        effect: E,
+    ) -> Result<Permit<E>, ToolFailure> {
+        let label = effect.label();
+        let call = CallId::from_uuid(self.clock().fresh());
+        let decision = {
+            let now = self.clock().now();
+            self.authority().authorize(agent.id, call, effect, now)
+        };
+        match decision {
+            Ok(authorized) => {
+                let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
+                permit.map_err(|error| KernelError::from(error).into_tool_failure())
+            }
+            Err(refusal) => {
+                self.journal_refusal(agent, label, &refusal);
+                Err(KernelError::from(refusal).into_tool_failure())
+            }
+        }
+    }
+
+    pub(crate) fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: &Refusal) {
+        let event = match refusal {
+            Refusal::Denied(denied) => {
+                Event::CapabilityDenied { effect: effect.to_owned(), denied: denied.clone() }
+            }
+            Refusal::Budget { wanted, remaining } => {
+                Event::BudgetExceeded { wanted: *wanted, remaining: *remaining }
+            }
+            Refusal::Waits { .. } | Refusal::Limit(_) | Refusal::UnknownAgent(_) => Event::CapabilityDenied {
+                effect: effect.to_owned(),
+                denied: Denied {
+                    missing: format!("a place for {effect}"),
+                    reason: refusal.to_string(),
+                    hint: "wait until something ends, or ask for less".to_owned(),
+                },
+            },
+        };
+        self.note_or_log(self.agent_entry(agent, event));
+        if let (Refusal::Denied(_), Some(goal)) = (refusal, agent.goal)
+            && let Some(goal) = self.table().goals.get_mut(&goal)
+        {
+            goal.denials = goal.denials.saturating_add(1);
+        }
+    }
+
+    /// Journals an outcome and settles its charges.
+    async fn finish(&self, agent: &Agent, receipt: Receipt<ToolCall>) -> Result<ToolOutcome, KernelError> {
+        let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
+        if let Some(denied) = denied {
+            let effect = receipt.label().to_owned();
+            self.note_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied }));
+        }
+        let finished = self.journal().finish(receipt, self.clock().now()).await?;
+        self.authority().settle(&finished.charges, Tokens::ZERO);
+        Ok(finished.outcome)
+    }
+
+    async fn run_worker_tool(
+        &self,
+        agent: &Agent,
+        permit: Permit<ToolCall>,
+        page: Option<aaos_sandbox::FetchedPage>,
+    ) -> Receipt<ToolCall> {
+        let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
+        self.run_in_worker(&agent.worker, owner, permit, page).await
+    }
+
+    /// `web_fetch`: the egress gateway fetches, the worker reads what came.
+    async fn run_fetch(&self, agent: &Agent, permit: Permit<ToolCall>) -> Receipt<ToolCall> {
+        let begun = Instant::now();
+        let url = match &permit.effect().input {
+            ToolInput::WebFetch(input) => input.url.clone(),
+            other => unreachable!("{} does not fetch", other.name()),
+        };
+        let fetched = match self.egress().await {
+            Ok(egress) => egress.fetch(&permit).await,
+            Err(error) => Err(error.into_tool_failure()),
+        };
+        let event = Event::NetworkFetched {
+            call: permit.call(),
+            url,
+            final_url: fetched.as_ref().ok().map(|page| page.final_url.clone()),
+            bytes: fetched.as_ref().map_or(Bytes::ZERO, |page| page.bytes),
+        };
+        self.note_or_log(self.agent_entry(agent, event));
+        match fetched {
+            Ok(page) => self.run_worker_tool(agent, permit, Some(page)).await,
+            Err(failure) => {
+                permit.settle(ToolOutcome { result: Err(failure), worker: None, elapsed: elapsed(begun) })
+            }
+        }
+    }
+}
+
+/// A path that the kernel of the machine refused to resolve below its root is a denial too.
+fn denied_by_the_kernel(failure: &ToolFailure) -> Option<Denied> {
+    (failure.kind == ToolFailureKind::OutsideRoot).then(|| Denied {
+        missing: "a grant whose root holds the path".to_owned(),
+        reason: failure.message.clone(),
+        hint: "ask for a grant of the directory that the path leads to".to_owned(),
+    })
+}
+
+/// The failure of a call whose agent is being stopped.
+pub(crate) fn cancelled() -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Cancelled, "the agent is being stopped")
+}

@@ -1,0 +1,246 @@
+//! The kernel's hold on far processes: an agent's worker and the two gateway roles.
+//!
+//! Invariants: a worker serves one agent for its whole life and runs one call at a time; every start and end
+//! of one is journalled with its receipt; when confinement cannot be had the call fails, it never runs here.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aaos_core::confinement::{Boundary, ConfinementReceipt};
+use aaos_core::effect::ToolOutcome;
+use aaos_core::event::Event;
+use aaos_core::id::{AgentId, GoalId};
+use aaos_core::quantity::Millis;
+use aaos_core::tool::ToolCall;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{ModelsSetup, encode_frame};
+use aaos_journal::{Permit, Receipt};
+use aaos_llm::{Models, ModelsConfig};
+use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, SandboxError, Worker, WorkerKiller};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+
+/// A worker that has had nothing to do for this long is ended.
+const WORKER_IDLE: Duration = Duration::from_secs(30);
+
+/// The place for an agent's worker: empty until first need, and again after it was idle or died.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerSlot {
+    /// Held for the length of one call: calls of one agent queue here.
+    worker: tokio::sync::Mutex<Option<Held>>,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Held {
+    worker: Worker,
+    last_used: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    receipt: Option<ConfinementReceipt>,
+    killer: Option<WorkerKiller>,
+}
+
+impl WorkerSlot {
+    pub(crate) fn receipt(&self) -> Option<ConfinementReceipt> {
+        self.shown().receipt.clone()
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the worker at once, whatever it does; a call in flight fails.
+    pub(crate) fn kill(&self) {
+        if let Some(killer) = &self.shown().killer {
+            killer.kill();
+        }
+    }
+}
+
+/// The gateway connections, each started on first need and again after it was lost.
+#[derive(Debug, Default)]
+pub(crate) struct Gateways {
+    models: tokio::sync::Mutex<Option<Role<Models>>>,
+    egress: tokio::sync::Mutex<Option<Role<Egress>>>,
+}
+
+/// One gateway role: its client, and the process, which ends when this is dropped.
+#[derive(Debug)]
+struct Role<C> {
+    client: C,
+    _process: FarProcess,
+}
+
+impl Gateways {
+    /// Calls waiting or running at the `models` role, if it is up and nobody is starting it.
+    pub(crate) fn queue_depth(&self) -> usize {
+        let held = self.models.try_lock().ok();
+        held.and_then(|held| held.as_ref().map(|role| role.client.queue_depth())).unwrap_or(0)
+    }
+
+    /// The `models` role, started if need be.
+    pub(crate) async fn models(
+        &self,
+        kernel: &Kernel,
+        setup: &ModelsSetup,
+        config: ModelsConfig,
+    ) -> Result<Models, KernelError> {
+        let mut held = self.models.lock().await;
+        if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
+            return Ok(role.client.clone());
+        }
+        let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        let (stream, process) = launch(kernel, GatewayRole::Models, frame).await?;
+        let client = Models::new(stream, config);
+        *held = Some(Role { client: client.clone(), _process: process });
+        Ok(client)
+    }
+
+    /// The `egress` role, started if need be.
+    pub(crate) async fn egress(&self, kernel: &Kernel) -> Result<Egress, KernelError> {
+        let mut held = self.egress.lock().await;
+        if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
+            return Ok(role.client.clone());
+        }
+        let (stream, process) = launch(kernel, GatewayRole::Egress, Vec::new()).await?;
+        let client = Egress::new(stream);
+        *held = Some(Role { client: client.clone(), _process: process });
+        Ok(client)
+    }
+}
+
+async fn launch(
+    kernel: &Kernel,
+    role: GatewayRole,
+    setup: Vec<u8>,
+) -> Result<(UnixStream, FarProcess), KernelError> {
+    let gateway = kernel.sandbox().launch_gateway(role, setup).await;
+    let gateway = gateway.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+    kernel.journal_gateway(&gateway.receipt, role, &gateway.missing).await?;
+    Ok((gateway.stream, gateway.process))
+}
+
+/// Whom a worker works for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WorkerOwner {
+    pub(crate) agent: AgentId,
+    pub(crate) goal: Option<GoalId>,
+}
+
+impl Kernel {
+    async fn journal_gateway(
+        &self,
+        receipt: &ConfinementReceipt,
+        role: GatewayRole,
+        missing: &[Boundary],
+    ) -> Result<(), KernelError> {
+        let role = match role {
+            GatewayRole::Models => "models",
+            GatewayRole::Egress => "egress",
+        };
+        let event = Event::ConfinementReceipt { receipt: receipt.clone(), role: role.to_owned() };
+        self.journal().record(self.entry(None, None, event)).await?;
+        if !missing.is_empty() {
+            let event = Event::ConfinementDegraded { worker: receipt.worker, missing: missing.to_vec() };
+            self.journal().record(self.entry(None, None, event)).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a tool call in the agent's worker, which is started if need be.
+    pub(crate) async fn run_in_worker(
+        &self,
+        slot: &WorkerSlot,
+        owner: WorkerOwner,
+        permit: Permit<ToolCall>,
+        page: Option<FetchedPage>,
+    ) -> Receipt<ToolCall> {
+        let begun = Instant::now();
+        let mut held = slot.worker.lock().await;
+        if let Err(error) = self.fill_slot(slot, &mut held, owner).await {
+            let failure = ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string());
+            let elapsed = Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+            return permit.settle(ToolOutcome { result: Err(failure), worker: None, elapsed });
+        }
+        let Some(one) = held.as_mut() else {
+            unreachable!("the slot was filled under the same lock");
+        };
+        let receipt = one.worker.run(permit, self.roots(), page).await;
+        one.last_used = Instant::now();
+        if !one.worker.is_usable() {
+            self.empty_slot(slot, &mut held, owner).await;
+        }
+        receipt
+    }
+
+    /// Starts an agent's worker before its first call, so that missing confinement is told at once.
+    pub(crate) async fn warm_worker(&self, slot: &WorkerSlot, owner: WorkerOwner) -> Result<(), KernelError> {
+        let mut held = slot.worker.lock().await;
+        self.fill_slot(slot, &mut held, owner).await
+    }
+
+    async fn fill_slot(
+        &self,
+        slot: &WorkerSlot,
+        held: &mut Option<Held>,
+        owner: WorkerOwner,
+    ) -> Result<(), KernelError> {
+        if held.is_some() {
+            return Ok(());
+        }
+        let worker = self.sandbox().launch_worker().await;
+        let worker = worker.map_err(|error: SandboxError| KernelError::Sandbox(error.to_string()))?;
+        self.journal_start(&worker, owner).await?;
+        self.show_degraded(worker.missing());
+        *slot.shown() = Shown { receipt: Some(worker.receipt().clone()), killer: Some(worker.killer()) };
+        *held = Some(Held { worker, last_used: Instant::now() });
+        Ok(())
+    }
+
+    async fn journal_start(&self, worker: &Worker, owner: WorkerOwner) -> Result<(), KernelError> {
+        let receipt = worker.receipt().clone();
+        let mut events = vec![
+            Event::WorkerStarted { worker: worker.id(), pid: receipt.pid },
+            Event::ConfinementReceipt { receipt, role: "worker".to_owned() },
+        ];
+        if !worker.missing().is_empty() {
+            let missing: Vec<Boundary> = worker.missing().to_vec();
+            events.push(Event::ConfinementDegraded { worker: worker.id(), missing });
+        }
+        // Not waited for: a receipt is a record of what was observed, and the first call that is not safe
+        // waits for its own, later entry.
+        for event in events {
+            self.journal().note(self.entry(owner.goal, Some(owner.agent), event))?;
+        }
+        Ok(())
+    }
+
+    /// Ends the agent's worker, if it has one.
+    pub(crate) async fn end_worker(&self, slot: &WorkerSlot, owner: WorkerOwner) {
+        let mut held = slot.worker.lock().await;
+        self.empty_slot(slot, &mut held, owner).await;
+    }
+
+    /// Ends the agent's worker if it is idle for long and no call runs.
+    pub(crate) async fn end_idle_worker(&self, slot: &WorkerSlot, owner: WorkerOwner) {
+        let Ok(mut held) = slot.worker.try_lock() else { return };
+        if held.as_ref().is_some_and(|one| one.last_used.elapsed() >= WORKER_IDLE) {
+            self.empty_slot(slot, &mut held, owner).await;
+        }
+    }
+
+    async fn empty_slot(&self, slot: &WorkerSlot, held: &mut Option<Held>, owner: WorkerOwner) {
+        let Some(one) = held.take() else { return };
+        *slot.shown() = Shown::default();
+        let worker = one.worker.id();
+        let end = one.worker.stop().await;
+        let event = Event::WorkerStopped { worker, reason: end.reason, stderr_tail: end.stderr_tail };
+        self.note_or_log(self.entry(owner.goal, Some(owner.agent), event));
+    }
+}

@@ -1,0 +1,434 @@
+//! Goals: accepted durably, queued, worked on by a bootstrap agent, judged by what was observed.
+//!
+//! Invariants: `submit` answers after the goal is on disk; a goal ends once, with a recorded verdict; the
+//! verdict rests on declared outputs and on failures of its children, never on prose.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_agent::RunEnd;
+use aaos_core::capability::{Capability, Constraints, GrantSpec};
+use aaos_core::event::{AgentEnd, Event, GoalState, OutputObserved};
+use aaos_core::id::{AgentId, GoalId};
+use aaos_core::limits;
+use aaos_core::manifest::Manifest;
+use aaos_core::model::Usage;
+use aaos_core::name::AgentName;
+use aaos_core::path::{AbsPath, PathPattern, Reach};
+use aaos_core::quantity::{Timestamp, Tokens};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::KernelError;
+use crate::far::WorkerOwner;
+use crate::kernel::Kernel;
+use crate::principal::{Principal, fits};
+use crate::registry::Agent;
+use crate::spawn::{Origin, deadline_from, off_thread};
+use crate::verdict::{Facts, Verdict, judge};
+use crate::view::GoalView;
+
+/// What a principal asks for.
+#[derive(Debug, Clone)]
+pub struct GoalRequest {
+    /// In words.
+    pub goal: String,
+    /// Files that must have been created or changed for the goal to be done.
+    pub outputs: Vec<AbsPath>,
+    /// A second submission with the same key is the same goal.
+    pub client_key: Option<String>,
+    /// Higher goes first.
+    pub priority: i64,
+    /// It fails after this long.
+    pub deadline_seconds: u64,
+    /// Purse of its whole tree; the configured default when absent.
+    pub max_tokens: Option<Tokens>,
+    /// The operator's root grant.
+    pub grants: Vec<GrantSpec>,
+    /// Its root agent, when not the shipped one.
+    pub manifest: Option<Manifest>,
+    /// Against which relative paths of the goal are meant.
+    pub working_directory: Option<AbsPath>,
+}
+
+/// A goal in the table.
+#[derive(Debug)]
+pub(crate) struct Goal {
+    pub(crate) request: Arc<GoalRequest>,
+    pub(crate) owner: u32,
+    pub(crate) accepted_at: Timestamp,
+    pub(crate) state: GoalState,
+    pub(crate) root_agent: Option<AgentId>,
+    pub(crate) workspace: Option<AbsPath>,
+    pub(crate) outputs: Vec<OutputObserved>,
+    pub(crate) response: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) usage: Usage,
+    pub(crate) exit_code: Option<u8>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) failed_children: BTreeMap<AgentName, String>,
+    pub(crate) denials: u32,
+    pub(crate) over: watch::Sender<bool>,
+}
+
+impl Goal {
+    pub(crate) fn new(
+        request: GoalRequest,
+        owner: u32,
+        accepted_at: Timestamp,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            request: Arc::new(request),
+            owner,
+            accepted_at,
+            state: GoalState::Queued,
+            root_agent: None,
+            workspace: None,
+            outputs: Vec::new(),
+            response: None,
+            error: None,
+            usage: Usage::default(),
+            exit_code: None,
+            cancel,
+            failed_children: BTreeMap::new(),
+            denials: 0,
+            over: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, GoalState::Running | GoalState::Waiting)
+    }
+}
+
+impl Kernel {
+    /// `goal.submit`: answers once the goal is durable.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the text is too long, an output lies in no write grant, or the queue is full.
+    pub async fn submit(&self, caller: Principal, request: GoalRequest) -> Result<GoalId, KernelError> {
+        self.check_open()?;
+        check_request(&request)?;
+        let _one_at_a_time = self.submit_gate().lock().await;
+        let key = request.client_key.clone().map(|key| (caller.uid(), key));
+        if let Some(known) = key.as_ref().and_then(|key| self.table().goal_of_key.get(key).copied()) {
+            return Ok(known);
+        }
+        if self.table().queue.len() >= limits::MAX_QUEUED_GOALS {
+            return Err(KernelError::Limit("too many goals are queued; wait for some to end".to_owned()));
+        }
+        let id = GoalId::from_uuid(self.clock().fresh());
+        let entry = self.entry(Some(id), None, self.accepted(caller, &request));
+        let accepted_at = entry.timestamp;
+        self.journal().record(entry).await?;
+        {
+            let mut table = self.table();
+            let priority = request.priority;
+            let goal = Goal::new(request, caller.uid(), accepted_at, self.closing().child_token());
+            table.goals.insert(id, goal);
+            let ahead =
+                |other: &GoalId| table.goals.get(other).is_some_and(|goal| goal.request.priority >= priority);
+            let place = table.queue.iter().take_while(|other| ahead(other)).count();
+            table.queue.insert(place, id);
+            if let Some(key) = key {
+                table.goal_of_key.insert(key, id);
+            }
+        }
+        self.start_goals();
+        Ok(id)
+    }
+
+    fn accepted(&self, caller: Principal, request: &GoalRequest) -> Event {
+        Event::GoalAccepted {
+            goal: request.goal.clone(),
+            outputs: request.outputs.clone(),
+            client_key: request.client_key.clone(),
+            deadline: deadline_from(self.clock().now(), request.deadline_seconds),
+            max_tokens: request.max_tokens.unwrap_or(self.config().limits.goal_tokens),
+            principal: caller.uid(),
+        }
+    }
+
+    /// Starts queued goals while there is room.
+    pub(crate) fn start_goals(&self) {
+        loop {
+            let id = {
+                let mut table = self.table();
+                if table.running_goals() >= self.config().limits.running_goals || self.check_open().is_err() {
+                    return;
+                }
+                let Some(id) = table.queue.pop_front() else { return };
+                let Some(goal) = table.goals.get_mut(&id) else { continue };
+                goal.state = GoalState::Running;
+                id
+            };
+            let kernel = self.clone();
+            self.tasks().spawn(async move { kernel.work_on_goal(id).await });
+        }
+    }
+
+    async fn work_on_goal(&self, id: GoalId) {
+        let Some((request, owner, cancel)) = self
+            .table()
+            .goals
+            .get(&id)
+            .map(|goal| (Arc::clone(&goal.request), goal.owner, goal.cancel.clone()))
+        else {
+            return;
+        };
+        let verdict = match self.attempt_goal(id, &request, owner, &cancel).await {
+            Ok(verdict) => verdict,
+            Err(error) => Verdict::could_not_run(&error, cancel.is_cancelled()),
+        };
+        self.finish_goal(id, verdict).await;
+        self.start_goals();
+    }
+
+    async fn attempt_goal(
+        &self,
+        id: GoalId,
+        request: &GoalRequest,
+        owner: u32,
+        cancel: &CancellationToken,
+    ) -> Result<Verdict, KernelError> {
+        let workspace = self.make_workspace(id).await?;
+        let manifest = self.root_manifest(request, &workspace);
+        let max_tokens = Some(request.max_tokens.unwrap_or(self.config().limits.goal_tokens));
+        let origin = Origin { owner, goal: Some(id), max_tokens };
+        let agent = self.admit_operator_agent(manifest, origin, cancel.child_token()).await?;
+        let verdict = self.run_goal_agent(id, request, &agent, &workspace).await;
+        let end = match &verdict {
+            Ok(verdict) if verdict.state == GoalState::Done => AgentEnd::Finished,
+            Ok(verdict) => AgentEnd::Failed { reason: verdict.error.clone().unwrap_or_default() },
+            Err(error) => AgentEnd::Failed { reason: error.to_string() },
+        };
+        self.retire(&agent, end).await;
+        verdict
+    }
+
+    async fn run_goal_agent(
+        &self,
+        id: GoalId,
+        request: &GoalRequest,
+        agent: &Arc<Agent>,
+        workspace: &AbsPath,
+    ) -> Result<Verdict, KernelError> {
+        let started = Event::GoalStarted { root_agent: agent.id, workspace: workspace.clone() };
+        self.journal().record(self.agent_entry(agent, started)).await?;
+        if let Some(goal) = self.table().goals.get_mut(&id) {
+            goal.root_agent = Some(agent.id);
+            goal.workspace = Some(workspace.clone());
+        }
+        self.warm_worker(&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal }).await?;
+        let before = self.outputs_before(agent, &request.outputs).await;
+        let briefing = briefing(request, workspace, &agent.manifest.capabilities);
+        let run = self.run_agent(agent, self.mind_for(agent), briefing, None);
+        tokio::pin!(run);
+        let (ran, timed_out) = tokio::select! {
+            ran = &mut run => (ran, false),
+            () = tokio::time::sleep(Duration::from_secs(request.deadline_seconds)) => {
+                agent.cancel.cancel();
+                agent.worker.kill();
+                (run.await, true)
+            }
+        };
+        let (_, end) = ran?;
+        let outputs = self.outputs_after(agent, before).await;
+        Ok(self.judge_goal(id, &end, outputs, timed_out))
+    }
+
+    fn judge_goal(&self, id: GoalId, end: &RunEnd, outputs: Vec<OutputObserved>, timed_out: bool) -> Verdict {
+        let table = self.table();
+        let goal = table.goals.get(&id);
+        judge(Facts {
+            end,
+            outputs,
+            timed_out,
+            failed_children: goal.map(|goal| &goal.failed_children),
+            was_denied: goal.is_some_and(|goal| goal.denials > 0),
+        })
+    }
+
+    async fn finish_goal(&self, id: GoalId, verdict: Verdict) {
+        let usage = self.table().goals.get(&id).map(|goal| goal.usage).unwrap_or_default();
+        let event = Event::GoalFinished {
+            state: verdict.state,
+            response: verdict.response.clone(),
+            outputs: verdict.outputs.clone(),
+            usage,
+            error: verdict.error.clone(),
+            exit_code: verdict.exit_code,
+        };
+        if let Err(error) = self.journal().record(self.entry(Some(id), None, event)).await {
+            tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
+        }
+        if let Some(goal) = self.table().goals.get_mut(&id) {
+            goal.state = verdict.state;
+            goal.response = Some(verdict.response);
+            goal.outputs = verdict.outputs;
+            goal.error = verdict.error;
+            goal.exit_code = Some(verdict.exit_code);
+            goal.over.send_replace(true);
+        }
+    }
+
+    async fn make_workspace(&self, id: GoalId) -> Result<AbsPath, KernelError> {
+        let path: PathBuf = self.config().workspaces.join(id.to_string());
+        let made = path.clone();
+        off_thread(move || {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(made)
+        })
+        .await?
+        .map_err(|error| {
+            KernelError::Invalid(format!("cannot make the workspace {}: {error}", path.display()))
+        })?;
+        let text =
+            path.to_str().ok_or_else(|| KernelError::Invalid("the state directory is not UTF-8".into()))?;
+        AbsPath::parse(text).map_err(|error| KernelError::Invalid(error.to_string()))
+    }
+
+    /// The goal's root agent: its own manifest's grants, the operator's for this goal, and the workspace.
+    fn root_manifest(&self, request: &GoalRequest, workspace: &AbsPath) -> Manifest {
+        let mut manifest = request.manifest.clone().unwrap_or_else(|| self.config().bootstrap.clone());
+        let below = PathPattern::from_parts(workspace.clone(), Reach::Subtree);
+        manifest.capabilities.extend(request.grants.iter().cloned());
+        for capability in [Capability::FileRead(below.clone()), Capability::FileWrite(below)] {
+            manifest.capabilities.push(GrantSpec { capability, constraints: Constraints::default() });
+        }
+        manifest
+    }
+
+    /// `goal.list`, oldest first.
+    #[must_use]
+    pub fn goals(&self, caller: Principal) -> Vec<GoalView> {
+        let table = self.table();
+        let mine = table.goals.iter().filter(|(_, goal)| caller.may_touch(goal.owner));
+        mine.map(|(id, goal)| goal_view(*id, goal, &table)).collect()
+    }
+
+    /// `goal.status`.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] for an id that is not this principal's.
+    pub fn goal(&self, caller: Principal, id: GoalId) -> Result<GoalView, KernelError> {
+        let table = self.table();
+        let goal = table.goals.get(&id).filter(|goal| caller.may_touch(goal.owner));
+        goal.map(|goal| goal_view(id, goal, &table)).ok_or_else(|| KernelError::unknown("goal", &id))
+    }
+
+    /// Waits until a goal is over.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] for an id that is not this principal's.
+    pub async fn wait_goal(&self, caller: Principal, id: GoalId) -> Result<GoalView, KernelError> {
+        let mut over = self.goal_watch(caller, id)?;
+        // The sender lives in the table as long as the goal does, so an error means the goal is gone.
+        over.wait_for(|over| *over).await.map_err(|_| KernelError::unknown("goal", &id))?;
+        self.goal(caller, id)
+    }
+
+    fn goal_watch(&self, caller: Principal, id: GoalId) -> Result<watch::Receiver<bool>, KernelError> {
+        let table = self.table();
+        let goal = table.goals.get(&id).filter(|goal| caller.may_touch(goal.owner));
+        goal.map(|goal| goal.over.subscribe()).ok_or_else(|| KernelError::unknown("goal", &id))
+    }
+
+    /// `goal.cancel`: answers once the goal's whole tree has stopped.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] for an id that is not this principal's.
+    pub async fn cancel_goal(&self, caller: Principal, id: GoalId) -> Result<GoalView, KernelError> {
+        let mut over = self.goal_watch(caller, id)?;
+        let was_queued = {
+            let mut table = self.table();
+            let before = table.queue.len();
+            table.queue.retain(|queued| *queued != id);
+            if let Some(goal) = table.goals.get(&id) {
+                goal.cancel.cancel();
+            }
+            table.queue.len() < before
+        };
+        if was_queued {
+            self.finish_goal(id, Verdict::cancelled()).await;
+        }
+        let agents: Vec<_> = self.table().agents.values().cloned().collect();
+        for agent in agents.iter().filter(|agent| agent.goal == Some(id)) {
+            agent.worker.kill();
+        }
+        over.wait_for(|over| *over).await.map_err(|_| KernelError::unknown("goal", &id))?;
+        self.goal(caller, id)
+    }
+}
+
+fn check_request(request: &GoalRequest) -> Result<(), KernelError> {
+    if request.goal.trim().is_empty() {
+        return Err(KernelError::Invalid("the goal is empty; say what is to be done".to_owned()));
+    }
+    if !fits(&request.goal) {
+        return Err(KernelError::Limit("the goal is longer than 1 MiB".to_owned()));
+    }
+    let own = request.manifest.iter().flat_map(|manifest| &manifest.capabilities);
+    let writes: Vec<&PathPattern> = own
+        .chain(&request.grants)
+        .filter_map(|spec| match &spec.capability {
+            Capability::FileWrite(pattern) => Some(pattern),
+            _ => None,
+        })
+        .collect();
+    for output in &request.outputs {
+        if !writes.iter().any(|pattern| pattern.matches(output).is_some()) {
+            return Err(KernelError::Invalid(format!(
+                "output {output} lies in no write grant; grant it, for example file_write: {output}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The first message of a goal's root agent.
+fn briefing(request: &GoalRequest, workspace: &AbsPath, capabilities: &[GrantSpec]) -> String {
+    let mut text = format!("{}\n\nRUNTIME FACTS (from aaOS, not part of the goal)\n", request.goal);
+    let directory = request.working_directory.as_ref().map_or("none", AbsPath::as_str);
+    text.push_str(&format!("working_directory: {directory}\nworkspace: {workspace}\n"));
+    section(&mut text, "outputs", request.outputs.iter());
+    section(&mut text, "grants", capabilities.iter());
+    text
+}
+
+fn section(text: &mut String, name: &str, items: impl ExactSizeIterator<Item = impl std::fmt::Display>) {
+    if items.len() == 0 {
+        text.push_str(&format!("{name}: none\n"));
+        return;
+    }
+    text.push_str(&format!("{name}:\n"));
+    for item in items {
+        text.push_str(&format!("- {item}\n"));
+    }
+}
+
+fn goal_view(id: GoalId, goal: &Goal, table: &crate::registry::Table) -> GoalView {
+    let of_goal = |agent: &&Arc<Agent>| agent.goal == Some(id);
+    let waiting_for = match goal.is_running() {
+        true => table.agents.values().filter(of_goal).find_map(|agent| agent.live().waiting_for.clone()),
+        false => None,
+    };
+    let state = if waiting_for.is_some() { GoalState::Waiting } else { goal.state };
+    GoalView {
+        goal_id: id,
+        goal: goal.request.goal.clone(),
+        state,
+        accepted_at: goal.accepted_at,
+        root_agent: goal.root_agent,
+        workspace: goal.workspace.as_ref().map(ToString::to_string),
+        outputs: goal.outputs.clone(),
+        response: goal.response.clone(),
+        error: goal.error.clone(),
+        usage: goal.usage,
+        exit_code: goal.exit_code,
+        waiting_for,
+    }
+}

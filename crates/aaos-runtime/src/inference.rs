@@ -1,0 +1,181 @@
+//! Asking a model: reserve, wait for the purse, run, settle.
+//!
+//! Invariants: no inference without a reservation on the whole path to the root; what was really used is
+//! charged, by the law's own rule; a budget that is spent is told, not retried.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_core::authority::{Refusal, tokens_spent};
+use aaos_core::effect::{Inference, InferenceOutcome};
+use aaos_core::event::Event;
+use aaos_core::id::{CallId, TraceId};
+use aaos_core::limits;
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
+use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::services::ServiceReply;
+use aaos_journal::Permit;
+use aaos_llm::Progress;
+use tokio::time::Instant;
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::registry::Agent;
+
+/// Ordinary text takes about 4 bytes a token, code and other scripts down to 2: this bounds from above.
+const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
+/// An inference outside a goal gives up after this long, its waits included.
+const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_SECONDS);
+
+impl Kernel {
+    /// Serves `AskModel` for an agent.
+    pub(crate) async fn ask_model(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        request: ModelRequest,
+    ) -> ServiceReply {
+        let bytes = request.text_bytes();
+        let permit = match self.admit_inference(agent, trace, request, bytes).await {
+            Ok(permit) => permit,
+            Err(reply) => return reply,
+        };
+        match self.run_inference(agent, permit, bytes).await {
+            _ if agent.cancel.is_cancelled() => ServiceReply::Cancelled,
+            Ok(Ok(reply)) => ServiceReply::Model(Box::new(reply)),
+            Ok(Err(failure)) => ServiceReply::ModelFailed(failure),
+            Err(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
+        }
+    }
+
+    /// Authorises and journals one inference, clamped to what the purse holds; waits where only other
+    /// inferences' reservations stand in the way.
+    async fn admit_inference(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        mut request: ModelRequest,
+        bytes: Bytes,
+    ) -> Result<Permit<Inference>, ServiceReply> {
+        let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
+        let wanted_output = request.max_output_tokens;
+        loop {
+            // Registered before the decision, so that a settlement between the two is not missed.
+            let changed = self.budget_changed().notified();
+            let remaining = self.authority().purse(agent.id).and_then(|purse| purse.remaining);
+            request.max_output_tokens = clamp_output(wanted_output, input, remaining);
+            let full = input.plus(request.max_output_tokens);
+            let reserve = remaining.filter(|left| left.0 > 0).map_or(full, |left| full.min(left));
+            let call = CallId::from_uuid(self.clock().fresh());
+            let effect = Inference { request: request.clone(), reserve };
+            let decision = {
+                let now = self.clock().now();
+                self.authority().authorize(agent.id, call, effect, now)
+            };
+            match decision {
+                Ok(authorized) => {
+                    let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
+                    return permit
+                        .map_err(|error| ServiceReply::ModelFailed(as_model_failure(&error.into())));
+                }
+                Err(Refusal::Waits { .. }) => tokio::select! {
+                    () = changed => {}
+                    () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
+                },
+                Err(refusal) => {
+                    self.journal_refusal(agent, "inference", &refusal);
+                    return Err(refused(refusal));
+                }
+            }
+        }
+    }
+
+    async fn run_inference(
+        &self,
+        agent: &Arc<Agent>,
+        permit: Permit<Inference>,
+        bytes: Bytes,
+    ) -> Result<Result<ModelReply, ModelFailure>, KernelError> {
+        let call = permit.call();
+        let reserve = permit.effect().reserve;
+        let receipt = match self.models().await {
+            Ok(models) => {
+                let (kernel, told) = (self.clone(), Arc::clone(agent));
+                let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
+                let deadline = Instant::now() + INFERENCE_DEADLINE;
+                models.run(permit, deadline, agent.cancel.cancelled(), progress).await
+            }
+            Err(error) => {
+                let result = Err(as_model_failure(&error));
+                permit.settle(InferenceOutcome { result, attempts: 0, elapsed: Millis::ZERO })
+            }
+        };
+        agent.live().waiting_for = None;
+        let finished = self.journal().finish(receipt, self.clock().now()).await?;
+        let used = tokens_spent(&finished.outcome.result, bytes, reserve);
+        let settlement = self.authority().settle(&finished.charges, used);
+        self.budget_changed().notify_waiters();
+        if settlement.overdraft.is_some() {
+            self.note_or_log(self.agent_entry(agent, Event::Overdraft { reserved: reserve, used }));
+        }
+        if let (Some(goal), Ok(reply)) = (agent.goal, &finished.outcome.result)
+            && let Some(goal) = self.table().goals.get_mut(&goal)
+        {
+            goal.usage = goal.usage.plus(reply.usage);
+        }
+        Ok(finished.outcome.result)
+    }
+
+    fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {
+        match progress {
+            // Prose is shown from the journal once the reply is whole.
+            Progress::Delta(_) => {}
+            Progress::Retry { failure, wait, .. } => {
+                let until = self.clock().now().after(wait);
+                agent.live().waiting_for = Some(format!("provider until {until}: {failure}"));
+                let event = Event::InferenceRetried { call, failure, wait };
+                self.note_or_log(self.agent_entry(agent, event));
+            }
+        }
+    }
+}
+
+/// The reply length that still fits the purse, at least one token.
+fn clamp_output(wanted: Tokens, input: Tokens, remaining: Option<Tokens>) -> Tokens {
+    match remaining {
+        None => wanted,
+        Some(left) => wanted.min(left.minus(input)).max(Tokens(1)),
+    }
+}
+
+fn refused(refusal: Refusal) -> ServiceReply {
+    match refusal {
+        Refusal::Budget { remaining, .. } => ServiceReply::BudgetExceeded { remaining },
+        Refusal::UnknownAgent(_) => ServiceReply::Cancelled,
+        other => ServiceReply::ModelFailed(as_model_failure(&KernelError::from(other))),
+    }
+}
+
+/// A kernel error as the failure of an inference, not to be tried again.
+pub(crate) fn as_model_failure(error: &KernelError) -> ModelFailure {
+    match error {
+        KernelError::Provider(failure) => failure.clone(),
+        other => {
+            ModelFailure { kind: ModelFailureKind::Rejected, message: other.to_string(), retry_after: None }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clamp_output;
+    use aaos_core::quantity::Tokens;
+
+    #[test]
+    fn a_reply_is_clamped_to_the_purse() {
+        assert_eq!(clamp_output(Tokens(100), Tokens(50), None), Tokens(100));
+        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(500))), Tokens(100));
+        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(80))), Tokens(30));
+        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(10))), Tokens(1));
+    }
+}

@@ -1,0 +1,275 @@
+//! The kernel's handle and its shared parts.
+//!
+//! Invariants: one lock for the table, one for the authority, taken one at a time and never across an await.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aaos_core::authority::Authority;
+use aaos_core::confinement::Boundary;
+use aaos_core::event::{Event, NewEntry};
+use aaos_core::id::{AgentId, GoalId, TraceId};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
+use aaos_core::name::ModelName;
+use aaos_core::tool::CATALOGUE;
+use aaos_journal::{About, Journal};
+use aaos_llm::Models;
+use aaos_sandbox::{Egress, RootTable, Sandbox};
+use tokio::sync::{Notify, OnceCell};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::KernelConfig;
+use crate::dispatch::Schemas;
+use crate::error::KernelError;
+use crate::far::Gateways;
+use crate::principal::Principal;
+use crate::registry::{Agent, Table};
+use crate::view::{RuntimeStatus, ToolView};
+
+/// The kernel; clones share it.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    config: KernelConfig,
+    journal: Journal,
+    sandbox: Sandbox,
+    roots: RootTable,
+    authority: Mutex<Authority>,
+    table: Mutex<Table>,
+    gateways: Gateways,
+    schemas: Schemas,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    closed: AtomicBool,
+    budget_changed: Notify,
+    /// Held while a goal is accepted, so that one client key can never become two goals.
+    submit_gate: tokio::sync::Mutex<()>,
+    traces_changed: Notify,
+    degraded: Mutex<Vec<Boundary>>,
+    /// What the `models` gateway serves; it never changes while the daemon runs.
+    providers: OnceCell<Vec<ProviderState>>,
+}
+
+/// What a kernel is built from.
+#[derive(Debug)]
+pub struct KernelParts {
+    /// Configuration.
+    pub config: KernelConfig,
+    /// The open journal.
+    pub journal: Journal,
+    /// The launcher of far processes.
+    pub sandbox: Sandbox,
+    /// The clock, starting at the journal's last timestamp.
+    pub clock: Clock,
+}
+
+impl Kernel {
+    pub(crate) fn assemble(parts: KernelParts, authority: Authority, roots: RootTable) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                clock: parts.clock,
+                config: parts.config,
+                journal: parts.journal,
+                sandbox: parts.sandbox,
+                roots,
+                authority: Mutex::new(authority),
+                table: Mutex::new(Table::default()),
+                gateways: Gateways::default(),
+                schemas: Schemas::default(),
+                tasks: TaskTracker::new(),
+                closing: CancellationToken::new(),
+                closed: AtomicBool::new(false),
+                budget_changed: Notify::new(),
+                submit_gate: tokio::sync::Mutex::new(()),
+                traces_changed: Notify::new(),
+                degraded: Mutex::new(Vec::new()),
+                providers: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.inner.journal
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
+    pub(crate) fn config(&self) -> &KernelConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        &self.inner.sandbox
+    }
+
+    pub(crate) fn roots(&self) -> &RootTable {
+        &self.inner.roots
+    }
+
+    pub(crate) fn schemas(&self) -> &Schemas {
+        &self.inner.schemas
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    /// Cancelled when the kernel closes.
+    #[must_use]
+    pub fn closing(&self) -> &CancellationToken {
+        &self.inner.closing
+    }
+
+    pub(crate) fn budget_changed(&self) -> &Notify {
+        &self.inner.budget_changed
+    }
+
+    pub(crate) fn submit_gate(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.submit_gate
+    }
+
+    pub(crate) fn traces_changed(&self) -> &Notify {
+        &self.inner.traces_changed
+    }
+
+    pub(crate) fn authority(&self) -> MutexGuard<'_, Authority> {
+        self.inner.authority.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn models(&self) -> Result<Models, KernelError> {
+        let config = self.config();
+        self.inner.gateways.models(self, &config.models, config.limits.models()).await
+    }
+
+    pub(crate) async fn egress(&self) -> Result<Egress, KernelError> {
+        self.inner.gateways.egress(self).await
+    }
+
+    /// An entry at this moment.
+    pub(crate) fn entry(&self, goal: Option<GoalId>, agent: Option<AgentId>, event: Event) -> NewEntry {
+        NewEntry {
+            timestamp: self.clock().now(),
+            goal_id: goal,
+            agent_id: agent,
+            trace_id: None,
+            parent_event: None,
+            event,
+        }
+    }
+
+    /// An entry about an agent at this moment.
+    pub(crate) fn agent_entry(&self, agent: &Agent, event: Event) -> NewEntry {
+        self.entry(agent.goal, Some(agent.id), event)
+    }
+
+    pub(crate) fn about(&self, agent: &Agent, trace: Option<TraceId>) -> About {
+        About { timestamp: self.clock().now(), goal_id: agent.goal, trace_id: trace, parent_event: None }
+    }
+
+    /// Queues an entry that nobody waits for. A journal that refuses it refuses every later intent too, so
+    /// here the refusal is only logged.
+    pub(crate) fn note_or_log(&self, entry: NewEntry) {
+        if let Err(error) = self.journal().note(entry) {
+            tracing::error!(%error, "an audit entry could not be queued");
+        }
+    }
+
+    pub(crate) fn show_degraded(&self, missing: &[Boundary]) {
+        *self.inner.degraded.lock().unwrap_or_else(PoisonError::into_inner) = missing.to_vec();
+    }
+
+    /// Refuses new work while closing.
+    pub(crate) fn check_open(&self) -> Result<(), KernelError> {
+        if self.inner.closed.load(Ordering::Acquire) { Err(KernelError::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// From here on new work is refused.
+    pub(crate) fn close_doors(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+    }
+
+    /// An agent that this principal may touch.
+    pub(crate) fn agent_for(&self, caller: Principal, id: AgentId) -> Result<Arc<Agent>, KernelError> {
+        let found = self.table().agent(id).filter(|agent| caller.may_touch(agent.owner));
+        found.ok_or_else(|| KernelError::unknown("agent", &id))
+    }
+
+    /// Every built-in tool.
+    #[must_use]
+    pub fn tools(&self) -> Vec<ToolView> {
+        CATALOGUE
+            .iter()
+            .map(|tool| ToolView {
+                name: tool.name.to_owned(),
+                description: tool.description.to_owned(),
+                input_schema: tool.input_schema(),
+            })
+            .collect()
+    }
+
+    /// Providers as the `models` gateway describes them.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the gateway cannot be started or asked.
+    pub async fn providers(&self) -> Result<&[ProviderState], KernelError> {
+        let ask = || async {
+            let models = self.models().await?;
+            models.describe().await.map_err(|error| KernelError::Sandbox(error.to_string()))
+        };
+        Ok(self.inner.providers.get_or_try_init(ask).await?)
+    }
+
+    /// Checks that some provider serves a model (SPEC §1: unknown is an error at spawn, listing what is known).
+    pub(crate) async fn check_model(&self, model: &ModelName) -> Result<(), KernelError> {
+        let providers = self.providers().await?;
+        if providers.iter().any(|one| one.any_model || one.models.contains(model)) {
+            return Ok(());
+        }
+        let known: Vec<String> =
+            providers.iter().flat_map(|one| &one.models).map(ToString::to_string).collect();
+        Err(KernelError::Provider(ModelFailure {
+            kind: ModelFailureKind::UnknownModel,
+            message: format!("no provider serves the model {model}; known: {}", known.join(", ")),
+            retry_after: None,
+        }))
+    }
+
+    /// What the daemon is and how it stands.
+    pub async fn status(&self) -> RuntimeStatus {
+        let providers =
+            self.providers().await.map(<[ProviderState]>::to_vec).map_err(|error| error.to_string());
+        let (agents, goals_running, goals_queued) = {
+            let table = self.table();
+            (table.agents.len(), table.running_goals(), table.queue.len())
+        };
+        RuntimeStatus {
+            version: self.config().version.clone(),
+            providers,
+            confinement_policy: self.sandbox().policy().clone(),
+            confinement_degraded: self.inner.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            agents,
+            goals_running,
+            goals_queued,
+            inference_queue: self.inner.gateways.queue_depth(),
+            journal_head: *self.journal().head().borrow(),
+            limits: self.config().limits,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The table of agents, goals and delivered messages: what is alive right now.
+//!
+//! Invariants: an agent enters the table complete and leaves it once; the table is only ever touched under
+//! its one lock, never across an await. What must survive a crash is in the journal, not here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aaos_core::confinement::ConfinementReceipt;
+use aaos_core::id::{AgentId, GoalId, TraceId};
+use aaos_core::limits;
+use aaos_core::manifest::Manifest;
+use aaos_core::model::Usage;
+use aaos_core::quantity::Timestamp;
+use aaos_ipc::{Correlation, Mailbox};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::KernelError;
+use crate::far::WorkerSlot;
+use crate::goals::Goal;
+use crate::view::{AgentState, RunResult};
+
+/// What never changes about an agent, and the handles by which it is driven.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) id: AgentId,
+    pub(crate) manifest: Manifest,
+    pub(crate) parent: Option<AgentId>,
+    pub(crate) goal: Option<GoalId>,
+    pub(crate) owner: u32,
+    pub(crate) depth: u32,
+    pub(crate) started_at: Timestamp,
+    /// Cancelled when the agent is to stop; a child's token hangs below its parent's.
+    pub(crate) cancel: CancellationToken,
+    /// Everything that runs on the agent's behalf; stopping waits for it.
+    pub(crate) tasks: TaskTracker,
+    /// An on-demand agent makes one run at a time.
+    pub(crate) run_gate: Semaphore,
+    pub(crate) worker: WorkerSlot,
+    pub(crate) paused: watch::Sender<bool>,
+    pub(crate) mail_arrived: Notify,
+    /// True once the agent has left the table.
+    pub(crate) gone: watch::Sender<bool>,
+    retiring: AtomicBool,
+    live: Mutex<Live>,
+}
+
+/// What changes while an agent lives.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) running: bool,
+    pub(crate) usage: Usage,
+    pub(crate) waiting_for: Option<String>,
+    pub(crate) mailbox: Mailbox<Mail>,
+    /// Messages that are being journalled: each has its place in the mailbox already.
+    arriving: usize,
+}
+
+/// One message in a mailbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mail {
+    pub(crate) trace: TraceId,
+    pub(crate) message: String,
+}
+
+/// Who an agent is, before it has handles.
+pub(crate) struct AgentFacts {
+    pub(crate) id: AgentId,
+    pub(crate) manifest: Manifest,
+    pub(crate) parent: Option<AgentId>,
+    pub(crate) goal: Option<GoalId>,
+    pub(crate) owner: u32,
+    pub(crate) depth: u32,
+    pub(crate) started_at: Timestamp,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Agent {
+    pub(crate) fn new(facts: AgentFacts) -> Arc<Self> {
+        Arc::new(Self {
+            id: facts.id,
+            manifest: facts.manifest,
+            parent: facts.parent,
+            goal: facts.goal,
+            owner: facts.owner,
+            depth: facts.depth,
+            started_at: facts.started_at,
+            cancel: facts.cancel,
+            tasks: TaskTracker::new(),
+            run_gate: Semaphore::new(1),
+            worker: WorkerSlot::default(),
+            paused: watch::Sender::new(false),
+            mail_arrived: Notify::new(),
+            gone: watch::Sender::new(false),
+            retiring: AtomicBool::new(false),
+            live: Mutex::new(Live {
+                running: false,
+                usage: Usage::default(),
+                waiting_for: None,
+                mailbox: Mailbox::default(),
+                arriving: 0,
+            }),
+        })
+    }
+
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims the right to end this agent; true for exactly one caller.
+    pub(crate) fn claim_retirement(&self) -> bool {
+        !self.retiring.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn state(&self) -> AgentState {
+        if self.cancel.is_cancelled() || self.retiring.load(Ordering::Acquire) {
+            AgentState::Stopping
+        } else if *self.paused.borrow() {
+            AgentState::Paused
+        } else if self.live().running {
+            AgentState::Running
+        } else {
+            AgentState::Idle
+        }
+    }
+
+    pub(crate) fn receipt(&self) -> Option<ConfinementReceipt> {
+        self.worker.receipt()
+    }
+
+    /// Takes a place in the mailbox for a message that is about to be journalled.
+    pub(crate) fn reserve_mail(&self) -> Result<(), KernelError> {
+        let mut live = self.live();
+        if live.mailbox.len() + live.arriving >= limits::MAILBOX_MESSAGES {
+            let why =
+                format!("the mailbox of agent {} is full ({} messages)", self.id, limits::MAILBOX_MESSAGES);
+            return Err(KernelError::Limit(why));
+        }
+        live.arriving += 1;
+        Ok(())
+    }
+
+    /// Fills the place that was taken, or gives it back.
+    pub(crate) fn settle_mail(&self, mail: Option<Mail>) {
+        let mut live = self.live();
+        assert!(live.arriving > 0, "a place is settled once, after it was taken");
+        live.arriving -= 1;
+        let Some(mail) = mail else { return };
+        if live.mailbox.try_push(mail).is_err() {
+            unreachable!("the message's place was reserved");
+        }
+        drop(live);
+        self.mail_arrived.notify_one();
+    }
+
+    /// Waits until the agent is not paused; false when it was cancelled meanwhile.
+    pub(crate) async fn wait_unpaused(&self) -> bool {
+        let mut paused = self.paused.subscribe();
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            seen = paused.wait_for(|paused| !paused) => seen.is_ok(),
+        }
+    }
+}
+
+/// Everything alive.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) agents: HashMap<AgentId, Arc<Agent>>,
+    pub(crate) goals: BTreeMap<GoalId, Goal>,
+    /// Goals that wait for their turn, next first.
+    pub(crate) queue: VecDeque<GoalId>,
+    pub(crate) goal_of_key: HashMap<(u32, String), GoalId>,
+    pub(crate) traces: Correlation<RunResult>,
+    pub(crate) trace_owner: HashMap<TraceId, u32>,
+}
+
+impl Table {
+    pub(crate) fn agent(&self, id: AgentId) -> Option<Arc<Agent>> {
+        self.agents.get(&id).cloned()
+    }
+
+    pub(crate) fn running_goals(&self) -> usize {
+        self.goals.values().filter(|goal| goal.is_running()).count()
+    }
+}

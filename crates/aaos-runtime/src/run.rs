@@ -1,0 +1,229 @@
+//! One run of an agent: the mind decides, the kernel acts, until the mind finishes.
+//!
+//! Invariants: the mind is served through the agent ABI only; a run that began has a recorded end; what a
+//! tool returned reaches the mind wrapped as data.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, wrap_tool_result};
+use aaos_core::event::{Event, NewEntry, content_hash};
+use aaos_core::id::TraceId;
+use aaos_core::limits;
+use aaos_core::manifest::Manifest;
+use aaos_core::model::{CallResult, ModelCall, Usage};
+use aaos_core::name::ToolName;
+use aaos_core::quantity::Tokens;
+use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
+use aaos_core::tool::ToolDescriptor;
+use aaos_core::toolio::ToolFailure;
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::registry::Agent;
+use crate::view::RunResult;
+
+/// The agent ABI, served in process.
+struct InProcess<'k> {
+    kernel: &'k Kernel,
+    agent: &'k Arc<Agent>,
+    trace: Option<TraceId>,
+    /// Marks data in this run; the text inside cannot know it.
+    nonce: String,
+}
+
+impl AgentServices for InProcess<'_> {
+    async fn serve(&self, request: ServiceRequest) -> ServiceReply {
+        if !self.agent.wait_unpaused().await {
+            return ServiceReply::Cancelled;
+        }
+        match request {
+            ServiceRequest::AskModel(request) => {
+                self.kernel.ask_model(self.agent, self.trace, *request).await
+            }
+            ServiceRequest::InvokeTool(call) => self.invoke(call).await,
+            ServiceRequest::ReportUsage(usage) => {
+                self.kernel.report_usage(self.agent, usage);
+                ServiceReply::Ok
+            }
+        }
+    }
+}
+
+impl InProcess<'_> {
+    async fn invoke(&self, call: ModelCall) -> ServiceReply {
+        let result = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
+        let is_error = result.is_err();
+        let json = result.unwrap_or_else(|failure| failure_json(&failure));
+        let content = wrap_tool_result(&self.nonce, &call.tool.0, &json);
+        ServiceReply::ToolResult(CallResult { id: call.id, tool: call.tool, content, is_error })
+    }
+}
+
+/// A failure as the JSON that a model is shown.
+pub(crate) fn failure_json(failure: &ToolFailure) -> String {
+    #[derive(serde::Serialize)]
+    struct Shown<'f> {
+        error: &'f ToolFailure,
+    }
+    serde_json::to_string(&Shown { error: failure })
+        .unwrap_or_else(|error| unreachable!("a failure is plain JSON: {error}"))
+}
+
+impl Kernel {
+    /// A fresh mind for an agent.
+    pub(crate) fn mind_for(&self, agent: &Agent) -> Mind {
+        let manifest: &Manifest = &agent.manifest;
+        let now = self.clock().now();
+        let tools = self.authority().tools_of(agent.id, now);
+        Mind::new(MindConfig {
+            model: manifest.model.clone(),
+            system_prompt: manifest.system_prompt.clone(),
+            tools: tools.into_iter().map(spec_of).collect(),
+            context_window: manifest.memory.context_window,
+            max_iterations: limits::MAX_ITERATIONS,
+            max_reply_tokens: Tokens(limits::MAX_REPLY_TOKENS),
+            max_history_messages: manifest.memory.max_history_messages,
+        })
+    }
+
+    /// Runs an agent on one message to its end, and journals both. The run goes on even if the caller stops
+    /// waiting; stopping the agent ends it. The mind comes back for the next message.
+    pub(crate) async fn run_agent(
+        &self,
+        agent: &Arc<Agent>,
+        mut mind: Mind,
+        message: String,
+        trace: Option<TraceId>,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        let (kernel, owned) = (self.clone(), Arc::clone(agent));
+        let running = agent.tasks.spawn(async move {
+            let end = kernel.run_recorded(&owned, &mut mind, message, trace).await?;
+            Ok((mind, end))
+        });
+        running.await.map_err(|failed| KernelError::State(format!("the run died: {failed}")))?
+    }
+
+    async fn run_recorded(
+        &self,
+        agent: &Arc<Agent>,
+        mind: &mut Mind,
+        message: String,
+        trace: Option<TraceId>,
+    ) -> Result<RunEnd, KernelError> {
+        let message_hash = content_hash(message.as_bytes());
+        let started = Event::AgentExecutionStarted { message_hash, message: message.clone() };
+        self.journal().record(about_trace(self.agent_entry(agent, started), trace)).await?;
+        agent.live().running = true;
+        let end = self.drive(agent, mind, message, trace).await;
+        {
+            let mut live = agent.live();
+            live.running = false;
+            live.usage = end.usage;
+        }
+        self.journal().record(about_trace(self.agent_entry(agent, completed(&end)), trace)).await?;
+        Ok(end)
+    }
+
+    /// Feeds the mind until it finishes.
+    async fn drive(
+        &self,
+        agent: &Arc<Agent>,
+        mind: &mut Mind,
+        message: String,
+        trace: Option<TraceId>,
+    ) -> RunEnd {
+        let nonce = self.clock().fresh().simple().to_string();
+        let services = InProcess { kernel: self, agent, trace, nonce };
+        let mut commands = VecDeque::from(mind.step(MindEvent::Message { text: message }));
+        loop {
+            let event = match commands.pop_front() {
+                Some(Command::Ask(request)) => {
+                    let before = mind.usage();
+                    let event = reply_event(services.serve(ServiceRequest::AskModel(request)).await);
+                    commands.extend(mind.step(event));
+                    if mind.usage() != before {
+                        services.serve(ServiceRequest::ReportUsage(mind.usage())).await;
+                    }
+                    continue;
+                }
+                Some(Command::Invoke(calls)) => invoke_all(&services, calls).await,
+                Some(Command::RepeatGuard { tool, count }) => {
+                    if let Ok(tool) = ToolName::parse(&tool.0) {
+                        let event = Event::ToolRepeatGuardFired { tool, count };
+                        self.note_or_log(self.agent_entry(agent, event));
+                    }
+                    continue;
+                }
+                Some(Command::Finish(end)) => return end,
+                None => unreachable!("a mind that waits for nothing has finished"),
+            };
+            commands.extend(mind.step(event));
+        }
+    }
+
+    fn report_usage(&self, agent: &Agent, usage: Usage) {
+        agent.live().usage = usage;
+        let used = self.authority().purse(agent.id).map_or(Tokens::ZERO, |purse| purse.used);
+        self.note_or_log(self.agent_entry(agent, Event::UsageReported { usage, used }));
+    }
+}
+
+/// Invokes the calls of one turn in their order.
+async fn invoke_all(services: &InProcess<'_>, calls: Vec<ModelCall>) -> MindEvent {
+    let mut results = Vec::with_capacity(calls.len());
+    for call in calls {
+        match services.serve(ServiceRequest::InvokeTool(call)).await {
+            ServiceReply::ToolResult(result) => results.push(result),
+            _ => return MindEvent::Cancelled,
+        }
+    }
+    if services.agent.cancel.is_cancelled() {
+        return MindEvent::Cancelled;
+    }
+    MindEvent::ToolResults(results)
+}
+
+fn about_trace(mut entry: NewEntry, trace: Option<TraceId>) -> NewEntry {
+    entry.trace_id = trace;
+    entry
+}
+
+fn reply_event(reply: ServiceReply) -> MindEvent {
+    match reply {
+        ServiceReply::Model(reply) => MindEvent::Reply(reply),
+        ServiceReply::ModelFailed(failure) => MindEvent::ModelFailed(failure),
+        ServiceReply::BudgetExceeded { remaining } => MindEvent::BudgetExceeded { remaining },
+        ServiceReply::Cancelled => MindEvent::Cancelled,
+        ServiceReply::ToolResult(_) | ServiceReply::Ok => unreachable!("AskModel is answered by a model"),
+    }
+}
+
+fn completed(end: &RunEnd) -> Event {
+    Event::AgentExecutionCompleted {
+        response: end.response.clone(),
+        usage: end.usage,
+        iterations: end.iterations,
+        stop_reason: end.stop_reason,
+        error: end.error.clone(),
+    }
+}
+
+fn spec_of(tool: &ToolDescriptor) -> aaos_core::model::ToolSpec {
+    aaos_core::model::ToolSpec {
+        name: tool.tool_name(),
+        description: tool.description.to_owned(),
+        input_schema: tool.input_schema(),
+    }
+}
+
+/// A run's end as shown to callers.
+pub(crate) fn result_of(end: &RunEnd) -> RunResult {
+    RunResult {
+        response: end.response.clone(),
+        usage: end.usage,
+        iterations: end.iterations,
+        stop_reason: end.stop_reason,
+        error: end.error.clone(),
+    }
+}

@@ -1,0 +1,304 @@
+//! Admission of agents: the operator's own, and children, both through one path.
+//!
+//! Invariants: an agent is built fully (roots opened, grants issued, journalled) and then published; whatever
+//! fails on the way leaves nothing behind; a child's grants come out of the authority's narrowing function.
+
+use std::sync::Arc;
+
+use aaos_core::authority::narrow::narrow_manifest;
+use aaos_core::authority::{Admission, Refusal};
+use aaos_core::capability::{Capability, GrantSpec};
+use aaos_core::effect::{Denied, Spawn};
+use aaos_core::event::{AgentEnd, Event};
+use aaos_core::grant::{GrantRecord, GrantRequest};
+use aaos_core::id::{AgentId, GoalId, GrantId, TraceId};
+use aaos_core::manifest::Manifest;
+use aaos_core::path::PathPattern;
+use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::toolio::ToolFailure;
+use aaos_sandbox::{OpenedRoot, RootTable};
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::registry::{Agent, AgentFacts};
+
+/// Who asks for an agent, and for what goal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    pub(crate) owner: u32,
+    pub(crate) goal: Option<GoalId>,
+    /// A ceiling for its purse, beside the manifest's own.
+    pub(crate) max_tokens: Option<Tokens>,
+}
+
+/// Opened roots of an admission that is not complete; closed again unless it completes.
+struct OpenRoots<'k> {
+    roots: &'k RootTable,
+    opened: Vec<GrantId>,
+}
+
+impl OpenRoots<'_> {
+    fn keep(mut self) {
+        self.opened.clear();
+    }
+}
+
+impl Drop for OpenRoots<'_> {
+    fn drop(&mut self) {
+        for grant in &self.opened {
+            self.roots.close(*grant);
+        }
+    }
+}
+
+fn resolved(capability: &Capability, pattern: PathPattern) -> Capability {
+    match capability {
+        Capability::FileRead(_) => Capability::FileRead(pattern),
+        Capability::FileWrite(_) => Capability::FileWrite(pattern),
+        other => other.clone(),
+    }
+}
+
+fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRequest {
+    let Some(opened) = opened else {
+        return GrantRequest {
+            id,
+            capability: spec.capability.clone(),
+            spelled: None,
+            constraints: spec.constraints,
+            root: None,
+        };
+    };
+    let asked = spec.capability.file_pattern().cloned();
+    GrantRequest {
+        id,
+        capability: resolved(&spec.capability, opened.pattern.clone()),
+        spelled: asked.filter(|asked| *asked != opened.pattern),
+        constraints: spec.constraints,
+        root: Some(opened.identity),
+    }
+}
+
+impl Kernel {
+    /// Admits an agent with the operator's own grants.
+    pub(crate) async fn admit_operator_agent(
+        &self,
+        manifest: Manifest,
+        origin: Origin,
+        cancel: tokio_util::sync::CancellationToken,
+    ) -> Result<Arc<Agent>, KernelError> {
+        self.check_open()?;
+        self.check_model(&manifest.model).await?;
+        let id = AgentId::from_uuid(self.clock().fresh());
+        let admission = admission(id, &manifest, origin.max_tokens);
+        let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
+        let mut requests = Vec::with_capacity(manifest.capabilities.len());
+        for spec in &manifest.capabilities {
+            let grant = GrantId::from_uuid(self.clock().fresh());
+            let root = self.open_operator_root(grant, &spec.capability).await?;
+            if root.is_some() {
+                open.opened.push(grant);
+            }
+            requests.push(request(grant, spec, root));
+        }
+        let now = self.clock().now();
+        let records = self.authority().admit_root(admission, requests, now)?;
+        let facts = AgentFacts {
+            id,
+            manifest,
+            parent: None,
+            goal: origin.goal,
+            owner: origin.owner,
+            depth: 0,
+            started_at: now,
+            cancel,
+        };
+        self.publish(facts, records, origin.max_tokens, open).await
+    }
+
+    async fn open_operator_root(
+        &self,
+        grant: GrantId,
+        capability: &Capability,
+    ) -> Result<Option<OpenedRoot>, KernelError> {
+        let Some(pattern) = capability.file_pattern() else { return Ok(None) };
+        let writes = matches!(capability, Capability::FileWrite(_));
+        let (roots, pattern, words) = (self.roots().clone(), pattern.clone(), capability.to_string());
+        let opened = off_thread(move || roots.open_root(grant, &pattern, writes)).await?;
+        opened.map(Some).map_err(|error| KernelError::Invalid(format!("cannot grant {words}: {error}")))
+    }
+
+    /// Admits a child of `parent`: authorise, begin, narrow, publish, finish.
+    pub(crate) async fn spawn_child(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        manifest: Manifest,
+    ) -> Result<Arc<Agent>, ToolFailure> {
+        let narrowed = narrow_manifest(&parent.manifest, manifest).map_err(|denied| {
+            let refusal = Refusal::Denied(denied);
+            self.journal_refusal(parent, "spawn", &refusal);
+            KernelError::from(refusal).into_tool_failure()
+        });
+        let manifest = narrowed?;
+        self.check_open().map_err(KernelError::into_tool_failure)?;
+        self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
+        let permit = self.begin(parent, trace, Spawn { child: manifest.name.clone() }).await?;
+        let built = self.build_child(parent, manifest).await;
+        if let Err(KernelError::Denied(reason)) = &built {
+            let denied = Denied {
+                missing: "a delegable grant for all that the child's manifest asks for".to_owned(),
+                reason: reason.clone(),
+                hint: "give the child only what you hold yourself".to_owned(),
+            };
+            self.journal_refusal(parent, "spawn", &Refusal::Denied(denied));
+        }
+        let (outcome, child) = match built {
+            Ok(child) => (Ok(child.id), Ok(child)),
+            Err(error) => {
+                let failure = error.into_tool_failure();
+                (Err(failure.clone()), Err(failure))
+            }
+        };
+        let finished = self.journal().finish(permit.settle(outcome), self.clock().now()).await;
+        let finished = finished.map_err(|error| KernelError::from(error).into_tool_failure())?;
+        self.authority().settle(&finished.charges, Tokens::ZERO);
+        child
+    }
+
+    async fn build_child(&self, parent: &Arc<Agent>, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
+        let id = AgentId::from_uuid(self.clock().fresh());
+        let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
+        let mut requests = Vec::with_capacity(manifest.capabilities.len());
+        for spec in &manifest.capabilities {
+            let now = self.clock().now();
+            let from = self.authority().delegable(parent.id, &spec.capability, now)?;
+            let grant = GrantId::from_uuid(self.clock().fresh());
+            let root = self.derive_root(from.grant, grant, spec, from.relative).await?;
+            if root.is_some() {
+                open.opened.push(grant);
+            }
+            requests.push((from.grant, request(grant, spec, root)));
+        }
+        let now = self.clock().now();
+        let records =
+            self.authority().admit_child(parent.id, admission(id, &manifest, None), requests, now)?;
+        let facts = AgentFacts {
+            id,
+            manifest,
+            parent: Some(parent.id),
+            goal: parent.goal,
+            owner: parent.owner,
+            depth: parent.depth + 1,
+            started_at: now,
+            cancel: parent.cancel.child_token(),
+        };
+        self.publish(facts, records, None, open).await
+    }
+
+    async fn derive_root(
+        &self,
+        from: GrantId,
+        grant: GrantId,
+        spec: &GrantSpec,
+        relative: Option<String>,
+    ) -> Result<Option<OpenedRoot>, KernelError> {
+        let Some(pattern) = spec.capability.file_pattern() else { return Ok(None) };
+        let (roots, reach) = (self.roots().clone(), pattern.reach());
+        let relative = relative.unwrap_or_default();
+        let opened = off_thread(move || roots.derive(from, grant, &relative, reach)).await?;
+        let words = &spec.capability;
+        opened.map(Some).map_err(|error| KernelError::Denied(format!("cannot grant {words}: {error}")))
+    }
+
+    /// Journals an admitted agent and makes it visible; takes everything back if the journal refuses.
+    async fn publish(
+        &self,
+        facts: AgentFacts,
+        records: Vec<GrantRecord>,
+        max_tokens: Option<Tokens>,
+        open: OpenRoots<'_>,
+    ) -> Result<Arc<Agent>, KernelError> {
+        let agent = Agent::new(facts);
+        let manifest = &agent.manifest;
+        let own = ceiling(manifest.budget_config.max_tokens, max_tokens);
+        let mut entries = vec![self.agent_entry(
+            &agent,
+            Event::AgentSpawned {
+                name: manifest.name.clone(),
+                parent: agent.parent,
+                depth: agent.depth,
+                manifest: Box::new(manifest.clone()),
+                max_tokens: own,
+                principal: agent.owner,
+            },
+        )];
+        entries.extend(
+            records.into_iter().map(|grant| self.agent_entry(&agent, Event::CapabilityGranted { grant })),
+        );
+        if let Err(error) = self.journal().record_all(entries).await {
+            self.authority().remove(agent.id);
+            return Err(error.into());
+        }
+        open.keep();
+        self.table().agents.insert(agent.id, Arc::clone(&agent));
+        Ok(agent)
+    }
+
+    /// Ends an agent: nothing of it runs, its worker and grants are gone, the journal says so. Whoever comes
+    /// second waits for the first.
+    pub(crate) async fn retire(&self, agent: &Arc<Agent>, end: AgentEnd) {
+        if !agent.claim_retirement() {
+            let mut gone = agent.gone.subscribe();
+            if gone.wait_for(|gone| *gone).await.is_err() {
+                tracing::error!(agent = %agent.id, "an agent vanished while it was being ended");
+            }
+            return;
+        }
+        agent.cancel.cancel();
+        agent.worker.kill();
+        agent.tasks.close();
+        agent.tasks.wait().await;
+        let owner = crate::far::WorkerOwner { agent: agent.id, goal: agent.goal };
+        self.end_worker(&agent.worker, owner).await;
+        let grants = self.authority().grants_of(agent.id);
+        self.authority().remove(agent.id);
+        for grant in grants {
+            self.roots().close(grant.id);
+        }
+        self.table().agents.remove(&agent.id);
+        let stopped = self.journal().record(self.agent_entry(agent, Event::AgentStopped { end })).await;
+        if let Err(error) = stopped {
+            tracing::error!(%error, agent = %agent.id, "the end of an agent could not be journalled");
+        }
+        self.budget_changed().notify_waiters();
+        agent.gone.send_replace(true);
+    }
+}
+
+fn admission(agent: AgentId, manifest: &Manifest, max_tokens: Option<Tokens>) -> Admission {
+    let max_tokens = ceiling(manifest.budget_config.max_tokens, max_tokens);
+    Admission { agent, name: manifest.name.clone(), max_tokens }
+}
+
+/// The tighter of two optional ceilings.
+fn ceiling(one: Option<Tokens>, other: Option<Tokens>) -> Option<Tokens> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Runs file-system work off the async threads.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, KernelError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| KernelError::Invalid(format!("file-system work died: {error}")))
+}
+
+/// The earliest of an optional deadline and a fixed one.
+pub(crate) fn deadline_from(now: Timestamp, seconds: u64) -> Timestamp {
+    now.after(aaos_core::quantity::Millis(seconds.saturating_mul(1000)))
+}

@@ -1,0 +1,234 @@
+//! The bodies of `spawn_agent` and `spawn_agents`, which are the kernel's own.
+//!
+//! Invariants: a child that was admitted is retired before its parent hears of it; a failed child is tried
+//! once more, with the reason; a failure is told as a failure, whatever the child's prose says.
+
+use std::sync::Arc;
+
+use aaos_agent::wrap_findings;
+use aaos_core::effect::ToolOutcome;
+use aaos_core::event::{AgentEnd, Event};
+use aaos_core::id::TraceId;
+use aaos_core::limits;
+use aaos_core::manifest::Manifest;
+use aaos_core::model::Usage;
+use aaos_core::tool::{ToolCall, ToolInput};
+use aaos_core::toolio::{
+    SpawnAgentInput, SpawnAgentOutput, SpawnAgentsInput, SpawnAgentsOutput, StopReason, ToolFailure,
+    ToolFailureKind,
+};
+use aaos_journal::{Permit, Receipt};
+use tokio::time::Instant;
+
+use crate::dispatch::elapsed;
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::principal::fits;
+use crate::registry::Agent;
+
+/// One attempt at a child that was admitted.
+struct Attempt {
+    child: Arc<Agent>,
+    response: String,
+    usage: Usage,
+    iterations: u32,
+    stop_reason: StopReason,
+    error: Option<String>,
+}
+
+impl Attempt {
+    /// Why it counts as failed; a cancelled child was stopped on purpose and is not.
+    fn failure(&self) -> Option<String> {
+        if self.stop_reason.is_success() {
+            return None;
+        }
+        let why = self.error.clone().unwrap_or_else(|| format!("it stopped with {:?}", self.stop_reason));
+        Some(why)
+    }
+
+    fn is_worth_another(&self) -> bool {
+        matches!(self.stop_reason, StopReason::Error | StopReason::Truncated | StopReason::MaxIterations)
+    }
+}
+
+impl Kernel {
+    /// Runs `spawn_agent` or `spawn_agents`.
+    pub(crate) async fn run_spawning_tool(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        permit: Permit<ToolCall>,
+    ) -> Receipt<ToolCall> {
+        let begun = Instant::now();
+        let result = match permit.effect().input.clone() {
+            ToolInput::SpawnAgent(input) => {
+                self.spawn_one(parent, trace, input).await.and_then(|output| to_json(&output))
+            }
+            ToolInput::SpawnAgents(input) => to_json(&self.spawn_many(parent, trace, input).await),
+            other => unreachable!("{} does not run in the kernel", other.name()),
+        };
+        permit.settle(ToolOutcome { result, worker: None, elapsed: elapsed(begun) })
+    }
+
+    /// Runs independent children, a few at once, in input order; one failure does not stop the others.
+    async fn spawn_many(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        input: SpawnAgentsInput,
+    ) -> SpawnAgentsOutput {
+        let width = self.config().limits.spawn_batch.min(self.config().limits.max_children).max(1);
+        let gate = Arc::new(tokio::sync::Semaphore::new(width));
+        let mut running = Vec::with_capacity(input.children.len());
+        for child in input.children {
+            let (kernel, parent, gate) = (self.clone(), Arc::clone(parent), Arc::clone(&gate));
+            let tasks = parent.tasks.clone();
+            running.push(tasks.spawn(async move {
+                let slot = gate.acquire_owned().await;
+                let output = kernel.spawn_one(&parent, trace, child).await;
+                drop(slot);
+                output.unwrap_or_else(|failure| never_ran(&failure))
+            }));
+        }
+        let mut children = Vec::with_capacity(running.len());
+        for one in running {
+            children.push(one.await.unwrap_or_else(|died| {
+                never_ran(&ToolFailure::new(
+                    ToolFailureKind::ChildFailed,
+                    format!("the child's task died: {died}"),
+                ))
+            }));
+        }
+        SpawnAgentsOutput { count: children.len() as u64, children }
+    }
+
+    /// Admits and runs one child, with one retry. Fails only when no child was admitted.
+    async fn spawn_one(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        input: SpawnAgentInput,
+    ) -> Result<SpawnAgentOutput, ToolFailure> {
+        let manifest = self.read_child(&input)?;
+        let message = self.child_message(parent, &input);
+        let first = self.attempt(parent, trace, manifest.clone(), message.clone()).await?;
+        let Some(reason) = first.failure() else {
+            self.note_child(parent, &manifest, None);
+            return Ok(output_of(first, None));
+        };
+        if !first.is_worth_another() || parent.cancel.is_cancelled() {
+            self.note_child(parent, &manifest, Some(&reason));
+            return Ok(output_of(first, None));
+        }
+        let event = Event::ChildRetried { child: first.child.id, reason: reason.clone() };
+        self.note_or_log(self.agent_entry(parent, event));
+        let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
+        let second = match self.attempt(parent, trace, manifest.clone(), again).await {
+            Ok(second) => second,
+            Err(failure) => {
+                self.note_child(parent, &manifest, Some(&failure.message));
+                let mut output = output_of(first, None);
+                output.error = Some(failure.message);
+                return Ok(output);
+            }
+        };
+        self.note_child(parent, &manifest, second.failure().as_deref());
+        let usage = first.usage.plus(second.usage);
+        let mut output = output_of(second, Some(reason));
+        output.usage = usage;
+        Ok(output)
+    }
+
+    fn read_child(&self, input: &SpawnAgentInput) -> Result<Manifest, ToolFailure> {
+        let invalid = |why: &str| ToolFailure::new(ToolFailureKind::InvalidArguments, why);
+        if !fits(&input.message) {
+            return Err(invalid("the message is over the size limit"));
+        }
+        if input.prior_findings.as_ref().is_some_and(|one| one.0.len() > limits::MAX_PRIOR_FINDINGS_BYTES) {
+            return Err(invalid("prior_findings are over 32 KiB; put long data into a workspace file"));
+        }
+        Manifest::parse(&input.manifest).map_err(|error| KernelError::from(error).into_tool_failure())
+    }
+
+    /// The child's first message: what its parent hands over, labelled as data, then what it is asked.
+    fn child_message(&self, parent: &Agent, input: &SpawnAgentInput) -> String {
+        let Some(findings) = &input.prior_findings else { return input.message.clone() };
+        let nonce = self.clock().fresh().simple().to_string();
+        let block = wrap_findings(&parent.manifest.name, self.clock().now(), &nonce, &findings.0);
+        format!("{block}\n\n{}", input.message)
+    }
+
+    async fn attempt(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        manifest: Manifest,
+        message: String,
+    ) -> Result<Attempt, ToolFailure> {
+        let child = self.spawn_child(parent, trace, manifest).await?;
+        let ran = self.run_agent(&child, self.mind_for(&child), message, None).await;
+        let end = match &ran {
+            Ok((_, end)) if end.stop_reason.is_success() => AgentEnd::Finished,
+            Ok((_, end)) if end.stop_reason == StopReason::Cancelled => AgentEnd::Stopped,
+            Ok((_, end)) => AgentEnd::Failed {
+                reason: end.error.clone().unwrap_or_else(|| format!("{:?}", end.stop_reason)),
+            },
+            Err(error) => AgentEnd::Failed { reason: error.to_string() },
+        };
+        self.retire(&child, end).await;
+        let (_, end) = ran.map_err(KernelError::into_tool_failure)?;
+        Ok(Attempt {
+            child,
+            response: end.response,
+            usage: end.usage,
+            iterations: end.iterations,
+            stop_reason: end.stop_reason,
+            error: end.error,
+        })
+    }
+
+    /// Remembers for the goal which children failed in the end; a later child of the same name that succeeds
+    /// makes up for it.
+    fn note_child(&self, parent: &Agent, manifest: &Manifest, failure: Option<&str>) {
+        let Some(goal) = parent.goal else { return };
+        let mut table = self.table();
+        let Some(goal) = table.goals.get_mut(&goal) else { return };
+        match failure {
+            None => drop(goal.failed_children.remove(&manifest.name)),
+            Some(reason) => drop(goal.failed_children.insert(manifest.name.clone(), reason.to_owned())),
+        }
+    }
+}
+
+fn output_of(attempt: Attempt, original_error: Option<String>) -> SpawnAgentOutput {
+    let error = attempt.failure();
+    SpawnAgentOutput {
+        agent_id: Some(attempt.child.id),
+        response: attempt.response,
+        usage: attempt.usage,
+        iterations: attempt.iterations,
+        stop_reason: Some(attempt.stop_reason),
+        retried: original_error.is_some(),
+        original_error,
+        error,
+    }
+}
+
+fn never_ran(failure: &ToolFailure) -> SpawnAgentOutput {
+    SpawnAgentOutput {
+        agent_id: None,
+        response: String::new(),
+        usage: Usage::default(),
+        iterations: 0,
+        stop_reason: None,
+        retried: false,
+        original_error: None,
+        error: Some(failure.message.clone()),
+    }
+}
+
+fn to_json<T: serde::Serialize>(output: &T) -> Result<String, ToolFailure> {
+    serde_json::to_string(output).map_err(|error| {
+        ToolFailure::new(ToolFailureKind::TooLarge, format!("the result is not JSON: {error}"))
+    })
+}

@@ -1,0 +1,207 @@
+//! What the kernel shows of itself: the objects of SPEC §3.
+//!
+//! Invariant: views are copies; changing one changes nothing.
+
+use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
+use aaos_core::event::{GoalState, OutputObserved};
+use aaos_core::grant::GrantRecord;
+use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
+use aaos_core::model::{ProviderState, Usage};
+use aaos_core::name::{AgentName, ModelName};
+use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::toolio::StopReason;
+use serde::Serialize;
+
+/// Where an agent stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// Admitted, doing nothing.
+    Idle,
+    /// A run is going on.
+    Running,
+    /// Paused: it takes no further message or turn.
+    Paused,
+    /// Being stopped.
+    Stopping,
+}
+
+/// One agent in `agent.list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentView {
+    /// Id.
+    pub id: AgentId,
+    /// Name.
+    pub name: AgentName,
+    /// Model.
+    pub model: ModelName,
+    /// State.
+    pub state: AgentState,
+    /// Grants it holds.
+    pub capability_count: usize,
+    /// Its parent.
+    pub parent_agent: Option<AgentId>,
+    /// Admission time, milliseconds since the epoch.
+    pub started_at: Timestamp,
+}
+
+/// A purse as shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PurseReport {
+    /// Its own ceiling.
+    pub limit: Option<Tokens>,
+    /// Reserved by inferences in flight.
+    pub reserved: Tokens,
+    /// Used, children included.
+    pub used: Tokens,
+    /// What may still be reserved, ancestors considered.
+    pub remaining: Option<Tokens>,
+}
+
+/// `agent.status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentStatus {
+    /// Id.
+    pub id: AgentId,
+    /// Name.
+    pub name: AgentName,
+    /// Model.
+    pub model: ModelName,
+    /// State.
+    pub state: AgentState,
+    /// Grants it holds.
+    pub capability_count: usize,
+    /// Its parent.
+    pub parent_agent: Option<AgentId>,
+    /// Admission time.
+    pub started_at: Timestamp,
+    /// Its goal.
+    pub goal_id: Option<GoalId>,
+    /// Its purse.
+    pub purse: Option<PurseReport>,
+    /// Its own tokens of the current or last run.
+    pub usage: Usage,
+    /// The grants, with ids.
+    pub grants: Vec<GrantRecord>,
+    /// The receipt of its worker, while it has one.
+    pub confinement: Option<ConfinementReceipt>,
+    /// What it waits for, in words.
+    pub waiting_for: Option<String>,
+}
+
+/// The result of one run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunResult {
+    /// Final text.
+    pub response: String,
+    /// Tokens.
+    pub usage: Usage,
+    /// Turns.
+    pub iterations: u32,
+    /// Why it stopped.
+    pub stop_reason: StopReason,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The answer to `agent.run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunAnswer {
+    /// An on-demand agent ran.
+    Ran(RunResult),
+    /// A persistent agent has the message in its mailbox, durably.
+    Delivered(TraceId),
+}
+
+/// Where a delivered message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceState {
+    /// In the mailbox or being worked on.
+    Pending,
+    /// Answered.
+    Done,
+    /// Its run failed or was interrupted.
+    Failed,
+}
+
+/// `agent.result`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceReport {
+    /// Which message.
+    pub trace_id: TraceId,
+    /// Where it stands.
+    pub status: TraceState,
+    /// The run it caused, when over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<RunResult>,
+    /// Why there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// One goal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GoalView {
+    /// Id.
+    pub goal_id: GoalId,
+    /// What was asked for.
+    pub goal: String,
+    /// State.
+    pub state: GoalState,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// Its root agent, once it runs.
+    pub root_agent: Option<AgentId>,
+    /// Where its agents exchange files.
+    pub workspace: Option<String>,
+    /// Declared outputs: as found once it is over.
+    pub outputs: Vec<OutputObserved>,
+    /// The answer.
+    pub response: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Tokens of the whole tree.
+    pub usage: Usage,
+    /// Exit code of `run` and `submit` for it, once it is over.
+    pub exit_code: Option<u8>,
+    /// What it waits for, in words.
+    pub waiting_for: Option<String>,
+}
+
+/// One tool in `tool.list`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolView {
+    /// Name.
+    pub name: String,
+    /// For the model.
+    pub description: String,
+    /// JSON Schema of its input.
+    pub input_schema: serde_json::Value,
+}
+
+/// `runtime.status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuntimeStatus {
+    /// Package version.
+    pub version: String,
+    /// Providers, or why they cannot be asked.
+    pub providers: Result<Vec<ProviderState>, String>,
+    /// What is demanded of confinement.
+    pub confinement_policy: ConfinementPolicy,
+    /// Preferred boundaries that the last worker lacked.
+    pub confinement_degraded: Vec<Boundary>,
+    /// Agents alive.
+    pub agents: usize,
+    /// Goals running.
+    pub goals_running: usize,
+    /// Goals waiting for their turn.
+    pub goals_queued: usize,
+    /// Inferences waiting or running.
+    pub inference_queue: usize,
+    /// Last durable journal entry.
+    pub journal_head: Seq,
+    /// Limits in force.
+    pub limits: crate::config::KernelLimits,
+}

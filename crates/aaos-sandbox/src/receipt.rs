@@ -1,0 +1,320 @@
+//! Reading a far process's confinement back from the kernel, and judging it.
+//!
+//! Invariants: what the daemon can see counts as observed only if it saw it; what a process probed counts only with
+//! the probe's refusal; a report alone never satisfies a requirement. Landlock rules cannot be read back, so
+//! Landlock counts by the probe that succeeded before the domain and failed after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use aaos_confine::namespaces::KINDS;
+use aaos_confine::rlimits::Limit;
+use aaos_confine::{CHANNEL_FD, FIRST_FAR_UID, LAST_FAR_UID, kernel_abi};
+use aaos_core::confinement::{
+    Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
+};
+use aaos_core::id::WorkerId;
+
+use crate::error::SandboxError;
+
+/// Which boundaries apply to a kind of far process, and its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Profile {
+    /// What can be required of it.
+    pub(crate) boundaries: &'static [Boundary],
+    /// Its resource limits.
+    pub(crate) limits: &'static [Limit],
+}
+
+/// A worker: everything.
+pub(crate) const WORKER_PROFILE: Profile = Profile {
+    boundaries: &[
+        Boundary::NoNewPrivs,
+        Boundary::Seccomp,
+        Boundary::Landlock,
+        Boundary::NoCapabilities,
+        Boundary::OwnUid,
+        Boundary::UserNamespace,
+        Boundary::MountNamespace,
+        Boundary::PidNamespace,
+        Boundary::IpcNamespace,
+        Boundary::NetNamespace,
+        Boundary::UtsNamespace,
+        Boundary::CgroupNamespace,
+        Boundary::Rlimits,
+        Boundary::ClosedDescriptors,
+    ],
+    limits: aaos_confine::rlimits::WORKER_LIMITS,
+};
+
+/// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
+pub(crate) const GATEWAY_PROFILE: Profile = Profile {
+    boundaries: &[
+        Boundary::NoNewPrivs,
+        Boundary::Seccomp,
+        Boundary::Landlock,
+        Boundary::NoCapabilities,
+        Boundary::OwnUid,
+        Boundary::PidNamespace,
+        Boundary::IpcNamespace,
+        Boundary::UtsNamespace,
+        Boundary::CgroupNamespace,
+        Boundary::Rlimits,
+        Boundary::ClosedDescriptors,
+    ],
+    limits: aaos_confine::rlimits::GATEWAY_LIMITS,
+};
+
+/// Reads everything back and writes the receipt.
+pub(crate) fn write_receipt(
+    worker: WorkerId,
+    pid: u32,
+    report: &LockedReport,
+    profile: Profile,
+    policy: &ConfinementPolicy,
+) -> io::Result<ConfinementReceipt> {
+    let seen = Seen::read(pid)?;
+    let mut boundaries: Vec<BoundaryReceipt> = profile
+        .boundaries
+        .iter()
+        .map(|boundary| {
+            let (evidence, detail) = crossed(*boundary, report)
+                .unwrap_or_else(|| seen.judge(*boundary, report, profile.limits, policy));
+            BoundaryReceipt { boundary: *boundary, evidence, detail }
+        })
+        .collect();
+    boundaries.sort_by_key(|one| one.boundary);
+    Ok(ConfinementReceipt {
+        worker,
+        pid,
+        substrate: Substrate::Process,
+        landlock_abi: report.landlock_abi,
+        seccomp_filter_hash: report.seccomp_filter_hash.clone(),
+        boundaries,
+    })
+}
+
+/// Holds a receipt against the policy: what is preferred and missing, or the first requirement that is not proved.
+pub(crate) fn hold_against(
+    policy: &ConfinementPolicy,
+    receipt: &ConfinementReceipt,
+    profile: Profile,
+) -> Result<Vec<Boundary>, SandboxError> {
+    let applies = |boundary: &&Boundary| profile.boundaries.contains(boundary);
+    let unproved = |boundary: &&Boundary| !receipt.evidence(**boundary).is_proof();
+    if let Some(boundary) = policy.require.iter().filter(applies).find(unproved) {
+        let why = receipt
+            .boundaries
+            .iter()
+            .find(|one| one.boundary == *boundary)
+            .map_or_else(|| "the receipt does not name it".to_owned(), |one| one.detail.clone());
+        return Err(SandboxError::ConfinementUnavailable { boundary: *boundary, why });
+    }
+    Ok(policy.prefer.iter().filter(applies).filter(unproved).copied().collect())
+}
+
+/// What the kernel says of a process.
+struct Seen {
+    status: BTreeMap<String, String>,
+    limits: String,
+    namespaces: BTreeMap<&'static str, Namespace>,
+    descriptors: Option<Vec<i32>>,
+    root_entries: Option<usize>,
+}
+
+/// One namespace of a process beside the daemon's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    Own,
+    Shared,
+    Unreadable,
+}
+
+impl Seen {
+    fn read(pid: u32) -> io::Result<Self> {
+        let place = PathBuf::from(format!("/proc/{pid}"));
+        let status = fs::read_to_string(place.join("status"))?;
+        let status = status
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+            .collect();
+        let namespaces = KINDS.iter().map(|(_, _, name)| (*name, namespace(&place, name))).collect();
+        let descriptors = fs::read_dir(place.join("fd")).ok().map(|entries| {
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+        });
+        let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
+        let limits = fs::read_to_string(place.join("limits"))?;
+        Ok(Self { status, limits, namespaces, descriptors, root_entries })
+    }
+
+    fn judge(
+        &self,
+        boundary: Boundary,
+        report: &LockedReport,
+        limits: &[Limit],
+        policy: &ConfinementPolicy,
+    ) -> (Evidence, String) {
+        match boundary {
+            Boundary::NoNewPrivs => self.flag("NoNewPrivs", "1"),
+            Boundary::Seccomp => self.seccomp(),
+            Boundary::Landlock => landlock(report, policy),
+            Boundary::NoCapabilities => self.capabilities(),
+            Boundary::OwnUid => self.own_uid(),
+            Boundary::MountNamespace => self.empty_root(report),
+            Boundary::Rlimits => self.rlimits(limits),
+            Boundary::ClosedDescriptors => self.closed_descriptors(report),
+            Boundary::UserNamespace
+            | Boundary::PidNamespace
+            | Boundary::IpcNamespace
+            | Boundary::NetNamespace
+            | Boundary::UtsNamespace
+            | Boundary::CgroupNamespace => self.own_namespace(boundary, report),
+        }
+    }
+
+    fn field(&self, key: &str) -> &str {
+        self.status.get(key).map_or("", String::as_str)
+    }
+
+    fn flag(&self, key: &str, wanted: &str) -> (Evidence, String) {
+        let found = self.field(key);
+        let detail = format!("{key}: {found}");
+        if found == wanted { (Evidence::Observed, detail) } else { (Evidence::Missing, detail) }
+    }
+
+    fn seccomp(&self) -> (Evidence, String) {
+        let (evidence, detail) = self.flag("Seccomp", "2");
+        (evidence, format!("{detail}, filters: {}", self.field("Seccomp_filters")))
+    }
+
+    fn capabilities(&self) -> (Evidence, String) {
+        let is_none =
+            |key: &str| !self.field(key).is_empty() && self.field(key).bytes().all(|digit| digit == b'0');
+        let held: Vec<&str> =
+            ["CapInh", "CapPrm", "CapEff", "CapAmb"].into_iter().filter(|key| !is_none(key)).collect();
+        if !held.is_empty() {
+            return (Evidence::Missing, format!("not empty: {}", held.join(", ")));
+        }
+        if is_none("CapBnd") {
+            (Evidence::Observed, "all five sets are empty".to_owned())
+        } else if self.field("NoNewPrivs") == "1" {
+            (
+                Evidence::Observed,
+                "no set but the bounding one has any, which no_new_privs makes moot".to_owned(),
+            )
+        } else {
+            (Evidence::Missing, "the bounding set is not empty".to_owned())
+        }
+    }
+
+    fn own_uid(&self) -> (Evidence, String) {
+        let detail = format!("Uid: {}, Gid: {}", self.field("Uid"), self.field("Gid"));
+        let far = |key: &str| {
+            let ids: Vec<Option<u32>> =
+                self.field(key).split_whitespace().map(|id| id.parse().ok()).collect();
+            ids.len() == 4
+                && ids.iter().all(|id| id.is_some_and(|id| (FIRST_FAR_UID..=LAST_FAR_UID).contains(&id)))
+        };
+        if far("Uid") && far("Gid") && self.field("Groups").is_empty() {
+            (Evidence::Observed, detail)
+        } else {
+            (Evidence::Missing, format!("{detail}; only a daemon that runs as root can give far uids"))
+        }
+    }
+
+    fn own_namespace(&self, boundary: Boundary, report: &LockedReport) -> (Evidence, String) {
+        let Some((_, _, name)) = KINDS.iter().find(|(kind, _, _)| *kind == boundary) else {
+            return (Evidence::Missing, "not a namespace".to_owned());
+        };
+        match self.namespaces.get(name) {
+            Some(Namespace::Own) => (Evidence::Observed, format!("its {name} namespace is not the daemon's")),
+            Some(Namespace::Unreadable) if report.namespaces.contains(&boundary) => {
+                (Evidence::Reported, format!("its {name} namespace could not be read back"))
+            }
+            Some(Namespace::Unreadable) => (Evidence::Missing, format!("no own {name} namespace here")),
+            _ => (Evidence::Missing, format!("its {name} namespace is the daemon's")),
+        }
+    }
+
+    fn empty_root(&self, report: &LockedReport) -> (Evidence, String) {
+        let own = self.own_namespace(Boundary::MountNamespace, report);
+        match (own.0, self.root_entries) {
+            (Evidence::Observed, Some(0)) => (Evidence::Observed, format!("{}; its root is empty", own.1)),
+            (Evidence::Observed, Some(entries)) => {
+                (Evidence::Missing, format!("{}, but its root has {entries} entries", own.1))
+            }
+            (Evidence::Observed, None) => {
+                (Evidence::Reported, format!("{}; its root could not be looked into", own.1))
+            }
+            _ => own,
+        }
+    }
+
+    fn rlimits(&self, limits: &[Limit]) -> (Evidence, String) {
+        for limit in limits {
+            let held = self.limits.lines().find_map(|line| line.strip_prefix(limit.name)).map(|rest| {
+                let mut words = rest.split_whitespace();
+                [words.next(), words.next()].map(|word| word.and_then(|word| word.parse::<u64>().ok()))
+            });
+            let bounded = |value: Option<u64>| value.is_some_and(|value| value <= limit.value);
+            if !held.is_some_and(|[soft, hard]| bounded(soft) && bounded(hard)) {
+                return (Evidence::Missing, format!("{} is above {}", limit.name, limit.value));
+            }
+        }
+        (Evidence::Observed, format!("{} limits, soft and hard", limits.len()))
+    }
+
+    fn closed_descriptors(&self, report: &LockedReport) -> (Evidence, String) {
+        if let Some(open) = &self.descriptors {
+            let extra: Vec<&i32> = open.iter().filter(|number| **number > CHANNEL_FD).collect();
+            let detail = format!("{} open, {} above the channel", open.len(), extra.len());
+            let evidence = if extra.is_empty() { Evidence::Observed } else { Evidence::Missing };
+            return (evidence, detail);
+        }
+        probed(report, Boundary::ClosedDescriptors)
+    }
+}
+
+fn namespace(place: &std::path::Path, name: &str) -> Namespace {
+    let theirs = fs::read_link(place.join("ns").join(name));
+    let ours = fs::read_link(PathBuf::from("/proc/self/ns").join(name));
+    match (theirs, ours) {
+        (Ok(theirs), Ok(ours)) if theirs == ours => Namespace::Shared,
+        (Ok(_), Ok(_)) => Namespace::Own,
+        _ => Namespace::Unreadable,
+    }
+}
+
+/// A probe that got through refutes whatever else is known.
+fn crossed(boundary: Boundary, report: &LockedReport) -> Option<(Evidence, String)> {
+    let through = report.probes.iter().find(|probe| probe.boundary == boundary && !probe.refused)?;
+    Some((Evidence::Missing, format!("{} was not refused: {}", through.attempt, through.detail)))
+}
+
+fn landlock(report: &LockedReport, policy: &ConfinementPolicy) -> (Evidence, String) {
+    let kernel = kernel_abi();
+    if report.landlock_abi > kernel {
+        return (
+            Evidence::Missing,
+            format!("ABI {} was reported, the kernel has {kernel}", report.landlock_abi),
+        );
+    }
+    if report.landlock_abi < policy.landlock_abi {
+        let detail =
+            format!("ABI {} is in force, the policy asks for {}", report.landlock_abi, policy.landlock_abi);
+        return (Evidence::Missing, detail);
+    }
+    let (evidence, detail) = probed(report, Boundary::Landlock);
+    (evidence, format!("ABI {}; {detail}", report.landlock_abi))
+}
+
+fn probed(report: &LockedReport, boundary: Boundary) -> (Evidence, String) {
+    let refused = report.probes.iter().find(|probe| probe.boundary == boundary && probe.refused);
+    match refused {
+        Some(probe) => (Evidence::Probed, format!("{}: {}", probe.attempt, probe.detail)),
+        None => (Evidence::Missing, "no probe of it was run".to_owned()),
+    }
+}

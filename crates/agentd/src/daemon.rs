@@ -1,0 +1,255 @@
+//! Hosting a daemon: the lock, the zygote, the journal, the kernel, the socket, and their end.
+//!
+//! Invariants: the zygote is started while this process has one thread; the state directory belongs to whoever
+//! holds `state.lock`; a daemon is ready only when everything that the journal recorded has been taken up.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+
+use aaos_core::state::State;
+use aaos_journal::{Journal, JournalConfig};
+use aaos_runtime::{Clock, Kernel, KernelConfig, KernelParts};
+use aaos_sandbox::{Sandbox, ZygoteSeed};
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::process::{Resource, getrlimit, setrlimit, umask};
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::Exit;
+use crate::server;
+use crate::settings::Settings;
+
+/// Stack of an async worker thread; the default of 2 MiB is more than anything here uses.
+const THREAD_STACK: usize = 1024 * 1024;
+/// Threads that run file-system work, at most.
+const BLOCKING_THREADS: usize = 64;
+
+/// A daemon that owns its state directory and has its zygote, before any thread exists.
+struct Groundwork {
+    settings: Settings,
+    listener: StdListener,
+    seed: ZygoteSeed,
+    descriptors: u64,
+    _lock: File,
+}
+
+/// The `serve` command.
+pub(crate) fn serve(settings: Settings) -> Result<Exit> {
+    let state_dir = settings.state_dir.clone();
+    let Some(lock) = take_lock(&settings)? else {
+        bail!("another agentd owns {}; `agentd status` asks it", state_dir.display());
+    };
+    let groundwork = lay(settings, lock)?;
+    let socket = groundwork.settings.socket.clone();
+    let runtime = start_runtime()?;
+    runtime.block_on(async move {
+        let daemon = Daemon::start(groundwork).await?;
+        tracing::info!(socket = %socket.display(), "agentd is ready");
+        crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
+        let exit = daemon.until_told().await;
+        daemon.stop().await?;
+        Ok(exit)
+    })
+}
+
+/// Runs `work` against the daemon that owns the state directory; hosts one for as long as `work` takes when there
+/// is none.
+pub(crate) fn with_daemon<F, Fut>(settings: Settings, work: F) -> Result<Exit>
+where
+    F: FnOnce(PathBuf) -> Fut,
+    Fut: Future<Output = Result<Exit>>,
+{
+    let socket = settings.socket.clone();
+    let Some(lock) = take_lock(&settings)? else {
+        return start_runtime()?.block_on(work(socket));
+    };
+    let groundwork = lay(settings, lock)?;
+    start_runtime()?.block_on(async move {
+        let daemon = Daemon::start(groundwork).await?;
+        let done = tokio::select! {
+            done = work(socket) => done,
+            () = daemon.lost_zygote() => Ok(Exit::Internal),
+        };
+        daemon.stop().await?;
+        done
+    })
+}
+
+/// Runs `work` against the daemon that owns the state directory; an error when there is none.
+pub(crate) fn with_running<F, Fut>(settings: &Settings, work: F) -> Result<Exit>
+where
+    F: FnOnce(PathBuf) -> Fut,
+    Fut: Future<Output = Result<Exit>>,
+{
+    let socket = settings.socket.clone();
+    if !socket.exists() {
+        bail!("no agentd listens at {}; start one with `agentd serve`", socket.display());
+    }
+    start_runtime()?.block_on(work(socket))
+}
+
+fn start_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("agentd")
+        .thread_stack_size(THREAD_STACK)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .context("cannot start the async runtime")
+}
+
+/// Takes the state directory; `None` when another daemon has it.
+fn take_lock(settings: &Settings) -> Result<Option<File>> {
+    let directory = &settings.state_dir;
+    private_directory(directory)?;
+    let path = directory.join("state.lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+fn private_directory(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// Everything that has to happen while there is one thread.
+fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
+    private_directory(&settings.state_dir.join("workspace"))?;
+    let descriptors = raise_descriptor_limit();
+    let listener = bind(&settings.socket)?;
+    let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
+        format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
+    })?;
+    aaos_confine::lock_daemon().context("cannot lock the daemon itself down")?;
+    Ok(Groundwork { settings, listener, seed, descriptors, _lock: lock })
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns what is in force.
+fn raise_descriptor_limit() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit.clone()) {
+        Ok(()) => limit.current.unwrap_or(u64::MAX),
+        Err(_) => before.unwrap_or(u64::MAX),
+    }
+}
+
+/// Binds the control socket, mode 0660. A socket that a dead daemon left is removed: the state lock is ours.
+fn bind(path: &Path) -> Result<StdListener> {
+    if let Some(parent) = path.parent() {
+        private_directory(parent)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                bail!("another daemon listens at {}; set AAOS_SOCKET", path.display());
+            }
+            std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+        }
+        Ok(_) => bail!("{} exists and is not a socket; set AAOS_SOCKET", path.display()),
+        Err(_) => {}
+    }
+    let before = umask(Mode::from_raw_mode(0o117));
+    let bound = StdListener::bind(path);
+    umask(before);
+    let listener = bound.with_context(|| format!("cannot listen at {}", path.display()))?;
+    listener.set_nonblocking(true).context("cannot make the control socket non-blocking")?;
+    Ok(listener)
+}
+
+/// A running daemon.
+struct Daemon {
+    kernel: Kernel,
+    sandbox: Sandbox,
+    serving: tokio::task::JoinHandle<()>,
+    socket: PathBuf,
+    _lock: File,
+}
+
+impl Daemon {
+    async fn start(groundwork: Groundwork) -> Result<Self> {
+        let Groundwork { settings, listener, seed, descriptors, _lock } = groundwork;
+        let path = settings.state_dir.join("journal.db");
+        let opening = JournalConfig { path: path.clone(), audit_stdout: settings.audit_stdout };
+        let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
+            .await
+            .context("the journal's opening died")?
+            .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        let sandbox = Sandbox::adopt(seed, settings.policy.clone()).context("cannot take over the zygote")?;
+        let kernel = start_kernel(&settings, journal, sandbox.clone(), &state).await?;
+        let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
+        let most = server::connection_limit(descriptors);
+        let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));
+        Ok(Self { kernel, sandbox, serving, socket: settings.socket, _lock })
+    }
+
+    /// Waits for a reason to end: a signal, or the death of the zygote.
+    async fn until_told(&self) -> Exit {
+        let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            tracing::error!("signals cannot be received");
+            return Exit::Internal;
+        };
+        tokio::select! {
+            _ = term.recv() => Exit::Done,
+            _ = interrupt.recv() => Exit::Done,
+            () = self.lost_zygote() => Exit::Internal,
+        }
+    }
+
+    /// Resolves when the zygote has died: without it nothing can be confined, so the daemon ends.
+    async fn lost_zygote(&self) {
+        self.sandbox.wait_zygote_end().await;
+        tracing::error!("the zygote died; agentd ends and recovers from the journal at its next start");
+    }
+
+    async fn stop(self) -> Result<()> {
+        // A second signal ends the process at once, which is as safe as kill -9.
+        let second = tokio::spawn(async {
+            if let Ok(mut term) = signal(SignalKind::terminate()) {
+                term.recv().await;
+                std::process::exit(i32::from(Exit::Cancelled as u8));
+            }
+        });
+        let closed = self.kernel.shutdown().await;
+        if let Err(error) = self.serving.await {
+            tracing::error!(%error, "the control socket's server died");
+        }
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            tracing::warn!(%error, socket = %self.socket.display(), "the socket could not be removed");
+        }
+        second.abort();
+        closed.context("the journal could not be closed")
+    }
+}
+
+async fn start_kernel(settings: &Settings, journal: Journal, sandbox: Sandbox, state: &State) -> Result<Kernel> {
+    let config = KernelConfig {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        limits: settings.limits,
+        bootstrap: settings.bootstrap()?,
+        workspaces: settings.state_dir.join("workspace"),
+        protected: settings.protected(),
+        models: settings.models.clone(),
+    };
+    let clock = Clock::starting_at(state.latest);
+    let parts = KernelParts { config, journal, sandbox, clock };
+    Kernel::start(parts, state).await.context("cannot continue from the journal")
+}

@@ -1,0 +1,134 @@
+//! Parameters of the methods of SPEC §3.
+//!
+//! Invariant: closed objects; a misspelt or foreign member is an error, not ignored.
+
+use std::path::PathBuf;
+
+use aaos_core::event::GoalState;
+use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
+use aaos_core::path::AbsPath;
+use aaos_core::quantity::Tokens;
+use serde::Deserialize;
+
+/// No parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Empty {}
+
+/// `agent.spawn`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spawn {
+    pub(crate) manifest: Option<String>,
+    pub(crate) manifest_path: Option<PathBuf>,
+}
+
+/// `agent.stop`, `agent.status`, `agent.pause`, `agent.resume`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneAgent {
+    pub(crate) agent_id: AgentId,
+}
+
+/// `agent.logs_streaming`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Logs {
+    pub(crate) agent_id: AgentId,
+    pub(crate) after_seq: Option<Seq>,
+}
+
+/// `agent.run`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Run {
+    pub(crate) agent_id: AgentId,
+    pub(crate) message: String,
+}
+
+/// `agent.result`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TraceResult {
+    pub(crate) trace_id: TraceId,
+    #[serde(default)]
+    pub(crate) wait_seconds: u64,
+}
+
+/// `agent.spawn_and_run`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SpawnAndRun {
+    pub(crate) manifest: Option<String>,
+    pub(crate) manifest_path: Option<PathBuf>,
+    pub(crate) message: String,
+}
+
+/// `budget` of a goal.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Budget {
+    pub(crate) max_tokens: Tokens,
+}
+
+/// `goal.submit` and `agent.submit_streaming`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Submit {
+    pub(crate) goal: String,
+    #[serde(default)]
+    pub(crate) outputs: Vec<AbsPath>,
+    pub(crate) client_key: Option<String>,
+    #[serde(default)]
+    pub(crate) priority: i64,
+    pub(crate) deadline_seconds: Option<u64>,
+    pub(crate) budget: Option<Budget>,
+    /// Capabilities in the grammar of SPEC §2, as in a manifest's list.
+    #[serde(default)]
+    pub(crate) grants: Vec<serde_json::Value>,
+    pub(crate) manifest: Option<String>,
+    pub(crate) working_directory: Option<AbsPath>,
+}
+
+/// `goal.status`, `goal.cancel`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneGoal {
+    pub(crate) goal_id: GoalId,
+}
+
+/// `goal.list`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Goals {
+    pub(crate) state: Option<GoalState>,
+}
+
+/// `tool.invoke`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Invoke {
+    pub(crate) agent_id: AgentId,
+    pub(crate) tool: String,
+    pub(crate) input: Box<serde_json::value::RawValue>,
+}
+
+/// `audit.query` and `audit.stream`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Audit {
+    pub(crate) goal_id: Option<GoalId>,
+    pub(crate) agent_id: Option<AgentId>,
+    #[serde(default)]
+    pub(crate) kinds: Vec<String>,
+    pub(crate) after_seq: Option<Seq>,
+    pub(crate) limit: Option<usize>,
+}
+
+/// `audit.verify`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Verify {
+    /// `SEQ:HASH` of a head seen earlier.
+    pub(crate) head: Option<String>,
+}

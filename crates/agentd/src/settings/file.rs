@@ -1,0 +1,106 @@
+//! The configuration file.
+//!
+//! Invariants: an unknown key is an error; no key of a provider is ever read from here.
+
+use std::path::{Path, PathBuf};
+
+use aaos_core::confinement::ConfinementPolicy;
+use serde::Deserialize;
+
+/// The file of a system service; a user's own comes second.
+const SYSTEM_FILE: &str = "/etc/aaos/config.toml";
+/// Longest file, bytes.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
+
+/// What the file may say; every key is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConfigFile {
+    pub(crate) provider: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) deepseek_base_url: Option<String>,
+    pub(crate) anthropic_base_url: Option<String>,
+    pub(crate) openai_base_url: Option<String>,
+    pub(crate) bootstrap_manifest: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) libexec_dir: Option<PathBuf>,
+    pub(crate) max_agents: Option<usize>,
+    pub(crate) spawn_agents_batch_cap: Option<usize>,
+    pub(crate) max_concurrent_inference: Option<usize>,
+    pub(crate) min_inference_delay_ms: Option<u64>,
+    pub(crate) audit_stdout: Option<bool>,
+    /// What is demanded of confinement; the default is DESIGN's.
+    pub(crate) confinement: Option<ConfinementPolicy>,
+}
+
+/// Why the file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigFileError {
+    /// It is there and cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not the TOML that is expected.
+    #[error("the configuration file {path} is not usable: {reason}")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        reason: String,
+    },
+}
+
+/// Reads the system's file, else the user's; nothing when neither is there.
+pub(crate) fn load(user_config: Option<&Path>) -> Result<ConfigFile, ConfigFileError> {
+    let user = user_config.map(|home| home.join("aaos/config.toml"));
+    for path in [Some(PathBuf::from(SYSTEM_FILE)), user].into_iter().flatten() {
+        if let Some(text) = read_if_there(&path)? {
+            return parse(&path, &text);
+        }
+    }
+    Ok(ConfigFile::default())
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, ConfigFileError> {
+    use std::io::Read;
+    let io = |source| ConfigFileError::Io { path: path.to_owned(), source };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+    };
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(io)?;
+    Ok(Some(text))
+}
+
+fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigFileError> {
+    toml::from_str(text).map_err(|error| ConfigFileError::Malformed {
+        path: path.to_owned(),
+        reason: error.to_string().trim_end().to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ConfigFile, parse};
+    use std::path::Path;
+
+    fn read(text: &str) -> Result<ConfigFile, String> {
+        parse(Path::new("c.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn known_keys_are_read_and_unknown_ones_refused() {
+        assert_eq!(read("max_agents = 7").expect("valid").max_agents, Some(7));
+        let error = read("max_agent = 7").expect_err("misspelt");
+        assert!(error.contains("max_agent") && error.contains("line 1"), "{error}");
+        assert!(read("openai_api_key = \"x\"").is_err(), "keys are not settings");
+        assert!(read("[confinement]\nrequire = [\"seccomp\"]\nprefer = []\nlandlock_abi = 4").is_ok());
+    }
+}

@@ -1,0 +1,84 @@
+//! Keys of providers leave the environment before anything is forked.
+//!
+//! Invariant: after start-up no aaOS process has a key in `/proc/<pid>/environ`. A key given in the environment is
+//! written to a memfd and agentd executes itself again without it; the second start reads and closes the memfd.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+
+use rustix::fs::MemfdFlags;
+
+use super::vars::{self, KEYS, KEYS_DESCRIPTOR};
+
+/// Most bytes of all keys together.
+const MAX_KEY_BYTES: u64 = 64 * 1024;
+
+/// The keys that were given, by variable name.
+pub(crate) type Keys = BTreeMap<String, String>;
+
+/// Why the keys could not be taken out of the environment.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeysError {
+    /// A key is not text.
+    #[error("{name} is not UTF-8")]
+    NotText {
+        /// Which variable.
+        name: &'static str,
+    },
+    /// The system's error.
+    #[error("cannot take the provider keys out of the environment: {0}")]
+    Io(#[from] io::Error),
+    /// The handed-over descriptor does not hold keys.
+    #[error("the handed-over provider keys are malformed")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Takes the keys out of the environment. If any stand there, this process is replaced by itself without them
+/// and this function does not return.
+pub(crate) fn take() -> Result<Keys, KeysError> {
+    let mut found = Keys::new();
+    for var in KEYS {
+        if let Some(value) = vars::read(var.name) {
+            let value = value.into_string().map_err(|_| KeysError::NotText { name: var.name })?;
+            found.insert(var.name.to_owned(), value);
+        }
+    }
+    if !found.is_empty() {
+        return Err(restart_without(&found)?);
+    }
+    match vars::read(KEYS_DESCRIPTOR).and_then(|text| text.to_str()?.parse::<i32>().ok()) {
+        Some(descriptor) if descriptor > 2 => read_handed_over(descriptor),
+        _ => Ok(found),
+    }
+}
+
+/// Executes agentd again; returns only the error.
+#[expect(clippy::disallowed_methods, reason = "agentd replaces itself; nothing is forked")]
+fn restart_without(keys: &Keys) -> Result<KeysError, KeysError> {
+    let memfd = rustix::fs::memfd_create("aaos-keys", MemfdFlags::empty()).map_err(io::Error::from)?;
+    let mut file = File::from(memfd);
+    file.write_all(&serde_json::to_vec(keys)?)?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0(program).args(arguments).env(KEYS_DESCRIPTOR, file.as_raw_fd().to_string());
+    for var in KEYS {
+        command.env_remove(var.name);
+    }
+    Ok(KeysError::Io(command.exec()))
+}
+
+/// Reads the keys that the first start left.
+#[expect(unsafe_code, reason = "the descriptor's number crosses exec as text")]
+fn read_handed_over(descriptor: i32) -> Result<Keys, KeysError> {
+    // SAFETY: the number was put into our own environment by the first start, which left this descriptor
+    // open for us alone; nothing else in this single-threaded start refers to it.
+    let memfd = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let mut text = Vec::new();
+    File::from(memfd).take(MAX_KEY_BYTES).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}

@@ -1,0 +1,179 @@
+//! What agentd runs with: flags over environment over file over defaults.
+//!
+//! Invariant: everything is resolved and checked here, once, before anything is started.
+
+mod file;
+mod keys;
+pub(crate) mod providers;
+pub(crate) mod vars;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::manifest::Manifest;
+use aaos_core::wire::ModelsSetup;
+use aaos_runtime::KernelLimits;
+use anyhow::{Context, Result, bail};
+
+pub(crate) use keys::{Keys, take as take_keys};
+
+/// The shipped bootstrap agent.
+const BOOTSTRAP: &str = include_str!("../../../../manifests/bootstrap.yaml");
+
+/// Flags that stand before the command.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Resolved settings.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) worker: PathBuf,
+    pub(crate) gateway: PathBuf,
+    pub(crate) limits: KernelLimits,
+    pub(crate) policy: ConfinementPolicy,
+    pub(crate) audit_stdout: bool,
+    pub(crate) models: ModelsSetup,
+    /// The provider that `smart` and `fast` go to.
+    pub(crate) provider: String,
+    bootstrap: Option<PathBuf>,
+    config_home: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves everything.
+    pub(crate) fn load(flags: &Overrides, keys: &Keys) -> Result<Self> {
+        let home = vars::read(vars::HOME.name).map(PathBuf::from);
+        let config_home =
+            path_of(vars::XDG_CONFIG_HOME.name).or_else(|| home.as_ref().map(|home| home.join(".config")));
+        let file = file::load(config_home.as_deref())?;
+        let state_dir = flags
+            .state_dir
+            .clone()
+            .or_else(|| path_of(vars::AAOS_STATE_DIR.name))
+            .or_else(|| file.state_dir.clone())
+            .or_else(|| path_of(vars::XDG_STATE_HOME.name).map(|state| state.join("aaos")))
+            .or_else(|| home.map(|home| home.join(".local/state/aaos")))
+            .context("no state directory: set AAOS_STATE_DIR or HOME")?;
+        let state_dir = std::path::absolute(&state_dir).context("the state directory's path is not usable")?;
+        let socket = socket_path(flags, &file, &state_dir)?;
+        let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
+        let libexec = libexec.map_or_else(own_directory, Ok)?;
+        let chosen = providers::Choice {
+            provider: text_of(vars::AAOS_PROVIDER.name)?.or_else(|| file.provider.clone()),
+            model: text_of(vars::AAOS_MODEL.name)?.or_else(|| file.model.clone()),
+        };
+        let (provider, models) = providers::setup(&chosen, &file_urls(&file)?, keys)?;
+        Ok(Self {
+            socket,
+            worker: libexec.join("aaos-worker"),
+            gateway: libexec.join("aaos-gateway"),
+            limits: limits(&file)?,
+            policy: file.confinement.clone().unwrap_or_default(),
+            audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
+            models,
+            provider,
+            bootstrap: path_of(vars::AAOS_BOOTSTRAP_MANIFEST.name).or_else(|| file.bootstrap_manifest.clone()),
+            config_home,
+            state_dir,
+        })
+    }
+
+    /// The agent that works on goals.
+    pub(crate) fn bootstrap(&self) -> Result<Manifest> {
+        let Some(path) = &self.bootstrap else {
+            return Manifest::parse(BOOTSTRAP).context("the shipped bootstrap manifest");
+        };
+        crate::manifests::load(path)
+            .and_then(|text| Ok(Manifest::parse(&text)?))
+            .with_context(|| format!("the bootstrap manifest {}", path.display()))
+    }
+
+    /// Directories that no grant reaches.
+    pub(crate) fn protected(&self) -> Vec<PathBuf> {
+        let mut protected = vec![self.state_dir.clone(), PathBuf::from("/etc/aaos")];
+        protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
+        protected.extend(self.socket.parent().map(Path::to_owned));
+        protected
+    }
+}
+
+/// The base URLs, environment over file.
+fn file_urls(file: &file::ConfigFile) -> Result<providers::BaseUrls> {
+    Ok(providers::BaseUrls {
+        deepseek: text_of(vars::DEEPSEEK_BASE_URL.name)?.or_else(|| file.deepseek_base_url.clone()),
+        anthropic: text_of(vars::ANTHROPIC_BASE_URL.name)?.or_else(|| file.anthropic_base_url.clone()),
+        openai: text_of(vars::OPENAI_BASE_URL.name)?.or_else(|| file.openai_base_url.clone()),
+    })
+}
+
+fn socket_path(flags: &Overrides, file: &file::ConfigFile, state_dir: &Path) -> Result<PathBuf> {
+    let chosen = flags.socket.clone().or_else(|| path_of(vars::AAOS_SOCKET.name)).or_else(|| file.socket.clone());
+    let default = || match path_of(vars::XDG_RUNTIME_DIR.name) {
+        // A private state directory has its own daemon, so only the default one takes the well-known place.
+        Some(runtime) if flags.state_dir.is_none() && path_of(vars::AAOS_STATE_DIR.name).is_none() => {
+            runtime.join("aaos/agentd.sock")
+        }
+        _ => state_dir.join("agentd.sock"),
+    };
+    let path = std::path::absolute(chosen.unwrap_or_else(default)).context("the socket's path is not usable")?;
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        bail!("the socket path {} is longer than {MAX_SOCKET_PATH} bytes; set AAOS_SOCKET", path.display());
+    }
+    Ok(path)
+}
+
+/// `sun_path` of unix(7) without its final NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn own_directory() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find agentd's own directory; set AAOS_LIBEXEC_DIR")?;
+    exe.parent().map(Path::to_owned).context("agentd lies in no directory")
+}
+
+fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
+    let default = KernelLimits::default();
+    Ok(KernelLimits {
+        max_agents: number(vars::AAOS_MAX_AGENTS.name)?.or(file.max_agents).unwrap_or(default.max_agents),
+        spawn_batch: number(vars::AAOS_SPAWN_AGENTS_BATCH_CAP.name)?
+            .or(file.spawn_agents_batch_cap)
+            .unwrap_or(default.spawn_batch),
+        inference_slots: number(vars::AAOS_MAX_CONCURRENT_INFERENCE.name)?
+            .or(file.max_concurrent_inference)
+            .unwrap_or(default.inference_slots)
+            .max(1),
+        inference_gap_ms: number(vars::AAOS_MIN_INFERENCE_DELAY_MS.name)?
+            .or(file.min_inference_delay_ms)
+            .unwrap_or(default.inference_gap_ms),
+        ..default
+    })
+}
+
+fn path_of(name: &str) -> Option<PathBuf> {
+    vars::read(name).map(PathBuf::from)
+}
+
+fn text_of(name: &str) -> Result<Option<String>> {
+    let not_text = |_: OsString| anyhow::anyhow!("{name} is not UTF-8");
+    vars::read(name).map(|value| value.into_string().map_err(not_text)).transpose()
+}
+
+fn number<T: FromStr>(name: &str) -> Result<Option<T>> {
+    let Some(text) = text_of(name)? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| anyhow::anyhow!("{name}={text:?} is not a whole number"))
+}
+
+fn switch(name: &str) -> Result<Option<bool>> {
+    match text_of(name)?.as_deref() {
+        None => Ok(None),
+        Some("1" | "true") => Ok(Some(true)),
+        Some("0" | "false") => Ok(Some(false)),
+        Some(other) => bail!("{name}={other:?} is neither 0 nor 1"),
+    }
+}

@@ -1,0 +1,121 @@
+//! Every environment variable that aaOS reads, declared once.
+//!
+//! Invariant: nothing outside this module reads the environment; the reference page is generated from [`ALL`].
+
+use std::ffi::OsString;
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Var {
+    pub(crate) name: &'static str,
+    /// The key in the configuration file; keys of providers have none.
+    pub(crate) file_key: Option<&'static str>,
+    pub(crate) default: &'static str,
+    pub(crate) meaning: &'static str,
+}
+
+macro_rules! vars {
+    ($($constant:ident = $name:literal, $file_key:expr, $default:literal, $meaning:literal;)+) => {
+        $(pub(crate) const $constant: Var =
+            Var { name: $name, file_key: $file_key, default: $default, meaning: $meaning };)+
+        /// All of them, in the order of the reference page.
+        pub(crate) const ALL: &[Var] = &[$($constant),+];
+    };
+}
+
+vars! {
+    DEEPSEEK_API_KEY = "DEEPSEEK_API_KEY", None, "",
+        "key of the provider `deepseek`; with it the provider is configured";
+    DEEPSEEK_BASE_URL = "DEEPSEEK_BASE_URL", Some("deepseek_base_url"), "https://api.deepseek.com",
+        "base URL of the provider `deepseek`";
+    ANTHROPIC_API_KEY = "ANTHROPIC_API_KEY", None, "",
+        "key of the provider `anthropic`; with it the provider is configured";
+    ANTHROPIC_BASE_URL = "ANTHROPIC_BASE_URL", Some("anthropic_base_url"), "https://api.anthropic.com",
+        "base URL of the provider `anthropic`";
+    OPENAI_API_KEY = "OPENAI_API_KEY", None, "",
+        "key of the provider `openai`; with it, or with a base URL alone, the provider is configured";
+    OPENAI_BASE_URL = "OPENAI_BASE_URL", Some("openai_base_url"), "https://api.openai.com/v1",
+        "base URL of any OpenAI-compatible server (OpenRouter, Ollama, vLLM, llama.cpp)";
+    AAOS_PROVIDER = "AAOS_PROVIDER", Some("provider"), "the first that is configured, else builtin",
+        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai or builtin";
+    AAOS_MODEL = "AAOS_MODEL", Some("model"), "the provider's own",
+        "model that the aliases `smart` and `fast` mean";
+    AAOS_BOOTSTRAP_MANIFEST = "AAOS_BOOTSTRAP_MANIFEST", Some("bootstrap_manifest"), "the shipped one",
+        "manifest of the agent that works on goals";
+    AAOS_STATE_DIR = "AAOS_STATE_DIR", Some("state_dir"), "$XDG_STATE_HOME/aaos, else ~/.local/state/aaos",
+        "directory of the journal and the workspaces";
+    AAOS_SOCKET = "AAOS_SOCKET", Some("socket"), "$XDG_RUNTIME_DIR/aaos/agentd.sock, else agentd.sock in the state directory",
+        "control socket";
+    AAOS_LIBEXEC_DIR = "AAOS_LIBEXEC_DIR", Some("libexec_dir"), "the directory of agentd itself",
+        "directory of the programs aaos-worker and aaos-gateway";
+    AAOS_MAX_AGENTS = "AAOS_MAX_AGENTS", Some("max_agents"), "10000",
+        "agents alive at once";
+    AAOS_SPAWN_AGENTS_BATCH_CAP = "AAOS_SPAWN_AGENTS_BATCH_CAP", Some("spawn_agents_batch_cap"), "3",
+        "children that one spawn_agents call runs at once";
+    AAOS_MAX_CONCURRENT_INFERENCE = "AAOS_MAX_CONCURRENT_INFERENCE", Some("max_concurrent_inference"), "3",
+        "inferences at once per provider";
+    AAOS_MIN_INFERENCE_DELAY_MS = "AAOS_MIN_INFERENCE_DELAY_MS", Some("min_inference_delay_ms"), "0",
+        "least time between two inferences of one provider, in milliseconds";
+    AAOS_AUDIT_STDOUT = "AAOS_AUDIT_STDOUT", Some("audit_stdout"), "0",
+        "1: `agentd serve` prints every journal entry as a JSON line to standard output";
+    RUST_LOG = "RUST_LOG", None, "warn",
+        "what the daemon's log shows, by module and level";
+    XDG_STATE_HOME = "XDG_STATE_HOME", None, "~/.local/state",
+        "where the state directory lies by default";
+    XDG_RUNTIME_DIR = "XDG_RUNTIME_DIR", None, "",
+        "where the control socket lies by default";
+    XDG_CONFIG_HOME = "XDG_CONFIG_HOME", None, "~/.config",
+        "where aaos/config.toml lies, when /etc/aaos/config.toml does not exist";
+    HOME = "HOME", None, "", "the home directory, for the defaults above";
+    NO_COLOR = "NO_COLOR", None, "", "when set, no colours even on a terminal";
+}
+
+/// The keys of providers: they leave the environment before anything is forked.
+pub(crate) const KEYS: &[Var] = &[DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_API_KEY];
+
+/// The number of the descriptor that holds the keys after agentd re-executed itself without them. Internal.
+pub(crate) const KEYS_DESCRIPTOR: &str = "AAOS_INTERNAL_KEYS_DESCRIPTOR";
+
+/// A variable's value; an empty one counts as absent.
+#[expect(clippy::disallowed_methods, reason = "this module is what owns the environment")]
+pub(crate) fn read(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The reference page of all variables.
+pub(crate) fn reference() -> String {
+    let mut page = String::from(
+        "# Environment and configuration file\n\nGenerated by `agentd reference`; do not edit.\n\nThe order is \
+         flag, environment, file, default. The file is `/etc/aaos/config.toml`, or\n\
+         `$XDG_CONFIG_HOME/aaos/config.toml`. Keys are never read from it.\n\n\
+         | variable | in the file | default | meaning |\n|---|---|---|---|\n",
+    );
+    for var in ALL {
+        let key = var.file_key.map_or("–".to_owned(), |key| format!("`{key}`"));
+        let default = if var.default.is_empty() { "–" } else { var.default };
+        page.push_str(&format!("| `{}` | {key} | {default} | {} |\n", var.name, var.meaning));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL, KEYS, reference};
+
+    #[test]
+    fn the_reference_page_is_fresh() {
+        let checked_in = include_str!("../../../../docs/environment.md");
+        assert_eq!(checked_in, reference(), "run `agentd reference > docs/environment.md`");
+    }
+
+    #[test]
+    fn keys_have_no_place_in_the_file() {
+        for key in KEYS {
+            assert!(key.file_key.is_none(), "{}", key.name);
+        }
+        let mut names: Vec<_> = ALL.iter().map(|var| var.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len(), "each is declared once");
+    }
+}
