@@ -1,10 +1,34 @@
 //! Locks the calling process down and serves requests from inside.
 //!
-//! Invariants: everything here acts on the calling process or on its own children. A step that was required and
-//! failed ends the process; an optional one that failed is named in the report. Nothing is served before the
-//! lock-down is complete.
+//! Invariants: everything here acts on the calling process or on its own children. A step that was promised and
+//! failed ends the process; a boundary that this machine cannot give is named in the report, and the daemon,
+//! not this crate, judges whether that is enough. Nothing is served before the lock-down is complete.
 #![allow(unsafe_code, reason = "clone, seccomp, capabilities and namespaces have no safe interface")]
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the system call tables of aaos-confine are written for x86_64 only");
+
 mod channel;
+pub mod control;
+mod daemon;
+mod descriptors;
+mod domain;
+pub mod filter;
+mod gateway;
+pub mod namespaces;
+mod privilege;
+mod probe;
+pub mod rlimits;
+mod sys;
+pub mod tables;
+mod worker;
+pub mod zygote;
 
 pub use channel::{CHANNEL_FD, Channel, ChannelError};
+pub use daemon::lock_daemon;
+pub use domain::kernel_abi;
+pub use gateway::{GatewayRole, lock_gateway};
+pub use privilege::{FIRST_FAR_UID, LAST_FAR_UID, worker_uid};
+pub use probe::run_probes;
+pub use sys::LockError;
+pub use worker::{WorkerPlan, lock_worker};

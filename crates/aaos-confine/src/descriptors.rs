@@ -1,0 +1,87 @@
+//! Which descriptors a far process keeps.
+//!
+//! Invariant: after [`close_all_but_granted`] a process holds its standard descriptors, its channel on
+//! [`CHANNEL_FD`], and nothing else.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use crate::channel::CHANNEL_FD;
+use crate::sys::answer;
+
+/// Above every number that [`arrange`] assigns.
+const PARKING: RawFd = 16;
+
+/// What stands on a far process's standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StandardInput {
+    /// The capturing pipe, which cannot be read from.
+    Unreadable,
+    /// /dev/null, for a program that may look at it.
+    Null,
+}
+
+/// Puts the channel on [`CHANNEL_FD`] and the capturing pipe on standard output and error. The sources stay
+/// open; closing them is the next step.
+pub(crate) fn arrange(
+    channel: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+    input: StandardInput,
+) -> io::Result<()> {
+    let channel = park(channel.as_raw_fd())?;
+    let stderr = park(stderr.as_raw_fd())?;
+    for number in 0..3 {
+        put(stderr, number)?;
+    }
+    put(channel, CHANNEL_FD)?;
+    if input == StandardInput::Null {
+        // SAFETY: a constant path; the call touches no memory of ours.
+        let null = unsafe {
+            libc::syscall(
+                libc::SYS_openat,
+                libc::AT_FDCWD,
+                c"/dev/null".as_ptr(),
+                libc::O_RDONLY | libc::O_CLOEXEC,
+            )
+        };
+        put(RawFd::try_from(answer(null)?).unwrap_or(-1), 0)?;
+    }
+    Ok(())
+}
+
+fn park(descriptor: RawFd) -> io::Result<RawFd> {
+    // SAFETY: plain numbers; the new descriptor is owned by nobody until it is closed with all the rest.
+    let parked =
+        answer(unsafe { libc::syscall(libc::SYS_fcntl, descriptor, libc::F_DUPFD_CLOEXEC, PARKING) })?;
+    Ok(RawFd::try_from(parked).unwrap_or(-1))
+}
+
+fn put(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: the numbers below the parking place belong to this module's caller, which owns nothing there.
+    answer(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+}
+
+/// Closes everything above the channel.
+pub(crate) fn close_all_but_granted() -> io::Result<()> {
+    close_from(CHANNEL_FD + 1, 0)
+}
+
+/// Marks everything above the channel to be closed when another program is executed.
+pub(crate) fn close_all_but_granted_on_exec() -> io::Result<()> {
+    close_from(CHANNEL_FD + 1, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_from(first: RawFd, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the caller is about to serve (or to become another program) and uses no other descriptor.
+    answer(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) }).map(drop)
+}
+
+/// Descriptors above the channel that are open, up to `limit`.
+pub(crate) fn count_extra(limit: RawFd) -> usize {
+    (CHANNEL_FD + 1..limit)
+        .filter(|number| {
+            // SAFETY: asks for flags only; a closed number answers EBADF.
+            unsafe { libc::syscall(libc::SYS_fcntl, *number, libc::F_GETFD) >= 0 }
+        })
+        .count()
+}

@@ -1,0 +1,175 @@
+//! Seccomp filters, compiled from the tables of [`crate::tables`].
+//!
+//! Invariants: a call of another architecture kills the process; `clone3`, whose flags no filter can read, always
+//! answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its default.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
+};
+
+use crate::sys::answer;
+
+/// A test of one argument's low 32 bits, which is all that the kernel reads of the arguments in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// Equals.
+    Is(u32),
+    /// Differs.
+    Not(u32),
+    /// None of these bits is set.
+    Clear(u32),
+    /// All of these bits are set.
+    Set(u32),
+    /// The bits under the mask equal the value.
+    Masked(u32, u32),
+}
+
+/// A test of the argument with this index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arg(pub u8, pub Test);
+
+/// When a rule applies to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Always.
+    Always,
+    /// When every test of any one row holds.
+    Any(&'static [&'static [Arg]]),
+}
+
+/// One system call, one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule {
+    /// Its number.
+    pub number: libc::c_long,
+    /// Its name.
+    pub name: &'static str,
+    /// When the rule applies.
+    pub when: When,
+    /// Why it is in the table.
+    pub reason: &'static str,
+}
+
+/// What a table means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// What matches is allowed; all else answers EPERM.
+    AllowList,
+    /// What matches answers EPERM; all else is allowed.
+    DenyList,
+}
+
+/// A compiled filter and its hash.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    program: BpfProgram,
+    hash: String,
+}
+
+impl Filter {
+    pub(crate) fn compile(table: &[Rule], meaning: Meaning) -> io::Result<Self> {
+        let (matching, other) = match meaning {
+            Meaning::AllowList => (SeccompAction::Allow, refuse(libc::EPERM)),
+            Meaning::DenyList => (refuse(libc::EPERM), SeccompAction::Allow),
+        };
+        let mut rules = BTreeMap::new();
+        for rule in table {
+            let replaced = rules.insert(rule.number, rows(rule.when).map_err(io::Error::other)?);
+            assert!(replaced.is_none(), "{} stands twice in its table", rule.name);
+        }
+        let filter =
+            SeccompFilter::new(rules, other, matching, TargetArch::x86_64).map_err(io::Error::other)?;
+        let body = BpfProgram::try_from(filter).map_err(io::Error::other)?;
+        let mut program = no_clone3();
+        program.extend(body);
+        let hash = hash_of(&program);
+        Ok(Self { program, hash })
+    }
+
+    /// BLAKE3 of the program's bytes, hexadecimal.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Puts the calling thread under it, for good. Needs `no_new_privs`.
+    pub(crate) fn install(&self) -> io::Result<()> {
+        let length = u16::try_from(self.program.len()).map_err(io::Error::other)?;
+        let program = SockProgram { length, filter: self.program.as_ptr() };
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        // SAFETY: the program is as long as it says and outlives the call, which copies it.
+        answer(unsafe { libc::syscall(libc::SYS_seccomp, mode, 0_usize, &raw const program) }).map(drop)
+    }
+}
+
+/// `struct sock_fprog` of linux/filter.h.
+#[repr(C)]
+struct SockProgram {
+    length: u16,
+    filter: *const sock_filter,
+}
+
+fn refuse(errno: i32) -> SeccompAction {
+    SeccompAction::Errno(errno.unsigned_abs())
+}
+
+fn rows(when: When) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    match when {
+        When::Always => Ok(Vec::new()),
+        When::Any(rows) => rows.iter().map(|row| conditions(row)).collect(),
+    }
+}
+
+fn conditions(row: &[Arg]) -> Result<SeccompRule, seccompiler::BackendError> {
+    let all: Result<Vec<_>, _> = row.iter().map(|arg| condition(*arg)).collect();
+    SeccompRule::new(all?)
+}
+
+fn condition(Arg(index, test): Arg) -> Result<SeccompCondition, seccompiler::BackendError> {
+    let (operator, value) = match test {
+        Test::Is(value) => (SeccompCmpOp::Eq, value),
+        Test::Not(value) => (SeccompCmpOp::Ne, value),
+        Test::Clear(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits)), 0),
+        Test::Set(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits)), bits),
+        Test::Masked(mask, value) => (SeccompCmpOp::MaskedEq(u64::from(mask)), value),
+    };
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value))
+}
+
+/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K` of linux/bpf_common.h.
+const LOAD: u16 = 0x20;
+const JUMP_IF_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+/// Offsets in `struct seccomp_data` of linux/seccomp.h.
+const AT_NUMBER: u32 = 0;
+const AT_ARCHITECTURE: u32 = 4;
+/// `AUDIT_ARCH_X86_64` of linux/audit.h.
+const X86_64: u32 = 0xC000_003E;
+/// The same number on every architecture.
+const CLONE3: u32 = 435;
+
+/// The head of every program: of this architecture, `clone3` answers ENOSYS; all else goes on.
+fn no_clone3() -> BpfProgram {
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    vec![
+        step(LOAD, 0, 0, AT_ARCHITECTURE),
+        step(JUMP_IF_EQUAL, 0, 3, X86_64),
+        step(LOAD, 0, 0, AT_NUMBER),
+        step(JUMP_IF_EQUAL, 0, 1, CLONE3),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+    ]
+}
+
+fn hash_of(program: &BpfProgram) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for step in program {
+        hasher.update(&step.code.to_le_bytes());
+        hasher.update(&[step.jt, step.jf]);
+        hasher.update(&step.k.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

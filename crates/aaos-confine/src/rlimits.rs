@@ -1,0 +1,141 @@
+//! Resource limits of far processes.
+//!
+//! Invariants: soft and hard limit are equal, so that nothing can be raised again. The daemon reads the limits
+//! back and compares them with the same tables.
+
+use std::io;
+
+use aaos_core::limits::MAX_FRAME_DESCRIPTORS;
+
+use crate::sys::answer;
+
+const MIB: u64 = 1024 * 1024;
+
+/// One resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    /// How /proc/PID/limits calls it.
+    pub name: &'static str,
+    /// Soft and hard value.
+    pub value: u64,
+    /// Why this much.
+    pub reason: &'static str,
+}
+
+/// A coredump to a helper of the host is refused at 1, and one to a file is empty.
+const CORE: Limit = Limit {
+    resource: libc::RLIMIT_CORE,
+    name: "Max core file size",
+    value: 1,
+    reason: "1 also keeps a core_pattern helper of the host from being run",
+};
+
+/// Of a worker.
+pub const WORKER_LIMITS: &[Limit] = &[
+    Limit {
+        resource: libc::RLIMIT_NOFILE,
+        name: "Max open files",
+        value: 4 * MAX_FRAME_DESCRIPTORS as u64,
+        reason: "a walk holds several batches of brokered descriptors",
+    },
+    Limit {
+        resource: libc::RLIMIT_NPROC,
+        name: "Max processes",
+        value: 0,
+        reason: "a worker makes no process and no thread",
+    },
+    Limit {
+        resource: libc::RLIMIT_FSIZE,
+        name: "Max file size",
+        value: 64 * MIB,
+        reason: "a memfd holds the old content of a file, edited",
+    },
+    Limit {
+        resource: libc::RLIMIT_AS,
+        name: "Max address space",
+        value: 1024 * MIB,
+        reason: "the largest frame, decoded, many times over",
+    },
+    Limit {
+        resource: libc::RLIMIT_MEMLOCK,
+        name: "Max locked memory",
+        value: 0,
+        reason: "nothing is locked",
+    },
+    Limit {
+        resource: libc::RLIMIT_MSGQUEUE,
+        name: "Max msgqueue size",
+        value: 0,
+        reason: "no message queue is used",
+    },
+    CORE,
+];
+
+/// Of a gateway role.
+pub const GATEWAY_LIMITS: &[Limit] = &[
+    Limit {
+        resource: libc::RLIMIT_NOFILE,
+        name: "Max open files",
+        value: 4096,
+        reason: "a connection and a memfd for each fetch in flight",
+    },
+    Limit {
+        resource: libc::RLIMIT_FSIZE,
+        name: "Max file size",
+        value: 64 * MIB,
+        reason: "a memfd holds one fetched body",
+    },
+    Limit {
+        resource: libc::RLIMIT_MEMLOCK,
+        name: "Max locked memory",
+        value: 0,
+        reason: "nothing is locked",
+    },
+    Limit {
+        resource: libc::RLIMIT_MSGQUEUE,
+        name: "Max msgqueue size",
+        value: 0,
+        reason: "no message queue is used",
+    },
+    CORE,
+];
+
+/// Sets every limit of a table; a hard limit that is already lower stays.
+pub(crate) fn apply(limits: &[Limit]) -> io::Result<()> {
+    for limit in limits {
+        let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        set_and_get(limit.resource, None, Some(&mut now))?;
+        let value = limit.value.min(now.rlim_max);
+        set_and_get(limit.resource, Some(&libc::rlimit64 { rlim_cur: value, rlim_max: value }), None)?;
+    }
+    Ok(())
+}
+
+fn set_and_get(
+    resource: u32,
+    new: Option<&libc::rlimit64>,
+    old: Option<&mut libc::rlimit64>,
+) -> io::Result<()> {
+    let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    let old = old.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+    // SAFETY: both pointers are null or point to a struct that outlives the call; pid 0 is the caller.
+    answer(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, old) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{GATEWAY_LIMITS, WORKER_LIMITS};
+
+    #[test]
+    fn each_resource_is_limited_once_and_with_a_reason() {
+        for table in [WORKER_LIMITS, GATEWAY_LIMITS] {
+            let resources: BTreeSet<_> = table.iter().map(|limit| limit.resource).collect();
+            assert_eq!(resources.len(), table.len());
+            assert!(table.iter().all(|limit| limit.reason.len() > 10));
+        }
+    }
+}

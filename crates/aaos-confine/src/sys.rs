@@ -1,0 +1,92 @@
+//! Raw system calls with typed errors.
+//!
+//! Invariant: nothing here goes through a libc wrapper that keeps per-process state, because it also runs in
+//! children made by a raw `clone`, whose libc state is stale.
+
+use std::io;
+
+/// A step of a lock-down that failed; the process must end.
+#[derive(Debug, thiserror::Error)]
+#[error("lock-down failed at {step}")]
+pub struct LockError {
+    /// What was being done.
+    pub step: &'static str,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Turns the result of a raw call into the kernel's answer.
+pub(crate) fn answer(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Names the step that failed.
+pub(crate) trait AtStep<T> {
+    /// Adds the step.
+    fn at(self, step: &'static str) -> Result<T, LockError>;
+}
+
+impl<T> AtStep<T> for io::Result<T> {
+    fn at(self, step: &'static str) -> Result<T, LockError> {
+        self.map_err(|source| LockError { step, source })
+    }
+}
+
+impl<T> AtStep<T> for rustix::io::Result<T> {
+    fn at(self, step: &'static str) -> Result<T, LockError> {
+        self.map_err(|errno| LockError { step, source: errno.into() })
+    }
+}
+
+/// `clone` without a new stack: like `fork`, with namespaces. Gives 0 in the child.
+///
+/// # Safety
+/// The caller is single-threaded, or its child calls nothing but async-signal-safe functions until it executes
+/// another program or exits.
+pub(crate) unsafe fn fork_with(flags: libc::c_int) -> io::Result<libc::pid_t> {
+    let flags = libc::c_long::from(flags | libc::SIGCHLD);
+    // SAFETY: no memory is shared with the child, and the caller upholds the rest.
+    let pid = answer(unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) })?;
+    Ok(libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX))
+}
+
+/// Ends the process at once: no destructor and no exit handler runs.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Waits for one child and gives its raw status.
+pub(crate) fn wait_for(pid: libc::pid_t) -> io::Result<i32> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let got = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
+        if got >= 0 {
+            return Ok(status);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Runs `body` in a throwaway child and gives the code it returned.
+///
+/// # Safety
+/// As for [`fork_with`].
+pub(crate) unsafe fn in_child(body: impl FnOnce() -> u8) -> io::Result<u8> {
+    // SAFETY: passed on to the caller.
+    let pid = unsafe { fork_with(0) }?;
+    if pid == 0 {
+        exit_now(i32::from(body()));
+    }
+    let status = wait_for(pid)?;
+    if libc::WIFEXITED(status) {
+        Ok(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+    } else {
+        Ok(u8::MAX)
+    }
+}

@@ -1,0 +1,270 @@
+//! The system call tables: one call, one reason.
+//!
+//! Invariants: no call of the worker's table takes a path, makes a process, a socket or executable memory. No
+//! number stands twice in a table. Whoever adds a row says why nothing already in the table will do.
+
+use crate::filter::{Arg, Rule, Test, When};
+
+macro_rules! table {
+    ($($call:ident $when:expr, $reason:literal;)*) => {
+        &[$(Rule {
+            number: libc::$call,
+            name: stringify!($call),
+            when: $when,
+            reason: $reason,
+        }),*]
+    };
+}
+
+use When::{Always, Any};
+
+const EXEC: u32 = libc::PROT_EXEC.unsigned_abs();
+/// Third argument: memory that cannot be executed.
+const NOT_EXECUTABLE: When = Any(&[&[Arg(2, Test::Clear(EXEC))]]);
+/// `fcntl` that reads flags or sets close-on-exec; no duplicate, lock, owner, signal or seal.
+const FLAGS_OF_DESCRIPTORS: When = Any(&[
+    &[Arg(1, Test::Is(libc::F_GETFD.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_GETFL.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_SETFD.unsigned_abs()))],
+]);
+
+/// Of a worker: allowed, all else answers EPERM.
+pub const WORKER: &[Rule] = table![
+    SYS_read Always, "contents of files that were handed over";
+    SYS_pread64 Always, "the same, at an offset";
+    SYS_readv Always, "the same, into several buffers";
+    SYS_write Always, "fills the memfd of a write; last words on standard error";
+    SYS_pwrite64 Always, "the same, at an offset";
+    SYS_writev Always, "the panic message on standard error";
+    SYS_lseek Always, "reads a file or a directory again from its start";
+    SYS_fstat Always, "size of a descriptor; takes no path, unlike newfstatat and statx";
+    SYS_ftruncate Always, "size of the memfd";
+    SYS_getdents64 Always, "names in a directory that was handed over";
+    SYS_close Always, "descriptors of a call end with it";
+    SYS_recvmsg Always, "requests and their descriptors";
+    SYS_sendmsg Always, "replies; only on a socket that is connected already";
+    SYS_fcntl FLAGS_OF_DESCRIPTORS, "counts descriptors; the standard library asserts on flags";
+    SYS_brk Always, "heap";
+    SYS_mmap NOT_EXECUTABLE, "heap";
+    SYS_mremap Always, "heap of large buffers that grow; keeps the protection it finds";
+    SYS_munmap Always, "heap";
+    SYS_mprotect NOT_EXECUTABLE, "heap and guard pages";
+    SYS_madvise Always, "gives freed heap back";
+    SYS_futex Always, "locks of the standard library";
+    SYS_getrandom Always, "seeds of hash tables";
+    SYS_clock_gettime Always, "time that a call took, where the vDSO has no clock";
+    SYS_rt_sigaction Always, "abort restores the default action";
+    SYS_rt_sigprocmask Always, "abort unblocks its signal";
+    SYS_rt_sigreturn Always, "return from the stack-overflow handler";
+    SYS_sigaltstack Always, "the stack-overflow handler's stack";
+    SYS_restart_syscall Always, "a call that SIGSTOP and SIGCONT interrupted";
+    SYS_gettid Always, "the panic message names the thread";
+    SYS_exit Always, "end";
+    SYS_exit_group Always, "end";
+];
+
+/// Only a thread, in the same namespaces. A filter reads `clone`'s flags, not `clone3`'s.
+const THREAD_ONLY: When =
+    Any(&[&[Arg(0, Test::Set(libc::CLONE_THREAD.unsigned_abs())), Arg(0, Test::Clear(NEW_NAMESPACES))]]);
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP)
+    .unsigned_abs();
+/// The type of a socket without its flags (`SOCK_TYPE_MASK` of linux/net.h).
+const TYPE_MASK: u32 = 0xf;
+const STREAM: u32 = libc::SOCK_STREAM.unsigned_abs();
+const DATAGRAM: u32 = libc::SOCK_DGRAM.unsigned_abs();
+const INET: u32 = libc::AF_INET.unsigned_abs();
+const INET6: u32 = libc::AF_INET6.unsigned_abs();
+const UNIX: u32 = libc::AF_UNIX.unsigned_abs();
+const INTERNET_SOCKETS: When = Any(&[
+    &[Arg(0, Test::Is(INET)), Arg(1, Test::Masked(TYPE_MASK, STREAM))],
+    &[Arg(0, Test::Is(INET)), Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
+    &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, STREAM))],
+    &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
+]);
+const ONLY_UNIX: When = Any(&[&[Arg(0, Test::Is(UNIX))]]);
+const DUPLICATES_AND_FLAGS: When = Any(&[
+    &[Arg(1, Test::Is(libc::F_GETFD.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_SETFD.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_GETFL.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_SETFL.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_DUPFD_CLOEXEC.unsigned_abs()))],
+    &[Arg(1, Test::Is(libc::F_GET_SEALS.unsigned_abs()))],
+]);
+const SET_NAME_ONLY: When = Any(&[&[Arg(0, Test::Is(libc::PR_SET_NAME.unsigned_abs()))]]);
+const READ_PENDING_ONLY: When = Any(&[&[Arg(1, Test::Is(NON_BLOCKING))], &[Arg(1, Test::Is(PENDING))]]);
+/// `FIONBIO` and `FIONREAD` of asm-generic/ioctls.h.
+const NON_BLOCKING: u32 = 0x5421;
+const PENDING: u32 = 0x541B;
+const OWN_PROCESS: When = Any(&[&[Arg(0, Test::Is(0))]]);
+
+/// Of a gateway role: allowed, all else answers EPERM.
+pub const GATEWAY: &[Rule] = table![
+    SYS_read Always, "sockets, wake-ups, setup";
+    SYS_pread64 Always, "a body in its memfd, at an offset";
+    SYS_readv Always, "sockets, into several buffers";
+    SYS_write Always, "sockets, memfds of fetched bodies, last words on standard error";
+    SYS_pwrite64 Always, "a body in its memfd, at an offset";
+    SYS_writev Always, "sockets, from several buffers";
+    SYS_lseek Always, "a body in its memfd";
+    SYS_fstat Always, "size of a memfd";
+    SYS_ftruncate Always, "size of a memfd";
+    SYS_close Always, "connections end";
+    SYS_fcntl DUPLICATES_AND_FLAGS, "non-blocking sockets and their duplicates";
+    SYS_ioctl READ_PENDING_ONLY, "non-blocking sockets, as the standard library makes them";
+    SYS_socket INTERNET_SOCKETS, "connections to permitted hosts and name servers";
+    SYS_socketpair ONLY_UNIX, "wake-ups of the signal driver; reaches nobody else";
+    SYS_connect Always, "connections to permitted hosts and name servers";
+    SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
+    SYS_getsockname Always, "the local port of a name query";
+    SYS_getpeername Always, "whether a connection stands";
+    SYS_getsockopt Always, "whether a connection failed";
+    SYS_setsockopt Always, "no delay, keep-alive";
+    SYS_sendto Always, "name queries, connections";
+    SYS_recvfrom Always, "name answers, connections";
+    SYS_sendmsg Always, "replies to agentd";
+    SYS_sendmmsg Always, "name queries in batches";
+    SYS_recvmsg Always, "requests and their descriptors";
+    SYS_recvmmsg Always, "name answers in batches";
+    SYS_shutdown Always, "the orderly end of a connection";
+    SYS_epoll_create1 Always, "the runtime's reactor";
+    SYS_epoll_ctl Always, "the runtime's reactor";
+    SYS_epoll_wait Always, "the runtime's reactor";
+    SYS_epoll_pwait Always, "the runtime's reactor";
+    SYS_eventfd2 Always, "wakes the reactor";
+    SYS_timerfd_create Always, "timers of the reactor";
+    SYS_timerfd_settime Always, "timers of the reactor";
+    SYS_poll Always, "waits of blocking helpers for one descriptor";
+    SYS_pipe2 Always, "wake-ups of the signal driver";
+    SYS_brk Always, "heap";
+    SYS_mmap NOT_EXECUTABLE, "heap and stacks of threads";
+    SYS_mremap Always, "heap of large buffers that grow; keeps the protection it finds";
+    SYS_munmap Always, "heap and stacks of threads";
+    SYS_mprotect NOT_EXECUTABLE, "guard pages of stacks";
+    SYS_madvise Always, "gives freed heap and stacks back";
+    SYS_futex Always, "locks";
+    SYS_membarrier Always, "lock-free structures of the runtime";
+    SYS_clone THREAD_ONLY, "threads of the runtime";
+    SYS_set_robust_list Always, "start of a thread";
+    SYS_rseq Always, "start of a thread";
+    SYS_set_tid_address Always, "start of a thread";
+    SYS_prctl SET_NAME_ONLY, "names of threads";
+    SYS_sched_getaffinity OWN_PROCESS, "how many processors there are";
+    SYS_sched_yield Always, "spinning locks of the runtime";
+    SYS_gettid Always, "names of threads in messages";
+    SYS_getpid Always, "reseeds random generators after a fork that never comes";
+    SYS_getrandom Always, "keys of connections, seeds of hash tables";
+    SYS_clock_gettime Always, "time, where the vDSO has no clock";
+    SYS_clock_nanosleep Always, "waits of helper threads";
+    SYS_nanosleep Always, "waits of helper threads";
+    SYS_rt_sigaction Always, "abort restores the default action";
+    SYS_rt_sigprocmask Always, "start of a thread";
+    SYS_rt_sigreturn Always, "return from a handler";
+    SYS_sigaltstack Always, "the stack-overflow handler's stack";
+    SYS_restart_syscall Always, "a call that SIGSTOP and SIGCONT interrupted";
+    SYS_exit Always, "end of a thread";
+    SYS_exit_group Always, "end";
+];
+
+const NOT_UNIX: When = Any(&[&[Arg(0, Test::Not(UNIX))]]);
+const ANY_NEW_NAMESPACE: When = Any(&[
+    &[Arg(0, Test::Set(libc::CLONE_NEWUSER.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWNS.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWPID.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWIPC.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWNET.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWUTS.unsigned_abs()))],
+    &[Arg(0, Test::Set(libc::CLONE_NEWCGROUP.unsigned_abs()))],
+]);
+
+/// Of agentd: refused with EPERM, all else is allowed.
+pub const DAEMON_REFUSED: &[Rule] = table![
+    SYS_socket NOT_UNIX, "the daemon has no network; its own control socket is a Unix socket";
+    SYS_ptrace Always, "it traces nothing";
+    SYS_process_vm_readv Always, "it reads no other process's memory";
+    SYS_process_vm_writev Always, "it writes no other process's memory";
+    SYS_bpf Always, "kernel attack surface it has no use for";
+    SYS_perf_event_open Always, "kernel attack surface it has no use for";
+    SYS_userfaultfd Always, "kernel attack surface it has no use for";
+    SYS_io_uring_setup Always, "would make sockets past this filter";
+    SYS_io_uring_enter Always, "would make sockets past this filter";
+    SYS_io_uring_register Always, "would make sockets past this filter";
+    SYS_keyctl Always, "kernel keyrings are the operator's";
+    SYS_add_key Always, "kernel keyrings are the operator's";
+    SYS_request_key Always, "kernel keyrings are the operator's";
+    SYS_clone ANY_NEW_NAMESPACE, "namespaces are the zygote's";
+    SYS_unshare Always, "namespaces are the zygote's";
+    SYS_setns Always, "namespaces are the zygote's";
+    SYS_mount Always, "mounts are the zygote's";
+    SYS_umount2 Always, "mounts are the zygote's";
+    SYS_pivot_root Always, "mounts are the zygote's";
+    SYS_chroot Always, "mounts are the zygote's";
+    SYS_fsopen Always, "mounts are the zygote's";
+    SYS_fsmount Always, "mounts are the zygote's";
+    SYS_fsconfig Always, "mounts are the zygote's";
+    SYS_fspick Always, "mounts are the zygote's";
+    SYS_move_mount Always, "mounts are the zygote's";
+    SYS_open_tree Always, "mounts are the zygote's";
+    SYS_mount_setattr Always, "mounts are the zygote's";
+    SYS_open_by_handle_at Always, "opens files past every path check";
+    SYS_init_module Always, "the kernel is the operator's";
+    SYS_finit_module Always, "the kernel is the operator's";
+    SYS_delete_module Always, "the kernel is the operator's";
+    SYS_kexec_load Always, "the machine is the operator's";
+    SYS_kexec_file_load Always, "the machine is the operator's";
+    SYS_reboot Always, "the machine is the operator's";
+    SYS_swapon Always, "the machine is the operator's";
+    SYS_swapoff Always, "the machine is the operator's";
+    SYS_acct Always, "the machine is the operator's";
+    SYS_settimeofday Always, "the clock is the operator's";
+    SYS_clock_settime Always, "the clock is the operator's";
+    SYS_iopl Always, "hardware is the kernel's";
+    SYS_ioperm Always, "hardware is the kernel's";
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{DAEMON_REFUSED, GATEWAY, WORKER};
+    use crate::filter::{Filter, Meaning};
+
+    #[test]
+    fn each_call_stands_once_and_with_a_reason() {
+        for table in [WORKER, GATEWAY, DAEMON_REFUSED] {
+            let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
+            assert_eq!(numbers.len(), table.len());
+            assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");
+        }
+    }
+
+    #[test]
+    fn no_call_of_the_worker_takes_a_path_or_makes_a_process_or_socket() {
+        const FORBIDDEN: &[&str] = &[
+            "open", "creat", "stat", "link", "access", "chmod", "chown", "utime", "xattr", "chdir", "chroot",
+            "mkdir", "rename", "mknod", "mount", "exec", "fork", "clone", "socket", "connect", "bind",
+            "accept", "ptrace", "kill", "prctl", "ioctl", "unshare", "setns", "memfd", "dup", "handle",
+        ];
+        for rule in WORKER {
+            let name = rule.name.trim_start_matches("SYS_");
+            let descriptor_only = matches!(name, "fstat");
+            let bad = FORBIDDEN.iter().any(|word| name.contains(word));
+            assert!(!bad || descriptor_only, "{name}");
+        }
+    }
+
+    #[test]
+    fn tables_compile_and_differ_in_their_hashes() {
+        let worker = Filter::compile(WORKER, Meaning::AllowList).expect("compiles");
+        let gateway = Filter::compile(GATEWAY, Meaning::AllowList).expect("compiles");
+        let again = Filter::compile(WORKER, Meaning::AllowList).expect("compiles");
+        assert_eq!(worker.hash(), again.hash());
+        assert_ne!(worker.hash(), gateway.hash());
+        assert_eq!(worker.hash().len(), 64);
+    }
+}
