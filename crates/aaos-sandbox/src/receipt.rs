@@ -26,6 +26,17 @@ pub(crate) struct Profile {
     pub(crate) boundaries: &'static [Boundary],
     /// Its resource limits.
     pub(crate) limits: &'static [Limit],
+    /// Who counts its descriptors.
+    pub(crate) descriptors: Counted,
+}
+
+/// Who counts the descriptors of a far process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// The daemon, where it may look; the process waits for its first request and opens nothing meanwhile.
+    FromOutside,
+    /// The process, before it says that it is locked: it goes on to open sockets at once.
+    FromInside,
 }
 
 /// A worker: everything.
@@ -47,6 +58,7 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
         Boundary::ClosedDescriptors,
     ],
     limits: aaos_confine::rlimits::WORKER_LIMITS,
+    descriptors: Counted::FromOutside,
 };
 
 /// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
@@ -65,6 +77,7 @@ pub(crate) const GATEWAY_PROFILE: Profile = Profile {
         Boundary::ClosedDescriptors,
     ],
     limits: aaos_confine::rlimits::GATEWAY_LIMITS,
+    descriptors: Counted::FromInside,
 };
 
 /// Reads everything back and writes the receipt.
@@ -80,8 +93,8 @@ pub(crate) fn write_receipt(
         .boundaries
         .iter()
         .map(|boundary| {
-            let (evidence, detail) = crossed(*boundary, report)
-                .unwrap_or_else(|| seen.judge(*boundary, report, profile.limits, policy));
+            let (evidence, detail) =
+                crossed(*boundary, report).unwrap_or_else(|| seen.judge(*boundary, report, profile, policy));
             BoundaryReceipt { boundary: *boundary, evidence, detail }
         })
         .collect();
@@ -154,7 +167,7 @@ impl Seen {
         &self,
         boundary: Boundary,
         report: &LockedReport,
-        limits: &[Limit],
+        profile: Profile,
         policy: &ConfinementPolicy,
     ) -> (Evidence, String) {
         match boundary {
@@ -164,8 +177,8 @@ impl Seen {
             Boundary::NoCapabilities => self.capabilities(),
             Boundary::OwnUid => self.own_uid(),
             Boundary::MountNamespace => self.empty_root(report),
-            Boundary::Rlimits => self.rlimits(limits),
-            Boundary::ClosedDescriptors => self.closed_descriptors(report),
+            Boundary::Rlimits => self.rlimits(profile.limits),
+            Boundary::ClosedDescriptors => self.closed_descriptors(report, profile.descriptors),
             Boundary::UserNamespace
             | Boundary::PidNamespace
             | Boundary::IpcNamespace
@@ -267,8 +280,8 @@ impl Seen {
         (Evidence::Observed, format!("{} limits, soft and hard", limits.len()))
     }
 
-    fn closed_descriptors(&self, report: &LockedReport) -> (Evidence, String) {
-        if let Some(open) = &self.descriptors {
+    fn closed_descriptors(&self, report: &LockedReport, counted: Counted) -> (Evidence, String) {
+        if let (Some(open), Counted::FromOutside) = (&self.descriptors, counted) {
             let extra: Vec<&i32> = open.iter().filter(|number| **number > CHANNEL_FD).collect();
             let detail = format!("{} open, {} above the channel", open.len(), extra.len());
             let evidence = if extra.is_empty() { Evidence::Observed } else { Evidence::Missing };

@@ -121,7 +121,7 @@ impl Worker {
 
     /// Ends the worker and says how it ended.
     pub async fn stop(self) -> WorkerEnd {
-        drop(self.channel);
+        // The channel is closed after the kill, so that the end is told as what it was.
         self.process.stop().await
     }
 }

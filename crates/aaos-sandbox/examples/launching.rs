@@ -1,0 +1,82 @@
+//! A process that launches, for tests to start as another user, without namespaces, and to kill.
+//!
+//! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits until its
+//! standard input ends. Modes: `locked-first` locks the process like agentd before the zygote starts (so that no
+//! namespace can be made), `locked-after` after it; `time=N` launches N workers and prints microseconds.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use aaos_confine::{lock_daemon, run_probes};
+use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::wire::ProbeAttempt;
+use aaos_sandbox::{Sandbox, ZygoteSeed};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (worker, modes) = arguments.split_first().expect("the worker's program");
+    let has = |mode: &str| modes.iter().any(|one| one == mode);
+    if has("locked-first") {
+        lock_daemon().expect("locked");
+    }
+    let seed = ZygoteSeed::start(Path::new(worker), None).expect("a zygote");
+    if has("locked-after") {
+        lock_daemon().expect("locked");
+        let attempts = [
+            ProbeAttempt::InetSocket,
+            ProbeAttempt::VsockSocket,
+            ProbeAttempt::Bpf,
+            ProbeAttempt::UnixSocket,
+        ];
+        say(&run_probes(&attempts));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let times = modes.iter().find_map(|mode| mode.strip_prefix("time="));
+    runtime.block_on(async {
+        let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopted");
+        if let Some(count) = times {
+            return time(&sandbox, count.parse().expect("a number")).await;
+        }
+        match sandbox.launch_worker().await {
+            Ok(worker) => {
+                say(worker.receipt());
+                let waiting = tokio::task::spawn_blocking(wait_for_end_of_input);
+                waiting.await.expect("waited");
+                say(&worker.is_usable());
+            }
+            Err(error) => say(&format!("{error:?}")),
+        }
+        sandbox.shutdown().await;
+    });
+}
+
+async fn time(sandbox: &Sandbox, count: usize) {
+    sandbox.abilities().await.expect("a zygote that is ready");
+    let mut micros = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        let worker = sandbox.launch_worker().await.expect("a worker");
+        micros.push(start.elapsed().as_micros());
+        worker.stop().await;
+    }
+    micros.sort_unstable();
+    say(&format!(
+        "launch µs: p10 {} median {} p90 {}",
+        micros[count / 10],
+        micros[count / 2],
+        micros[count * 9 / 10]
+    ));
+}
+
+fn wait_for_end_of_input() {
+    let mut nothing = Vec::new();
+    std::io::stdin().read_to_end(&mut nothing).expect("read");
+}
+
+fn say(value: &impl serde::Serialize) {
+    let line = serde_json::to_string(value).expect("plain");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").expect("written");
+    out.flush().expect("written");
+}

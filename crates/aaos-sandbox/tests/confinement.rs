@@ -1,0 +1,442 @@
+//! Far processes are confined, say so truthfully, and end with whoever launched them.
+//!
+//! Every refusal has its control: the same attempt, by the same code, outside.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use aaos_confine::run_probes;
+use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, Evidence, ProbeResult};
+use aaos_core::path::AbsPath;
+use aaos_core::wire::{ProbeAttempt, encode_frame};
+use aaos_sandbox::{GatewayRole, Sandbox, SandboxError, ZygoteSeed};
+use serde::Deserialize;
+use tempfile::TempDir;
+use testkit::{PATIENCE, ProcessRef, descendants};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const NOBODY: u32 = 65_534;
+
+fn target_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    test.parent().and_then(Path::parent).expect("deps lies in a profile's folder").to_path_buf()
+}
+
+fn built(path: PathBuf) -> PathBuf {
+    assert!(path.is_file(), "{} is missing: run `cargo build --workspace --examples` first", path.display());
+    path
+}
+
+fn worker_exe() -> PathBuf {
+    built(target_folder().join("aaos-worker"))
+}
+
+fn example(name: &str) -> PathBuf {
+    built(target_folder().join("examples").join(name))
+}
+
+fn sandbox_of(worker: &Path, gateway: Option<&Path>, policy: ConfinementPolicy) -> Sandbox {
+    Sandbox::adopt(ZygoteSeed::start(worker, gateway).expect("a zygote"), policy).expect("adopted")
+}
+
+fn sandbox() -> Sandbox {
+    sandbox_of(&worker_exe(), None, ConfinementPolicy::default())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the tests start and kill whole processes")]
+fn command(program: &Path) -> Command {
+    Command::new(program)
+}
+
+fn path(text: &str) -> AbsPath {
+    AbsPath::parse(text).expect("an absolute path")
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[tokio::test]
+async fn a_worker_stands_behind_every_boundary_that_the_machine_gives() {
+    let sandbox = sandbox();
+    let abilities = sandbox.abilities().await.expect("known");
+    let worker = sandbox.launch_worker().await.expect("a worker");
+    let receipt = worker.receipt();
+    let mut expected = abilities.namespaces.boundaries();
+    expected.extend(ConfinementPolicy::default().require);
+    if abilities.own_uids {
+        expected.push(Boundary::OwnUid);
+    }
+    for boundary in expected {
+        assert!(receipt.evidence(boundary).is_proof(), "{boundary:?}: {receipt:#?}");
+        assert!(!worker.missing().contains(&boundary));
+    }
+    assert_eq!(receipt.evidence(Boundary::Landlock), Evidence::Probed, "its rules cannot be read back");
+    assert_eq!(receipt.evidence(Boundary::Seccomp), Evidence::Observed);
+    assert_eq!(receipt.seccomp_filter_hash.len(), 64);
+    assert!(receipt.landlock_abi >= 4);
+    let pid = i32::try_from(receipt.pid).expect("a pid");
+    let alive = ProcessRef::find(pid).expect("it runs under the pid that the receipt names");
+    let end = worker.stop().await;
+    alive.wait_gone();
+    assert_eq!(end.reason, "killed by signal 9");
+    sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_workers_share_neither_uid_nor_namespace_nor_name() {
+    let sandbox = sandbox();
+    let one = sandbox.launch_worker().await.expect("a worker");
+    let two = sandbox.launch_worker().await.expect("a worker");
+    assert_ne!(one.id(), two.id());
+    let of = |pid: u32, what: &str| std::fs::read_link(format!("/proc/{pid}/ns/{what}")).expect("readable");
+    let abilities = sandbox.abilities().await.expect("known");
+    for (kind, _, name) in aaos_confine::namespaces::KINDS {
+        if abilities.namespaces.has(*kind) {
+            assert_ne!(of(one.receipt().pid, name), of(two.receipt().pid, name), "{name}");
+        }
+    }
+    if abilities.own_uids {
+        let uid = |pid: u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
+            status.lines().find(|line| line.starts_with("Uid:")).map(str::to_owned)
+        };
+        assert_ne!(uid(one.receipt().pid), uid(two.receipt().pid));
+    }
+    sandbox.shutdown().await;
+}
+
+fn every_attempt(target: u32) -> Vec<ProbeAttempt> {
+    vec![
+        ProbeAttempt::Open(path("/etc/passwd")),
+        ProbeAttempt::Open(path("/")),
+        ProbeAttempt::Stat(path("/")),
+        ProbeAttempt::UnixSocket,
+        ProbeAttempt::InetSocket,
+        ProbeAttempt::VsockSocket,
+        ProbeAttempt::Exec(path("/bin/true")),
+        ProbeAttempt::Ptrace(target),
+        ProbeAttempt::Signal(target),
+        ProbeAttempt::Fork,
+        ProbeAttempt::UserNamespace,
+        ProbeAttempt::IoUring,
+        ProbeAttempt::Bpf,
+        ProbeAttempt::SetUid,
+        ProbeAttempt::ExtraDescriptors,
+    ]
+}
+
+/// A process of the test's own uid that may be traced and signalled.
+struct Target(Child);
+
+impl Target {
+    fn start() -> Self {
+        Self(command(Path::new("/bin/sleep")).arg("1000").spawn().expect("sleep starts"))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.0.kill().expect("it still runs");
+        self.0.wait().expect("reaped");
+    }
+}
+
+#[tokio::test]
+async fn what_succeeds_outside_is_refused_inside() {
+    let target = Target::start();
+    let attempts = every_attempt(target.0.id());
+    let outside = run_probes(&attempts);
+    let sandbox = sandbox();
+    let mut worker = sandbox.launch_worker().await.expect("a worker");
+    let inside = worker.probe(attempts).await.expect("answered");
+    assert_eq!(inside.len(), outside.len());
+    for (inside, outside) in inside.iter().zip(&outside) {
+        assert!(inside.refused, "{inside:?}");
+        assert!(!outside.refused || is_impossible_here(outside), "the control must succeed: {outside:?}");
+    }
+    assert!(worker.is_usable(), "a probe that is refused harms nothing");
+    sandbox.shutdown().await;
+}
+
+/// What this machine refuses to everybody, or to an ordinary user: no control is possible.
+fn is_impossible_here(control: &ProbeResult) -> bool {
+    let by_machine = ["socket(AF_VSOCK)", "io_uring_setup()"];
+    let by_user = ["bpf(MAP_CREATE)", "setuid(0)", "unshare(CLONE_NEWUSER)"];
+    by_machine.contains(&control.attempt.as_str())
+        || (!is_root() && by_user.contains(&control.attempt.as_str()))
+}
+
+#[tokio::test]
+async fn a_requirement_that_cannot_be_proved_refuses_the_launch_and_leaves_nothing() {
+    let policy = ConfinementPolicy { landlock_abi: 99, ..ConfinementPolicy::default() };
+    let strict = sandbox_of(&worker_exe(), None, policy);
+    let error = strict.launch_worker().await.expect_err("no kernel has this ABI");
+    assert!(
+        matches!(&error, SandboxError::ConfinementUnavailable { boundary: Boundary::Landlock, .. }),
+        "{error:?}"
+    );
+    for left in descendants(strict.zygote_pid()) {
+        left.wait_gone();
+    }
+    strict.shutdown().await;
+
+    // The control: preferred instead of required, the same machine launches and says what is missing.
+    let mut policy = ConfinementPolicy { landlock_abi: 99, ..ConfinementPolicy::default() };
+    policy.require.retain(|boundary| *boundary != Boundary::Landlock);
+    policy.prefer.push(Boundary::Landlock);
+    let lenient = sandbox_of(&worker_exe(), None, policy);
+    let worker = lenient.launch_worker().await.expect("a worker");
+    assert_eq!(worker.missing(), [Boundary::Landlock]);
+    lenient.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_zygote_is_noticed_by_everybody() {
+    let sandbox = sandbox();
+    let worker = sandbox.launch_worker().await.expect("a worker");
+    let far = ProcessRef::find(i32::try_from(worker.receipt().pid).expect("a pid")).expect("it runs");
+    let zygote = rustix::process::Pid::from_raw(i32::try_from(sandbox.zygote_pid()).expect("a pid"));
+    rustix::process::kill_process(zygote.expect("not 0"), rustix::process::Signal::KILL).expect("killed");
+    tokio::time::timeout(PATIENCE, sandbox.wait_zygote_end()).await.expect("noticed");
+    far.wait_gone();
+    assert!(!worker.is_usable());
+    assert!(matches!(sandbox.launch_worker().await, Err(SandboxError::ZygoteGone)));
+}
+
+#[tokio::test]
+async fn shutdown_leaves_no_process() {
+    let sandbox = sandbox();
+    let workers =
+        [sandbox.launch_worker().await.expect("a worker"), sandbox.launch_worker().await.expect("a worker")];
+    let all = descendants(sandbox.zygote_pid());
+    assert!(all.len() >= workers.len());
+    sandbox.shutdown().await;
+    for far in all {
+        assert!(!far.is_alive(), "ended and reaped before shutdown returns");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_channel_ends_the_worker_by_itself() {
+    let sandbox = sandbox();
+    let worker = sandbox.launch_worker().await.expect("a worker");
+    let far = ProcessRef::find(i32::try_from(worker.receipt().pid).expect("a pid")).expect("it runs");
+    drop(worker);
+    far.wait_gone();
+    sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_crash_is_reported_with_its_last_words_made_harmless() {
+    let sandbox = sandbox_of(&example("crashing_worker"), None, ConfinementPolicy::default());
+    let mut worker = sandbox.launch_worker().await.expect("a worker");
+    let error = worker.probe(vec![ProbeAttempt::Fork]).await.expect_err("it crashes");
+    assert!(matches!(error, SandboxError::Closed), "{error:?}");
+    assert!(!worker.is_usable());
+    let end = worker.stop().await;
+    assert!(end.stderr_tail.contains("cannot go on after a request"), "{end:?}");
+    assert!(end.stderr_tail.contains("\\u{1b}[31m") && !end.stderr_tail.contains('\u{1b}'), "{end:?}");
+    sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_worker_program_that_is_not_there_is_an_error_at_the_start() {
+    let error = ZygoteSeed::start(Path::new("/nonexistent/aaos-worker"), None).expect_err("not there");
+    assert!(matches!(error, SandboxError::ZygoteStart { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_zygote_is_noticed() {
+    let sandbox = sandbox_of(Path::new("/bin/true"), None, ConfinementPolicy::default());
+    tokio::time::timeout(PATIENCE, sandbox.wait_zygote_end()).await.expect("noticed");
+    assert!(matches!(sandbox.launch_worker().await, Err(SandboxError::ZygoteGone)));
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StubReply {
+    Seen { probes: Vec<ProbeResult>, greeting: String, listens: bool },
+}
+
+#[tokio::test]
+async fn a_gateway_connects_and_can_do_nothing_else() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let target = listener.local_addr().expect("bound");
+    let greeter = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(b"hello").expect("written");
+    });
+    let sandbox = sandbox_of(&worker_exe(), Some(&example("gateway_stub")), ConfinementPolicy::default());
+    let setup = encode_frame(&target).expect("small");
+    let mut gateway = sandbox.launch_gateway(GatewayRole::Egress, setup).await.expect("a gateway");
+    for boundary in ConfinementPolicy::default().require {
+        assert!(gateway.receipt.evidence(boundary).is_proof(), "{boundary:?}: {:#?}", gateway.receipt);
+    }
+    if is_root() {
+        assert!(gateway.receipt.evidence(Boundary::OwnUid).is_proof());
+    }
+    let victim = Target::start();
+    let attempts: Vec<ProbeAttempt> = every_attempt(victim.0.id())
+        .into_iter()
+        .filter(|one| !matches!(one, ProbeAttempt::InetSocket | ProbeAttempt::ExtraDescriptors))
+        .collect();
+    gateway.stream.write_all(&encode_frame(&attempts).expect("small")).await.expect("sent");
+    let StubReply::Seen { probes, greeting, listens } = receive(&mut gateway.stream).await;
+    greeter.join().expect("greeted");
+    assert_eq!(greeting, "hello", "threads, a runtime and outbound connections work");
+    assert!(!listens, "it cannot listen");
+    assert!(probes.iter().all(|probe| probe.refused), "{probes:#?}");
+    assert_eq!(probes.len(), attempts.len());
+    sandbox.shutdown().await;
+}
+
+async fn receive(stream: &mut tokio::net::UnixStream) -> StubReply {
+    let read = async {
+        let length = stream.read_u32_le().await.expect("a header");
+        let mut body = vec![0; length as usize];
+        stream.read_exact(&mut body).await.expect("a body");
+        serde_json::from_slice(&body).expect("a reply")
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("in time")
+}
+
+/// Programs where every user can execute them.
+struct Programs {
+    folder: TempDir,
+}
+
+impl Programs {
+    fn copied() -> Self {
+        let folder = testkit::scratch();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+        for from in [worker_exe(), example("launching")] {
+            let to = folder.path().join(from.file_name().expect("a file"));
+            std::fs::copy(&from, &to).expect("copied");
+            std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).expect("ours");
+        }
+        Self { folder }
+    }
+
+    fn start(&self, as_nobody: bool, modes: &[&str]) -> Launching {
+        let mut launching = command(&self.folder.path().join("launching"));
+        launching.arg(self.folder.path().join("aaos-worker")).args(modes);
+        launching.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
+        if as_nobody && is_root() {
+            launching.uid(NOBODY).gid(NOBODY);
+        }
+        let mut child = launching.spawn().expect("it starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Launching { child, lines }
+    }
+}
+
+struct Launching {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Launching {
+    fn next<T: for<'de> Deserialize<'de>>(&mut self) -> T {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).expect("read");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    fn finish(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().expect("reaped").success());
+    }
+}
+
+fn assert_required(receipt: &ConfinementReceipt) {
+    for boundary in ConfinementPolicy::default().require {
+        assert!(receipt.evidence(boundary).is_proof(), "{boundary:?}: {receipt:#?}");
+    }
+}
+
+#[test]
+fn an_ordinary_user_gets_the_same_boundaries_but_the_own_uid() {
+    let programs = Programs::copied();
+    let mut launching = programs.start(true, &[]);
+    let receipt: ConfinementReceipt = launching.next();
+    assert_required(&receipt);
+    assert_eq!(receipt.evidence(Boundary::OwnUid), Evidence::Missing);
+    if user_namespaces_are_allowed() {
+        for (kind, _, name) in aaos_confine::namespaces::KINDS {
+            assert!(receipt.evidence(*kind).is_proof(), "{name}: {receipt:#?}");
+        }
+    }
+    launching.finish();
+}
+
+/// Whether an ordinary user may make one; distributions forbid it in several ways.
+fn user_namespaces_are_allowed() -> bool {
+    let mut unshare = command(Path::new("/usr/bin/unshare"));
+    unshare.args(["--user", "--mount", "--map-current-user", "/bin/true"]).current_dir("/");
+    if is_root() {
+        unshare.uid(NOBODY).gid(NOBODY);
+    }
+    unshare.status().is_ok_and(|status| status.success())
+}
+
+#[test]
+fn without_any_namespace_landlock_and_seccomp_still_hold_and_the_rest_is_named() {
+    let programs = Programs::copied();
+    for as_nobody in [true, false] {
+        let mut launching = programs.start(as_nobody, &["locked-first"]);
+        let receipt: ConfinementReceipt = launching.next();
+        assert_required(&receipt);
+        for (kind, _, name) in aaos_confine::namespaces::KINDS {
+            assert_eq!(receipt.evidence(*kind), Evidence::Missing, "{name}: {receipt:#?}");
+        }
+        let own_uid = receipt.evidence(Boundary::OwnUid).is_proof();
+        assert_eq!(own_uid, is_root() && !as_nobody);
+        let far = ProcessRef::find(i32::try_from(receipt.pid).expect("a pid")).expect("it runs");
+        launching.finish();
+        far.wait_gone();
+    }
+}
+
+#[test]
+fn a_locked_daemon_still_launches_and_has_no_network() {
+    let programs = Programs::copied();
+    let mut launching = programs.start(false, &["locked-after"]);
+    let probes: Vec<ProbeResult> = launching.next();
+    let refused: Vec<bool> = probes.iter().map(|probe| probe.refused).collect();
+    assert_eq!(refused, [true, true, true, false], "{probes:?}");
+    assert_required(&launching.next());
+    launching.finish();
+}
+
+#[test]
+fn kill_9_of_the_launching_process_leaves_no_far_process() {
+    let programs = Programs::copied();
+    for modes in [&[][..], &["locked-first"][..]] {
+        let mut launching = programs.start(true, modes);
+        let receipt: ConfinementReceipt = launching.next();
+        let left = descendants(launching.child.id());
+        assert!(left.len() >= 2, "zygote and worker");
+        assert!(ProcessRef::find(i32::try_from(receipt.pid).expect("a pid")).is_some());
+        launching.child.kill().expect("killed");
+        launching.child.wait().expect("reaped");
+        for far in left {
+            far.wait_gone();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launcher_that_never_answers_is_given_up_in_time_and_ended() {
+    let sandbox = sandbox_of(&example("silent_zygote"), None, ConfinementPolicy::default());
+    let pid = i32::try_from(sandbox.zygote_pid()).expect("a pid");
+    let error = sandbox.launch_worker().await.expect_err("it never answers");
+    assert!(matches!(error, SandboxError::TimedOut { .. }), "{error:?}");
+    let zygote = ProcessRef::find(pid).expect("it still runs");
+    drop(sandbox);
+    assert!(!zygote.is_alive(), "the last handle ends and reaps it");
+}
