@@ -34,6 +34,7 @@ struct Job {
     output_grants: Vec<PathPattern>,
     only: Vec<String>,
     limit: Option<usize>,
+    remarks: Vec<String>,
     base: AbsPath,
 }
 
@@ -66,6 +67,7 @@ fn prepare(plan: Plan, briefing: &Briefing<'_>, conversation: &Conversation<'_>)
         output_grants: Vec::new(),
         only: plan.only,
         limit: plan.limit,
+        remarks: plan.remarks,
         base: briefing.working_directory.clone(),
     };
     for input in &plan.inputs {
@@ -74,16 +76,18 @@ fn prepare(plan: Plan, briefing: &Briefing<'_>, conversation: &Conversation<'_>)
             Input::Url(url) => job.urls.push(reachable(url, briefing)?),
         }
     }
-    if plan.outputs.is_empty() {
-        for path in &briefing.outputs {
-            job.add_output(path.clone(), briefing)?;
-        }
-    }
     for path in &plan.outputs {
         let resolved = briefing.resolve(path).ok_or_else(|| not_a_path(path))?;
         let directory = path.ends_with('/') || briefing.grants.is_write_directory(&resolved);
         let resolved = if directory { below(&resolved, default_name(&job.act)) } else { Some(resolved) };
         job.add_output(resolved.ok_or_else(|| not_a_path(path))?, briefing)?;
+    }
+    for path in &briefing.outputs {
+        // The runtime also declares inputs that lie below a write grant, and the grant's own directory.
+        if !job.paths.contains(path) && !briefing.grants.is_write_directory(path) {
+            goal::check_output(path.as_str()).map_err(|error| Stop::NotUnderstood(error.to_string()))?;
+            job.add_output(path.clone(), briefing)?;
+        }
     }
     let roles = job.gatherers().into_iter().chain((!job.outputs.is_empty()).then_some(Role::Writer));
     for role in roles {
@@ -158,6 +162,9 @@ fn pattern(path: &AbsPath, reach: Reach) -> Result<PathPattern, Stop> {
 
 impl Job {
     fn add_output(&mut self, path: AbsPath, briefing: &Briefing<'_>) -> Result<(), Stop> {
+        if self.outputs.contains(&path) {
+            return Ok(());
+        }
         let Some(root) = briefing.grants.write_root(&path) else {
             return Err(Stop::NotUnderstood(format!(
                 "nothing grants writing {path} (file_write: {path}); give it with --write {path}"
@@ -224,6 +231,9 @@ fn advance(job: &Job, conversation: &Conversation<'_>) -> Result<Step, Stop> {
     let Some(gathered) = spawned.first() else { return gather(job, exchanges) };
     let (mut findings, retries) = collect(job, gathered)?;
     note_missing(job, exchanges, &mut findings);
+    for remark in &job.remarks {
+        findings.note(remark);
+    }
     if job.outputs.is_empty() {
         return Ok(Step::Finish(answer_text(job, &findings, &retries)));
     }
@@ -374,8 +384,8 @@ fn check(role: Role, child: &Child) -> Result<(), Stop> {
 }
 
 fn failed(role: Role, error: &str) -> Stop {
-    let reason = error.strip_prefix(BANNER).unwrap_or(error);
-    Stop::Failed(format!("The {} failed: {}", role.name(), one_line(reason)))
+    let reason = one_line(&error.replace(BANNER, ""));
+    Stop::Failed(format!("The {} failed: {reason}", role.name()))
 }
 
 fn write(job: &Job, findings: &Findings) -> Result<Step, Stop> {

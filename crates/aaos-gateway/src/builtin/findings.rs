@@ -13,8 +13,9 @@ const HEADER: &str = "aaOS builtin findings 1";
 const RESERVED_BYTES: usize = 512;
 /// Longest rendered findings.
 pub(super) const MAX_FINDINGS_BYTES: usize = MAX_PRIOR_FINDINGS_BYTES - RESERVED_BYTES;
-/// Most notes kept.
+/// Most notes and key points kept: together they leave room for sources.
 const MAX_NOTES: usize = 24;
+const MAX_KEYS: usize = 32;
 
 /// What was found in one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +54,7 @@ impl Findings {
     /// Adds what another child found.
     pub(super) fn merge(&mut self, other: Self) {
         self.keys.extend(other.keys);
+        self.keys.truncate(MAX_KEYS);
         self.sources.extend(other.sources);
         for note in other.notes {
             self.note(&note);
@@ -96,7 +98,7 @@ impl Findings {
     fn render_with(&self, points: usize, sources: usize) -> String {
         let mut lines = vec![HEADER.to_owned()];
         let mut add = |key: &str, text: &str| lines.push(format!("{key}: {}", one_line(text)));
-        for key in &self.keys {
+        for key in self.keys.iter().take(MAX_KEYS) {
             add("key", key);
         }
         for source in &self.sources[..sources] {

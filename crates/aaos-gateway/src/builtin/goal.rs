@@ -64,6 +64,8 @@ pub(super) struct Plan {
     pub(super) only: Vec<String>,
     /// How many sentences were asked for.
     pub(super) limit: Option<usize>,
+    /// Wishes that are not kept, to be told with the result.
+    pub(super) remarks: Vec<String>,
 }
 
 /// Why a goal is not understood.
@@ -143,7 +145,8 @@ fn plan(found: Found) -> Result<Plan, GoalError> {
         return Err(GoalError::ListUrl);
     }
     assert!(!found.inputs.is_empty(), "a plan has something to read");
-    Ok(Plan { act, inputs: found.inputs, outputs: found.outputs, only: found.only, limit: found.limit })
+    let Found { inputs, outputs, only, limit, remarks, .. } = found;
+    Ok(Plan { act, inputs, outputs, only, limit, remarks })
 }
 
 /// The one act of the goal: the most specific that it mentions.
@@ -198,7 +201,8 @@ fn check_path(path: &str) -> Result<(), GoalError> {
     Ok(())
 }
 
-fn check_output(path: &str) -> Result<(), GoalError> {
+/// Refuses an output whose name promises another format than Markdown text.
+pub(super) fn check_output(path: &str) -> Result<(), GoalError> {
     check_path(path)?;
     let name = path.rsplit('/').next().unwrap_or(path);
     let extension = name.trim_start_matches('.').rsplit_once('.').map(|(_, end)| end.to_lowercase());

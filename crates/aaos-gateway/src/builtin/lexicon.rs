@@ -204,10 +204,13 @@ pub(super) fn verb(word: &str, clause_start: bool) -> Option<Verb> {
     if plain.is_none() && clause_start { lookup(CLAUSE_VERBS, word) } else { plain }
 }
 
+/// Most sentences that can be asked for.
+const MAX_COUNT: usize = 30;
+
 /// A count in digits or words, for "in five sentences".
 pub(super) fn number(word: &str) -> Option<usize> {
     let spelled = NUMBERS.split(' ').position(|known| known == word).map(|index| index + 1);
-    spelled.or_else(|| word.parse().ok().filter(|count| (1..=99).contains(count)))
+    spelled.or_else(|| word.parse().ok().filter(|count| (1..=MAX_COUNT).contains(count)))
 }
 
 /// Whether a table, its words parted by spaces, holds `word`.

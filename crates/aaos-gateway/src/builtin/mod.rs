@@ -1,8 +1,8 @@
 //! The embedded provider `builtin`: a deterministic planner that serves aaOS without any language model.
 //!
-//! Invariants: [`answer`] is a pure function of the request; where it stands is derived from the conversation
-//! each time. Only the operator's words before the runtime's facts are a goal, only the first line of a system
-//! prompt is a role; file, page and findings text is never either.
+//! Invariants: [`answer`] is a pure function of the request; where it stands is derived from the
+//! conversation each time. Only the operator's words before the runtime's facts are a goal, only the first
+//! line of a system prompt is a role; file, page and findings text is never either.
 
 mod bootstrap;
 mod conversation;
@@ -39,7 +39,8 @@ const SHAPES: &str = "It understands goals of these shapes, with any paths and U
     - Compare ./a.md and ./b.md and write the differences to ./output/diff.md\n\
     - Extract the sentences about budgets from ./docs and write them to ./output/budgets.md\n\
     Without an output path the answer is text. For any other goal configure a language model: export \
-    DEEPSEEK_API_KEY, ANTHROPIC_API_KEY or OPENAI_API_KEY, or OPENAI_BASE_URL for a local server, and run again.";
+    DEEPSEEK_API_KEY, ANTHROPIC_API_KEY or OPENAI_API_KEY, or OPENAI_BASE_URL for a local server, and run \
+    again.";
 
 /// Why there is no step.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,6 +22,8 @@ const MAX_CALLS: usize = 16;
 /// Directories below an input are entered this deep.
 const MAX_DEPTH: usize = 8;
 const MAX_DIRECTORIES: usize = 96;
+/// Listings made in all: the tree is walked anew each turn, and an early branch may push a later one out.
+const MAX_LISTINGS: usize = 128;
 const MAX_FILES: usize = 2_000;
 const MAX_FILES_READ: usize = 200;
 /// Files too large for the budget, of which only the beginning is read.
@@ -113,6 +115,9 @@ impl Walk {
     fn enter(&mut self, path: &AbsPath, depth: usize, listings: &Listings, task: &GatherTask) {
         self.directories += 1;
         let listing = match listings.get(path) {
+            None if listings.len() >= MAX_LISTINGS => {
+                return self.notes.push(format!("not entered: {path}: too many directories"));
+            }
             None => return self.missing.push(path.clone()),
             Some(Err(reason)) => return self.notes.push(format!("not listed: {path}: {reason}")),
             Some(Ok(listing)) => listing,

@@ -29,6 +29,7 @@ pub(super) struct Found {
     pub(super) pattern: Option<Pattern>,
     pub(super) topic: Option<Topic>,
     pub(super) limit: Option<usize>,
+    pub(super) remarks: Vec<String>,
 }
 
 impl Found {
@@ -158,13 +159,13 @@ impl<'t> Scanner<'t> {
     /// Refuses what the planner must not pretend to do.
     fn refuse(&self, word: &str) -> Result<(), GoalError> {
         let previous = self.at.checked_sub(1).map_or("", |before| self.word_at(before));
-        if lexicon::is_negation(word) && !(word == "no" && previous.is_empty()) {
+        let bounds = ["no", "not"].contains(&word) && self.word_at(self.at + 1) == "more";
+        if lexicon::is_negation(word) && !bounds {
             return Err(GoalError::Exclusion { word: word.to_owned() });
         }
         if lexicon::is_language(word) && ["in", "into", "to"].contains(&previous) {
             return Err(GoalError::Language { word: word.to_owned() });
         }
-        // "do" is also an auxiliary ("what do they say"); "me" and "it" before a noun open no clause.
         if lexicon::is_foreign_verb(word) && self.begins_clause(self.at) {
             return Err(GoalError::ForeignWork { word: word.to_owned() });
         }
@@ -299,10 +300,17 @@ impl<'t> Scanner<'t> {
         says.compare |= lexicon::is_compare(word);
         let listing = ["list", "listing", "inventory"].contains(&word);
         says.list |= listing && next == "of" && listed;
-        if ["file", "files", "documents", "sources"].contains(&next) {
+        if self.slot == Slot::Source && ["file", "files", "documents", "sources"].contains(&next) {
             self.found.only.extend(lexicon::extensions_of(word).iter().map(|&end| end.to_owned()));
         }
         let counted = ["sentences", "sentence", "bullets", "bullet", "points", "lines"];
+        if word.starts_with(|c: char| c.is_ascii_digit())
+            && [word, next].iter().any(|w| w.ends_with("word") || w.ends_with("words"))
+        {
+            self.found
+                .remarks
+                .push(format!("a length in words ({word}) is not kept: sentences are quoted whole"));
+        }
         if let Some(count) = lexicon::number(word)
             && (counted.contains(&next) || counted.contains(&self.word_at(self.at + 2)))
         {

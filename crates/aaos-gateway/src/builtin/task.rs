@@ -1,7 +1,7 @@
 //! What the planner tells its children: a role in the manifest, a task in the message.
 //!
-//! Invariants: a role is read only from the first line of a system prompt; a manifest holds no text that is not
-//! quoted; a child is given no capability beyond what its task names.
+//! Invariants: a role is read only from the first line of a system prompt; a manifest holds no text that is
+//! not quoted; a child is given no capability beyond what its task names.
 
 use std::fmt::Write as _;
 

@@ -56,7 +56,7 @@ pub(super) fn tokens(goal: &str) -> Vec<Token> {
         }
         .trim_start();
     }
-    name_directories(found)
+    name_directories(&found)
 }
 
 /// The text between quotation marks that open here, and what follows.
@@ -172,7 +172,7 @@ fn has_known_extension(text: &str) -> bool {
 }
 
 /// Turns "the docs folder", "the current directory" and "the files in docs" into paths.
-fn name_directories(tokens: Vec<Token>) -> Vec<Token> {
+fn name_directories(tokens: &[Token]) -> Vec<Token> {
     let mut named: Vec<Token> = Vec::with_capacity(tokens.len());
     for (at, token) in tokens.iter().enumerate() {
         let word = token.word().unwrap_or_default();
@@ -181,7 +181,7 @@ fn name_directories(tokens: Vec<Token>) -> Vec<Token> {
         }
         if word == "here" {
             named.push(Token::Path("./".to_owned()));
-        } else if is_bare_directory(&tokens, at) {
+        } else if is_bare_directory(tokens, at) {
             named.extend(raw_of(token).map(|raw| Token::Path(format!("{raw}/"))));
         } else {
             named.push(token.clone());

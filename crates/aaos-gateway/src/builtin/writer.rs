@@ -85,18 +85,16 @@ const fn keys_heading(act: &Act) -> &'static str {
 const fn method(act: &Act) -> &'static str {
     match act {
         Act::Summarise => {
-            "Sentences quoted from the sources, chosen by word statistics (aaOS builtin planner, not a language model)."
+            "Sentences quoted from the sources, chosen by word statistics (aaOS builtin planner)."
         }
-        Act::Compare => {
-            "Sentences and terms of the sources set side by side (aaOS builtin planner, not a language model)."
-        }
+        Act::Compare => "Sentences and terms of the sources set side by side (aaOS builtin planner).",
         Act::Extract(Topic::Words(_)) => {
-            "Sentences of the sources that hold the words asked for (aaOS builtin planner, not a language model)."
+            "Sentences of the sources that hold the words asked for (aaOS builtin planner)."
         }
         Act::Extract(Topic::Special(_)) => {
-            "Passages of the sources of the kind asked for (aaOS builtin planner, not a language model)."
+            "Passages of the sources of the kind asked for (aaOS builtin planner)."
         }
-        Act::List => "Files with their sizes (aaOS builtin planner, not a language model).",
-        Act::Search(_) => "Matching lines with their numbers (aaOS builtin planner, not a language model).",
+        Act::List => "Files with their sizes (aaOS builtin planner).",
+        Act::Search(_) => "Matching lines with their numbers (aaOS builtin planner).",
     }
 }

@@ -118,6 +118,10 @@ const UNDERSTOOD: &[(&str, &str)] = &[
     ("List the headings of ./README.md", "extract[Headings] ./README.md -> "),
     ("Fetch http://h/a and search it for \"moon\"", "extract[moon] http://h/a -> "),
     ("summary of ./docs -> ./o.md", "summarise ./docs -> ./o.md"),
+    (
+        "Summarise ./a.md in no more than 4 sentences and save it to a markdown file ./o.md",
+        "summarise x4 ./a.md -> ./o.md",
+    ),
     ("Read ./a.md as well as ./b.md and write a summary to ./o.md", "summarise ./a.md,./b.md -> ./o.md"),
 ];
 

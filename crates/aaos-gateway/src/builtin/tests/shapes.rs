@@ -249,6 +249,11 @@ fn outputs_may_be_declared_directories_and_several() {
     kernel.outputs = vec!["/w/output/declared.md".into()];
     kernel.goal("Summarise ./notes.txt").expect("done");
     assert!(kernel.files.contains_key("/w/output/declared.md"));
+    let text = kernel.goal("Write a 200-word summary of ./notes.txt to ./output/own.md").expect("done");
+    assert!(kernel.files.contains_key("/w/output/own.md"), "the goal's own output");
+    assert!(text.contains("/w/output/declared.md") && text.contains("length in words"), "{text}");
+    kernel.outputs = vec!["/w/output/data.json".into()];
+    assert!(kernel.goal("Summarise ./notes.txt").is_err(), "a format it does not write");
     kernel.outputs.clear();
     kernel.goal("Summarise ./notes.txt and put it in the output folder").expect("done");
     assert!(kernel.files.contains_key("/w/output/summary.md"));

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::document::Document;
-use super::words::{likeness, term_set, terms};
+use super::words::{likeness, term_set, terms_as_written};
 use crate::builtin::findings::{Findings, Source};
 
 /// Documents compared at once.
@@ -18,6 +18,8 @@ const SHOWN_CHANGED: usize = 8;
 const SHOWN_TERMS: usize = 10;
 /// From here on two sentences are versions of each other.
 const VERSION: f64 = 0.5;
+/// Sentences with fewer terms are too short to be versions of each other.
+const FEWEST_TERMS: usize = 2;
 
 /// There is nothing to compare with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +34,14 @@ pub(crate) enum CompareError {
 struct Side<'d> {
     document: &'d Document,
     units: Vec<(&'d str, BTreeSet<String>)>,
-    counts: BTreeMap<String, usize>,
+    counts: BTreeMap<String, Count>,
+}
+
+/// How often a term occurs, and a word that it stands for.
+#[derive(Debug, Clone)]
+struct Count {
+    times: usize,
+    word: String,
 }
 
 /// How one unit relates to the other documents.
@@ -78,9 +87,9 @@ fn side(document: &Document) -> Side<'_> {
         .take(MAX_UNITS)
         .map(|unit| (unit.text.as_str(), term_set(&unit.text)))
         .collect();
-    let mut counts = BTreeMap::new();
-    for term in terms(&document.content) {
-        *counts.entry(term).or_insert(0) += 1;
+    let mut counts: BTreeMap<String, Count> = BTreeMap::new();
+    for (term, word) in terms_as_written(&document.content) {
+        counts.entry(term).or_insert(Count { times: 0, word }).times += 1;
     }
     Side { document, units, counts }
 }
@@ -126,7 +135,7 @@ fn relation<'d>(text: &str, terms: &BTreeSet<String>, others: &[&Side<'d>]) -> R
         }
     }
     match nearest {
-        Some((like, other)) if like >= VERSION => Relation::Version(other),
+        Some((like, other)) if like >= VERSION && terms.len() >= FEWEST_TERMS => Relation::Version(other),
         _ => Relation::Only,
     }
 }
@@ -135,22 +144,23 @@ fn relation<'d>(text: &str, terms: &BTreeSet<String>, others: &[&Side<'d>]) -> R
 fn own_terms(one: &Side<'_>, others: &[&Side<'_>]) -> Vec<String> {
     let own =
         one.counts.iter().filter(|(term, _)| others.iter().all(|side| !side.counts.contains_key(*term)));
-    most_frequent(own.map(|(term, count)| (term.clone(), *count)).collect())
+    most_frequent(own.map(|(_, count)| count.clone()).collect())
 }
 
 fn shared_terms(sides: &[Side<'_>]) -> Option<String> {
     let first = sides.first()?;
     let shared = first.counts.iter().filter_map(|(term, count)| {
-        let rest: Option<usize> = sides[1..].iter().map(|side| side.counts.get(term).copied()).sum();
-        Some((term.clone(), count + rest?))
+        let rest: Option<usize> =
+            sides[1..].iter().map(|side| side.counts.get(term).map(|own| own.times)).sum();
+        Some(Count { times: count.times + rest?, word: count.word.clone() })
     });
     let shared = most_frequent(shared.collect());
     (!shared.is_empty()).then(|| format!("terms in all: {}", shared.join(", ")))
 }
 
-fn most_frequent(mut counts: Vec<(String, usize)>) -> Vec<String> {
-    counts.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
-    counts.into_iter().take(SHOWN_TERMS).map(|(term, _)| term).collect()
+fn most_frequent(mut counts: Vec<Count>) -> Vec<String> {
+    counts.sort_by(|one, other| other.times.cmp(&one.times).then_with(|| one.word.cmp(&other.word)));
+    counts.into_iter().take(SHOWN_TERMS).map(|count| count.word).collect()
 }
 
 #[cfg(test)]

@@ -87,6 +87,9 @@ impl Document {
             Form::Code => {
                 let comments: Vec<&str> = text.lines().map(comment).collect();
                 Reader::new(&mut document).read(&comments.join("\n"));
+                // Headings inside comments head parts of them, not the file.
+                document.title.clear();
+                document.headings.clear();
             }
             Form::Data => {}
         }
@@ -246,7 +249,7 @@ impl<'d> Reader<'d> {
             .collect();
         let rule = cells.iter().all(|cell| cell.chars().all(|c| ":- ".contains(c)));
         if !rule {
-            self.push(cells.join(" — "), UnitKind::Row);
+            self.push(&cells.join(" — "), UnitKind::Row);
         }
     }
 
@@ -254,12 +257,12 @@ impl<'d> Reader<'d> {
         let paragraph = std::mem::take(&mut self.paragraph).join(" ");
         let kind = std::mem::replace(&mut self.kind, UnitKind::Sentence);
         for sentence in sentences::split(&paragraph) {
-            self.push(sentence, kind);
+            self.push(&sentence, kind);
         }
     }
 
-    fn push(&mut self, text: String, kind: UnitKind) {
-        let text = one_line(&text);
+    fn push(&mut self, text: &str, kind: UnitKind) {
+        let text = one_line(text);
         if self.document.units.len() < MAX_UNITS && text.chars().any(char::is_alphanumeric) {
             self.document.units.push(Unit { text, kind, opens_section: self.opens_section });
             self.opens_section = false;
@@ -292,6 +295,7 @@ fn list_item(text: &str) -> Option<&str> {
 fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut rest = text;
+    let mut emphasis = 0;
     while let Some(next) = rest.chars().next() {
         let tail = &rest[next.len_utf8()..];
         rest = match next {
@@ -307,13 +311,31 @@ fn clean(text: &str) -> String {
                 Some(after) => after,
                 None => keep(&mut cleaned, next, tail),
             },
-            '`' => tail,
-            '*' if !(tail.starts_with(' ') && cleaned.ends_with(' ')) => tail,
+            '`' => {
+                let (code, after) = tail.split_once('`').unwrap_or((tail, ""));
+                cleaned.push_str(code);
+                after
+            }
+            '*' if opens(&cleaned, tail) => {
+                emphasis += 1;
+                tail
+            }
+            '*' if emphasis > 0 => {
+                emphasis -= 1;
+                tail
+            }
             '_' if tail.starts_with('_') => &tail[1..],
             _ => keep(&mut cleaned, next, tail),
         };
     }
     cleaned
+}
+
+/// Whether a `*` stands where emphasis begins: before a word and not after one.
+fn opens(before: &str, after: &str) -> bool {
+    let follows =
+        before.chars().next_back().is_none_or(|last| last.is_whitespace() || "(\"'“—[".contains(last));
+    follows && !after.starts_with(char::is_whitespace)
 }
 
 fn keep<'t>(cleaned: &mut String, character: char, tail: &'t str) -> &'t str {
@@ -388,6 +410,7 @@ mod tests {
             clean("**bold** `code` *it* 2 * 3 <b>x</b> ![alt](i.png) snake_case"),
             "bold code it 2 * 3 x alt snake_case"
         );
+        assert_eq!(clean("`Arc<dyn T>` and `/a/*` or /b/* *c*"), "Arc<dyn T> and /a/* or /b/* c");
         assert_eq!(clean("[a][1] <http://x.y> a < b [not a link]"), "a <http://x.y> a < b [not a link]");
     }
 }

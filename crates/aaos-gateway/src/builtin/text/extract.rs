@@ -135,7 +135,7 @@ fn has_date(text: &str) -> bool {
         parts.len() == 3 && parts.iter().all(|part| digits(part)) && parts.iter().any(|part| part.len() == 4)
     };
     let month = words.iter().any(|word| MONTHS.contains(word));
-    words.iter().any(|word| numeric(word)) || month && words.iter().any(|word| digits(word))
+    words.iter().any(numeric) || month && words.iter().any(|word| digits(word))
 }
 
 #[cfg(test)]

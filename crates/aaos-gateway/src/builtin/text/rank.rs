@@ -17,6 +17,8 @@ const MOST: usize = 7;
 const UNITS_PER_POINT: usize = 6;
 /// Key points over all documents.
 const KEY_POINTS: usize = 7;
+/// A unit longer than this is rather a paragraph.
+const LONG_BYTES: usize = 280;
 /// From here on two units say the same.
 const SAME: f64 = 0.55;
 
@@ -120,7 +122,7 @@ fn norm<'v>(values: impl Iterator<Item = &'v f64>) -> f64 {
 fn shape(unit: &Unit, index: usize, terms: usize) -> f64 {
     let position = match (index, unit.opens_section) {
         (0, _) => 1.5,
-        (_, true) => 1.25,
+        (_, true) => 1.35,
         (1 | 2, false) => 1.1,
         _ => 1.0,
     };
@@ -132,11 +134,13 @@ fn shape(unit: &Unit, index: usize, terms: usize) -> f64 {
     let length = match terms {
         0..=2 => 0.3,
         3..=4 => 0.7,
-        5..=30 => 1.0,
-        _ => 0.7,
+        5..=20 => 1.0,
+        21..=28 => 0.8,
+        _ => 0.5,
     };
+    let bytes = if unit.text.len() > LONG_BYTES { 0.6 } else { 1.0 };
     let question = if unit.text.ends_with(['?', ':']) { 0.6 } else { 1.0 };
-    position * kind * length * question
+    position * kind * length * bytes * question
 }
 
 /// The leading unit of a document, scored by how much of it the other documents share.

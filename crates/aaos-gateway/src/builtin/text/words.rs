@@ -21,15 +21,20 @@ const STOP_WORDS: &[&str] = &[
 
 /// The terms of a text, in order, with repetitions.
 pub(super) fn terms(text: &str) -> Vec<String> {
+    terms_as_written(text).into_iter().map(|(term, _)| term).collect()
+}
+
+/// The terms of a text, each with the lower-case word it stands for.
+pub(super) fn terms_as_written(text: &str) -> Vec<(String, String)> {
     let lower = text.to_lowercase();
     let words = lower.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '\'' && c != '’');
     let mut found = Vec::new();
     for word in words {
         let word = word.trim_matches(['\'', '’', '_']);
         if word.chars().any(is_unspaced) {
-            found.extend(bigrams(word));
+            found.extend(bigrams(word).into_iter().map(|pair| (pair.clone(), pair)));
         } else if word.chars().count() > 1 && !STOP_WORDS.contains(&word) {
-            found.push(stem(word));
+            found.push((stem(word), word.to_owned()));
         }
     }
     found
