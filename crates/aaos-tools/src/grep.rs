@@ -153,7 +153,7 @@ fn walk(
     start: Handle,
     directory: OwnedFd,
 ) -> Result<(), Stop> {
-    let mut levels = vec![level(search, start, String::new(), directory)?];
+    let mut levels = vec![level(search, start, String::new(), &directory)?];
     while let Some(mut current) = levels.pop() {
         if search.full {
             return Ok(());
@@ -173,7 +173,7 @@ fn walk(
         let children = session.children(handle, &names, true)?;
         for (entry, child) in batch.iter().zip(children) {
             let path = format!("{prefix}{}", shown(&entry.name));
-            if let Some(deeper) = visit(session, search, path, child, levels.len())? {
+            if let Some(deeper) = visit(session, search, &path, child, levels.len())? {
                 levels.push(deeper);
             }
         }
@@ -205,7 +205,7 @@ fn next_batch(search: &mut Search, level: &mut Level) -> Vec<Scanned> {
 fn visit(
     session: &mut Session<'_>,
     search: &mut Search,
-    path: String,
+    path: &str,
     child: Child,
     depth: usize,
 ) -> Result<Option<Level>, Stop> {
@@ -222,8 +222,8 @@ fn visit(
             if search.opened > MAX_GREP_FILES {
                 search.full = true;
                 search.output.truncated = true;
-            } else if !search.full && search.wants(&path) {
-                search.file(file, &path)?;
+            } else if !search.full && search.wants(path) {
+                search.file(file, path)?;
             }
             Ok(None)
         }
@@ -234,16 +234,16 @@ fn visit(
                 session.close(handle)?;
                 return Ok(None);
             }
-            Ok(Some(level(search, handle, format!("{path}/"), directory)?))
+            Ok(Some(level(search, handle, format!("{path}/"), &directory)?))
         }
     }
 }
 
 /// Lists a directory in the order of its paths; one that cannot be read is passed over.
-fn level(search: &mut Search, handle: Handle, prefix: String, directory: OwnedFd) -> Result<Level, Stop> {
+fn level(search: &mut Search, handle: Handle, prefix: String, directory: &OwnedFd) -> Result<Level, Stop> {
     debug_assert!(prefix.is_empty() || prefix.ends_with('/'), "a prefix ends where a name begins");
     let is_start = prefix.is_empty();
-    let (mut rest, cut) = match scan(&directory) {
+    let (mut rest, cut) = match scan(directory) {
         Err(failure) if is_start => return Err(failure.into()),
         // Its level ends at once, and with it the directory is closed.
         Err(_) => (Vec::new(), true),

@@ -40,6 +40,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError`] when the channel or the protocol broke; the worker then ends.
+#[expect(clippy::needless_pass_by_value, reason = "the channel is closed when serving ends")]
 pub fn serve(channel: Channel) -> Result<(), ServeError> {
     loop {
         let (request, descriptors) = match channel.receive() {
