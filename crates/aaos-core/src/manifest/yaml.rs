@@ -114,8 +114,20 @@ fn options() -> Options {
 
 fn fault(error: &serde_saphyr::Error) -> Fault {
     let place = error.location().map(|at| Place { line: at.line(), column: at.column() }).unwrap_or_default();
-    let rendered = error.without_snippet().to_string();
-    let message = rendered.lines().next().unwrap_or("not YAML").trim_start_matches("error: ").to_owned();
+    let message = match error.without_snippet() {
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("duplicate key {:?}; write it once", crate::capability::cut(key))
+        }
+        serde_saphyr::Error::MergeKeyNotAllowed { .. } => {
+            "merge keys (<<) are not taken; write the fields out".to_owned()
+        }
+        other => {
+            let rendered = other.to_string();
+            let line = rendered.lines().next().unwrap_or("not YAML");
+            // The place is told once, by whoever shows the fault.
+            line.rsplit_once(" at line ").map_or(line, |(message, _)| message).to_owned()
+        }
+    };
     Fault { place, message }
 }
 
