@@ -52,7 +52,6 @@ pub(super) fn step(conversation: &Conversation<'_>) -> Result<Step, Stop> {
             "the agent has neither a role of this planner nor a goal's briefing".to_owned(),
         ));
     };
-    let briefing = briefing.map_err(|error| Stop::Failed(error.to_string()))?;
     let plan = goal::read(briefing.goal).map_err(|error| Stop::NotUnderstood(error.to_string()))?;
     let job = prepare(plan, &briefing, conversation)?;
     advance(&job, conversation)
@@ -68,7 +67,7 @@ fn prepare(plan: Plan, briefing: &Briefing<'_>, conversation: &Conversation<'_>)
         only: plan.only,
         limit: plan.limit,
         remarks: plan.remarks,
-        base: briefing.working_directory.clone(),
+        base: briefing.working_directory.clone().unwrap_or_else(root),
     };
     for input in &plan.inputs {
         match input {
@@ -101,8 +100,12 @@ fn prepare(plan: Plan, briefing: &Briefing<'_>, conversation: &Conversation<'_>)
     Ok(job)
 }
 
+fn root() -> AbsPath {
+    AbsPath::parse("/").unwrap_or_else(|error| unreachable!("the root is a path: {error}"))
+}
+
 fn not_a_path(path: &str) -> Stop {
-    Stop::NotUnderstood(format!("{path:?} is not a usable path"))
+    Stop::NotUnderstood(format!("{path:?} is not a usable path; a relative one needs a working directory"))
 }
 
 fn readable(path: &str, briefing: &Briefing<'_>) -> Result<AbsPath, Stop> {

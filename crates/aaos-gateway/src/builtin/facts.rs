@@ -13,8 +13,8 @@ const FACTS_LINE: &str = "RUNTIME FACTS (from aaOS, not part of the goal)";
 pub(super) struct Briefing<'m> {
     /// The operator's words.
     pub(super) goal: &'m str,
-    /// Where relative paths start.
-    pub(super) working_directory: AbsPath,
+    /// Where relative paths start, if the goal has such a place.
+    pub(super) working_directory: Option<AbsPath>,
     /// Outputs that were declared.
     pub(super) outputs: Vec<AbsPath>,
     /// What may be handed to children.
@@ -40,13 +40,8 @@ pub(super) enum HostGrant {
     WebSearch,
 }
 
-/// The block is there but cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the runtime's facts name no usable working_directory")]
-pub(super) struct NoWorkingDirectory;
-
 /// Reads a briefing; `None` when the message holds no facts.
-pub(super) fn read(message: &str) -> Option<Result<Briefing<'_>, NoWorkingDirectory>> {
+pub(super) fn read(message: &str) -> Option<Briefing<'_>> {
     let start = message.rfind(FACTS_LINE)?;
     let (goal, block) = message.split_at(start);
     if !goal.is_empty() && !goal.ends_with('\n') {
@@ -55,7 +50,7 @@ pub(super) fn read(message: &str) -> Option<Result<Briefing<'_>, NoWorkingDirect
     Some(read_block(goal.trim(), block))
 }
 
-fn read_block<'m>(goal: &'m str, block: &str) -> Result<Briefing<'m>, NoWorkingDirectory> {
+fn read_block<'m>(goal: &'m str, block: &str) -> Briefing<'m> {
     let mut working_directory = None;
     let mut outputs = Vec::new();
     let mut grants = Grants::default();
@@ -74,8 +69,7 @@ fn read_block<'m>(goal: &'m str, block: &str) -> Result<Briefing<'m>, NoWorkingD
             }
         }
     }
-    let working_directory = working_directory.ok_or(NoWorkingDirectory)?;
-    Ok(Briefing { goal, working_directory, outputs, grants })
+    Briefing { goal, working_directory, outputs, grants }
 }
 
 impl Briefing<'_> {
@@ -84,7 +78,7 @@ impl Briefing<'_> {
         let whole = if path.starts_with('/') {
             path.to_owned()
         } else {
-            format!("{}/{path}", self.working_directory)
+            format!("{}/{path}", self.working_directory.as_ref()?)
         };
         let mut parts: Vec<&str> = Vec::new();
         for part in whole.split('/').filter(|part| !part.is_empty() && *part != ".") {
@@ -169,7 +163,7 @@ mod tests {
         - { file_read: /secret/*, delegate: false }\n- tool: *\n";
 
     fn briefing() -> Briefing<'static> {
-        read(MESSAGE).expect("a block").expect("usable")
+        read(MESSAGE).expect("a block")
     }
 
     #[test]
@@ -185,6 +179,15 @@ mod tests {
         assert!(!briefing.grants.may_read(&path("/secret/a")), "cannot be handed on");
         assert!(briefing.grants.write_root(&path("/w/dir/out, put/a.md")).is_some());
         assert!(briefing.grants.may_spawn("reader"));
+    }
+
+    #[test]
+    fn without_a_working_directory_paths_must_be_absolute() {
+        let message =
+            "Go\n\nRUNTIME FACTS (from aaOS, not part of the goal)\nworking_directory: none\ngrants: none\n";
+        let briefing = read(message).expect("a block");
+        assert!(briefing.resolve("a.md").is_none());
+        assert_eq!(briefing.resolve("/x/../a.md").expect("absolute").as_str(), "/a.md");
     }
 
     #[test]
