@@ -21,7 +21,7 @@ use crate::goals::{Goal, GoalRequest};
 use crate::kernel::{Kernel, KernelParts};
 use crate::registry::{Agent, AgentFacts, Mail};
 use crate::spawn::off_thread;
-use crate::verdict::Exit;
+use crate::verdict::{Exit, INTERRUPTED_GOAL};
 use crate::view::RunResult;
 
 /// How often idle workers are looked for.
@@ -225,7 +225,7 @@ fn interrupted_goal() -> Event {
         response: String::new(),
         outputs: Vec::new(),
         usage: Usage::default(),
-        error: Some("agentd was restarted while the goal was open; submit it again".to_owned()),
+        error: Some(INTERRUPTED_GOAL.to_owned()),
         exit_code: Exit::Failed as u8,
     }
 }
@@ -247,7 +247,7 @@ fn goal_of(record: &GoalRecord) -> Goal {
     goal.workspace = record.workspace.clone();
     goal.state = GoalState::Interrupted;
     goal.exit_code = Some(Exit::Failed as u8);
-    goal.error = Some("agentd was restarted while the goal was open; submit it again".to_owned());
+    goal.error = Some(INTERRUPTED_GOAL.to_owned());
     if let Some(end) = &record.end {
         goal.state = record.state;
         goal.response = Some(end.response.clone());

@@ -10,10 +10,10 @@ use aaos_core::manifest::Manifest;
 use aaos_core::quantity::Tokens;
 use aaos_core::wire::ModelsSetup;
 use aaos_llm::ModelsConfig;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Limits that the operator may change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelLimits {
     /// Agents alive at once.
     pub max_agents: usize,

@@ -183,6 +183,8 @@ impl Kernel {
             Ok(verdict) => verdict,
             Err(error) => Verdict::could_not_run(&error, cancel.is_cancelled()),
         };
+        let cut_short = verdict.state == GoalState::Cancelled && self.closing().is_cancelled();
+        let verdict = if cut_short { Verdict::interrupted() } else { verdict };
         self.finish_goal(id, verdict).await;
         self.start_goals();
     }
@@ -265,7 +267,8 @@ impl Kernel {
         if let Err(error) = self.journal().record(self.entry(Some(id), None, event)).await {
             tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
         }
-        if let Some(goal) = self.table().goals.get_mut(&id) {
+        let mut table = self.table();
+        if let Some(goal) = table.goals.get_mut(&id) {
             goal.state = verdict.state;
             goal.response = Some(verdict.response);
             goal.outputs = verdict.outputs;
@@ -273,6 +276,7 @@ impl Kernel {
             goal.exit_code = Some(verdict.exit_code);
             goal.over.send_replace(true);
         }
+        table.forget_old_goals();
     }
 
     async fn make_workspace(&self, id: GoalId) -> Result<AbsPath, KernelError> {

@@ -183,6 +183,24 @@ impl Table {
         self.agents.get(&id).cloned()
     }
 
+    /// Drops the oldest ended goals beyond what is kept; the journal still has them.
+    pub(crate) fn forget_old_goals(&mut self) {
+        let ended = self.goals.values().filter(|goal| goal.state.is_final()).count();
+        let old: Vec<GoalId> = self
+            .goals
+            .iter()
+            .filter(|(_, goal)| goal.state.is_final())
+            .map(|(id, _)| *id)
+            .take(ended.saturating_sub(limits::KEPT_ENDED))
+            .collect();
+        for id in &old {
+            self.goals.remove(id);
+        }
+        if !old.is_empty() {
+            self.goal_of_key.retain(|_, id| !old.contains(id));
+        }
+    }
+
     pub(crate) fn running_goals(&self) -> usize {
         self.goals.values().filter(|goal| goal.is_running()).count()
     }

@@ -28,8 +28,6 @@ struct InProcess<'k> {
     kernel: &'k Kernel,
     agent: &'k Arc<Agent>,
     trace: Option<TraceId>,
-    /// Marks data in this run; the text inside cannot know it.
-    nonce: String,
 }
 
 impl AgentServices for InProcess<'_> {
@@ -55,7 +53,9 @@ impl InProcess<'_> {
         let result = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
         let is_error = result.is_err();
         let json = result.unwrap_or_else(|failure| failure_json(&failure));
-        let content = wrap_tool_result(&self.nonce, &call.tool.0, &json);
+        // Fresh for each result: what stands inside cannot know it.
+        let nonce = self.kernel.clock().fresh().simple().to_string();
+        let content = wrap_tool_result(&nonce, &call.tool.0, &json);
         ServiceReply::ToolResult(CallResult { id: call.id, tool: call.tool, content, is_error })
     }
 }
@@ -133,8 +133,7 @@ impl Kernel {
         message: String,
         trace: Option<TraceId>,
     ) -> RunEnd {
-        let nonce = self.clock().fresh().simple().to_string();
-        let services = InProcess { kernel: self, agent, trace, nonce };
+        let services = InProcess { kernel: self, agent, trace };
         let mut commands = VecDeque::from(mind.step(MindEvent::Message { text: message }));
         loop {
             let event = match commands.pop_front() {

@@ -10,10 +10,10 @@ use aaos_core::model::{ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::quantity::{Timestamp, Tokens};
 use aaos_core::toolio::StopReason;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where an agent stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// Admitted, doing nothing.
@@ -27,7 +27,7 @@ pub enum AgentState {
 }
 
 /// One agent in `agent.list`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentView {
     /// Id.
     pub id: AgentId,
@@ -46,7 +46,7 @@ pub struct AgentView {
 }
 
 /// A purse as shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurseReport {
     /// Its own ceiling.
     pub limit: Option<Tokens>,
@@ -59,7 +59,7 @@ pub struct PurseReport {
 }
 
 /// `agent.status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// Id.
     pub id: AgentId,
@@ -90,7 +90,7 @@ pub struct AgentStatus {
 }
 
 /// The result of one run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
     /// Final text.
     pub response: String,
@@ -115,7 +115,7 @@ pub enum RunAnswer {
 }
 
 /// Where a delivered message stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TraceState {
     /// In the mailbox or being worked on.
@@ -127,7 +127,7 @@ pub enum TraceState {
 }
 
 /// `agent.result`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceReport {
     /// Which message.
     pub trace_id: TraceId,
@@ -142,7 +142,7 @@ pub struct TraceReport {
 }
 
 /// One goal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoalView {
     /// Id.
     pub goal_id: GoalId,
@@ -171,7 +171,7 @@ pub struct GoalView {
 }
 
 /// One tool in `tool.list`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolView {
     /// Name.
     pub name: String,
@@ -182,7 +182,7 @@ pub struct ToolView {
 }
 
 /// `runtime.status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeStatus {
     /// Package version.
     pub version: String,
