@@ -92,7 +92,7 @@ pub fn lock_gateway(role: GatewayRole) -> Result<LockedReport, LockError> {
     close_all_but_granted().at("closing descriptors")?;
     let (landlock_abi, landlock_probe) = enter_domain(Tcp::ConnectOnly)?;
     filter.install().at("the seccomp filter")?;
-    let mut probes = self_probes();
+    let mut probes = self_probes(rlimits::descriptors_below(GATEWAY_LIMITS));
     probes.extend(landlock_probe);
     Ok(LockedReport {
         landlock_abi,

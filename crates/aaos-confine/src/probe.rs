@@ -26,7 +26,9 @@ pub fn run_probes(attempts: &[ProbeAttempt]) -> Vec<ProbeResult> {
 }
 
 /// What every far process tries once it is locked, for its receipt.
-pub(crate) fn self_probes() -> Vec<ProbeResult> {
+///
+/// `descriptors` is the number below which every descriptor of it lies: its limit, since all others were closed.
+pub(crate) fn self_probes(descriptors: i32) -> Vec<ProbeResult> {
     let mut attempts = vec![
         ProbeAttempt::UnixSocket,
         ProbeAttempt::VsockSocket,
@@ -37,7 +39,6 @@ pub(crate) fn self_probes() -> Vec<ProbeResult> {
         ProbeAttempt::IoUring,
         ProbeAttempt::Bpf,
         ProbeAttempt::SetUid,
-        ProbeAttempt::ExtraDescriptors,
     ];
     if let Ok(path) = AbsPath::parse("/etc/passwd") {
         attempts.extend([ProbeAttempt::Open(path.clone()), ProbeAttempt::Stat(path)]);
@@ -45,7 +46,9 @@ pub(crate) fn self_probes() -> Vec<ProbeResult> {
     if let Ok(path) = AbsPath::parse("/bin/true") {
         attempts.push(ProbeAttempt::Exec(path));
     }
-    run_probes(&attempts)
+    let mut results = run_probes(&attempts);
+    results.push(extra_descriptors(descriptors));
+    results
 }
 
 fn run_one(attempt: &ProbeAttempt) -> ProbeResult {
@@ -67,7 +70,7 @@ fn run_one(attempt: &ProbeAttempt) -> ProbeResult {
         ProbeAttempt::IoUring => (Boundary::Seccomp, "io_uring_setup()".to_owned(), io_uring()),
         ProbeAttempt::Bpf => (Boundary::Seccomp, "bpf(MAP_CREATE)".to_owned(), bpf()),
         ProbeAttempt::SetUid => (Boundary::NoCapabilities, "setuid(0)".to_owned(), apart(set_uid)),
-        ProbeAttempt::ExtraDescriptors => return extra_descriptors(),
+        ProbeAttempt::ExtraDescriptors => return extra_descriptors(SCANNED_DESCRIPTORS),
     };
     ProbeResult {
         boundary,
@@ -208,8 +211,8 @@ fn bpf() -> io::Result<()> {
     close(answer(unsafe { libc::syscall(libc::SYS_bpf, MAP_CREATE, attributes.as_ptr(), length) })?)
 }
 
-fn extra_descriptors() -> ProbeResult {
-    let extra = count_extra(SCANNED_DESCRIPTORS);
+fn extra_descriptors(below: i32) -> ProbeResult {
+    let extra = count_extra(below);
     ProbeResult {
         boundary: Boundary::ClosedDescriptors,
         attempt: "count descriptors above the channel".to_owned(),

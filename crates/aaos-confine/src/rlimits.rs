@@ -32,6 +32,12 @@ const CORE: Limit = Limit {
     reason: "1 also keeps a core_pattern helper of the host from being run",
 };
 
+/// The number below which every descriptor of a process under these limits lies.
+pub(crate) fn descriptors_below(limits: &[Limit]) -> i32 {
+    let limit = limits.iter().find(|limit| limit.resource == libc::RLIMIT_NOFILE);
+    limit.and_then(|limit| i32::try_from(limit.value).ok()).unwrap_or(i32::MAX)
+}
+
 /// Of a worker.
 pub const WORKER_LIMITS: &[Limit] = &[
     Limit {

@@ -61,7 +61,7 @@ pub fn lock_worker(plan: &WorkerPlan<'_>) -> Result<LockedReport, LockError> {
     close_all_but_granted().at("closing descriptors")?;
     let (landlock_abi, landlock_probe) = enter_domain(Tcp::Nothing)?;
     plan.filter.install().at("the seccomp filter")?;
-    let mut probes = self_probes();
+    let mut probes = self_probes(rlimits::descriptors_below(WORKER_LIMITS));
     probes.extend(landlock_probe);
     Ok(LockedReport {
         landlock_abi,

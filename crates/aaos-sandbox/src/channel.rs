@@ -19,6 +19,9 @@ use tokio::net::UnixStream;
 
 use crate::error::SandboxError;
 
+/// Room made for a frame before its bytes arrive: an announced length alone costs no more.
+const READ_STEP_BYTES: usize = 64 * 1024;
+
 /// One stream of frames to a far process.
 #[derive(Debug)]
 pub(crate) struct FarChannel {
@@ -81,7 +84,7 @@ impl FarChannel {
         let mut header = [0; FRAME_HEADER_BYTES];
         self.stream.read_exact(&mut header).await.map_err(|error| self.broken(error))?;
         let length = frame_length(header)?;
-        let mut body = Vec::new();
+        let mut body = Vec::with_capacity(length.min(READ_STEP_BYTES));
         let limit = u64::try_from(length).unwrap_or(u64::MAX);
         (&mut self.stream).take(limit).read_to_end(&mut body).await.map_err(|error| self.broken(error))?;
         if body.len() < length {

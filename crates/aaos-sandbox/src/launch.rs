@@ -4,10 +4,9 @@
 //! lock-down back and held it against the policy. Every launch has one deadline; whatever goes wrong, the process
 //! is ended.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ use crate::channel::FarChannel;
 use crate::error::SandboxError;
 use crate::launcher::{Expected, Launcher};
 use crate::process::FarProcess;
-use crate::receipt::{GATEWAY_PROFILE, Profile, WORKER_PROFILE, hold_against, write_receipt};
+use crate::receipt::{GATEWAY_PROFILE, Profile, WORKER_PROFILE, hold_against, read_proc, write_receipt};
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 
@@ -45,6 +44,8 @@ pub struct Sandbox {
 struct Inner {
     launcher: Arc<Launcher>,
     zygote: ZygoteProcess,
+    /// In how many PID namespaces, of those that agentd sees, the zygote has a pid.
+    depth: usize,
     gateway: Option<OwnedFd>,
     policy: ConfinementPolicy,
     tasks: [JoinHandle<()>; 2],
@@ -99,10 +100,18 @@ impl Sandbox {
         let end = process.end_descriptor().map_err(failed)?;
         // SAFETY: an `OwnedFd` is one open descriptor for as long as it lives.
         let end = unsafe { AsyncFd::register(end) }.map_err(|error| failed(error.into_parts().1))?;
+        let depth = pids_of(process.pid()).map_err(failed)?.len();
         let listen = tokio::spawn(Arc::clone(&launcher).listen());
         let watch = tokio::spawn(watch_end(end, Arc::clone(&launcher)));
         Ok(Self {
-            inner: Arc::new(Inner { launcher, zygote: process, gateway, policy, tasks: [listen, watch] }),
+            inner: Arc::new(Inner {
+                launcher,
+                zygote: process,
+                depth,
+                gateway,
+                policy,
+                tasks: [listen, watch],
+            }),
         })
     }
 
@@ -212,7 +221,7 @@ impl Sandbox {
             .await
             .map_err(|_| SandboxError::ZygoteGone)?
             .map_err(|source| SandboxError::Launch { step: "cloning it", source })?;
-        match find_child(self.inner.zygote.pid(), inner_pid) {
+        match find_child(self.inner.zygote.pid(), self.inner.depth, inner_pid) {
             Ok((pid, pidfd)) => {
                 process.identify(pid, pidfd);
                 Ok(Made { channel: FarChannel::new(near)?, process, pid })
@@ -281,10 +290,8 @@ async fn watch_end(end: AsyncFd<OwnedFd>, launcher: Arc<Launcher>) {
 ///
 /// The kernel is asked, not the zygote: /proc lists its children and says who each is in every namespace. Once the
 /// descriptor is open the answer is asked for again, so that a reused number cannot be mistaken for it.
-fn find_child(zygote: u32, inner_pid: u32) -> io::Result<(u32, OwnedFd)> {
-    let path = format!("/proc/{zygote}/task/{zygote}/children");
-    let children = fs::read_to_string(path)?;
-    let depth = pids_of(zygote)?.len();
+fn find_child(zygote: u32, depth: usize, inner_pid: u32) -> io::Result<(u32, OwnedFd)> {
+    let children = read_proc(Path::new(&format!("/proc/{zygote}/task/{zygote}/children")))?;
     // The newest stands last.
     for pid in children.split_whitespace().rev().filter_map(|pid| pid.parse::<u32>().ok()) {
         let is_it = |pids: Vec<u32>| pids.get(depth - 1) == Some(&inner_pid);
@@ -301,12 +308,9 @@ fn find_child(zygote: u32, inner_pid: u32) -> io::Result<(u32, OwnedFd)> {
 
 /// The pids of a process, from the outermost namespace that we see to its own.
 fn pids_of(pid: u32) -> io::Result<Vec<u32>> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let fields: BTreeMap<&str, &str> = status.lines().filter_map(|line| line.split_once(':')).collect();
-    let pids: Vec<u32> = fields
-        .get("NSpid")
-        .map(|words| words.split_whitespace().filter_map(|word| word.parse().ok()).collect())
-        .unwrap_or_default();
+    let status = read_proc(Path::new(&format!("/proc/{pid}/status")))?;
+    let words = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let pids: Vec<u32> = words.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     if pids.is_empty() { Err(io::Error::other("the kernel tells no NSpid")) } else { Ok(pids) }
 }
 

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use aaos_confine::namespaces::KINDS;
 use aaos_confine::rlimits::Limit;
@@ -148,7 +148,7 @@ enum Namespace {
 impl Seen {
     fn read(pid: u32) -> io::Result<Self> {
         let place = PathBuf::from(format!("/proc/{pid}"));
-        let status = fs::read_to_string(place.join("status"))?;
+        let status = read_proc(&place.join("status"))?;
         let status = status
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -159,7 +159,7 @@ impl Seen {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
         let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
-        let limits = fs::read_to_string(place.join("limits"))?;
+        let limits = read_proc(&place.join("limits"))?;
         Ok(Self { status, limits, namespaces, descriptors, root_entries })
     }
 
@@ -291,7 +291,15 @@ impl Seen {
     }
 }
 
-fn namespace(place: &std::path::Path, name: &str) -> Namespace {
+/// Reads a file of /proc whole: it has no size to go by, and is made afresh for each first read.
+pub(crate) fn read_proc(path: &Path) -> io::Result<String> {
+    const ROOM: usize = 8 * 1024;
+    let mut bytes = Vec::with_capacity(ROOM);
+    fs::File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn namespace(place: &Path, name: &str) -> Namespace {
     let theirs = fs::read_link(place.join("ns").join(name));
     let ours = fs::read_link(PathBuf::from("/proc/self/ns").join(name));
     match (theirs, ours) {
