@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 
 use rustix::fs::MemfdFlags;
@@ -73,11 +73,8 @@ fn restart_without(keys: &Keys) -> Result<KeysError, KeysError> {
 }
 
 /// Reads the keys that the first start left.
-#[expect(unsafe_code, reason = "the descriptor's number crosses exec as text")]
 fn read_handed_over(descriptor: i32) -> Result<Keys, KeysError> {
-    // SAFETY: the number was put into our own environment by the first start, which left this descriptor
-    // open for us alone; nothing else in this single-threaded start refers to it.
-    let memfd = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let memfd = aaos_confine::take_inherited(descriptor)?;
     let mut text = Vec::new();
     File::from(memfd).take(MAX_KEY_BYTES).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
