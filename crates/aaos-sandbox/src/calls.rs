@@ -21,8 +21,8 @@ use crate::broker::{Answer, Broker};
 use crate::egress::FetchedPage;
 use crate::error::SandboxError;
 use crate::plan::{Plan, Request, claimed_bytes, fits, render};
-use crate::worker::Worker;
 use crate::roots::RootTable;
+use crate::worker::Worker;
 
 impl Worker {
     /// Runs one call. `page` is what the egress gateway fetched, for `web_fetch`. Dropping the future condemns

@@ -381,3 +381,6 @@ fn keep_owner_and_mode(file: &std::fs::File, existing: &Facts) -> rustix::io::Re
     }
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,10 +33,9 @@ struct Place {
 }
 
 impl Place {
-    fn new(path: PathBuf) -> Self {
-        let held = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
-        let path =
-            held.as_ref().and_then(|fd| kernel_path(fd).ok()).unwrap_or_else(|| resolve_missing(&path));
+    fn new(path: &Path) -> Self {
+        let held = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+        let path = held.as_ref().and_then(|fd| kernel_path(fd).ok()).unwrap_or_else(|| resolve_missing(path));
         Self { held, path }
     }
 
@@ -66,10 +65,10 @@ pub(crate) fn kernel_path(fd: impl AsFd) -> rustix::io::Result<PathBuf> {
 }
 
 impl Protection {
-    pub(crate) fn new(protected: Vec<PathBuf>, exempt: Vec<PathBuf>) -> Self {
+    pub(crate) fn new(protected: &[PathBuf], exempt: &[PathBuf]) -> Self {
         Self {
-            protected: protected.into_iter().map(Place::new).collect(),
-            exempt: exempt.into_iter().map(Place::new).collect(),
+            protected: protected.iter().map(|path| Place::new(path)).collect(),
+            exempt: exempt.iter().map(|path| Place::new(path)).collect(),
         }
     }
 

@@ -236,10 +236,11 @@ impl RootTable {
     /// An empty table. `protected` (state directory, configuration, keys, sockets) is reachable through no
     /// grant; a root strictly inside one of `exempt` (the directory of the goals' workspaces) is.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "the table takes over what its caller configured")]
     pub fn new(protected: Vec<PathBuf>, exempt: Vec<PathBuf>) -> Self {
         Self(Arc::new(Inner {
             roots: RwLock::default(),
-            protection: Protection::new(protected, exempt),
+            protection: Protection::new(&protected, &exempt),
             commits: std::array::from_fn(|_| Mutex::default()),
         }))
     }
@@ -560,3 +561,6 @@ fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
         hasher.update(&piece[..count]);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub(crate) fn grep(session: &mut Session<'_>, input: &GrepInput, target: Handed)
         }
         Handed::Directory { handle } => {
             let directory = session.take(handle)?;
-            walk(session, &mut search, handle, directory)?;
+            walk(session, &mut search, handle, &directory)?;
         }
     }
     Ok(JobOutput::Grep(search.output))
@@ -151,9 +151,9 @@ fn walk(
     session: &mut Session<'_>,
     search: &mut Search,
     start: Handle,
-    directory: OwnedFd,
+    directory: &OwnedFd,
 ) -> Result<(), Stop> {
-    let mut levels = vec![level(search, start, String::new(), &directory)?];
+    let mut levels = vec![level(search, start, String::new(), directory)?];
     while let Some(mut current) = levels.pop() {
         if search.full {
             return Ok(());

@@ -1,0 +1,266 @@
+//! Commits on real directories: what is refused leaves bytes, times and listings as they were.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use aaos_core::id::GrantId;
+use aaos_core::path::PathPattern;
+use aaos_core::toolio::ToolFailureKind;
+use rustix::fs::{CWD, FileType, Mode, RenameFlags};
+use tempfile::TempDir;
+use testkit::{PATIENCE, Snapshot, scratch as scratch_dir};
+use uuid::Uuid;
+
+use super::{CommitError, WriteMode, commit, scratch, take_over};
+use crate::beneath::facts;
+use crate::roots::RootTable;
+
+const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
+const LIMIT: u64 = 1024;
+const RACE_ROUNDS: usize = 500;
+
+struct Fixture {
+    dir: TempDir,
+    table: RootTable,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = scratch_dir();
+        fs::create_dir_all(dir.path().join("data/sub")).expect("made");
+        fs::create_dir(dir.path().join("outside")).expect("made");
+        fs::write(dir.path().join("data/f"), "old").expect("written");
+        fs::write(dir.path().join("outside/f"), "outside").expect("written");
+        let table = RootTable::new(Vec::new(), Vec::new());
+        let pattern = PathPattern::parse(&format!("{}/data/*", dir.path().display())).expect("a pattern");
+        table.open_root(GRANT, &pattern, false).expect("a root");
+        Self { dir, table }
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    fn write(&self, relative: &str, content: &str, mode: &WriteMode) -> Result<u64, ToolFailureKind> {
+        let root = self.table.root(GRANT).expect("open");
+        let sealed = filled(content.as_bytes());
+        take_over(&sealed, content.len() as u64, LIMIT).expect("sealed");
+        commit(&self.table, &root, relative, relative, sealed, mode).map_err(|error| error.to_failure().kind)
+    }
+
+    fn replace(&self, relative: &str, content: &str) -> Result<u64, ToolFailureKind> {
+        self.write(relative, content, &WriteMode::Replace)
+    }
+}
+
+fn filled(content: &[u8]) -> OwnedFd {
+    let mut file = File::from(scratch().expect("a memfd"));
+    file.write_all(content).expect("filled");
+    file.into()
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).expect("text")
+}
+
+#[test]
+fn a_write_replaces_by_rename_and_keeps_mode_and_owner() {
+    let fixture = Fixture::new();
+    let target = fixture.path("data/f");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o640)).expect("set");
+    fs::hard_link(&target, fixture.path("outside/hard")).expect("linked");
+    let before = fs::metadata(&target).expect("there");
+    assert_eq!(fixture.replace("f", "new content"), Ok(11));
+    let after = fs::metadata(&target).expect("there");
+    assert_eq!(text(&target), "new content");
+    assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
+    assert_ne!(after.ino(), before.ino(), "another file under the name");
+    assert_eq!(text(&fixture.path("outside/hard")), "old", "never through a hard link");
+    assert_eq!(fs::read_dir(fixture.path("data")).expect("listed").count(), 2, "no temporary file is left");
+}
+
+#[test]
+fn append_keeps_the_old_content_first_and_makes_a_missing_file() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.write("f", "+new", &WriteMode::Append), Ok(7));
+    assert_eq!(text(&fixture.path("data/f")), "old+new");
+    assert_eq!(fixture.write("g", "first", &WriteMode::Append), Ok(5));
+    assert_eq!(text(&fixture.path("data/g")), "first");
+    assert_eq!(fs::metadata(fixture.path("data/g")).expect("there").mode() & 0o111, 0, "not executable");
+}
+
+#[test]
+fn parents_below_the_root_are_made_on_commit() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.replace("a/b/c.txt", "x"), Ok(1));
+    assert_eq!(text(&fixture.path("data/a/b/c.txt")), "x");
+    assert_eq!(fixture.replace("sub/../g", "y"), Ok(1));
+    assert_eq!(text(&fixture.path("data/g")), "y");
+}
+
+#[test]
+fn a_refused_write_changes_nothing() {
+    let fixture = Fixture::new();
+    symlink(fixture.path("outside"), fixture.path("data/out")).expect("linked");
+    symlink("../outside/f", fixture.path("data/link")).expect("linked");
+    symlink("../outside/missing", fixture.path("data/dangling")).expect("linked");
+    symlink("f", fixture.path("data/within")).expect("linked");
+    symlink("nowhere", fixture.path("data/lost")).expect("linked");
+    rustix::fs::mknodat(CWD, fixture.path("data/fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .expect("a FIFO");
+    let before = Snapshot::of(fixture.dir.path());
+    let outside = ToolFailureKind::OutsideRoot;
+    let wrong = ToolFailureKind::WrongKind;
+    for (relative, expected) in [
+        ("../outside/f", outside),
+        ("../outside/new", outside),
+        ("sub/../../outside/f", outside),
+        ("out/f", outside),
+        ("out/new/deep", outside),
+        ("link", outside),
+        ("dangling", outside),
+        ("within", wrong),
+        ("lost/new", outside),
+        ("fifo", wrong),
+        ("sub", wrong),
+        ("", wrong),
+        ("..", outside),
+        ("f/below", wrong),
+        ("new/../../outside/f", ToolFailureKind::NotFound),
+    ] {
+        assert_eq!(fixture.replace(relative, "evil"), Err(expected), "{relative:?}");
+        assert_eq!(fixture.write(relative, "evil", &WriteMode::Append), Err(expected), "{relative:?}");
+        assert_eq!(before, Snapshot::of(fixture.dir.path()), "{relative:?}");
+    }
+    // The control: an ordinary write goes through the same link.
+    fs::write(fixture.path("data/link"), "evil").expect("written through");
+    assert_eq!(text(&fixture.path("outside/f")), "evil");
+}
+
+#[test]
+fn a_write_that_fails_half_way_leaves_no_parents_and_no_temporary_file() {
+    let fixture = Fixture::new();
+    // The name is too long for the file system: the directories are made, and then the rename fails.
+    let long = format!("a/b/{}", "x".repeat(300));
+    assert!(fixture.replace(&long, "y").is_err());
+    let names: Vec<_> = fs::read_dir(fixture.path("data")).expect("listed").collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert_eq!(text(&fixture.path("data/f")), "old");
+}
+
+#[test]
+fn protected_places_are_not_written_to() {
+    let dir = scratch_dir();
+    fs::create_dir(dir.path().join("state")).expect("made");
+    fs::write(dir.path().join("config"), "old").expect("written");
+    let table = RootTable::new(vec![dir.path().join("state"), dir.path().join("config")], Vec::new());
+    let pattern = PathPattern::parse(&format!("{}/*", dir.path().display())).expect("a pattern");
+    table.open_root(GRANT, &pattern, false).expect("a root");
+    let fixture = Fixture { dir, table };
+    let before = Snapshot::of(fixture.dir.path());
+    for relative in ["state/journal", "state/new/x", "config", "state"] {
+        assert_eq!(fixture.replace(relative, "evil"), Err(ToolFailureKind::OutsideRoot), "{relative}");
+    }
+    assert_eq!(before, Snapshot::of(fixture.dir.path()));
+    assert_eq!(fixture.replace("free", "x"), Ok(1), "the control");
+}
+
+#[test]
+fn an_edit_of_a_file_that_changed_meanwhile_is_refused() {
+    let fixture = Fixture::new();
+    let read = facts(File::open(fixture.path("data/f")).expect("open"), b"").expect("seen");
+    let mode = WriteMode::Edit(read);
+    assert_eq!(fixture.write("f", "mine", &mode), Ok(4));
+    // The file under the name is another one now.
+    assert_eq!(fixture.write("f", "mine again", &mode), Err(ToolFailureKind::Io));
+    assert_eq!(text(&fixture.path("data/f")), "mine");
+    fs::remove_file(fixture.path("data/f")).expect("removed");
+    assert_eq!(fixture.write("f", "mine again", &mode), Err(ToolFailureKind::Io));
+    assert!(!fixture.path("data/f").exists());
+}
+
+#[test]
+fn a_worker_that_keeps_its_memfd_cannot_change_it_after_the_seal() {
+    let memfd = filled(b"good");
+    let kept = File::from(memfd.try_clone().expect("a copy"));
+    kept.write_all_at(b"GOOD", 0).expect("the control: before the seal it can");
+    take_over(&memfd, 4, LIMIT).expect("sealed");
+    assert!(kept.write_all_at(b"evil", 0).is_err());
+    assert!(kept.set_len(0).is_err() && kept.set_len(100).is_err());
+    let mut taken = File::from(memfd);
+    assert_eq!(taken.stream_position().expect("a position"), 0, "left at its start");
+    taken.seek(SeekFrom::Start(0)).expect("rewound");
+    assert_eq!(std::io::read_to_string(taken).expect("text"), "GOOD");
+}
+
+#[test]
+fn a_memfd_that_is_mapped_or_not_as_announced_is_refused() {
+    let short = filled(b"abc");
+    assert!(matches!(take_over(&short, 4, LIMIT), Err(CommitError::Handover { .. })));
+    let long = filled(&[b'x'; 2000]);
+    assert!(matches!(take_over(&long, 2000, LIMIT), Err(CommitError::Handover { .. })));
+    // What is not a memfd, or one made without sealing, cannot be sealed.
+    let plain: OwnedFd = tempfile::tempfile().expect("a file").into();
+    assert!(matches!(take_over(&plain, 0, LIMIT), Err(CommitError::Handover { .. })));
+}
+
+#[test]
+fn concurrent_appends_lose_nothing() {
+    let fixture = Fixture::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for round in 0..10 {
+                    fixture
+                        .write("log", &format!("{writer}-{round}\n"), &WriteMode::Append)
+                        .expect("written");
+                }
+            });
+        }
+    });
+    let mut lines: Vec<_> = text(&fixture.path("data/log")).lines().map(str::to_owned).collect();
+    lines.sort();
+    lines.dedup();
+    assert_eq!(lines.len(), 40);
+}
+
+#[test]
+fn a_rename_race_never_writes_outside() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("data/x")).expect("made");
+    symlink(fixture.path("outside"), fixture.path("data/y")).expect("linked");
+    let over = Arc::new(AtomicBool::new(false));
+    let swapper = {
+        let (over, x, y) = (Arc::clone(&over), fixture.path("data/x"), fixture.path("data/y"));
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(CWD, &x, CWD, &y, RenameFlags::EXCHANGE).expect("swapped");
+            }
+        })
+    };
+    let mut written = 0;
+    let mut control = false;
+    let deadline = Instant::now() + PATIENCE;
+    // Until both happened, however the threads are scheduled.
+    for round in 0.. {
+        if (round >= RACE_ROUNDS && written > 0 && control) || Instant::now() > deadline {
+            break;
+        }
+        std::thread::yield_now();
+        written += usize::from(fixture.replace("x/new", "mine").is_ok());
+        control |=
+            fs::write(fixture.path("data/x/control"), "").is_ok() && fixture.path("outside/control").exists();
+    }
+    over.store(true, Ordering::Relaxed);
+    swapper.join().expect("the swapper ends");
+    assert!(written > 0, "the race let nothing through at all");
+    assert!(control, "the control never got outside: the race is no race");
+    assert!(!fixture.path("outside/new").exists());
+}
