@@ -10,6 +10,7 @@ use std::time::Duration;
 use aaos_core::limits;
 use aaos_ipc::{Incoming, Request, Response, batch_line, parse_line};
 use aaos_runtime::{Kernel, Principal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,6 +25,8 @@ const OUTBOX_BYTES: usize = 2 * limits::MAX_REPLY_BYTES;
 const OUTBOX_LINES: usize = 1024;
 /// A client that takes nothing for this long is cut off.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// How often a connection with nothing to write looks whether its client is still there.
+const HANG_UP_CHECK: Duration = Duration::from_secs(15);
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -77,7 +80,8 @@ pub(crate) async fn run(kernel: Kernel, principal: Principal, stream: UnixStream
     let (reader, writer) = stream.into_split();
     let (outbox, lines) = Outbox::new();
     let writing = tokio::spawn(write_lines(writer, lines, outbox.gone.clone()));
-    let session = Session { kernel, principal, outbox, in_flight: Arc::new(Semaphore::new(limits::MAX_IN_FLIGHT)) };
+    let session =
+        Session { kernel, principal, outbox, in_flight: Arc::new(Semaphore::new(limits::MAX_IN_FLIGHT)) };
     if let Err(error) = session.read_lines(reader).await {
         tracing::debug!(%error, "a connection ended");
     }
@@ -88,8 +92,20 @@ pub(crate) async fn run(kernel: Kernel, principal: Principal, stream: UnixStream
     }
 }
 
-async fn write_lines(mut writer: OwnedWriteHalf, mut lines: mpsc::Receiver<Outgoing>, gone: CancellationToken) {
-    while let Some(outgoing) = lines.recv().await {
+async fn write_lines(
+    mut writer: OwnedWriteHalf,
+    mut lines: mpsc::Receiver<Outgoing>,
+    gone: CancellationToken,
+) {
+    let mut check = tokio::time::interval(HANG_UP_CHECK);
+    loop {
+        let outgoing = tokio::select! {
+            outgoing = lines.recv() => outgoing,
+            _ = check.tick() => {
+                if has_hung_up(&writer) { break } else { continue }
+            }
+        };
+        let Some(outgoing) = outgoing else { break };
         match tokio::time::timeout(WRITE_TIME, writer.write_all(&outgoing.line)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -103,6 +119,14 @@ async fn write_lines(mut writer: OwnedWriteHalf, mut lines: mpsc::Receiver<Outgo
         }
     }
     gone.cancel();
+}
+
+/// Whether the client closed both directions. A stream with nothing to say would not notice by writing.
+fn has_hung_up(writer: &OwnedWriteHalf) -> bool {
+    let stream: &UnixStream = writer.as_ref();
+    let mut polled = [PollFd::new(stream, PollFlags::empty())];
+    let looked = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    looked.is_ok() && polled[0].revents().contains(PollFlags::HUP)
 }
 
 #[derive(Clone)]

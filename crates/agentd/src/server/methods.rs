@@ -17,7 +17,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::connection::Outbox;
 use super::params::{
-    Audit, Empty, Goals, Invoke, Logs, OneAgent, OneGoal, Run, Spawn, SpawnAndRun, Submit, TraceResult, Verify,
+    Audit, Empty, Goals, Invoke, Logs, OneAgent, OneGoal, Run, Spawn, SpawnAndRun, Submit, TraceResult,
+    Verify,
 };
 use super::stream;
 
@@ -155,9 +156,7 @@ fn run_answer(agent: Option<AgentId>, answer: &RunAnswer) -> Answer {
                 error: error.as_deref(),
             })
         }
-        (RunAnswer::Delivered(trace_id), _) => {
-            json(&Delivered { trace_id: *trace_id, status: "delivered" })
-        }
+        (RunAnswer::Delivered(trace_id), _) => json(&Delivered { trace_id: *trace_id, status: "delivered" }),
     }
 }
 
@@ -303,7 +302,9 @@ async fn manifest_text(
             let read = tokio::task::spawn_blocking(move || crate::files::read_manifest(&owned)).await;
             read.map_err(|died| internal(&died))?.map_err(|error| invalid(error.to_string()))
         }
-        (None, Some(_)) => Err(invalid("manifest_path is for the daemon's own user; send manifest".to_owned())),
+        (None, Some(_)) => {
+            Err(invalid("manifest_path is for the daemon's own user; send manifest".to_owned()))
+        }
         (Some(_), Some(_)) | (None, None) => {
             Err(invalid("give exactly one of manifest and manifest_path".to_owned()))
         }

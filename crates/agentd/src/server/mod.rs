@@ -18,7 +18,6 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-
 /// Descriptors kept for the journal, workers and files when connections are bounded.
 const RESERVED_DESCRIPTORS: usize = 1024;
 /// After `accept` failed for want of descriptors or memory, the next try comes this much later.

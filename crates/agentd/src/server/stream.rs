@@ -57,7 +57,11 @@ impl<'s> Stream<'s> {
     }
 
     /// Sends matching entries as they become durable, until `is_last` holds for one.
-    async fn follow(&self, mut filter: Filter, is_last: impl Fn(&Event) -> bool) -> Result<Stopped, KernelError> {
+    async fn follow(
+        &self,
+        mut filter: Filter,
+        is_last: impl Fn(&Event) -> bool,
+    ) -> Result<Stopped, KernelError> {
         let mut head = self.kernel.journal().head();
         loop {
             let durable = *head.borrow_and_update();
@@ -66,7 +70,9 @@ impl<'s> Stream<'s> {
                 let Some(last) = entries.last().map(|entry| entry.seq) else { break };
                 for entry in entries {
                     let at_end = is_last(&entry.event);
-                    if self.outbox.is_behind() && self.frame(FrameBody::Lag { resume_seq: entry.seq }).await.is_err() {
+                    if self.outbox.is_behind()
+                        && self.frame(FrameBody::Lag { resume_seq: entry.seq }).await.is_err()
+                    {
                         return Ok(Stopped::ClientGone);
                     }
                     if self.frame(FrameBody::Event(Box::new(entry))).await.is_err() {
@@ -109,10 +115,8 @@ pub(super) async fn submit(
     let known_already = kernel.goal(caller, goal_id).map_err(refused)?.root_agent.is_some();
     let after_seq = if known_already { None } else { Some(before) };
     let filter = Filter { goal: Some(goal_id), after_seq, ..Filter::default() };
-    let stopped = stream
-        .follow(filter, |event| matches!(event, Event::GoalFinished { .. }))
-        .await
-        .map_err(refused)?;
+    let stopped =
+        stream.follow(filter, |event| matches!(event, Event::GoalFinished { .. })).await.map_err(refused)?;
     if stopped == Stopped::Closing {
         return Err(refused(KernelError::ShuttingDown));
     }
