@@ -1,0 +1,315 @@
+//! Tool calls from the authority's decision to the receipt, through a real journal and a really confined worker.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal};
+use aaos_core::capability::{Capability, Constraints, ToolSet};
+use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::effect::ToolOutcome;
+use aaos_core::grant::GrantRequest;
+use aaos_core::id::{AgentId, CallId, GrantId};
+use aaos_core::limits::MAX_GREP_MATCHES;
+use aaos_core::name::AgentName;
+use aaos_core::path::PathPattern;
+use aaos_core::quantity::{Bytes, Timestamp};
+use aaos_core::tool::{ToolCall, find};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_journal::{About, Journal, JournalConfig, Permit};
+use aaos_sandbox::{FetchedPage, RootTable, Sandbox, Worker, ZygoteSeed};
+use rustix::fs::MemfdFlags;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{Snapshot, scratch};
+use uuid::Uuid;
+
+const AGENT: AgentId = AgentId::from_uuid(Uuid::from_u128(1));
+const NOW: Timestamp = Timestamp(1_000);
+
+/// One agent with a read-write `data`, a read-only `library`, and a worker.
+struct Lab {
+    dir: TempDir,
+    authority: Authority,
+    journal: Journal,
+    roots: RootTable,
+    sandbox: Sandbox,
+    worker: Worker,
+    calls: u128,
+}
+
+fn worker_exe() -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let exe = test.parent().and_then(Path::parent).expect("a profile's folder").join("aaos-worker");
+    assert!(exe.is_file(), "{} is missing: run `cargo build --workspace` first", exe.display());
+    exe
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let seed = ZygoteSeed::start(&worker_exe(), None).expect("a zygote");
+        let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopted");
+        let dir = scratch();
+        for name in ["data/sub", "library", "outside", "state"] {
+            fs::create_dir_all(dir.path().join(name)).expect("made");
+        }
+        for name in ["data/f", "data/sub/g", "library/book", "outside/f"] {
+            fs::write(dir.path().join(name), format!("text of {name}\n")).expect("written");
+        }
+        let roots = RootTable::new(vec![dir.path().join("state")], Vec::new());
+        let config = JournalConfig { path: dir.path().join("state/journal.db"), audit_stdout: false };
+        let (journal, _) = Journal::open(config).expect("a journal");
+        let worker = sandbox.launch_worker().await.expect("a worker");
+        let authority = Authority::new(AuthorityLimits::default());
+        let mut lab = Self { dir, authority, journal, roots, sandbox, worker, calls: 0 };
+        lab.admit();
+        lab
+    }
+
+    fn admit(&mut self) {
+        let mut grants =
+            vec![Self::request(1, Capability::Tool(ToolSet::All)), Self::request(2, Capability::WebSearch)];
+        for (number, directory, writes) in [(3, "data", false), (4, "data", true), (5, "library", false)] {
+            let spelled = format!("{}/*", self.dir.path().join(directory).display());
+            let pattern = PathPattern::parse(&spelled).expect("a pattern");
+            let id = GrantId::from_uuid(Uuid::from_u128(number));
+            let opened = self.roots.open_root(id, &pattern, false).expect("a root");
+            let pattern = opened.pattern;
+            let capability =
+                if writes { Capability::FileWrite(pattern) } else { Capability::FileRead(pattern) };
+            grants.push(GrantRequest { root: Some(opened.identity), ..Self::request(number, capability) });
+        }
+        let name = AgentName::parse("tester").expect("a name");
+        let admission = Admission { agent: AGENT, name, max_tokens: None };
+        self.authority.admit_root(admission, grants, NOW).expect("admitted");
+    }
+
+    fn request(number: u128, capability: Capability) -> GrantRequest {
+        let id = GrantId::from_uuid(Uuid::from_u128(number));
+        GrantRequest { id, capability, spelled: None, constraints: Constraints::default(), root: None }
+    }
+
+    fn path(&self, relative: &str) -> String {
+        self.dir.path().join(relative).to_str().expect("text").to_owned()
+    }
+
+    async fn permit(&mut self, tool: &str, arguments: Value) -> Result<Permit<ToolCall>, Refusal> {
+        self.calls += 1;
+        let input = find(tool).expect("a tool").parse_input(arguments).expect("arguments");
+        let effect = ToolCall::new(input).expect("a call");
+        let call = CallId::from_uuid(Uuid::from_u128(self.calls));
+        let authorized = self.authority.authorize(AGENT, call, effect, NOW)?;
+        let about = About { timestamp: NOW, goal_id: None, trace_id: None, parent_event: None };
+        Ok(self.journal.begin(authorized, about).await.expect("journalled"))
+    }
+
+    async fn outcome(&mut self, tool: &str, arguments: Value, page: Option<FetchedPage>) -> ToolOutcome {
+        let permit = self.permit(tool, arguments).await.expect("authorised");
+        let receipt = self.worker.run(permit, &self.roots, page).await;
+        self.journal.finish(receipt, NOW).await.expect("journalled").outcome
+    }
+
+    async fn call(&mut self, tool: &str, arguments: Value) -> Result<Value, ToolFailure> {
+        let outcome = self.outcome(tool, arguments, None).await;
+        outcome.result.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// How a call that must not happen ends, whoever refuses it.
+    async fn refused(&mut self, tool: &str, arguments: Value) -> ToolFailureKind {
+        match self.permit(tool, arguments).await {
+            Err(_) => ToolFailureKind::Denied,
+            Ok(permit) => {
+                let receipt = self.worker.run(permit, &self.roots, None).await;
+                let kind = receipt.outcome().result.as_ref().expect_err("refused").kind;
+                self.journal.finish(receipt, NOW).await.expect("journalled");
+                kind
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.worker.stop().await;
+        self.sandbox.shutdown().await;
+    }
+}
+
+fn page(content_type: &str, body: &[u8]) -> FetchedPage {
+    let memfd: OwnedFd = rustix::fs::memfd_create("page", MemfdFlags::CLOEXEC).expect("a memfd");
+    let mut file = fs::File::from(memfd);
+    file.write_all(body).expect("written");
+    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).expect("rewound");
+    FetchedPage {
+        status: 200,
+        content_type: content_type.to_owned(),
+        final_url: "http://example.org/".to_owned(),
+        truncated: false,
+        bytes: Bytes(body.len() as u64),
+        memfd: file.into(),
+    }
+}
+
+#[tokio::test]
+async fn every_worker_tool_runs_behind_the_lock_down() {
+    let mut lab = Lab::new().await;
+    let (f, g, new) = (lab.path("data/f"), lab.path("data/sub/g"), lab.path("data/a/b/new"));
+    let outcome = lab.outcome("echo", json!({"message": "hello"}), None).await;
+    assert_eq!(outcome.result, Ok(r#"{"message":"hello"}"#.to_owned()));
+    assert_eq!(outcome.worker, Some(lab.worker.id()), "the outcome names its worker");
+    let read = lab.call("file_read", json!({"path": f})).await;
+    assert_eq!(read, Ok(json!({"content": "text of data/f\n", "size_bytes": 15})));
+    let part = lab.call("file_read", json!({"path": f, "offset": 5, "limit": 2})).await;
+    assert_eq!(part, Ok(json!({"content": "of", "size_bytes": 15})));
+    let written = lab.call("file_write", json!({"path": new, "content": "one\n"})).await;
+    assert_eq!(written, Ok(json!({"bytes_written": 4})));
+    let added = lab.call("file_write", json!({"path": new, "content": "two\n", "append": true})).await;
+    assert_eq!(added, Ok(json!({"bytes_written": 4})));
+    let edit = json!({"path": new, "old_string": "one", "new_string": "three"});
+    let edited = lab.call("file_edit", edit).await;
+    let expected = json!({"path": new, "replacements": 1, "bytes_before": 8, "bytes_after": 10});
+    assert_eq!(edited, Ok(expected));
+    assert_eq!(fs::read_to_string(&new).expect("there"), "three\ntwo\n");
+    let list = lab.call("file_list", json!({"path": lab.path("data")})).await.expect("a listing");
+    let names: Vec<_> =
+        list["entries"].as_array().expect("entries").iter().map(|e| e["name"].clone()).collect();
+    assert_eq!(names, [json!("a"), json!("f"), json!("sub")]);
+    let found =
+        lab.call("grep", json!({"pattern": "t[we]o?", "path": lab.path("data")})).await.expect("hits");
+    let hits: Vec<_> =
+        found["matches"].as_array().expect("matches").iter().map(|m| m["path"].clone()).collect();
+    assert_eq!(hits, [json!("a/b/new"), json!("f"), json!("sub/g")]);
+    let many = json!({"paths": [g, lab.path("outside/f"), lab.path("data/none"), f]});
+    let many = lab.call("file_read_many", many).await.expect("a batch");
+    assert_eq!(many["count"], 4);
+    assert_eq!(many["files"][0], json!({"path": g, "content": "text of data/sub/g\n", "size_bytes": 19}));
+    assert_eq!(
+        (&many["files"][1]["error"], &many["files"][2]["error"]),
+        (&json!("denied"), &json!("not_found"))
+    );
+    assert!(many["files"][1]["reason"].is_string() && many["files"][1].get("content").is_none());
+    let fetched = page("text/html", b"<h1>Title</h1><script>x</script>");
+    let fetched = lab.outcome("web_fetch", json!({"url": "http://example.org/"}), Some(fetched)).await;
+    let fetched: Value = serde_json::from_str(&fetched.result.expect("a page")).expect("JSON");
+    assert_eq!((&fetched["body"], &fetched["status"]), (&json!("# Title"), &json!(200)));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_denied_write_leaves_bytes_times_and_listings_alone() {
+    let mut lab = Lab::new().await;
+    symlink(lab.path("outside/f"), lab.path("data/link")).expect("linked");
+    symlink("../outside", lab.path("data/dir")).expect("linked");
+    let trees =
+        |lab: &Lab| ["data", "library", "outside"].map(|name| Snapshot::of(Path::new(&lab.path(name))));
+    let before = trees(&lab);
+    for relative in [
+        "outside/f",
+        "data/../outside/f",
+        "data/../outside/new",
+        "data/link",
+        "data/dir/f",
+        "data/dir/new/x",
+        "library/book",
+        "library/new",
+        "state/journal.db",
+    ] {
+        let path = lab.path(relative);
+        let write = lab.refused("file_write", json!({"path": path, "content": "evil"})).await;
+        let right = matches!(write, ToolFailureKind::Denied | ToolFailureKind::OutsideRoot);
+        assert!(right, "{relative}: {write:?}");
+        let append = json!({"path": path, "content": "evil", "append": true});
+        lab.refused("file_write", append).await;
+        let edit = json!({"path": path, "old_string": "text", "new_string": "evil"});
+        lab.refused("file_edit", edit).await;
+        assert_eq!(before, trees(&lab), "{relative}");
+    }
+    // The control: what is granted is written.
+    let control = lab.call("file_write", json!({"path": lab.path("data/f"), "content": "new"})).await;
+    assert!(control.is_ok());
+    assert_ne!(before, trees(&lab));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_big_tree_is_searched_and_cut_in_words() {
+    let mut lab = Lab::new().await;
+    for directory in 0..20 {
+        let directory = Path::new(&lab.path("data")).join(format!("d{directory:02}"));
+        fs::create_dir(&directory).expect("made");
+        for file in 0..40 {
+            fs::write(directory.join(format!("{file:02}.txt")), "a needle\nnothing\n").expect("written");
+        }
+    }
+    symlink("/", lab.path("data/slash")).expect("linked");
+    let found = lab.call("grep", json!({"pattern": "needle", "path": lab.path("data")})).await.expect("hits");
+    assert_eq!(found["matches"].as_array().expect("matches").len(), MAX_GREP_MATCHES);
+    assert_eq!(found["truncated"], true);
+    assert_eq!(found["matches"][0], json!({"path": "d00/00.txt", "line": 1, "text": "a needle"}));
+    let one = json!({"pattern": "needle", "path": lab.path("data"), "glob": "d07/*.txt"});
+    let found = lab.call("grep", one).await.expect("hits");
+    assert_eq!((found["files_searched"].clone(), found["truncated"].clone()), (json!(40), json!(false)));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_ends_its_worker() {
+    let mut lab = Lab::new().await;
+    assert!(lab.call("echo", json!({"message": "x"})).await.is_ok() && lab.worker.is_usable());
+    // Stopped, it cannot answer before the call is given up.
+    let pid = i32::try_from(lab.worker.receipt().pid).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+    let permit = lab.permit("echo", json!({"message": "x"})).await.expect("allowed");
+    let given_up = tokio::time::timeout(Duration::ZERO, lab.worker.run(permit, &lab.roots, None)).await;
+    assert!(given_up.is_err() && !lab.worker.is_usable());
+    let failure = lab.call("echo", json!({"message": "y"})).await.expect_err("never used again");
+    assert_eq!(failure.kind, ToolFailureKind::WorkerLost);
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_ended_at_the_time_limit() {
+    let mut lab = Lab::new().await;
+    let pid = i32::try_from(lab.worker.receipt().pid).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stopped");
+    let permit = lab.permit("echo", json!({"message": "x"})).await.expect("allowed");
+    // The runtime has nothing else to do, so its paused clock goes straight to the limit.
+    tokio::time::pause();
+    let receipt = lab.worker.run(permit, &lab.roots, None).await;
+    tokio::time::resume();
+    let failure = receipt.outcome().result.as_ref().expect_err("too long");
+    assert_eq!(failure.kind, ToolFailureKind::Timeout);
+    assert!(!lab.worker.is_usable());
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_died_is_lost_and_nothing_is_written() {
+    let mut lab = Lab::new().await;
+    let before = Snapshot::of(Path::new(&lab.path("data")));
+    lab.worker.killer().kill();
+    let write = json!({"path": lab.path("data/deep/new"), "content": "x"});
+    let failure = lab.call("file_write", write).await.expect_err("lost");
+    assert_eq!(failure.kind, ToolFailureKind::WorkerLost, "{failure}");
+    assert!(!lab.worker.is_usable());
+    assert_eq!(before, Snapshot::of(Path::new(&lab.path("data"))));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_closed_root_denies_what_was_already_permitted() {
+    let mut lab = Lab::new().await;
+    let before = Snapshot::of(Path::new(&lab.path("data")));
+    let write = json!({"path": lab.path("data/new"), "content": "x"});
+    let permit = lab.permit("file_write", write).await.expect("allowed");
+    lab.roots.close(GrantId::from_uuid(Uuid::from_u128(4)));
+    let receipt = lab.worker.run(permit, &lab.roots, None).await;
+    let failure = receipt.outcome().result.as_ref().expect_err("denied");
+    assert_eq!(failure.kind, ToolFailureKind::Denied);
+    assert_eq!(before, Snapshot::of(Path::new(&lab.path("data"))));
+    assert!(lab.worker.is_usable());
+    lab.end().await;
+}
