@@ -5,6 +5,7 @@
 
 use crate::gateway::GatewayRole;
 use crate::namespaces::{Abilities, NamespaceSet};
+use crate::privilege::FarUids;
 
 /// Bytes of every frame.
 pub const CONTROL_BYTES: usize = 16;
@@ -81,7 +82,7 @@ impl News {
     pub fn encode(self) -> Packet {
         match self {
             Self::Ready(abilities) => {
-                packet([1, abilities.namespaces.bits(), u32::from(abilities.own_uids), 0])
+                packet([1, abilities.namespaces.bits(), number_of(abilities.own_uids), 0])
             }
             Self::Launched(serial, pid) => packet([2, serial.0, pid, 0]),
             Self::Failed(serial, errno) => packet([3, serial.0, errno.cast_unsigned(), 0]),
@@ -93,8 +94,9 @@ impl News {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         match words(bytes)? {
-            [1, bits, own @ (0 | 1), 0] => {
-                Some(Self::Ready(Abilities { namespaces: NamespaceSet::from_bits(bits), own_uids: own == 1 }))
+            [1, bits, uids, 0] => {
+                let namespaces = NamespaceSet::from_bits(bits);
+                Some(Self::Ready(Abilities { namespaces, own_uids: uids_of(uids)? }))
             }
             [2, serial, pid, 0] => Some(Self::Launched(Serial(serial), pid)),
             [3, serial, errno, 0] => Some(Self::Failed(Serial(serial), errno.cast_signed())),
@@ -102,6 +104,18 @@ impl News {
             _ => None,
         }
     }
+}
+
+const fn number_of(uids: Option<FarUids>) -> u32 {
+    match uids {
+        None => 0,
+        Some(FarUids::Wide) => 1,
+        Some(FarUids::Narrow) => 2,
+    }
+}
+
+fn uids_of(number: u32) -> Option<Option<FarUids>> {
+    [None, Some(FarUids::Wide), Some(FarUids::Narrow)].into_iter().find(|uids| number_of(*uids) == number)
 }
 
 fn packet(words: [u32; 4]) -> Packet {
@@ -126,6 +140,7 @@ mod tests {
     use super::{News, Order, Serial};
     use crate::gateway::GatewayRole;
     use crate::namespaces::{Abilities, NamespaceSet};
+    use crate::privilege::FarUids;
 
     #[test]
     fn every_frame_survives() {
@@ -134,7 +149,8 @@ mod tests {
         {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
-        let abilities = Abilities { namespaces: NamespaceSet::from_bits(u32::MAX), own_uids: true };
+        let abilities =
+            Abilities { namespaces: NamespaceSet::from_bits(u32::MAX), own_uids: Some(FarUids::Narrow) };
         for news in [
             News::Ready(abilities),
             News::Launched(serial, 7),

@@ -11,7 +11,7 @@ use aaos_core::confinement::LockedReport;
 use crate::descriptors::close_all_but_granted;
 use crate::domain::Tcp;
 use crate::filter::{Filter, Meaning};
-use crate::privilege::{FIRST_FAR_UID, become_uid, drop_bounding_set, is_root, parent_pid};
+use crate::privilege::{FarUids, become_uid, drop_bounding_set, is_root, parent_pid};
 use crate::probe::self_probes;
 use crate::rlimits::{self, GATEWAY_LIMITS};
 use crate::sys::{AtStep, LockError};
@@ -54,12 +54,6 @@ impl GatewayRole {
     pub fn from_number(number: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.number() == number)
     }
-
-    /// The uid that the role runs under where its launcher is root.
-    #[must_use]
-    pub const fn own_uid(self) -> u32 {
-        FIRST_FAR_UID + self.number()
-    }
 }
 
 /// The text names no role.
@@ -85,7 +79,9 @@ pub fn lock_gateway(role: GatewayRole) -> Result<LockedReport, LockError> {
     let filter = Filter::compile(GATEWAY, Meaning::AllowList).at("compiling the seccomp filter")?;
     if is_root() {
         drop_bounding_set().at("the bounding set")?;
-        become_uid(role.own_uid()).at("the role's own uid")?;
+        become_uid(FarUids::Wide.of_gateway(role.number()))
+            .or_else(|_| become_uid(FarUids::Narrow.of_gateway(role.number())))
+            .at("the role's own uid")?;
     }
     rlimits::apply(GATEWAY_LIMITS).at("resource limits")?;
     give_up_privilege(parent)?;

@@ -30,7 +30,7 @@ pub use daemon::lock_daemon;
 pub use domain::kernel_abi;
 pub use gateway::{GatewayRole, lock_gateway};
 pub use inherit::take_inherited;
-pub use privilege::{FIRST_FAR_UID, LAST_FAR_UID, worker_uid};
+pub use privilege::FarUids;
 pub use probe::run_probes;
 pub use sys::LockError;
 pub use worker::{WorkerPlan, lock_worker};

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use aaos_core::confinement::Boundary;
 
-use crate::privilege::{FIRST_FAR_UID, become_uid, is_root, set_dumpable};
+use crate::privilege::{FarUids, become_uid, is_root, set_dumpable};
 use crate::sys::{answer, in_child};
 
 /// Each kind of namespace, its `clone` flag, and its name under /proc/PID/ns.
@@ -76,8 +76,8 @@ impl NamespaceSet {
 pub struct Abilities {
     /// Namespaces that can be entered in full.
     pub namespaces: NamespaceSet,
-    /// Whether each far process can have a uid of its own.
-    pub own_uids: bool,
+    /// From where each far process gets a uid of its own; `None` where the launcher is not root.
+    pub own_uids: Option<FarUids>,
 }
 
 /// Tries every namespace once.
@@ -87,7 +87,8 @@ pub struct Abilities {
 pub(crate) unsafe fn find_abilities() -> Abilities {
     // SAFETY: passed on to the caller.
     let works = |body: &dyn Fn() -> io::Result<()>| unsafe { in_child(|| u8::from(body().is_err())) };
-    let own_uids = is_root() && works(&|| become_uid(FIRST_FAR_UID)).is_ok_and(|code| code == 0);
+    let gives = |range: &FarUids| works(&|| become_uid(range.of_worker(0))).is_ok_and(|code| code == 0);
+    let own_uids = if is_root() { FarUids::ALL.into_iter().find(gives) } else { None };
     let mut found = 0;
     for (_, flag, _) in KINDS {
         if works(&|| try_one(*flag, own_uids)).is_ok_and(|code| code == 0) {
@@ -97,11 +98,11 @@ pub(crate) unsafe fn find_abilities() -> Abilities {
     Abilities { namespaces: NamespaceSet(found), own_uids }
 }
 
-fn try_one(flag: i32, own_uids: bool) -> io::Result<()> {
+fn try_one(flag: i32, own_uids: Option<FarUids>) -> io::Result<()> {
     if flag == libc::CLONE_NEWUSER {
         let proc = ProcSelf::open()?;
-        if own_uids {
-            become_uid(FIRST_FAR_UID)?;
+        if let Some(range) = own_uids {
+            become_uid(range.of_worker(0))?;
         }
         return enter_user_namespace(&proc);
     }

@@ -7,18 +7,51 @@ use std::io;
 
 use crate::sys::answer;
 
-/// First uid of the range that far processes of a root daemon run under, one each.
-pub const FIRST_FAR_UID: u32 = 2_000_000_000;
-/// Last uid of that range.
-pub const LAST_FAR_UID: u32 = 2_099_999_999;
-/// Uids at the start of the range that belong to gateway roles.
+/// The uids that far processes of a root daemon run under, one each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FarUids {
+    /// A hundred million that no distribution assigns.
+    Wide,
+    /// systemd's range for dynamic service users, for containers that map only 65,536 uids.
+    Narrow,
+}
+
+/// Uids at the start of a range that belong to gateway roles.
 const RESERVED_UIDS: u32 = 16;
 
-/// The uid of the worker launched as number `serial`. After a hundred million the numbers come round again.
-#[must_use]
-pub const fn worker_uid(serial: u32) -> u32 {
-    let room = LAST_FAR_UID - FIRST_FAR_UID - RESERVED_UIDS;
-    FIRST_FAR_UID + RESERVED_UIDS + serial % room
+impl FarUids {
+    /// Every range, the preferred first.
+    pub const ALL: [Self; 2] = [Self::Wide, Self::Narrow];
+
+    /// Its first and last uid.
+    #[must_use]
+    pub const fn bounds(self) -> (u32, u32) {
+        match self {
+            Self::Wide => (2_000_000_000, 2_099_999_999),
+            Self::Narrow => (61_184, 65_519),
+        }
+    }
+
+    /// The uid of the worker launched as number `serial`. At the end of the range the numbers come round again.
+    #[must_use]
+    pub const fn of_worker(self, serial: u32) -> u32 {
+        let (first, last) = self.bounds();
+        let room = last - first + 1 - RESERVED_UIDS;
+        first + RESERVED_UIDS + serial % room
+    }
+
+    /// The uid of a gateway role.
+    #[must_use]
+    pub const fn of_gateway(self, role: u32) -> u32 {
+        assert!(role < RESERVED_UIDS, "roles are few");
+        self.bounds().0 + role
+    }
+
+    /// Whether a uid (or the gid of the same number) belongs to a far process.
+    #[must_use]
+    pub fn any_has(uid: u32) -> bool {
+        Self::ALL.into_iter().any(|range| (range.bounds().0..=range.bounds().1).contains(&uid))
+    }
 }
 
 /// Whether the caller is the superuser of its user namespace.
@@ -28,7 +61,7 @@ pub(crate) fn is_root() -> bool {
 
 /// Leaves every group and takes `uid` as real, effective and saved user and group.
 pub(crate) fn become_uid(uid: u32) -> io::Result<()> {
-    assert!((FIRST_FAR_UID..=LAST_FAR_UID).contains(&uid), "far processes never run as anybody else");
+    assert!(FarUids::any_has(uid), "far processes never run as anybody else");
     let id = libc::c_long::from(uid);
     // SAFETY: plain numbers; an empty group list needs no pointer.
     answer(unsafe { libc::syscall(libc::SYS_setgroups, 0_usize, 0_usize) })?;
@@ -116,13 +149,18 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FIRST_FAR_UID, LAST_FAR_UID, worker_uid};
+    use super::FarUids;
 
     #[test]
-    fn worker_uids_stay_in_their_range() {
-        for serial in [0, 1, 99_999_982, 99_999_983, u32::MAX] {
-            assert!((FIRST_FAR_UID + 16..=LAST_FAR_UID).contains(&worker_uid(serial)), "{serial}");
+    fn uids_stay_in_their_range_and_are_never_shared_with_a_role() {
+        for range in FarUids::ALL {
+            let (first, last) = range.bounds();
+            for serial in [0, 1, 4319, 4320, 99_999_983, 99_999_984, u32::MAX] {
+                assert!((first + 16..=last).contains(&range.of_worker(serial)), "{range:?} {serial}");
+            }
+            assert_ne!(range.of_worker(1), range.of_worker(2));
+            assert!(FarUids::any_has(range.of_gateway(1)) && range.of_gateway(1) < range.of_worker(0));
         }
-        assert_ne!(worker_uid(1), worker_uid(2));
+        assert!(!FarUids::any_has(0) && !FarUids::any_has(1000) && !FarUids::any_has(65_534));
     }
 }

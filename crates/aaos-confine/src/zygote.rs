@@ -23,7 +23,7 @@ use crate::descriptors::{StandardInput, arrange, close_all_but_granted_on_exec};
 use crate::filter::Filter;
 use crate::gateway::GatewayRole;
 use crate::namespaces::{Abilities, Identity, NamespaceSet, ProcSelf, find_abilities, write_maps};
-use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper, worker_uid};
+use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
@@ -125,8 +125,12 @@ impl Zygote {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_CONTROL_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let got = recvmsg(&self.control, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
-            .map_err(io::Error::from)?;
+        let got = match recvmsg(&self.control, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Ok(got) => got,
+            // Agentd was killed with news unread: its end all the same.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        };
         let descriptors: Vec<OwnedFd> = control
             .drain()
             .filter_map(|message| match message {
@@ -168,7 +172,7 @@ impl Zygote {
     fn make_worker(&mut self, channel: &OwnedFd, stderr: &OwnedFd) -> io::Result<libc::pid_t> {
         let namespaces = self.abilities.namespaces;
         let plan = WorkerPlan {
-            own_uid: self.abilities.own_uids.then(|| worker_uid(self.launched)),
+            own_uid: self.abilities.own_uids.map(|range| range.of_worker(self.launched)),
             namespaces,
             zygote: self.identity,
             parent: parent_seen_in(namespaces),

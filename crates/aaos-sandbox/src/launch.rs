@@ -33,6 +33,9 @@ use crate::receipt::{GATEWAY_PROFILE, Profile, WORKER_PROFILE, hold_against, rea
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 
+/// How often a child is looked for in the kernel's list.
+const FIND_ATTEMPTS: u32 = 16;
+
 /// The launcher of far processes. A clone is another handle on the same zygote; when the last one is dropped the
 /// zygote and all it made end.
 #[derive(Debug, Clone)]
@@ -221,7 +224,7 @@ impl Sandbox {
             .await
             .map_err(|_| SandboxError::ZygoteGone)?
             .map_err(|source| SandboxError::Launch { step: "cloning it", source })?;
-        match find_child(self.inner.zygote.pid(), self.inner.depth, inner_pid) {
+        match self.find(&process, inner_pid).await {
             Ok((pid, pidfd)) => {
                 process.identify(pid, pidfd);
                 Ok(Made { channel: FarChannel::new(near)?, process, pid })
@@ -230,6 +233,20 @@ impl Sandbox {
                 Err(self.explain(process, SandboxError::Launch { step: "finding it", source }).await)
             }
         }
+    }
+
+    /// The kernel's list of children may leave one out while others end, so a child that is still running is
+    /// looked for again.
+    async fn find(&self, process: &FarProcess, inner_pid: u32) -> io::Result<(u32, OwnedFd)> {
+        let mut found = find_child(self.inner.zygote.pid(), self.inner.depth, inner_pid);
+        for _ in 1..FIND_ATTEMPTS {
+            if found.is_ok() || process.has_ended() {
+                break;
+            }
+            tokio::task::yield_now().await;
+            found = find_child(self.inner.zygote.pid(), self.inner.depth, inner_pid);
+        }
+        found
     }
 
     /// Waits for `Locked`, reads the lock-down back, and holds it against the policy.

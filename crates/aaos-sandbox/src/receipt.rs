@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use aaos_confine::namespaces::KINDS;
 use aaos_confine::rlimits::Limit;
-use aaos_confine::{CHANNEL_FD, FIRST_FAR_UID, LAST_FAR_UID, kernel_abi};
+use aaos_confine::{CHANNEL_FD, FarUids, kernel_abi};
 use aaos_core::confinement::{
     Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
 };
@@ -117,7 +117,9 @@ pub(crate) fn hold_against(
 ) -> Result<Vec<Boundary>, SandboxError> {
     let applies = |boundary: &&Boundary| profile.boundaries.contains(boundary);
     let unproved = |boundary: &&Boundary| !receipt.evidence(**boundary).is_proof();
-    if let Some(boundary) = policy.require.iter().filter(applies).find(unproved) {
+    // A far process of root never runs as root, whatever the policy says.
+    let never_root = if rustix::process::geteuid().is_root() { &[Boundary::OwnUid][..] } else { &[] };
+    if let Some(boundary) = policy.require.iter().chain(never_root).filter(applies).find(unproved) {
         let why = receipt
             .boundaries
             .iter()
@@ -228,8 +230,7 @@ impl Seen {
         let far = |key: &str| {
             let ids: Vec<Option<u32>> =
                 self.field(key).split_whitespace().map(|id| id.parse().ok()).collect();
-            ids.len() == 4
-                && ids.iter().all(|id| id.is_some_and(|id| (FIRST_FAR_UID..=LAST_FAR_UID).contains(&id)))
+            ids.len() == 4 && ids.iter().all(|id| id.is_some_and(FarUids::any_has))
         };
         if far("Uid") && far("Gid") && self.field("Groups").is_empty() {
             (Evidence::Observed, detail)

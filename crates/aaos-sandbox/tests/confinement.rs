@@ -68,7 +68,7 @@ async fn a_worker_stands_behind_every_boundary_that_the_machine_gives() {
     let receipt = worker.receipt();
     let mut expected = abilities.namespaces.boundaries();
     expected.extend(ConfinementPolicy::default().require);
-    if abilities.own_uids {
+    if abilities.own_uids.is_some() {
         expected.push(Boundary::OwnUid);
     }
     for boundary in expected {
@@ -100,13 +100,30 @@ async fn two_workers_share_neither_uid_nor_namespace_nor_name() {
             assert_ne!(of(one.receipt().pid, name), of(two.receipt().pid, name), "{name}");
         }
     }
-    if abilities.own_uids {
+    if abilities.own_uids.is_some() {
         let uid = |pid: u32| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("readable");
             status.lines().find(|line| line.starts_with("Uid:")).map(str::to_owned)
         };
         assert_ne!(uid(one.receipt().pid), uid(two.receipt().pid));
     }
+    sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn launches_at_once_and_ends_among_them_do_not_disturb_each_other() {
+    let sandbox = sandbox();
+    let mut launches = tokio::task::JoinSet::new();
+    for _ in 0..24 {
+        let sandbox = sandbox.clone();
+        launches.spawn(async move {
+            let first = sandbox.launch_worker().await.expect("a worker");
+            drop(first);
+            sandbox.launch_worker().await.expect("another").receipt().pid
+        });
+    }
+    let pids = launches.join_all().await;
+    assert_eq!(pids.len(), 24);
     sandbox.shutdown().await;
 }
 
@@ -325,19 +342,25 @@ impl Programs {
     fn start(&self, as_nobody: bool, modes: &[&str]) -> Launching {
         let mut launching = command(&self.folder.path().join("launching"));
         launching.arg(self.folder.path().join("aaos-worker")).args(modes);
-        launching.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
         if as_nobody && is_root() {
             launching.uid(NOBODY).gid(NOBODY);
         }
-        let mut child = launching.spawn().expect("it starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped"));
-        Launching { child, lines }
+        Launching::from(launching)
     }
 }
 
 struct Launching {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
+}
+
+impl From<Command> for Launching {
+    fn from(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
+        let mut child = command.spawn().expect("it starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, lines }
+    }
 }
 
 impl Launching {
@@ -382,6 +405,26 @@ fn user_namespaces_are_allowed() -> bool {
         unshare.uid(NOBODY).gid(NOBODY);
     }
     unshare.status().is_ok_and(|status| status.success())
+}
+
+/// The root of a container: no uid but 0 is mapped, and no further user namespace is allowed.
+#[test]
+fn a_root_that_can_give_no_uid_refuses_rather_than_run_agents_as_root() {
+    if !user_namespaces_are_allowed() {
+        let refused =
+            command(Path::new("/usr/bin/unshare")).args(["--user", "--map-root-user", "/bin/true"]).status();
+        assert!(!refused.expect("unshare runs").success(), "there are no containers here");
+        return;
+    }
+    let programs = Programs::copied();
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$1\"";
+    let mut contained = command(Path::new("/usr/bin/unshare"));
+    contained.args(["--user", "--map-root-user", "/bin/sh", "-c", script]);
+    contained.arg(programs.folder.path().join("launching")).arg(programs.folder.path().join("aaos-worker"));
+    let mut launching = Launching::from(contained);
+    let error: String = launching.next();
+    assert!(error.contains("ConfinementUnavailable") && error.contains("OwnUid"), "{error}");
+    launching.finish();
 }
 
 #[test]
