@@ -182,3 +182,6 @@ fn is_component(name: &[u8]) -> bool {
         && !name.contains(&b'/')
         && !name.contains(&0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,9 +18,11 @@ use crate::beneath::{BELOW, BELOW_NO_LINKS, Base, Facts, facts, open_for_io, ope
 use crate::roots::{Root, RootError, RootTable};
 
 /// Mode of a new file, before the umask.
-const NEW_FILE_MODE: u32 = 0o666;
+const NEW_FILE_MODE: u32 = 0o644;
+/// Mode of a file that will take over another one's mode, until it has its content.
+const PRIVATE_FILE_MODE: u32 = 0o600;
 /// Mode of a new directory, before the umask.
-const NEW_DIRECTORY_MODE: u32 = 0o777;
+const NEW_DIRECTORY_MODE: u32 = 0o755;
 /// Random bytes in the name of a temporary file.
 const TEMPORARY_NAME_BYTES: usize = 12;
 
@@ -295,7 +297,8 @@ impl MadeDirectories {
         shown: &str,
     ) -> rustix::io::Result<u64> {
         let directory = &self.chain[self.chain.len() - 1];
-        let (temporary, file) = create_temporary(directory)?;
+        let mode = if target.existing.is_some() { PRIVATE_FILE_MODE } else { NEW_FILE_MODE };
+        let (temporary, file) = create_temporary(directory, mode)?;
         let placed = fill(file, old, content, target.existing.as_ref()).and_then(|size| {
             // Between the check and now the name may have become a directory: rename refuses that itself.
             rustix::fs::renameat(directory, &temporary, directory, &target.name)?;
@@ -330,8 +333,8 @@ impl MadeDirectories {
     }
 }
 
-/// A new file under a name that nothing has, readable by nobody else until it is complete.
-fn create_temporary(directory: &OwnedFd) -> rustix::io::Result<(String, OwnedFd)> {
+/// A new file under a name that nothing has.
+fn create_temporary(directory: &OwnedFd, mode: u32) -> rustix::io::Result<(String, OwnedFd)> {
     let mut random = [0; TEMPORARY_NAME_BYTES];
     let filled = rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
     assert_eq!(filled, TEMPORARY_NAME_BYTES, "the kernel gives short requests in full");
@@ -339,7 +342,7 @@ fn create_temporary(directory: &OwnedFd) -> rustix::io::Result<(String, OwnedFd)
     let name = format!(".aaos-{}", digits.concat());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // The umask is applied by the kernel here, and what it leaves is what a new file keeps.
-    let file = rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(NEW_FILE_MODE))?;
+    let file = rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(mode))?;
     Ok((name, file))
 }
 
@@ -370,13 +373,16 @@ fn keep_owner_and_mode(file: &std::fs::File, existing: &Facts) -> rustix::io::Re
     let fresh = facts(file.as_fd(), b"")?;
     let mut mode = existing.mode & 0o777;
     if (fresh.uid, fresh.gid) != (existing.uid, existing.gid) {
-        let owner = (Some(Uid::from_raw(existing.uid)), Some(Gid::from_raw(existing.gid)));
-        match rustix::fs::fchown(file, owner.0, owner.1) {
-            Ok(()) => {}
-            // Without the right to give files away the group's and others' rights must not carry over to
-            // another owner's file unseen: the daemon's own user keeps what the old owner had.
-            Err(Errno::PERM) => mode &= 0o700 | (existing.mode & 0o077 & fresh.mode),
-            Err(errno) => return Err(errno),
+        let (owner, group) = (Uid::from_raw(existing.uid), Gid::from_raw(existing.gid));
+        match rustix::fs::fchown(file, Some(owner), Some(group)) {
+            // Only root may give a file away. It stays the daemon's then, and what the group could do is not
+            // passed on to another group.
+            Err(Errno::PERM) => {
+                if rustix::fs::fchown(file, None, Some(group)).is_err() {
+                    mode &= !0o070;
+                }
+            }
+            other => other?,
         }
     }
     rustix::fs::fchmod(file, Mode::from_raw_mode(mode))

@@ -287,3 +287,6 @@ async fn send_frame(stream: &UnixStream, frame: &[u8], memfd: Option<&OwnedFd>) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

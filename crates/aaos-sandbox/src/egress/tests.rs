@@ -1,0 +1,143 @@
+//! The near end against a gateway played by the test.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+
+use aaos_confine::Channel;
+use aaos_core::effect::{Access, Need};
+use aaos_core::quantity::Bytes;
+use aaos_core::tool::{ToolInput, find};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
+use tokio::net::UnixStream;
+
+use super::{Egress, FetchedPage};
+
+fn pair() -> (Egress, Channel) {
+    let (near, far) = StdStream::pair().expect("a socket pair");
+    near.set_nonblocking(true).expect("set");
+    (Egress::new(UnixStream::from_std(near).expect("in a runtime")), Channel::new(far.into()))
+}
+
+fn input(url: &str) -> ToolInput {
+    let arguments = serde_json::json!({ "url": url, "max_bytes": 10 });
+    find("web_fetch").expect("a tool").parse_input(arguments).expect("arguments")
+}
+
+fn access() -> Vec<Access> {
+    let need = Need::Host { host: "example.org".to_owned(), port: 80 };
+    vec![Access { need, grant: None, relative: None, hosts: Vec::new(), public: true }]
+}
+
+async fn fetch(egress: &Egress, url: &str) -> Result<FetchedPage, ToolFailure> {
+    egress.fetch_with(&input(url), &access()).await
+}
+
+fn next_fetch(far: &Channel) -> (RequestSerial, String, OwnedFd) {
+    let (request, mut descriptors) = far.receive::<EgressRequest>().expect("a request");
+    let EgressRequest::Fetch { serial, url, max_bytes, public, .. } = request else { panic!("{request:?}") };
+    assert_eq!((max_bytes, public, descriptors.len()), (Bytes(10), true, 1));
+    (serial, url, descriptors.pop().expect("one"))
+}
+
+fn fetched(serial: RequestSerial, url: &str, bytes: u64) -> EgressReply {
+    EgressReply::Fetched {
+        serial,
+        status: 200,
+        content_type: "text/plain".to_owned(),
+        final_url: url.to_owned(),
+        bytes: Bytes(bytes),
+        truncated: false,
+    }
+}
+
+#[tokio::test]
+async fn answers_find_their_fetches_in_any_order() {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || {
+        let mut open = vec![next_fetch(&far), next_fetch(&far), next_fetch(&far)];
+        let failed = open.remove(1);
+        let failure = ToolFailure::new(ToolFailureKind::Network, failed.1);
+        far.send(&EgressReply::Failed { serial: failed.0, failure }).expect("sent");
+        for (serial, url, memfd) in open.into_iter().rev() {
+            let end = url[url.len() - 1..].to_owned();
+            File::from(memfd).write_all(end.as_bytes()).expect("written");
+            far.send(&fetched(serial, &url, 1)).expect("sent");
+        }
+        far
+    });
+    let urls = ["http://example.org/1", "http://example.org/2", "http://example.org/3"];
+    let (one, two, three) =
+        tokio::join!(fetch(&egress, urls[0]), fetch(&egress, urls[1]), fetch(&egress, urls[2]));
+    assert_eq!(two.expect_err("failed").message, urls[1]);
+    for (page, url) in [(one, urls[0]), (three, urls[2])] {
+        let page = page.expect("a page");
+        assert_eq!((page.final_url.as_str(), page.bytes), (url, Bytes(1)));
+        let text = std::io::read_to_string(File::from(page.memfd)).expect("text");
+        assert_eq!(text, url[url.len() - 1..]);
+    }
+    drop(gateway.await.expect("no panic"));
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_as_announced_or_changes_later_is_refused() {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || {
+        // One byte fewer than announced, then more than was asked for.
+        for (announced, content) in [(4, &b"abc"[..]), (12, b"abcdefghijkl")] {
+            let (serial, url, memfd) = next_fetch(&far);
+            File::from(memfd).write_all(content).expect("written");
+            far.send(&fetched(serial, &url, announced)).expect("sent");
+        }
+        let (serial, url, memfd) = next_fetch(&far);
+        let mut kept = File::from(memfd);
+        kept.write_all(b"abc").expect("written");
+        far.send(&fetched(serial, &url, 3)).expect("sent");
+        (kept, far)
+    });
+    for _ in 0..2 {
+        let failure = fetch(&egress, "http://example.org/").await.expect_err("refused");
+        assert_eq!(failure.kind, ToolFailureKind::Io);
+    }
+    let page = fetch(&egress, "http://example.org/").await.expect("the control");
+    let (mut kept, _far) = gateway.await.expect("no panic");
+    assert!(kept.write_all(b"evil").is_err(), "it is sealed");
+    assert_eq!(page.bytes, Bytes(3));
+}
+
+#[tokio::test]
+async fn a_fetch_that_is_given_up_is_cancelled_and_its_late_answer_dropped() {
+    let (egress, far) = pair();
+    let (given_up, is_given_up) = tokio::sync::oneshot::channel();
+    let gateway = tokio::task::spawn_blocking(move || {
+        let (serial, url, _memfd) = next_fetch(&far);
+        given_up.send(()).expect("somebody waits");
+        let (cancel, _) = far.receive::<EgressRequest>().expect("a request");
+        assert_eq!(cancel, EgressRequest::Cancel { serial });
+        far.send(&fetched(serial, &url, 0)).expect("sent");
+        let (serial, url, _memfd) = next_fetch(&far);
+        far.send(&fetched(serial, &url, 0)).expect("sent");
+        far
+    });
+    tokio::select! {
+        page = fetch(&egress, "http://example.org/first") => panic!("nobody answers: {page:?}"),
+        told = is_given_up => told.expect("told"),
+    }
+    let page = fetch(&egress, "http://example.org/second").await.expect("a page");
+    assert_eq!(page.final_url, "http://example.org/second");
+    drop(gateway.await.expect("no panic"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_fails_every_fetch_at_once_and_for_good() {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || drop(next_fetch(&far)));
+    let failure = fetch(&egress, "http://example.org/").await.expect_err("gone");
+    assert_eq!(failure.kind, ToolFailureKind::Network);
+    gateway.await.expect("no panic");
+    assert!(egress.is_closed());
+    let failure = fetch(&egress, "http://example.org/").await.expect_err("still gone");
+    assert_eq!(failure.kind, ToolFailureKind::Network);
+}
