@@ -1,10 +1,10 @@
 //! The lock-down of agentd itself.
 //!
-//! Invariants: called once, single-threaded, after the zygote exists. It only refuses: no internet, vsock, packet
-//! or netlink socket, no tracing, no mounts or namespaces, nothing of the kernel's administration. It sets no
-//! Landlock domain: a signal scope would stop agentd from ending workers, and files are opened below granted
-//! roots that come later. A filter survives `exec`: a re-executed agentd cannot start a new zygote that works, so
-//! recovery goes through a process that was never locked (the service manager).
+//! Invariants: called once, single-threaded, after the zygote exists. It only refuses: no internet, vsock,
+//! packet or netlink socket, no tracing, no mounts or namespaces, nothing of the kernel's administration. It
+//! sets no Landlock domain: a signal scope would stop agentd from ending workers, and files are opened below
+//! granted roots that come later. A filter survives `exec`: a re-executed agentd cannot start a new zygote
+//! that works, so recovery goes through a process that was never locked (the service manager).
 
 use crate::filter::{Filter, Meaning};
 use crate::privilege::set_no_new_privs;

@@ -1,7 +1,7 @@
 //! The Landlock domain of a far process: everything handled, nothing granted.
 //!
-//! Invariant: whatever this kernel's Landlock can refuse (up to the newest ABI known here) is refused, as a hard
-//! requirement: a kernel that claims an ABI and does not enforce it ends the process.
+//! Invariant: whatever this kernel's Landlock can refuse (up to the newest ABI known here) is refused, as a
+//! hard requirement: a kernel that claims an ABI and does not enforce it ends the process.
 
 use std::io;
 

@@ -1,7 +1,8 @@
 //! Seccomp filters, compiled from the tables of [`crate::tables`].
 //!
-//! Invariants: a call of another architecture kills the process; `clone3`, whose flags no filter can read, always
-//! answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its default.
+//! Invariants: a call of another architecture kills the process; `clone3`, whose flags no filter can read,
+//! always answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its
+//! default.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,9 @@
 //! The lock-down of a gateway role.
 //!
 //! Invariants: called once, while the process is single-threaded and holds everything it will ever read from
-//! files. Afterwards it can open no file, listen on no TCP port, execute nothing and make internet sockets only;
-//! Landlock leaves TCP connect open, because a gateway decides by name and address, which Landlock cannot.
+//! files. Afterwards it can open no file, listen on no TCP port, execute nothing and make internet sockets
+//! only; Landlock leaves TCP connect open, because a gateway decides by name and address, which Landlock
+//! cannot.
 
 use std::str::FromStr;
 

@@ -1,7 +1,7 @@
 //! Taking over a descriptor that came across `exec` by its number.
 //!
-//! Invariant: only a descriptor that is open and lacks close-on-exec is taken: everything that this process itself
-//! opens has that flag, so what lacks it was left for it by whoever executed it.
+//! Invariant: only a descriptor that is open and lacks close-on-exec is taken: everything that this process
+//! itself opens has that flag, so what lacks it was left for it by whoever executed it.
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

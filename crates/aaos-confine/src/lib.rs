@@ -1,8 +1,8 @@
 //! Locks the calling process down and serves requests from inside.
 //!
-//! Invariants: everything here acts on the calling process or on its own children. A step that was promised and
-//! failed ends the process; a boundary that this machine cannot give is named in the report, and the daemon,
-//! not this crate, judges whether that is enough. Nothing is served before the lock-down is complete.
+//! Invariants: everything here acts on the calling process or on its own children. A step that was promised
+//! and failed ends the process; a boundary that this machine cannot give is named in the report, and the
+//! daemon, not this crate, judges whether that is enough. Nothing is served before the lock-down is complete.
 #![allow(unsafe_code, reason = "clone, seccomp, capabilities and namespaces have no safe interface")]
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,7 +1,8 @@
 //! Namespaces of far processes: which this machine gives, and how one is made empty.
 //!
-//! Invariants: each namespace is optional by itself; what is missing is known before the first launch and named.
-//! A namespace that the machine gives is entered in full (maps written, root emptied) or the launch fails.
+//! Invariants: each namespace is optional by itself; what is missing is known before the first launch and
+//! named. A namespace that the machine gives is entered in full (maps written, root emptied) or the launch
+//! fails.
 
 use std::ffi::CStr;
 use std::io;

@@ -32,7 +32,8 @@ impl FarUids {
         }
     }
 
-    /// The uid of the worker launched as number `serial`. At the end of the range the numbers come round again.
+    /// The uid of the worker launched as number `serial`. At the end of the range the numbers come round
+    /// again.
     #[must_use]
     pub const fn of_worker(self, serial: u32) -> u32 {
         let (first, last) = self.bounds();

@@ -27,7 +27,8 @@ pub fn run_probes(attempts: &[ProbeAttempt]) -> Vec<ProbeResult> {
 
 /// What every far process tries once it is locked, for its receipt.
 ///
-/// `descriptors` is the number below which every descriptor of it lies: its limit, since all others were closed.
+/// `descriptors` is the number below which every descriptor of it lies: its limit, since all others were
+/// closed.
 pub(crate) fn self_probes(descriptors: i32) -> Vec<ProbeResult> {
     let mut attempts = vec![
         ProbeAttempt::UnixSocket,

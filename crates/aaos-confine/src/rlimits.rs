@@ -1,7 +1,7 @@
 //! Resource limits of far processes.
 //!
-//! Invariants: soft and hard limit are equal, so that nothing can be raised again. The daemon reads the limits
-//! back and compares them with the same tables.
+//! Invariants: soft and hard limit are equal, so that nothing can be raised again. The daemon reads the
+//! limits back and compares them with the same tables.
 
 use std::io;
 

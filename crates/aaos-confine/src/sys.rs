@@ -42,8 +42,8 @@ impl<T> AtStep<T> for rustix::io::Result<T> {
 /// `clone` without a new stack: like `fork`, with namespaces. Gives 0 in the child.
 ///
 /// # Safety
-/// The caller is single-threaded, or its child calls nothing but async-signal-safe functions until it executes
-/// another program or exits.
+/// The caller is single-threaded, or its child calls nothing but async-signal-safe functions until it
+/// executes another program or exits.
 pub(crate) unsafe fn fork_with(flags: libc::c_int) -> io::Result<libc::pid_t> {
     let flags = libc::c_long::from(flags | libc::SIGCHLD);
     // SAFETY: no memory is shared with the child, and the caller upholds the rest.

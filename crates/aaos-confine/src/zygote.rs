@@ -1,8 +1,8 @@
 //! The launcher of every far process: single-threaded, warm, and without any agent's data.
 //!
-//! Invariants: it parses only the fixed frames of [`crate::control`]; it is parent and reaper of everything that
-//! it made and reports each end; it ends with agentd (parent-death signal, and the end of the control socket), and
-//! everything it made ends with it (its PID namespace, or a parent-death signal each).
+//! Invariants: it parses only the fixed frames of [`crate::control`]; it is parent and reaper of everything
+//! that it made and reports each end; it ends with agentd (parent-death signal, and the end of the control
+//! socket), and everything it made ends with it (its PID namespace, or a parent-death signal each).
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Write};

@@ -1,4 +1,5 @@
-//! A zygote whose workers say something and crash at their first request: for the tests of how that is reported.
+//! A zygote whose workers say something and crash at their first request: for the tests of how that is
+//! reported.
 
 fn main() {
     aaos_confine::zygote::run(|channel| {

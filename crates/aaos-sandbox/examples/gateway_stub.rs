@@ -1,4 +1,5 @@
-//! A gateway that connects where its setup says and probes its own confinement: for the tests of the lock-down.
+//! A gateway that connects where its setup says and probes its own confinement: for the tests of the
+//! lock-down.
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,9 @@
 //! A process that launches, for tests to start as another user, without namespaces, and to kill.
 //!
-//! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits until its
-//! standard input ends. Modes: `locked-first` locks the process like agentd before the zygote starts (so that no
-//! namespace can be made), `locked-after` after it; `time=N` launches N workers and prints microseconds.
+//! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits
+//! until its standard input ends. Modes: `locked-first` locks the process like agentd before the zygote
+//! starts (so that no namespace can be made), `locked-after` after it; `time=N` launches N workers and prints
+//! microseconds.
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! Launching far processes and proving that they are confined.
 //!
-//! Invariants: a worker is handed to nobody, and sent nothing, before it said that it is locked and agentd read its
-//! lock-down back and held it against the policy. Every launch has one deadline; whatever goes wrong, the process
-//! is ended.
+//! Invariants: a worker is handed to nobody, and sent nothing, before it said that it is locked and agentd
+//! read its lock-down back and held it against the policy. Every launch has one deadline; whatever goes
+//! wrong, the process is ended.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,8 +36,8 @@ use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 /// How often a child is looked for in the kernel's list.
 const FIND_ATTEMPTS: u32 = 16;
 
-/// The launcher of far processes. A clone is another handle on the same zygote; when the last one is dropped the
-/// zygote and all it made end.
+/// The launcher of far processes. A clone is another handle on the same zygote; when the last one is dropped
+/// the zygote and all it made end.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
     inner: Arc<Inner>,
@@ -148,8 +148,8 @@ impl Sandbox {
         Ok(Worker::new(channel, process, receipt, missing))
     }
 
-    /// Launches a gateway role. `setup` is one encoded frame, or empty; it is the only thing sent before the role
-    /// is locked, because what it holds is read from files before the lock-down.
+    /// Launches a gateway role. `setup` is one encoded frame, or empty; it is the only thing sent before the
+    /// role is locked, because what it holds is read from files before the lock-down.
     ///
     /// # Errors
     /// As [`Sandbox::launch_worker`]; also when no gateway program was named at the start.
@@ -305,8 +305,9 @@ async fn watch_end(end: AsyncFd<OwnedFd>, launcher: Arc<Launcher>) {
 
 /// Finds the zygote's child that has this pid in the zygote's PID namespace, and takes hold of it.
 ///
-/// The kernel is asked, not the zygote: /proc lists its children and says who each is in every namespace. Once the
-/// descriptor is open the answer is asked for again, so that a reused number cannot be mistaken for it.
+/// The kernel is asked, not the zygote: /proc lists its children and says who each is in every namespace.
+/// Once the descriptor is open the answer is asked for again, so that a reused number cannot be mistaken for
+/// it.
 fn find_child(zygote: u32, depth: usize, inner_pid: u32) -> io::Result<(u32, OwnedFd)> {
     let children = read_proc(Path::new(&format!("/proc/{zygote}/task/{zygote}/children")))?;
     // The newest stands last.

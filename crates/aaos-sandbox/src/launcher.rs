@@ -1,7 +1,7 @@
 //! Agentd's conversation with the zygote.
 //!
-//! Invariants: one task reads, so news is handled in the order in which it happened; every order is one packet,
-//! sent whole or not at all; when the zygote is gone, everybody who waits on it is told.
+//! Invariants: one task reads, so news is handled in the order in which it happened; every order is one
+//! packet, sent whole or not at all; when the zygote is gone, everybody who waits on it is told.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -159,7 +159,8 @@ impl Launcher {
     fn answer(&self, serial: Serial, answer: io::Result<u32>) {
         let sender = self.waiting().get_mut(&serial).and_then(|waiting| waiting.launched.take());
         if let Some(sender) = sender {
-            // Nobody listens any more when the launch was given up; its process is ended by its closed channel.
+            // Nobody listens any more when the launch was given up; its process is ended by its closed
+            // channel.
             drop(sender.send(answer));
         }
     }

@@ -1,4 +1,5 @@
-//! Near end of confined processes: launch, prove that they are locked, hand over descriptors, call, stop, reap.
+//! Near end of confined processes: launch, prove that they are locked, hand over descriptors, call, stop,
+//! reap.
 //!
 //! Invariants: agentd never forks once it runs; every far process is made by the zygote. Nothing is sent to a
 //! worker before it is locked and its lock-down was read back. No path of this crate runs a tool in agentd.

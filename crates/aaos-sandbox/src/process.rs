@@ -1,7 +1,7 @@
 //! One far process as agentd holds it: the ways to end it, how it ended, and what it printed last.
 //!
-//! Invariants: dropping a far process ends it. What it prints is drained always, kept to its last bytes, and made
-//! harmless before anybody reads it.
+//! Invariants: dropping a far process ends it. What it prints is drained always, kept to its last bytes, and
+//! made harmless before anybody reads it.
 
 use std::collections::VecDeque;
 use std::io;

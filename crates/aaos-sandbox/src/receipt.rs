@@ -1,8 +1,8 @@
 //! Reading a far process's confinement back from the kernel, and judging it.
 //!
-//! Invariants: what the daemon can see counts as observed only if it saw it; what a process probed counts only with
-//! the probe's refusal; a report alone never satisfies a requirement. Landlock rules cannot be read back, so
-//! Landlock counts by the probe that succeeded before the domain and failed after.
+//! Invariants: what the daemon can see counts as observed only if it saw it; what a process probed counts
+//! only with the probe's refusal; a report alone never satisfies a requirement. Landlock rules cannot be read
+//! back, so Landlock counts by the probe that succeeded before the domain and failed after.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -109,7 +109,8 @@ pub(crate) fn write_receipt(
     })
 }
 
-/// Holds a receipt against the policy: what is preferred and missing, or the first requirement that is not proved.
+/// Holds a receipt against the policy: what is preferred and missing, or the first requirement that is not
+/// proved.
 pub(crate) fn hold_against(
     policy: &ConfinementPolicy,
     receipt: &ConfinementReceipt,

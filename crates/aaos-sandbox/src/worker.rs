@@ -1,7 +1,7 @@
 //! One confined worker as its agent's owner holds it.
 //!
-//! Invariants: a worker serves one call at a time; once condemned it never serves another. Dropping it ends the
-//! process.
+//! Invariants: a worker serves one call at a time; once condemned it never serves another. Dropping it ends
+//! the process.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Starting the zygote, and holding it as agentd's child.
 //!
-//! Invariants: it is started before agentd has a thread or a secret; it inherits its control socket and standard
-//! error and nothing else, with an empty environment; where the machine allows it is the init of a PID namespace,
-//! so that all it made dies with it. The handle ends and reaps it when dropped.
+//! Invariants: it is started before agentd has a thread or a secret; it inherits its control socket and
+//! standard error and nothing else, with an empty environment; where the machine allows it is the init of a
+//! PID namespace, so that all it made dies with it. The handle ends and reaps it when dropped.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -120,8 +120,8 @@ fn spawn_with(program: &Program, control: BorrowedFd<'_>, flags: i32) -> io::Res
     let (failure, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut pidfd: RawFd = -1;
     let all = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: no memory is shared; the child (of a process that may have threads in tests) runs only raw calls on
-    // what was made before; `pidfd` outlives the call.
+    // SAFETY: no memory is shared; the child (of a process that may have threads in tests) runs only raw
+    // calls on what was made before; `pidfd` outlives the call.
     let pid = unsafe {
         libc::syscall(libc::SYS_clone, libc::c_long::from(all), 0_usize, &raw mut pidfd, 0_usize, 0_usize)
     };
