@@ -3,6 +3,7 @@
 //! Invariants: a URL that two parsers read differently is refused; a name is authorised before anyone is asked
 //! for its address; an address that is not public is reached only if a rule spells that very address.
 
+use std::io;
 use std::net::IpAddr;
 
 use aaos_core::capability::HostRule;
@@ -172,9 +173,13 @@ impl Target {
     /// # Errors
     /// `Network`, saying why not.
     pub fn public(&self, ip: IpAddr) -> Result<IpAddr, ToolFailure> {
+        self.judge(ip, || address::is_own(ip))
+    }
+
+    fn judge(&self, ip: IpAddr, is_own: impl Fn() -> io::Result<bool>) -> Result<IpAddr, ToolFailure> {
         let why = match address::refusal(ip) {
             Some(why) => why.to_owned(),
-            None => match address::is_own(ip) {
+            None => match is_own() {
                 Ok(false) => return Ok(ip),
                 Ok(true) => "an address of this machine".to_owned(),
                 Err(error) => format!("an address that could not be checked ({error})"),
@@ -313,6 +318,14 @@ mod tests {
             let got = target(url).authorise(&rules, public).map_err(|failure| failure.kind);
             assert_eq!(got, expected, "{url} public={public}");
         }
+    }
+
+    #[test]
+    fn an_own_address_and_one_that_cannot_be_checked_are_refused_though_public() {
+        let (target, ip) = (target("http://example.org/"), [1, 1, 1, 1].into());
+        assert_eq!(target.judge(ip, || Ok(false)).ok(), Some(ip));
+        assert!(target.judge(ip, || Ok(true)).is_err());
+        assert!(target.judge(ip, || Err(std::io::ErrorKind::PermissionDenied.into())).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use aaos_core::wire::{FRAME_HEADER_BYTES, decode_frame, encode_frame, frame_length};
 use aaos_gateway::dial::Dialer;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::proto::rr::Name;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,12 +111,14 @@ fn dns_reply(
     Some(reply)
 }
 
-/// A dialer that asks only this name server and trusts only these authorities.
+/// A dialer that asks only this name server, with a search list as `resolv.conf` may hold one, and trusts only these authorities.
 pub(crate) fn dialer(server: SocketAddr, authorities: Vec<CertificateDer<'static>>) -> Dialer {
     let mut connection = ConnectionConfig::udp();
     connection.port = server.port();
     let names = NameServerConfig::new(server.ip(), true, vec![connection]);
-    Dialer::with(ResolverConfig::from_name_servers(vec![names]), authorities)
+    let mut config = ResolverConfig::from_name_servers(vec![names]);
+    config.add_search(Name::from_ascii("search.").expect("a name"));
+    Dialer::with(config, authorities)
 }
 
 /// Every page of this server is `secret`; it shows a certificate that names `names` and was signed by itself.

@@ -333,15 +333,17 @@ async fn nobody_there_is_unavailable() {
 
 #[tokio::test]
 async fn a_provider_is_found_by_the_name_that_the_operator_configured() {
-    let server = ModelServer::start(Script::in_order([Turn::say("found")]));
+    let server = ModelServer::start(Script::dynamic(|_| Turn::say("found")));
     let (names, _questions) = name_server(|name| match name {
-        "models.test." => vec![[127, 0, 0, 1].into()],
+        "models.test." | "short.search." => vec![[127, 0, 0, 1].into()],
         _ => Vec::new(),
     });
     let port = server.address().port();
     let at = |host: &str| vec![provider(WireFormat::OpenAi, format!("http://{host}:{port}/v1"))];
-    let mut models = Models::reaching(dialer(names, Vec::new()), at("models.test"));
-    assert_eq!(models.ask(request()).await.expect("a reply").text, "found");
+    for name in ["models.test", "short"] {
+        let mut models = Models::reaching(dialer(names, Vec::new()), at(name));
+        assert_eq!(models.ask(request()).await.expect("a reply").text, "found", "{name}");
+    }
     let mut models = Models::reaching(dialer(names, Vec::new()), at("other.test"));
     let failure = models.ask(request()).await.expect_err("no such name");
     assert_eq!(failure.kind, ModelFailureKind::Unavailable, "{failure}");
