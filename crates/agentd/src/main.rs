@@ -1,2 +1,68 @@
-//! placeholder
-fn main() {}
+//! `agentd`: the daemon of aaOS and its command line.
+//!
+//! Invariants: provider keys leave the environment before anything else happens; nothing here starts a thread
+//! before the daemon's zygote exists; a failure never ends with exit code 0.
+
+mod cli;
+mod client;
+mod commands;
+mod daemon;
+mod exit;
+mod files;
+mod goalargs;
+mod goaltext;
+mod manifests;
+mod render;
+mod server;
+mod settings;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{Exit, UsageError};
+use crate::render::{OutputError, Screen, Tone, text};
+use crate::settings::{Settings, vars};
+
+fn main() -> ExitCode {
+    let screen = Screen::new();
+    match start(screen) {
+        Ok(exit) => exit.into(),
+        Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => Exit::Done.into(),
+        Err(error) => {
+            screen.note(Tone::Bad, &format!("agentd: {}", text::block(&format!("{error:#}"))));
+            Exit::of_error(&error).into()
+        }
+    }
+}
+
+fn start(screen: Screen) -> anyhow::Result<Exit> {
+    let keys = settings::take_keys()?;
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(told) => {
+            told.print()?;
+            return Ok(if told.use_stderr() { Exit::Usage } else { Exit::Done });
+        }
+    };
+    start_log()?;
+    if let cli::Command::Reference = cli.command {
+        return commands::reference(screen);
+    }
+    let unusable = || UsageError("the settings cannot be used".to_owned());
+    let settings = Settings::load(&cli.overrides(), &keys).map_err(|error| error.context(unusable()))?;
+    commands::dispatch(settings, cli.command, screen)
+}
+
+/// The daemon's own log, on standard error.
+fn start_log() -> anyhow::Result<()> {
+    let wanted = vars::read(vars::RUST_LOG.name).and_then(|text| text.into_string().ok());
+    let wanted = wanted.unwrap_or_else(|| vars::RUST_LOG.default.to_owned());
+    let filter = EnvFilter::try_new(&wanted)
+        .map_err(|error| UsageError(format!("RUST_LOG={wanted:?} cannot be used: {error}")))?;
+    let colours = io::IsTerminal::is_terminal(&io::stderr()) && vars::read(vars::NO_COLOR.name).is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! `run` and `submit`: from flags to a goal, and from a goal to an answer and an exit code.
+
+use std::path::PathBuf;
+
+use aaos_core::id::GoalId;
+use aaos_core::name::ModelName;
+use aaos_core::path::AbsPath;
+use aaos_core::quantity::Tokens;
+use aaos_runtime::RuntimeStatus;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{RunArgs, SubmitArgs};
+use crate::client::{Client, Nothing};
+use crate::daemon;
+use crate::exit::Exit;
+use crate::goalargs::{GoalFlags, GoalPlan, Place, WireGrant};
+use crate::manifests;
+use crate::render::text::line;
+use crate::render::{Screen, Tone};
+use crate::settings::{Settings, vars};
+
+use super::stream::{self, Voice};
+
+/// The alias that the shipped bootstrap agent asks.
+const BOOTSTRAP_MODEL: &str = "smart";
+/// The provider that is no language model.
+const BUILTIN: &str = "builtin";
+
+/// `goal.submit`.
+#[derive(Serialize)]
+pub(super) struct Submission<'p> {
+    goal: &'p str,
+    outputs: &'p [AbsPath],
+    grants: Vec<WireGrant<'p>>,
+    working_directory: &'p AbsPath,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<&'p str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<Budget>,
+}
+
+#[derive(Serialize)]
+struct Budget {
+    max_tokens: Tokens,
+}
+
+impl<'p> From<&'p GoalPlan> for Submission<'p> {
+    fn from(plan: &'p GoalPlan) -> Self {
+        Self {
+            goal: &plan.goal,
+            outputs: &plan.outputs,
+            grants: plan.grants.iter().map(WireGrant).collect(),
+            working_directory: &plan.directory,
+            manifest: plan.manifest.as_deref(),
+            deadline_seconds: plan.deadline_seconds,
+            budget: plan.max_tokens.map(|max_tokens| Budget { max_tokens }),
+        }
+    }
+}
+
+/// What a goal is submitted with, and which model its agent asks.
+struct Prepared {
+    plan: GoalPlan,
+    model: Option<ModelName>,
+}
+
+fn prepare(flags: &GoalFlags) -> Result<Prepared> {
+    let home = vars::read(vars::HOME.name).map(PathBuf::from);
+    let place = Place::here(home.as_deref())?;
+    let manifest = flags.manifest.as_deref().map(manifests::load_and_parse).transpose()?;
+    let model = match &manifest {
+        Some(own) => Some(own.parsed.model.clone()),
+        None => ModelName::parse(BOOTSTRAP_MODEL).ok(),
+    };
+    Ok(Prepared { plan: GoalPlan::new(flags, &place, manifest)?, model })
+}
+
+/// `run`.
+pub(super) fn run(settings: Settings, args: &RunArgs, screen: Screen) -> Result<Exit> {
+    let prepared = prepare(&args.goal)?;
+    let voice = Voice { screen, json: args.json, quiet: args.quiet };
+    daemon::with_daemon(settings, async move |socket: PathBuf| {
+        let mut client = Client::connect(&socket).await?;
+        announce(&mut client, &prepared, screen).await?;
+        stream::follow(&mut client, &socket, &Submission::from(&prepared.plan), voice).await
+    })
+}
+
+/// `submit`.
+pub(super) fn submit(settings: &Settings, args: &SubmitArgs, screen: Screen) -> Result<Exit> {
+    let prepared = prepare(&args.goal)?;
+    daemon::with_running(settings, async move |socket: PathBuf| {
+        let mut client = Client::connect(&socket).await?;
+        announce(&mut client, &prepared, screen).await?;
+        let submission = Submission::from(&prepared.plan);
+        if args.wait {
+            let voice = Voice { screen, json: args.json, quiet: args.quiet };
+            return stream::follow(&mut client, &socket, &submission, voice).await;
+        }
+        let accepted = client.call_raw("goal.submit", &submission).await?;
+        if args.json {
+            screen.json(&accepted)?;
+        } else {
+            let Accepted { goal_id } = serde_json::from_str(accepted.get())?;
+            screen.line(Tone::Plain, &goal_id.to_string())?;
+            screen.note(Tone::Dim, &format!("agentd logs {goal_id} -f   shows its progress"));
+        }
+        Ok(Exit::Done)
+    })
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    goal_id: GoalId,
+}
+
+/// Says before work begins who thinks, what the goal may do and what it must bring.
+async fn announce(client: &mut Client, prepared: &Prepared, screen: Screen) -> Result<()> {
+    let status: RuntimeStatus = client.call("runtime.status", &Nothing {}).await?;
+    if let Some(notice) = provider_notice(&status, prepared.model.as_ref()) {
+        screen.note(Tone::Warn, &notice);
+    }
+    for notice in &prepared.plan.notices {
+        screen.note(Tone::Warn, notice);
+    }
+    for text in grant_lines(&prepared.plan) {
+        screen.note(Tone::Dim, &text);
+    }
+    Ok(())
+}
+
+fn provider_notice(status: &RuntimeStatus, model: Option<&ModelName>) -> Option<String> {
+    let providers = match &status.providers {
+        Ok(providers) => providers,
+        Err(why) => return Some(format!("the model providers cannot be asked: {}", line(why))),
+    };
+    let serves = |model: &ModelName| providers.iter().find(|provider| provider.models.contains(model));
+    let chosen = model.and_then(serves).or_else(|| providers.first())?;
+    (chosen.name.as_str() == BUILTIN).then(|| {
+        "provider builtin: a fixed planner that extracts text, not a language model; for one, set \
+         DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL"
+            .to_owned()
+    })
+}
+
+/// The root grant and the declared outputs.
+fn grant_lines(plan: &GoalPlan) -> Vec<String> {
+    let mut lines = vec!["the goal may:".to_owned()];
+    let grants = plan.own_grants.iter().chain(&plan.grants);
+    lines.extend(grants.map(|grant| format!("  {}", line(&grant.to_string()))));
+    lines.push("  file_read and file_write: its own workspace".to_owned());
+    if plan.outputs.is_empty() {
+        lines.push("it declares no outputs: its agent's word will have to do (--output PATH)".to_owned());
+    } else {
+        lines.push("it is done when these were created or changed:".to_owned());
+        lines.extend(plan.outputs.iter().map(|path| format!("  {}", line(path.as_str()))));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Submission, grant_lines};
+    use crate::goalargs::{GoalFlags, GoalPlan, Place};
+    use aaos_core::path::AbsPath;
+
+    fn plan(goal: &str) -> GoalPlan {
+        let place = Place { directory: AbsPath::parse("/p").expect("absolute"), home: None };
+        GoalPlan::new(&GoalFlags { goal: goal.to_owned(), ..GoalFlags::default() }, &place, None)
+            .expect("plans")
+    }
+
+    #[test]
+    fn the_root_grant_is_said_in_the_grammar_s_words() {
+        assert_eq!(
+            grant_lines(&plan("Fetch https://a.org/x and write ./output/x.md")),
+            [
+                "the goal may:",
+                "  file_read: /p/*",
+                "  file_write: /p/output/*",
+                "  network: a.org",
+                "  tool: *",
+                "  spawn_child: [*]",
+                "  file_read and file_write: its own workspace",
+                "it is done when these were created or changed:",
+                "  /p/output/x.md",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_submission_is_what_the_daemon_takes() {
+        let plan = plan("Fetch https://a.org:8443 to ./output/x.md");
+        let json = serde_json::to_string(&Submission::from(&plan)).expect("JSON");
+        assert_eq!(
+            json,
+            "{\"goal\":\"Fetch https://a.org:8443 to ./output/x.md\",\"outputs\":[\"/p/output/x.md\"],\
+             \"grants\":[{\"file_read\":\"/p/*\"},{\"file_write\":\"/p/output/*\"},{\"network\":[\"a.org:8443\"]},\
+             {\"tool\":\"*\"},{\"spawn_child\":[\"*\"]}],\"working_directory\":\"/p\"}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! `status`: the daemon, one agent, or one goal.
+
+use aaos_core::confinement::Boundary;
+use aaos_core::model::ProviderState;
+use aaos_runtime::{AgentStatus, GoalView, RuntimeStatus};
+use anyhow::Result;
+use serde_json::value::RawValue;
+
+use crate::cli::StatusArgs;
+use crate::client::{Client, Nothing};
+use crate::exit::Exit;
+use crate::render::text::{REASON_CHARS, block, cut, instant};
+use crate::render::{Screen, Tone, entry};
+
+use super::target::{OneAgent, OneGoal, Target, find};
+
+/// A fact and its name.
+type Fact = (&'static str, String);
+
+/// `status`.
+pub(super) async fn status(client: &mut Client, args: &StatusArgs, screen: Screen) -> Result<Exit> {
+    let target = match &args.target {
+        None => None,
+        Some(text) => Some(find(client, text).await?),
+    };
+    let reply = match target {
+        None => client.call_raw("runtime.status", &Nothing {}).await?,
+        Some(Target::Agent(agent_id)) => client.call_raw("agent.status", &OneAgent { agent_id }).await?,
+        Some(Target::Goal(goal_id)) => client.call_raw("goal.status", &OneGoal { goal_id }).await?,
+    };
+    if args.json {
+        screen.json(&reply)?;
+        return Ok(Exit::Done);
+    }
+    for (name, value) in facts(target, &reply)? {
+        for (at, line) in value.lines().enumerate() {
+            let name = if at == 0 { name } else { "" };
+            screen.line(Tone::Plain, &format!("{name:<14} {line}"))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn facts(target: Option<Target>, reply: &RawValue) -> Result<Vec<Fact>> {
+    Ok(match target {
+        None => runtime(&serde_json::from_str(reply.get())?),
+        Some(Target::Agent(_)) => agent(&serde_json::from_str(reply.get())?),
+        Some(Target::Goal(_)) => goal(&serde_json::from_str(reply.get())?),
+    })
+}
+
+fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
+    let providers = match &status.providers {
+        Ok(providers) => providers.iter().map(provider).collect::<Vec<_>>().join("\n"),
+        Err(why) => format!("cannot be asked: {}", cut(why, REASON_CHARS)),
+    };
+    let limits = &status.limits;
+    let policy = &status.confinement_policy;
+    vec![
+        ("version", cut(&status.version, REASON_CHARS)),
+        ("providers", providers),
+        ("agents", format!("{} of {}", status.agents, limits.max_agents)),
+        (
+            "goals",
+            format!(
+                "{} running (at most {}), {} queued",
+                status.goals_running, limits.running_goals, status.goals_queued
+            ),
+        ),
+        (
+            "inferences",
+            format!(
+                "{} waiting or running, {} at once a provider",
+                status.inference_queue, limits.inference_slots
+            ),
+        ),
+        ("goal budget", format!("{} tokens unless told otherwise", limits.goal_tokens)),
+        ("spawning", format!("{} children at once, depth {}", limits.max_children, limits.max_depth)),
+        (
+            "requires",
+            format!("{}, Landlock ABI {} or newer", entry::boundaries(&policy.require), policy.landlock_abi),
+        ),
+        ("prefers", named(&policy.prefer)),
+        ("degraded", named(&status.confinement_degraded)),
+        ("journal", format!("entry {}", status.journal_head)),
+    ]
+}
+
+fn provider(state: &ProviderState) -> String {
+    let models: Vec<&str> = state.models.iter().map(aaos_core::name::ModelName::as_str).collect();
+    let any = if state.any_model { ", and any other name" } else { "" };
+    format!("{}: {}{any}", state.name, cut(&models.join(", "), REASON_CHARS))
+}
+
+fn named(list: &[Boundary]) -> String {
+    if list.is_empty() { "nothing".to_owned() } else { entry::boundaries(list) }
+}
+
+fn agent(status: &AgentStatus) -> Vec<Fact> {
+    let mut facts = vec![
+        ("agent", status.id.to_string()),
+        ("name", status.name.to_string()),
+        ("state", entry::word(&status.state)),
+        ("model", status.model.to_string()),
+        ("started", instant(status.started_at)),
+        ("parent", status.parent_agent.map_or("none".to_owned(), |parent| parent.to_string())),
+        ("goal", status.goal_id.map_or("none".to_owned(), |goal| goal.to_string())),
+        ("usage", entry::tokens(status.usage)),
+    ];
+    if let Some(purse) = &status.purse {
+        let most = purse.limit.map_or("no limit of its own".to_owned(), |limit| format!("at most {limit}"));
+        let left = purse.remaining.map(|left| format!(", {left} left")).unwrap_or_default();
+        facts.push((
+            "purse",
+            format!("{} tokens used, {} reserved, {most}{left}", purse.used, purse.reserved),
+        ));
+    }
+    if let Some(waits) = &status.waiting_for {
+        facts.push(("waits for", cut(waits, REASON_CHARS)));
+    }
+    let grants: Vec<String> = status
+        .grants
+        .iter()
+        .map(|grant| format!("{}  ({})", cut(&grant.capability.to_string(), REASON_CHARS), grant.id))
+        .collect();
+    facts.push(("grants", if grants.is_empty() { "none".to_owned() } else { grants.join("\n") }));
+    let worker = status.confinement.as_ref().map_or("none now".to_owned(), entry::receipt_words);
+    facts.push(("worker", worker));
+    facts
+}
+
+fn goal(view: &GoalView) -> Vec<Fact> {
+    let mut facts = vec![
+        ("goal", view.goal_id.to_string()),
+        ("text", cut(&view.goal, REASON_CHARS)),
+        ("state", entry::word(&view.state)),
+        ("accepted", instant(view.accepted_at)),
+        ("root agent", view.root_agent.map_or("none yet".to_owned(), |agent| agent.to_string())),
+        (
+            "workspace",
+            view.workspace.as_deref().map_or("none yet".to_owned(), |path| cut(path, REASON_CHARS)),
+        ),
+        ("usage", entry::tokens(view.usage)),
+    ];
+    if let Some(waits) = &view.waiting_for {
+        facts.push(("waits for", cut(waits, REASON_CHARS)));
+    }
+    if !view.outputs.is_empty() {
+        facts.push(("outputs", view.outputs.iter().map(entry::output).collect::<Vec<_>>().join("\n")));
+    }
+    if let Some(code) = view.exit_code {
+        facts.push(("exit code", code.to_string()));
+    }
+    if let Some(error) = &view.error {
+        facts.push(("error", cut(error, REASON_CHARS)));
+    }
+    if let Some(answer) = view.response.as_deref().filter(|answer| !answer.is_empty()) {
+        facts.push(("answer", block(answer)));
+    }
+    facts
+}

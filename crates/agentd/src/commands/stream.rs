@@ -1,0 +1,160 @@
+//! Watching a goal: progress as it happens, the answer at the end, Ctrl-C in between.
+//!
+//! Invariants: the exit code is the one that the daemon recorded; a first interrupt cancels the goal and waits
+//! for its recorded end, a second one leaves at once.
+
+use std::path::Path;
+
+use aaos_core::id::GoalId;
+use aaos_core::quantity::Millis;
+use aaos_ipc::FrameBody;
+use aaos_runtime::GoalView;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::{Client, Streamed};
+use crate::exit::Exit;
+use crate::render::progress::Story;
+use crate::render::text::{REASON_CHARS, block, cut, span};
+use crate::render::{OutputError, Screen, Tone, entry};
+
+use super::goal::Submission;
+use super::target::OneGoal;
+
+/// How a goal is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Voice {
+    /// Where.
+    pub(super) screen: Screen,
+    /// The goal as JSON instead of its answer.
+    pub(super) json: bool,
+    /// Only what goes wrong.
+    pub(super) quiet: bool,
+}
+
+/// The reply of `agent.submit_streaming`.
+#[derive(Debug, Deserialize)]
+struct Ended {
+    goal: Box<RawValue>,
+}
+
+/// One goal being watched.
+struct Watch<'w> {
+    voice: Voice,
+    socket: &'w Path,
+    story: Story,
+    goal: Option<GoalId>,
+    interrupted: bool,
+    /// Holds the cancelling request open; its answer is the goal's own end.
+    canceller: Option<Client>,
+    elapsed: Option<Millis>,
+}
+
+/// Submits a goal, tells its progress and its end.
+pub(super) async fn follow(
+    client: &mut Client,
+    socket: &Path,
+    submission: &Submission<'_>,
+    voice: Voice,
+) -> Result<Exit> {
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot take Ctrl-C")?;
+    let mut terminations = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let request = client.begin("agent.submit_streaming", submission).await?;
+    let mut watch = Watch {
+        voice,
+        socket,
+        story: Story::default(),
+        goal: None,
+        interrupted: false,
+        canceller: None,
+        elapsed: None,
+    };
+    let reply = loop {
+        tokio::select! {
+            next = client.next(&request) => match next? {
+                Streamed::Frame(frame) => watch.frame(&frame).await?,
+                Streamed::Reply(reply) => break reply,
+            },
+            _ = interrupts.recv() => watch.interrupt().await?,
+            _ = terminations.recv() => watch.interrupt().await?,
+        }
+    };
+    watch.end(&reply)
+}
+
+impl Watch<'_> {
+    async fn frame(&mut self, frame: &FrameBody) -> Result<()> {
+        match frame {
+            FrameBody::Event(entry) => {
+                for said in self.story.tell(entry) {
+                    let is_trouble = matches!(said.tone, Tone::Bad | Tone::Warn);
+                    if is_trouble || !self.voice.quiet {
+                        self.voice.screen.note(said.tone, &said.text);
+                    }
+                }
+                if self.goal.is_none() && entry.goal_id.is_some() {
+                    self.goal = entry.goal_id;
+                    if self.interrupted {
+                        self.cancel().await?;
+                    }
+                }
+            }
+            FrameBody::End { elapsed_ms, .. } => self.elapsed = Some(*elapsed_ms),
+            FrameBody::Lag { .. } | FrameBody::FinalText { .. } => {}
+        }
+        Ok(())
+    }
+
+    async fn interrupt(&mut self) -> Result<()> {
+        if self.interrupted {
+            self.voice.screen.note(Tone::Warn, "left at once; the journal says how far the goal came");
+            std::process::exit(i32::from(Exit::Cancelled as u8));
+        }
+        self.interrupted = true;
+        self.voice.screen.note(Tone::Warn, "cancelling the goal; once more leaves at once");
+        if self.goal.is_some() { self.cancel().await } else { Ok(()) }
+    }
+
+    async fn cancel(&mut self) -> Result<()> {
+        let Some(goal_id) = self.goal else { return Ok(()) };
+        let mut canceller = Client::connect(self.socket).await.context("cannot cancel the goal")?;
+        canceller.begin("goal.cancel", &OneGoal { goal_id }).await?;
+        self.canceller = Some(canceller);
+        Ok(())
+    }
+
+    /// The answer on standard output, what was found on standard error, the recorded exit code.
+    fn end(&self, reply: &RawValue) -> Result<Exit> {
+        let ended: Ended = serde_json::from_str(reply.get()).context("the goal's end is not understood")?;
+        let goal: GoalView =
+            serde_json::from_str(ended.goal.get()).context("the goal's end is not understood")?;
+        let screen = self.voice.screen;
+        let answer = goal.response.as_deref().unwrap_or_default();
+        let told = if self.voice.json {
+            screen.json(&ended.goal)
+        } else if answer.is_empty() {
+            Ok(())
+        } else {
+            screen.line(Tone::Plain, &block(answer))
+        };
+        for output in &goal.outputs {
+            let tone = if output.observed { Tone::Good } else { Tone::Bad };
+            screen.note(tone, &entry::output(output));
+        }
+        let exit = goal.exit_code.map_or(Exit::Failed, Exit::of_goal);
+        let state = entry::word(&goal.state);
+        let took = self.elapsed.map(|time| format!(" in {}", span(time))).unwrap_or_default();
+        let usage = entry::tokens(goal.usage);
+        let why =
+            goal.error.as_deref().map(|why| format!(": {}", cut(why, REASON_CHARS))).unwrap_or_default();
+        let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
+        screen.note(tone, &format!("goal {state}{took}, {usage}{why}"));
+        match told {
+            // The goal's exit code stands even if nobody wanted to read the answer.
+            Ok(()) | Err(OutputError::ReaderGone) => Ok(exit),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A goal's entries as a story: who was started with what, what was tried, what went wrong.
+//!
+//! Invariant: routine is left out, trouble never: every denial, failure and retry has its line.
+
+use aaos_core::confinement::{Boundary, Evidence};
+use aaos_core::event::{AgentEnd, Entry, Event, Outcome};
+use aaos_core::id::AgentId;
+use aaos_core::quantity::Timestamp;
+
+use super::Tone;
+use super::entry::{self, Names};
+use super::text::{REASON_CHARS, VALUE_CHARS, cut, span};
+
+/// A line of the story.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Said {
+    /// How it sounds.
+    pub(crate) tone: Tone,
+    /// What it says, one line.
+    pub(crate) text: String,
+}
+
+/// Tells entries in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Story {
+    names: Names,
+    begun: Option<Timestamp>,
+    degraded: Vec<Vec<Boundary>>,
+    /// Root agents: what they hold was printed before they began.
+    roots: Vec<AgentId>,
+}
+
+impl Story {
+    /// The lines that an entry is worth; usually one or none.
+    pub(crate) fn tell(&mut self, entry: &Entry) -> Vec<Said> {
+        self.names.learn(entry);
+        let begun = *self.begun.get_or_insert(entry.timestamp);
+        let stamp = format!("{:>8}  ", span(entry.timestamp.since(begun)));
+        let who = entry.agent_id.as_ref().map_or("agentd".to_owned(), |id| self.names.plain(id));
+        let line = |tone, text: String| Said { tone, text: format!("{stamp}{text}") };
+        match &entry.event {
+            Event::CapabilityGranted { grant } if !self.roots.contains(&grant.agent) => {
+                let words = cut(&grant.capability.to_string(), REASON_CHARS);
+                vec![line(Tone::Dim, format!("{who}   may {words}"))]
+            }
+            event => self
+                .judge(entry, event)
+                .map(|(tone, text)| line(tone, format!("{who}: {text}")))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn judge(&mut self, entry: &Entry, event: &Event) -> Option<(Tone, String)> {
+        match event {
+            Event::AgentSpawned { parent: None, .. } => {
+                self.roots.extend(entry.agent_id);
+                None
+            }
+            Event::AgentSpawned { parent: Some(parent), manifest, .. } => {
+                let parent = self.names.plain(parent);
+                Some((Tone::Bold, format!("started by {parent}, model {}", manifest.model)))
+            }
+            Event::ToolInvoked { tool, input, .. } => {
+                Some((Tone::Plain, format!("{tool} {}", entry::arguments(input))))
+            }
+            Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. } => {
+                let words = entry::result_words(*outcome, *result_bytes, failure.as_ref(), *elapsed);
+                (*outcome != Outcome::Done).then(|| (Tone::Bad, format!("{tool} {words}")))
+            }
+            Event::ConfinementReceipt { receipt, role } => {
+                let stands = receipt.boundaries.iter().filter(|one| one.evidence.is_proof()).count();
+                let lacks = receipt.boundaries.iter().filter(|one| one.evidence == Evidence::Missing);
+                let lacks: Vec<Boundary> = lacks.map(|one| one.boundary).collect();
+                let lacks = if lacks.is_empty() {
+                    String::new()
+                } else {
+                    format!("; without {}", entry::boundaries(&lacks))
+                };
+                let all = receipt.boundaries.len();
+                Some((Tone::Dim, format!("{role} confined, {stands} of {all} boundaries proved{lacks}")))
+            }
+            Event::ConfinementDegraded { missing, .. } if self.degraded.contains(missing) => None,
+            Event::ConfinementDegraded { missing, .. } => {
+                self.degraded.push(missing.clone());
+                Some((Tone::Warn, format!("this machine lacks {}", entry::boundaries(missing))))
+            }
+            other => trouble(other).or_else(|| routine(other)),
+        }
+    }
+}
+
+/// What went wrong.
+fn trouble(event: &Event) -> Option<(Tone, String)> {
+    Some(match event {
+        Event::CapabilityDenied { effect, denied } => {
+            (Tone::Bad, format!("{} {}", cut(effect, VALUE_CHARS), entry::denial(denied)))
+        }
+        Event::InferenceRetried { failure, wait, .. } => (
+            Tone::Warn,
+            format!("the model is asked again in {}: {}", span(*wait), entry::model_failure(failure)),
+        ),
+        Event::InferenceCompleted { result: Err(failure), .. } => {
+            (Tone::Bad, format!("the model failed: {}", entry::model_failure(failure)))
+        }
+        Event::ChildRetried { reason, .. } => {
+            (Tone::Warn, format!("a child is tried once more; it failed: {}", cut(reason, REASON_CHARS)))
+        }
+        Event::SpawnCompleted { child: None, failure: Some(failure), .. } => {
+            (Tone::Bad, format!("no child: {}", entry::failure_words(failure)))
+        }
+        Event::BudgetExceeded { wanted, remaining } => {
+            (Tone::Bad, format!("out of budget: {wanted} tokens wanted, {remaining} left"))
+        }
+        Event::Overdraft { reserved, used } => {
+            (Tone::Warn, format!("the provider used {used} tokens where {reserved} were reserved"))
+        }
+        Event::ToolRepeatGuardFired { tool, count } => {
+            (Tone::Warn, format!("{tool} was called {count} times with the same input"))
+        }
+        Event::AgentStopped { end: end @ (AgentEnd::Failed { .. } | AgentEnd::Interrupted) } => {
+            (Tone::Bad, entry::agent_end(end))
+        }
+        Event::AuditStdoutStopped { reason, .. } => {
+            (Tone::Warn, format!("the audit trail on standard output ended: {}", cut(reason, REASON_CHARS)))
+        }
+        _ => return None,
+    })
+}
+
+/// What is worth a line though all is well.
+fn routine(event: &Event) -> Option<(Tone, String)> {
+    Some(match event {
+        Event::NetworkFetched { url, bytes, .. } => {
+            (Tone::Dim, format!("fetched {}, {}", cut(url, VALUE_CHARS), super::text::size(bytes.0)))
+        }
+        Event::AgentExecutionCompleted { usage, iterations, stop_reason, error, .. } => {
+            let tone = if stop_reason.is_success() { Tone::Good } else { Tone::Bad };
+            let why = error.as_deref().map(|why| format!(": {}", cut(why, REASON_CHARS))).unwrap_or_default();
+            let (stop, tokens) = (entry::word(stop_reason), entry::tokens(*usage));
+            (tone, format!("ended, {stop} after {iterations} turns, {tokens}{why}"))
+        }
+        Event::InferenceRequested { model, .. } => (Tone::Dim, format!("asks model {model}")),
+        Event::GoalAccepted { goal, .. } => {
+            (Tone::Bold, format!("goal accepted: {}", cut(goal, VALUE_CHARS)))
+        }
+        Event::GoalFinished { .. } => {
+            (Tone::Bold, format!("goal {}", entry::facts(event, &Names::default())))
+        }
+        Event::DaemonStarted { .. } => {
+            (Tone::Bold, format!("started, {}", entry::facts(event, &Names::default())))
+        }
+        Event::DaemonStopped {} => (Tone::Bold, "stopped in good order".to_owned()),
+        Event::AgentPaused {} => (Tone::Plain, "paused".to_owned()),
+        Event::AgentResumed {} => (Tone::Plain, "resumed".to_owned()),
+        Event::MessageDelivered { message } => {
+            (Tone::Plain, format!("got \"{}\"", cut(message, VALUE_CHARS)))
+        }
+        Event::AgentStopped { end } => (Tone::Dim, entry::agent_end(end)),
+        Event::CapabilityRevoked { .. } => (Tone::Warn, "a grant was revoked".to_owned()),
+        Event::WorkerStopped { reason, .. } => {
+            (Tone::Dim, format!("worker ended, {}", cut(reason, VALUE_CHARS)))
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "progress_tests.rs"]
+mod tests;
