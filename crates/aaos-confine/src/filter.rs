@@ -174,3 +174,146 @@ fn hash_of(program: &BpfProgram) -> String {
     }
     hasher.finalize().to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Filter, Meaning};
+    use crate::privilege::set_no_new_privs;
+    use crate::sys::in_child;
+    use crate::tables::{DAEMON_REFUSED, GATEWAY, WORKER};
+
+    /// The error number of a call, 0 for success.
+    fn errno(result: libc::c_long) -> i32 {
+        if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(-1) }
+    }
+
+    fn map(protection: i32) -> i32 {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh anonymous mapping.
+        errno(unsafe { libc::syscall(libc::SYS_mmap, 0_usize, 4096, protection, flags, -1, 0) })
+    }
+
+    fn clone3() -> i32 {
+        // SAFETY: an empty argument is refused, by the kernel with EINVAL.
+        errno(unsafe { libc::syscall(libc::SYS_clone3, 0_usize, 0_usize) })
+    }
+
+    fn clone_thread_in_new_namespace() -> i32 {
+        let flags = libc::CLONE_THREAD | libc::CLONE_NEWUSER;
+        // SAFETY: the kernel refuses this combination with EINVAL where a filter does not.
+        errno(unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) })
+    }
+
+    fn stat_by_path() -> i32 {
+        let mut into = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: path and buffer outlive the call.
+        errno(unsafe {
+            libc::syscall(libc::SYS_newfstatat, libc::AT_FDCWD, c"/".as_ptr(), into.as_mut_ptr(), 0)
+        })
+    }
+
+    fn stat_by_descriptor() -> i32 {
+        let mut into = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: the buffer outlives the call.
+        errno(unsafe { libc::syscall(libc::SYS_fstat, 0, into.as_mut_ptr()) })
+    }
+
+    fn duplicate() -> i32 {
+        // SAFETY: the descriptor is never used; the child ends.
+        errno(unsafe { libc::syscall(libc::SYS_fcntl, 0, libc::F_DUPFD_CLOEXEC, 3) })
+    }
+
+    fn raw_socket(family: i32, kind: i32) -> i32 {
+        // SAFETY: plain numbers.
+        errno(unsafe { libc::syscall(libc::SYS_socket, family, kind, 0) })
+    }
+
+    /// A call and the error number it must answer.
+    type Expected = (fn() -> i32, i32);
+
+    /// Number of the first expectation that fails under a filter, 0 if none does.
+    fn first_wrong(filter: Option<&Filter>, expected: &[Expected]) -> u8 {
+        // SAFETY: the child allocates nothing: it makes raw calls and compares numbers.
+        let result = unsafe {
+            in_child(|| {
+                if let Some(filter) = filter
+                    && (set_no_new_privs().is_err() || filter.install().is_err())
+                {
+                    return 100;
+                }
+                let wrong = expected.iter().position(|(call, errno)| call() != *errno);
+                wrong.map_or(0, |place| u8::try_from(place + 1).unwrap_or(101))
+            })
+        };
+        result.expect("a child")
+    }
+
+    const EXECUTABLE: i32 = libc::PROT_READ | libc::PROT_EXEC;
+
+    #[test]
+    fn without_a_filter_the_kernel_answers() {
+        let expected: &[Expected] = &[
+            (|| map(EXECUTABLE), 0),
+            (clone3, libc::EINVAL),
+            (clone_thread_in_new_namespace, libc::EINVAL),
+            (stat_by_path, 0),
+            (stat_by_descriptor, 0),
+            (duplicate, 0),
+            (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0),
+            (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), 0),
+        ];
+        assert_eq!(first_wrong(None, expected), 0);
+    }
+
+    #[test]
+    fn a_worker_has_heap_and_descriptors_and_nothing_else() {
+        let filter = Filter::compile(WORKER, Meaning::AllowList).expect("compiles");
+        let expected: &[Expected] = &[
+            (|| map(libc::PROT_READ | libc::PROT_WRITE), 0),
+            (|| map(EXECUTABLE), libc::EPERM),
+            (clone3, libc::ENOSYS),
+            (clone_thread_in_new_namespace, libc::EPERM),
+            (stat_by_path, libc::EPERM),
+            (stat_by_descriptor, 0),
+            (duplicate, libc::EPERM),
+            (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), libc::EPERM),
+            (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
+        ];
+        assert_eq!(first_wrong(Some(&filter), expected), 0);
+    }
+
+    #[test]
+    fn a_gateway_has_internet_sockets_and_no_others() {
+        let filter = Filter::compile(GATEWAY, Meaning::AllowList).expect("compiles");
+        let expected: &[Expected] = &[
+            (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC), 0),
+            (|| raw_socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK), 0),
+            (|| raw_socket(libc::AF_INET, libc::SOCK_RAW), libc::EPERM),
+            (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), libc::EPERM),
+            (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), libc::EPERM),
+            (|| map(EXECUTABLE), libc::EPERM),
+            (clone3, libc::ENOSYS),
+            (clone_thread_in_new_namespace, libc::EPERM),
+            (stat_by_path, libc::EPERM),
+        ];
+        assert_eq!(first_wrong(Some(&filter), expected), 0);
+    }
+
+    #[test]
+    fn the_daemon_keeps_files_and_unix_sockets_and_loses_the_network() {
+        let filter = Filter::compile(DAEMON_REFUSED, Meaning::DenyList).expect("compiles");
+        let expected: &[Expected] = &[
+            (stat_by_path, 0),
+            (duplicate, 0),
+            (|| map(EXECUTABLE), 0),
+            (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0),
+            (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
+            (|| raw_socket(libc::AF_INET6, libc::SOCK_DGRAM), libc::EPERM),
+            (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), libc::EPERM),
+            (|| raw_socket(libc::AF_VSOCK, libc::SOCK_STREAM), libc::EPERM),
+            (clone3, libc::ENOSYS),
+            (clone_thread_in_new_namespace, libc::EPERM),
+        ];
+        assert_eq!(first_wrong(Some(&filter), expected), 0);
+    }
+}
