@@ -205,7 +205,7 @@ async fn a_requirement_that_cannot_be_proved_refuses_the_launch_and_leaves_nothi
     // The control: preferred instead of required, the same machine launches and says what is missing.
     let mut policy = ConfinementPolicy { landlock_abi: 99, ..ConfinementPolicy::default() };
     policy.require.retain(|boundary| *boundary != Boundary::Landlock);
-    policy.prefer.push(Boundary::Landlock);
+    policy.prefer = vec![Boundary::Landlock];
     let lenient = sandbox_of(&worker_exe(), None, policy);
     let worker = lenient.launch_worker().await.expect("a worker");
     assert_eq!(worker.missing(), [Boundary::Landlock]);
