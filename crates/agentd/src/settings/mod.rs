@@ -95,11 +95,11 @@ impl Settings {
             .with_context(|| format!("the bootstrap manifest {}", path.display()))
     }
 
-    /// Directories that no grant reaches.
+    /// Directories and files that no grant reaches. Of the socket only itself: it may lie in a shared directory.
     pub(crate) fn protected(&self) -> Vec<PathBuf> {
         let mut protected = vec![self.state_dir.clone(), PathBuf::from("/etc/aaos")];
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
-        protected.extend(self.socket.parent().map(Path::to_owned));
+        protected.push(self.socket.clone());
         protected
     }
 }
