@@ -9,6 +9,7 @@ use aaos_journal::Head;
 use clap::{Args, Parser, Subcommand};
 
 use crate::goalargs::GoalFlags;
+use crate::help;
 use crate::settings::Overrides;
 
 /// Runs autonomous AI agents that may do exactly what you grant them
@@ -18,12 +19,7 @@ use crate::settings::Overrides;
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    after_help = "Examples:\n  \
-        agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"\n  \
-        agentd doctor                   what this machine can enforce\n  \
-        agentd audit --verify           whether the record of what happened is intact\n\n\
-        Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 budget, 5 provider, 6 confinement unavailable,\n\
-        70 a fault of agentd, 130 cancelled. Environment and configuration file: `agentd reference`."
+    after_help = help::AGENTD
 )]
 pub(crate) struct Cli {
     /// Directory of the journal and the workspaces [AAOS_STATE_DIR]
@@ -47,93 +43,45 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Work on a goal, show the progress, print the answer
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = help::RUN)]
     Run(RunArgs),
     /// Hand a goal to the running daemon and print its id
-    #[command(after_help = "Examples:\n  \
-        agentd submit \"Read ./docs and write a summary to ./output/summary.md\"\n  \
-        agentd submit --wait \"…\"      stay and show the progress, as `run` does\n\n\
-        Grants, outputs and exit codes are those of `agentd run --help`.")]
+    #[command(after_help = help::SUBMIT)]
     Submit(SubmitArgs),
     /// Run the daemon in the foreground
-    #[command(
-        after_help = "Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C \
-        ends it in good order.\n\nExample:\n  agentd serve --state-dir /var/lib/aaos"
-    )]
+    #[command(after_help = help::SERVE)]
     Serve,
     /// List agents, or goals
-    #[command(after_help = "Examples:\n  agentd list\n  agentd list --goals --json")]
+    #[command(after_help = help::LIST)]
     List(ListArgs),
     /// Show the daemon, one agent or one goal
-    #[command(
-        after_help = "Examples:\n  agentd status                 providers, limits, confinement, queues\n  \
-        agentd status reader          an agent, by name or id\n  agentd status 0190a5e8-…      an agent or a goal"
-    )]
+    #[command(after_help = help::STATUS)]
     Status(StatusArgs),
     /// Stop an agent with its descendants, or cancel a goal
-    #[command(after_help = "Example:\n  agentd stop 0190a5e8-7c1b-7000-8000-0123456789ab")]
+    #[command(after_help = help::STOP)]
     Stop(StopArgs),
     /// Start an agent from a manifest and print its id
-    #[command(
-        after_help = "Example:\n  agentd spawn helper.yaml\n\nThe manifest says what the agent may do. \
-        `system_prompt: { file: PATH }` is read relative to the manifest."
-    )]
+    #[command(after_help = help::SPAWN)]
     Spawn(SpawnArgs),
     /// Send an agent a message and print its answer
-    #[command(after_help = "Example:\n  agentd message helper \"What did you find?\"")]
+    #[command(after_help = help::MESSAGE)]
     Message(MessageArgs),
     /// List the tools that agents can be granted
-    #[command(
-        after_help = "Examples:\n  agentd tools\n  agentd tools --json           with the JSON Schema of each input"
-    )]
+    #[command(after_help = help::TOOLS)]
     Tools(JsonArgs),
     /// Tell what happened, as a story
-    #[command(
-        after_help = "Examples:\n  agentd logs                   everything\n  agentd logs reader -f         one \
-        agent, and go on\n  agentd logs 0190a5e8-…        one agent or goal\n\nWithout a daemon the journal in the \
-        state directory is read."
-    )]
+    #[command(after_help = help::LOGS)]
     Logs(LogsArgs),
     /// Print or verify the journal, entry by entry
-    #[command(after_help = AUDIT_HELP)]
+    #[command(after_help = help::AUDIT)]
     Audit(AuditArgs),
     /// Show what this machine can enforce, proved by starting a real worker
-    #[command(
-        after_help = "Exit code 6 when a boundary that the policy requires cannot be had.\n\nExample:\n  \
-        agentd doctor --json"
-    )]
+    #[command(after_help = help::DOCTOR)]
     Doctor(JsonArgs),
     /// Print the reference of environment variables and configuration keys
-    #[command(after_help = "Example:\n  agentd reference > docs/environment.md")]
+    #[command(after_help = help::REFERENCE)]
     Reference,
 }
-
-const RUN_HELP: &str = "\
-By default the goal may read the working directory, write below ./output, fetch from the public hosts of URLs that \
-stand in it, use every tool and spawn children with less. Loopback and private hosts need --network. What it may do \
-is printed before work begins.
-
-It succeeds when its agent is done and every output was created or changed. Outputs are --output, else the paths in \
-the goal that lie below a directory it may write. The answer goes to standard output, all else to standard error.
-
-A running daemon of the state directory does the work, else a private one for as long as this command runs.
-Ctrl-C cancels the goal; a second Ctrl-C leaves at once.
-
-Examples:
-  agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"
-  agentd run --read ./src --write ./report --output ./report/todo.md \"List all TODOs below ./src\"
-  agentd run --network 127.0.0.1:8080 \"Fetch http://127.0.0.1:8080/a and write it to ./output/a.md\"
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 budget, 5 provider, 6 confinement unavailable, 130 cancelled.";
-
-const AUDIT_HELP: &str = "\
-Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. Keep a \
-head that --verify printed: with --head it shows later that nothing before it was changed or cut off.
-
-Examples:
-  agentd audit --kind capability_granted --kind capability_denied
-  agentd audit --goal 0190a5e8-7c1b-7000-8000-0123456789ab --json
-  agentd audit --verify --head 42:6f0c…";
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -283,7 +231,7 @@ mod tests {
         command.clone().debug_assert();
         for one in command.get_subcommands() {
             let help = one.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example") || one.get_name() == "serve", "{}", one.get_name());
+            assert!(help.contains("Example"), "{}", one.get_name());
             assert!(one.get_about().is_some(), "{}", one.get_name());
         }
     }

@@ -195,9 +195,11 @@ mod tests {
     #[tokio::test]
     async fn frames_come_before_the_reply_and_strangers_are_passed_over() {
         let (result, frames) = asked(&[
-            "{\"jsonrpc\":\"2.0\",\"method\":\"stream.frame\",\"params\":{\"request_id\":1,\"kind\":\"lag\",\"resume_seq\":3}}\n",
-            "{\"jsonrpc\":\"2.0\",\"method\":\"stream.frame\",\"params\":{\"request_id\":9,\"kind\":\"lag\",\"resume_seq\":3}}\n",
-            "{\"jsonrpc\":\"2.0\",\"method\":\"other\",\"params\":{}}\n{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":[1]}\n",
+            r#"{"jsonrpc":"2.0","method":"stream.frame","params":{"request_id":1,"kind":"lag","resume_seq":3}}"#,
+            "\n",
+            r#"{"jsonrpc":"2.0","method":"stream.frame","params":{"request_id":9,"kind":"lag","resume_seq":3}}"#,
+            "\n{\"jsonrpc\":\"2.0\",\"method\":\"other\",\"params\":{}}\n",
+            "{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":[1]}\n",
             "{\"jsonrpc\":\"2.0\",\"id\":1,\"res",
             "ult\":[4,2]}\n",
         ])

@@ -71,10 +71,11 @@ impl Exit {
 
     /// The exit that an error leads to: the first cause that says so decides.
     pub(crate) fn of_error(error: &anyhow::Error) -> Self {
+        // Also where it was added as context, which is no cause of its own in the chain.
+        if error.is::<UsageError>() {
+            return Self::Usage;
+        }
         for cause in error.chain() {
-            if cause.is::<UsageError>() {
-                return Self::Usage;
-            }
             if cause.is::<SandboxError>() {
                 return Self::Confinement;
             }
@@ -132,6 +133,8 @@ mod tests {
 
     #[test]
     fn the_cause_decides_and_the_rest_is_a_failure() {
+        let added = anyhow!("a line").context(UsageError("the file".into())).context("while starting");
+        assert_eq!(Exit::of_error(&added), Exit::Usage);
         let usage: anyhow::Result<()> = Err(UsageError("no".into()).into());
         assert_eq!(Exit::of_error(&usage.context("reading flags").expect_err("it is one")), Exit::Usage);
         let sandbox = anyhow::Error::from(SandboxError::ZygoteGone).context("starting");

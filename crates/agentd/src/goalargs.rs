@@ -44,11 +44,15 @@ pub(crate) struct GoalFlags {
     #[arg(long, value_name = "PATH", help_heading = "Limits and results")]
     pub(crate) output: Vec<String>,
     /// Most tokens for the whole goal, children included
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits and results")]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Limits and results")]
     pub(crate) budget_tokens: Option<u64>,
     /// Fail when it is not done after this long
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Limits and results")]
+    #[arg(long, value_name = "SECONDS", value_parser = at_least_one(), help_heading = "Limits and results")]
     pub(crate) deadline: Option<u64>,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
 }
 
 /// Where a goal is asked for.
@@ -193,8 +197,8 @@ fn default_read(place: &Place) -> Result<PathPattern, UsageError> {
         () => return checked(PathPattern::from_parts(directory.clone(), Reach::Subtree)),
     };
     Err(UsageError(format!(
-        "the working directory is {directory}: the goal could read {what}; change to a smaller directory, or say \
-         what it may read with --read DIR"
+        "the working directory is {directory}: the goal could read {what}; change to a smaller directory, or \
+         say what it may read with --read DIR"
     )))
 }
 
@@ -280,8 +284,8 @@ fn refusal(authority: &str, why: Refused) -> String {
              grant it with --network {shown}"
         ),
         Refused::Unclear => format!(
-            "{shown:?} in a URL of the goal is no plain host name and is not granted; if it is meant, grant its \
-             ASCII name with --network HOST"
+            "{shown:?} in a URL of the goal is no plain host name and is not granted; if it is meant, grant \
+             its ASCII name with --network HOST"
         ),
     }
 }

@@ -92,8 +92,8 @@ fn loopback_is_granted_only_by_a_flag_and_never_by_prose() {
 
 #[test]
 fn a_manifest_s_own_capabilities_replace_the_defaults() {
-    let text = "name: a\nmodel: fast\nsystem_prompt: x\ncapabilities:\n  - \"tool: web_fetch\"\n  - \"network: \
-                127.0.0.1:80\"\n  - \"file_write: /p/out/*\"\n";
+    let text = "name: a\nmodel: fast\nsystem_prompt: x\ncapabilities:\n  - \"tool: web_fetch\"\n  - \
+                \"network: 127.0.0.1:80\"\n  - \"file_write: /p/out/*\"\n";
     let manifest =
         || Some(LoadedManifest { text: text.to_owned(), parsed: Manifest::parse(text).expect("parses") });
     let goal = "Fetch http://127.0.0.1:80/ and https://example.org/ to ./out/a.md";
@@ -149,10 +149,11 @@ fn grants_travel_in_the_manifest_s_grammar() {
     ] {
         let spec = aaos_core::capability::GrantSpec::parse(text).expect(text);
         let written = serde_json::to_value(WireGrant(&spec)).expect("JSON");
+        let sent = written.as_str().map_or_else(|| written.to_string(), ToOwned::to_owned);
         assert_eq!(
-            aaos_core::capability::GrantSpec::parse_json(&written).expect("the daemon takes it"),
+            aaos_core::capability::GrantSpec::parse(&sent).expect("the daemon takes it"),
             spec,
-            "{written}"
+            "{sent}"
         );
         assert_eq!(written, serde_json::from_str::<serde_json::Value>(json).expect("JSON"), "{text}");
     }

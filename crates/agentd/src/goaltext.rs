@@ -23,7 +23,8 @@ pub(crate) struct Ground<'g> {
     pub(crate) writes: &'g [PathPattern],
 }
 
-/// The paths below a write grant that stand in `goal`, in order, each once. `is_directory` is asked about each.
+/// The paths below a write grant that stand in `goal`, in order, each once, but for those that
+/// `is_directory` says are directories.
 pub(crate) fn outputs(
     goal: &str,
     ground: Ground<'_>,
@@ -85,7 +86,8 @@ fn closing(line: &str, close: char) -> Option<usize> {
     })
 }
 
-/// Whether a quoted span with spaces is one path: it leads below a write grant, and none of its later words does.
+/// Whether a quoted span with spaces is one path: it leads below a write grant, and none of its later words
+/// does.
 fn is_one_path(span: &str, ground: Ground<'_>) -> bool {
     let mut pieces = span.split_whitespace();
     let has_spaces = pieces.next().is_some() && pieces.next().is_some();

@@ -11,6 +11,7 @@ mod exit;
 mod files;
 mod goalargs;
 mod goaltext;
+mod help;
 mod manifests;
 mod render;
 mod server;

@@ -1,7 +1,7 @@
 //! `doctor`: what this machine can enforce, proved by starting real workers.
 //!
-//! Invariants: the verdict is that of a launch under the policy in force, the same that a daemon makes; a second
-//! launch that requires nothing only shows what is missing. The launchers start before any thread exists.
+//! Invariants: the verdict is that of a launch under the policy in force, the same that a daemon makes; a
+//! second launch that requires nothing only shows what is missing. The launchers start before any thread exists.
 
 use std::path::Path;
 

@@ -142,7 +142,8 @@ fn with_source(settings: &Settings, work: impl AsyncFnOnce(Source) -> Result<Exi
     let path = settings.state_dir.join("journal.db");
     if !path.exists() {
         bail!(
-            "no agentd listens at {} and there is no journal {}; nothing has run with this state directory yet",
+            "no agentd listens at {} and there is no journal {}; nothing has run with this state directory \
+             yet",
             settings.socket.display(),
             path.display()
         );

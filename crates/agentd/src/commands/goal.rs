@@ -198,8 +198,8 @@ mod tests {
         assert_eq!(
             json,
             "{\"goal\":\"Fetch https://a.org:8443 to ./output/x.md\",\"outputs\":[\"/p/output/x.md\"],\
-             \"grants\":[{\"file_read\":\"/p/*\"},{\"file_write\":\"/p/output/*\"},{\"network\":[\"a.org:8443\"]},\
-             {\"tool\":\"*\"},{\"spawn_child\":[\"*\"]}],\"working_directory\":\"/p\"}"
+             \"grants\":[{\"file_read\":\"/p/*\"},{\"file_write\":\"/p/output/*\"},\
+             {\"network\":[\"a.org:8443\"]},{\"tool\":\"*\"},{\"spawn_child\":[\"*\"]}],\"working_directory\":\"/p\"}"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! What each command does.
 //!
-//! Invariants: answers go to standard output, all else to standard error; `--json` prints what the daemon said,
-//! unchanged; a command that reads changes nothing.
+//! Invariants: answers go to standard output, all else to standard error; `--json` prints what the daemon
+//! said, unchanged; a command that reads changes nothing.
 
 mod agents;
 mod doctor;

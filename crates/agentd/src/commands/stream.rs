@@ -1,10 +1,11 @@
 //! Watching a goal: progress as it happens, the answer at the end, Ctrl-C in between.
 //!
-//! Invariants: the exit code is the one that the daemon recorded; a first interrupt cancels the goal and waits
-//! for its recorded end, a second one leaves at once.
+//! Invariants: the exit code is the one that the daemon recorded; a first interrupt cancels the goal and
+//! waits for its recorded end, a second one leaves at once.
 
 use std::path::Path;
 
+use aaos_core::event::Event;
 use aaos_core::id::GoalId;
 use aaos_core::quantity::Millis;
 use aaos_ipc::FrameBody;
@@ -88,7 +89,10 @@ impl Watch<'_> {
     async fn frame(&mut self, frame: &FrameBody) -> Result<()> {
         match frame {
             FrameBody::Event(entry) => {
-                for said in self.story.tell(entry) {
+                // What it did is told as it happens, how it ended once the reply is there.
+                let is_told_apart =
+                    matches!(entry.event, Event::GoalAccepted { .. } | Event::GoalFinished { .. });
+                for said in self.story.tell(entry).into_iter().filter(|_| !is_told_apart) {
                     let is_trouble = matches!(said.tone, Tone::Bad | Tone::Warn);
                     if is_trouble || !self.voice.quiet {
                         self.voice.screen.note(said.tone, &said.text);

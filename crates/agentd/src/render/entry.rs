@@ -1,6 +1,7 @@
 //! One journal entry as one line: the facts that matter, for `audit`.
 //!
-//! Invariant: every kind says something; nothing that an agent wrote reaches the line with control characters.
+//! Invariant: every kind says something; nothing that an agent wrote reaches the line with control
+//! characters.
 
 use std::collections::HashMap;
 
@@ -18,6 +19,9 @@ use super::text::{REASON_CHARS, VALUE_CHARS, cut, instant, short_id, size, span}
 
 /// Most items of a list that are shown.
 const SHOWN_ITEMS: usize = 4;
+
+/// A text argument that is longer, or has several lines, is counted instead of shown.
+const COUNTED_BYTES: usize = 400;
 
 /// Names of the agents seen so far.
 #[derive(Debug, Default)]
@@ -336,7 +340,7 @@ pub(crate) fn arguments(input: &Value) -> String {
 
 fn argument(value: &Value) -> String {
     match value {
-        Value::String(text) if text.chars().nth(VALUE_CHARS).is_some() => {
+        Value::String(text) if text.len() > COUNTED_BYTES || text.contains('\n') => {
             format!("({} characters)", text.chars().count())
         }
         Value::String(text) => format!("\"{}\"", cut(text, VALUE_CHARS)),

@@ -43,6 +43,7 @@ pub(crate) fn spawned() -> Entry {
         depth: 1,
         manifest: Box::new(manifest),
         max_tokens: None,
+        principal: 0,
     })
 }
 
@@ -106,24 +107,25 @@ fn a_line_says_number_time_kind_who_and_facts() {
     let said = |entry: &Entry| line(entry, &names());
     assert_eq!(
         said(&spawned()),
-        "     7 2024-03-01T00:00:00.000Z agent_spawned             reader(abcd1234): child of (00000009), depth 1, \
-         model fast"
+        "     7 2024-03-01T00:00:00.000Z agent_spawned             reader(abcd1234): child of (00000009), \
+         depth 1, model fast"
     );
     assert_eq!(
         said(&granted("{ file_read: /x/*, max_invocations: 3 }")),
         "     7 2024-03-01T00:00:00.000Z capability_granted        reader(abcd1234): { file_read: \"/x/*\", \
-         max_invocations: 3 } (00000000-0000-0000-0000-000000000002, from 00000000-0000-0000-0000-000000000003)"
+         max_invocations: 3 } (00000000-0000-0000-0000-000000000002, from \
+         00000000-0000-0000-0000-000000000003)"
     );
     assert_eq!(
         said(&result(None)),
-        "     7 2024-03-01T00:00:00.000Z tool_result               reader(abcd1234): file_read done, 2.0 KiB in 12 \
-         ms, worker 00000000-0000-0000-0000-000000000005 (call 00000000-0000-0000-0000-000000000004)"
+        "     7 2024-03-01T00:00:00.000Z tool_result               reader(abcd1234): file_read done, 2.0 KiB in \
+         12 ms, worker 00000000-0000-0000-0000-000000000005 (call 00000000-0000-0000-0000-000000000004)"
     );
     assert_eq!(
         said(&receipt(true)),
         "     7 2024-03-01T00:00:00.000Z confinement_receipt       reader(abcd1234): worker \
-         00000000-0000-0000-0000-000000000005 pid 42, Landlock ABI 6; observed: seccomp; probed: landlock; missing: \
-         own_uid"
+         00000000-0000-0000-0000-000000000005 pid 42, Landlock ABI 6; observed: seccomp; probed: landlock; \
+         missing: own_uid"
     );
 }
 

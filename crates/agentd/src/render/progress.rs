@@ -156,11 +156,8 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
         Event::MessageDelivered { message } => {
             (Tone::Plain, format!("got \"{}\"", cut(message, VALUE_CHARS)))
         }
-        Event::AgentStopped { end } => (Tone::Dim, entry::agent_end(end)),
+        Event::AgentStopped { end: end @ AgentEnd::Stopped } => (Tone::Dim, entry::agent_end(end)),
         Event::CapabilityRevoked { .. } => (Tone::Warn, "a grant was revoked".to_owned()),
-        Event::WorkerStopped { reason, .. } => {
-            (Tone::Dim, format!("worker ended, {}", cut(reason, VALUE_CHARS)))
-        }
         _ => return None,
     })
 }

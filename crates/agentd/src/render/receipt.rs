@@ -20,7 +20,7 @@ pub(crate) fn demand(policy: &ConfinementPolicy, boundary: Boundary) -> &'static
 pub(crate) fn lines(receipt: &ConfinementReceipt, policy: &ConfinementPolicy) -> Vec<String> {
     let mut table = Table::new(&["boundary", "policy", "evidence", "seen"]);
     for BoundaryReceipt { boundary, evidence, detail } in &receipt.boundaries {
-        table.row(&[&word(boundary), demand(policy, *boundary), &word(evidence), detail]);
+        table.row(&[&word(boundary), demand(policy, *boundary), &word(evidence), &detail.replace('\t', " ")]);
     }
     table.lines()
 }

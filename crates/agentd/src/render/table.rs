@@ -5,7 +5,7 @@
 use super::text;
 
 /// Longest cell, in characters.
-const CELL_CHARS: usize = 60;
+const CELL_CHARS: usize = 120;
 
 /// Rows below a heading, aligned.
 #[derive(Debug)]

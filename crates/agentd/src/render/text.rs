@@ -93,7 +93,8 @@ pub(crate) fn instant(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
 }
 
-/// The Gregorian date of a day since 1970-01-01, after H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+/// The Gregorian date of a day since 1970-01-01, after H. Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms".
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

@@ -1,0 +1,101 @@
+//! What stands below the flags in each command's help: how it behaves, and examples.
+
+pub(crate) const AGENTD: &str = "\
+Examples:
+  agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"
+  agentd doctor                   what this machine can enforce
+  agentd audit --verify           whether the record of what happened is intact
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 budget, 5 provider, 6 confinement unavailable,
+70 a fault of agentd, 130 cancelled. Environment and configuration file: `agentd reference`.";
+
+pub(crate) const RUN: &str = "\
+By default the goal may read the working directory, write below ./output, fetch from the public hosts of \
+URLs that stand in it, use every tool and spawn children with less. Loopback and private hosts need \
+--network. What it may do is printed before work begins.
+
+It succeeds when its agent is done and every output was created or changed. Outputs are --output, else the \
+paths in the goal that lie below a directory it may write. The answer goes to standard output, all else to \
+standard error.
+
+A running daemon of the state directory does the work, else a private one for as long as this command runs. \
+Ctrl-C cancels the goal; a second Ctrl-C leaves at once.
+
+Examples:
+  agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"
+  agentd run --read ./src --write ./report --output ./report/todo.md \"List all TODOs below ./src\"
+  agentd run --network 127.0.0.1:8080 \"Fetch http://127.0.0.1:8080/a and write it to ./output/a.md\"
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 budget, 5 provider, 6 confinement unavailable,
+130 cancelled.";
+
+pub(crate) const SUBMIT: &str = "\
+Examples:
+  agentd submit \"Read ./docs and write a summary to ./output/summary.md\"
+  agentd submit --wait \"…\"        stay and show the progress, as `run` does
+
+Grants, outputs and exit codes are those of `agentd run --help`.";
+
+pub(crate) const SERVE: &str = "\
+Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
+order.
+
+Example:
+  agentd serve --state-dir /var/lib/aaos";
+
+pub(crate) const LIST: &str = "\
+Examples:
+  agentd list
+  agentd list --goals --json";
+
+pub(crate) const STATUS: &str = "\
+Examples:
+  agentd status                   providers, limits, confinement, queues
+  agentd status reader            an agent, by name or id
+  agentd status 0190a5e8-…        an agent or a goal";
+
+pub(crate) const STOP: &str = "\
+Example:
+  agentd stop 0190a5e8-7c1b-7000-8000-0123456789ab";
+
+pub(crate) const SPAWN: &str = "\
+The manifest says what the agent may do. `system_prompt: { file: PATH }` is read relative to the manifest.
+
+Example:
+  agentd spawn helper.yaml";
+
+pub(crate) const MESSAGE: &str = "\
+Example:
+  agentd message helper \"What did you find?\"";
+
+pub(crate) const TOOLS: &str = "\
+Examples:
+  agentd tools
+  agentd tools --json             with the JSON Schema of each input";
+
+pub(crate) const LOGS: &str = "\
+Without a daemon the journal in the state directory is read.
+
+Examples:
+  agentd logs                     everything
+  agentd logs reader -f           one agent, and go on
+  agentd logs 0190a5e8-…          one agent or goal";
+
+pub(crate) const AUDIT: &str = "\
+Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. \
+Keep a head that --verify printed: with --head it shows later that nothing before it was changed or cut off.
+
+Examples:
+  agentd audit --kind capability_granted --kind capability_denied
+  agentd audit --goal 0190a5e8-7c1b-7000-8000-0123456789ab --json
+  agentd audit --verify --head 42:6f0c…";
+
+pub(crate) const DOCTOR: &str = "\
+Exit code 6 when a boundary that the policy requires cannot be had.
+
+Example:
+  agentd doctor --json";
+
+pub(crate) const REFERENCE: &str = "\
+Example:
+  agentd reference > docs/environment.md";
