@@ -1,8 +1,9 @@
-//! The house's own chores: `cargo xtask tidy | test | readme`.
+//! The house's own chores: `cargo xtask tidy | test | readme | bench`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
 //! a file of the checkout.
 
+mod bench;
 mod floors;
 mod linked;
 mod readme;
@@ -20,7 +21,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
-  readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout";
+  readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
+  bench [ARGS…]   build release and measure it beside baselines; --quick for few rounds, --json for machines";
 
 /// What this program can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,7 @@ enum Chore {
     Tidy,
     Test { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
+    Bench { args: Vec<String> },
 }
 
 impl Chore {
@@ -38,6 +41,7 @@ impl Chore {
             "tidy" if rest.is_empty() => Ok(Self::Tidy),
             "test" => Ok(Self::Test { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
+            "bench" => Ok(Self::Bench { args: rest }),
             _ => bail!("unknown command {name:?}\n{USAGE}"),
         }
     }
@@ -48,6 +52,7 @@ impl Chore {
             Self::Tidy => tidy::check(&root),
             Self::Test { runner_args } => suite::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
+            Self::Bench { args } => bench::run(&root, &args),
         }
     }
 }
