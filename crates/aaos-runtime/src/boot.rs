@@ -97,6 +97,7 @@ impl Kernel {
                 iterations: reply.iterations,
                 stop_reason: reply.stop_reason,
                 error: reply.error.clone(),
+                failure: None,
             };
             let recalled = table.open_trace(*trace, owner).map(|()| table.traces.complete(*trace, result));
             if !matches!(recalled, Ok(Ok(()))) {

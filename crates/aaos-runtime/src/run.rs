@@ -224,5 +224,6 @@ pub(crate) fn result_of(end: &RunEnd) -> RunResult {
         iterations: end.iterations,
         stop_reason: end.stop_reason,
         error: end.error.clone(),
+        failure: end.failure,
     }
 }

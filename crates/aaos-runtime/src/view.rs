@@ -6,7 +6,7 @@ use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
-use aaos_core::model::{ProviderState, Usage};
+use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::quantity::{Timestamp, Tokens};
 use aaos_core::toolio::StopReason;
@@ -103,6 +103,9 @@ pub struct RunResult {
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Of a failed inference: its kind, from which the error code follows.
+    #[serde(skip)]
+    pub failure: Option<ModelFailureKind>,
 }
 
 /// The answer to `agent.run`.

@@ -9,6 +9,8 @@ use aaos_core::capability::GrantSpec;
 use aaos_core::id::AgentId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
+use aaos_core::model::ModelFailure;
+use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
 use aaos_journal::{Filter, Head};
 use aaos_runtime::{GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
@@ -55,9 +57,14 @@ struct RanBy<'r> {
     response: &'r str,
     usage: aaos_core::model::Usage,
     iterations: u32,
-    stop_reason: aaos_core::toolio::StopReason,
+    stop_reason: StopReason,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'r str>,
+}
+
+/// Whether a method lists things without a bound of its own: its answer may be very long.
+pub(super) fn lists(request: &Request) -> bool {
+    matches!(request.method.as_str(), "agent.list" | "goal.list" | "audit.query")
 }
 
 /// Answers one request.
@@ -143,21 +150,42 @@ async fn run_method(kernel: &Kernel, caller: Principal, request: &Request) -> An
 }
 
 fn run_answer(agent: Option<AgentId>, answer: &RunAnswer) -> Answer {
-    match (answer, agent) {
-        (RunAnswer::Ran(result), None) => json(result),
-        (RunAnswer::Ran(result), Some(agent_id)) => {
-            let RunResult { response, usage, iterations, stop_reason, error } = result;
-            json(&RanBy {
-                agent_id,
-                response,
-                usage: *usage,
-                iterations: *iterations,
-                stop_reason: *stop_reason,
-                error: error.as_deref(),
-            })
+    let result = match answer {
+        RunAnswer::Ran(result) => result,
+        RunAnswer::Delivered(trace_id) => {
+            return json(&Delivered { trace_id: *trace_id, status: "delivered" });
         }
-        (RunAnswer::Delivered(trace_id), _) => json(&Delivered { trace_id: *trace_id, status: "delivered" }),
+    };
+    if let Some(error) = failed_run(result) {
+        return Err(error);
     }
+    let Some(agent_id) = agent else { return json(result) };
+    let RunResult { response, usage, iterations, stop_reason, error, failure: _ } = result;
+    json(&RanBy {
+        agent_id,
+        response,
+        usage: *usage,
+        iterations: *iterations,
+        stop_reason: *stop_reason,
+        error: error.as_deref(),
+    })
+}
+
+/// The error of a run that its provider or an empty purse ended; it shows the run's result all the same.
+fn failed_run(result: &RunResult) -> Option<RpcError> {
+    let message = result.error.clone().unwrap_or_default();
+    let cause = match (result.failure, result.stop_reason) {
+        (Some(kind), _) => KernelError::Provider(ModelFailure { kind, message, retry_after: None }),
+        (None, StopReason::BudgetExceeded) => KernelError::Budget(message),
+        (None, _) => return None,
+    };
+    let mut error = refused(cause);
+    if let (Some(data), Ok(shown)) =
+        (error.data.as_mut().and_then(|data| data.as_object_mut()), serde_json::to_value(result))
+    {
+        data.insert("result".to_owned(), shown);
+    }
+    Some(error)
 }
 
 async fn goal_method(kernel: &Kernel, caller: Principal, request: &Request) -> Answer {
@@ -322,6 +350,7 @@ fn internal(error: &dyn std::error::Error) -> RpcError {
 }
 
 /// A kernel error with its code and a typed reason.
+#[expect(clippy::needless_pass_by_value, reason = "it ends chains of map_err, which give the error away")]
 pub(super) fn refused(error: KernelError) -> RpcError {
     #[derive(Serialize)]
     struct Reason<T> {
