@@ -8,6 +8,7 @@ use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::AgentId;
 use aaos_core::manifest::{Lifecycle, Manifest};
 use aaos_core::tool;
+use aaos_ipc::Schema;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -151,10 +152,7 @@ impl Kernel {
     }
 
     fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
-        let Some(accepts) = &agent.manifest.accepts else { return Ok(()) };
-        let schema = aaos_ipc::Schema::compile(accepts).map_err(|error| {
-            KernelError::Invalid(format!("the agent's accepts schema is not usable: {error}"))
-        })?;
+        let Some(schema) = accepted_messages(&agent.manifest)? else { return Ok(()) };
         let value = serde_json::from_str(message).unwrap_or_else(|_| message.into());
         schema
             .validate(&value)
@@ -229,6 +227,15 @@ impl Kernel {
         }
         Ok(self.invoke(&agent, None, tool, input).await?)
     }
+}
+
+/// The compiled `accepts` of a manifest.
+///
+/// # Errors
+/// [`KernelError::Invalid`] when it is no usable schema.
+pub(crate) fn accepted_messages(manifest: &Manifest) -> Result<Option<Schema>, KernelError> {
+    let compiled = manifest.accepts.as_ref().map(Schema::compile).transpose();
+    compiled.map_err(|error| KernelError::Invalid(format!("`accepts` is not a usable JSON Schema: {error}")))
 }
 
 fn end_of(answer: &Result<RunAnswer, KernelError>) -> AgentEnd {

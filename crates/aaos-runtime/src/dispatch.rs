@@ -196,7 +196,10 @@ impl Kernel {
             other => unreachable!("{} does not fetch", other.name()),
         };
         let fetched = match self.egress().await {
-            Ok(egress) => egress.fetch(&permit).await,
+            Ok(egress) => tokio::select! {
+                fetched = egress.fetch(&permit) => fetched,
+                () = agent.cancel.cancelled() => Err(cancelled()),
+            },
             Err(error) => Err(error.into_tool_failure()),
         };
         let event = Event::NetworkFetched {

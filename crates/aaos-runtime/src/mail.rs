@@ -43,6 +43,10 @@ impl Kernel {
         if let Err(error) = &delivered {
             self.close_trace(trace, Err(error.to_string()));
         }
+        if agent.tasks.is_closed() {
+            // Its loop may have ended while the message was on its way.
+            self.fail_waiting_mail(agent);
+        }
         delivered.map(|()| trace)
     }
 
@@ -143,8 +147,12 @@ impl Kernel {
         self.traces_changed().notify_waiters();
     }
 
-    /// What still lies in the mailbox of an agent that stopped gets no reply.
+    /// What still lies in the mailbox of an agent that stopped gets no reply. When it is the daemon that stops,
+    /// it waits in the journal and is answered after the next start.
     fn fail_waiting_mail(&self, agent: &Agent) {
+        if self.closing().is_cancelled() {
+            return;
+        }
         let waiting: Vec<Mail> = agent.live().mailbox.drain().collect();
         for mail in waiting {
             self.close_trace(mail.trace, Err("the agent was stopped before it took the message".to_owned()));

@@ -160,6 +160,8 @@ impl Agent {
     pub(crate) async fn wait_unpaused(&self) -> bool {
         let mut paused = self.paused.subscribe();
         tokio::select! {
+            // An agent that is being stopped takes nothing more, paused or not.
+            biased;
             () = self.cancel.cancelled() => false,
             seen = paused.wait_for(|paused| !paused) => seen.is_ok(),
         }

@@ -18,6 +18,7 @@ use aaos_core::quantity::{Timestamp, Tokens};
 use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootTable};
 
+use crate::agents::accepted_messages;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts};
@@ -88,6 +89,7 @@ impl Kernel {
         cancel: tokio_util::sync::CancellationToken,
     ) -> Result<Arc<Agent>, KernelError> {
         self.check_open()?;
+        accepted_messages(&manifest)?;
         self.check_model(&manifest.model).await?;
         let id = AgentId::from_uuid(self.clock().fresh());
         let admission = admission(id, &manifest, origin.max_tokens);
@@ -142,6 +144,7 @@ impl Kernel {
         });
         let manifest = narrowed?;
         self.check_open().map_err(KernelError::into_tool_failure)?;
+        accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
         let permit = self.begin(parent, trace, Spawn { child: manifest.name.clone() }).await?;
         let built = self.build_child(parent, manifest).await;
