@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::limits;
-use aaos_ipc::{Incoming, Request, Response, batch_line, parse_line};
+use aaos_ipc::{ErrorCode, Incoming, Request, RequestId, Response, RpcError, batch_line, parse_line};
 use aaos_runtime::{Kernel, Principal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +25,10 @@ const OUTBOX_BYTES: usize = 2 * limits::MAX_REPLY_BYTES;
 const OUTBOX_LINES: usize = 1024;
 /// A client that takes nothing for this long is cut off.
 const WRITE_TIME: Duration = Duration::from_secs(60);
+/// The same once the daemon closes.
+const CLOSING_WRITE_TIME: Duration = Duration::from_secs(1);
+/// Answers that may be very long (lists, batches) and are made at once, each kind, on one connection.
+const LONG_ANSWERS: usize = 4;
 /// How often a connection with nothing to write looks whether its client is still there.
 const HANG_UP_CHECK: Duration = Duration::from_secs(15);
 /// Bytes asked of the socket at once.
@@ -79,9 +83,8 @@ impl Outbox {
 pub(crate) async fn run(kernel: Kernel, principal: Principal, stream: UnixStream) {
     let (reader, writer) = stream.into_split();
     let (outbox, lines) = Outbox::new();
-    let writing = tokio::spawn(write_lines(writer, lines, outbox.gone.clone()));
-    let session =
-        Session { kernel, principal, outbox, in_flight: Arc::new(Semaphore::new(limits::MAX_IN_FLIGHT)) };
+    let writing = tokio::spawn(write_lines(writer, lines, outbox.gone.clone(), kernel.closing().clone()));
+    let session = Session::new(kernel, principal, outbox);
     if let Err(error) = session.read_lines(reader).await {
         tracing::debug!(%error, "a connection ended");
     }
@@ -96,6 +99,7 @@ async fn write_lines(
     mut writer: OwnedWriteHalf,
     mut lines: mpsc::Receiver<Outgoing>,
     gone: CancellationToken,
+    closing: CancellationToken,
 ) {
     let mut check = tokio::time::interval(HANG_UP_CHECK);
     loop {
@@ -106,19 +110,30 @@ async fn write_lines(
             }
         };
         let Some(outgoing) = outgoing else { break };
-        match tokio::time::timeout(WRITE_TIME, writer.write_all(&outgoing.line)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a client went away");
-                break;
-            }
-            Err(_) => {
+        let written = tokio::select! {
+            written = writer.write_all(&outgoing.line) => written,
+            () = out_of_patience(&closing) => {
                 tracing::warn!("a client that reads nothing is cut off");
                 break;
             }
+        };
+        if let Err(error) = written {
+            tracing::debug!(%error, "a client went away");
+            break;
         }
     }
     gone.cancel();
+}
+
+/// Resolves when a write has taken too long: sooner while the daemon closes.
+async fn out_of_patience(closing: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(WRITE_TIME) => {}
+        () = async {
+            closing.cancelled().await;
+            tokio::time::sleep(CLOSING_WRITE_TIME).await;
+        } => {}
+    }
 }
 
 /// Whether the client closed both directions. A stream with nothing to say would not notice by writing.
@@ -135,9 +150,22 @@ struct Session {
     principal: Principal,
     outbox: Outbox,
     in_flight: Arc<Semaphore>,
+    long_lists: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
 }
 
 impl Session {
+    fn new(kernel: Kernel, principal: Principal, outbox: Outbox) -> Self {
+        Self {
+            kernel,
+            principal,
+            outbox,
+            in_flight: Arc::new(Semaphore::new(limits::MAX_IN_FLIGHT)),
+            long_lists: Arc::new(Semaphore::new(LONG_ANSWERS)),
+            batches: Arc::new(Semaphore::new(LONG_ANSWERS)),
+        }
+    }
+
     /// Reads lines until the client ends its side, goes away or the kernel closes.
     async fn read_lines(&self, mut reader: OwnedReadHalf) -> io::Result<()> {
         let mut buffer: Vec<u8> = Vec::new();
@@ -145,8 +173,12 @@ impl Session {
         loop {
             while let Some(at) = buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = buffer.split_off(searched + at + 1);
-                let line = std::mem::replace(&mut buffer, rest);
+                let mut line = std::mem::replace(&mut buffer, rest);
+                line.pop();
                 searched = 0;
+                if line.len() > limits::MAX_REQUEST_BYTES {
+                    return self.refuse_long_line().await;
+                }
                 self.take_line(&line).await;
             }
             searched = buffer.len();
@@ -156,11 +188,9 @@ impl Session {
             if buffer.is_empty() {
                 // An idle connection holds no buffer.
                 buffer = Vec::new();
-                reader.readable().await?;
             }
-            buffer.reserve(READ_BYTES);
             let read = tokio::select! {
-                read = reader.read_buf(&mut buffer) => read?,
+                read = more(&mut reader, &mut buffer) => read?,
                 () = self.outbox.gone.cancelled() => return Ok(()),
                 () = self.kernel.closing().cancelled() => return Ok(()),
             };
@@ -191,41 +221,59 @@ impl Session {
         }
     }
 
-    /// Takes a place among the requests in flight; the reader waits here when there is none.
-    async fn place(&self) -> OwnedSemaphorePermit {
-        match Arc::clone(&self.in_flight).acquire_owned().await {
-            Ok(place) => place,
-            Err(_) => unreachable!("the semaphore is never closed"),
-        }
-    }
-
     async fn spawn_single(&self, request: Request) {
-        let place = self.place().await;
+        // The reader waits here while too many requests are in flight.
+        let place = place(&self.in_flight).await;
         let session = self.clone();
         drop(tokio::spawn(async move {
+            // Held until the answer is queued, so that few of them wait for a client that does not read.
+            let long = match methods::lists(&request) {
+                true => Some(self::place(&session.long_lists).await),
+                false => None,
+            };
             if let Some(response) = session.respond(request).await {
                 session.answer(response.to_line()).await;
             }
-            drop(place);
+            drop((long, place));
         }));
     }
 
     async fn spawn_batch(&self, entries: Vec<Result<Request, Response>>) {
-        let place = self.place().await;
+        let place = place(&self.in_flight).await;
         let session = self.clone();
         drop(tokio::spawn(async move {
-            let mut responses = Vec::with_capacity(entries.len());
-            for entry in entries {
-                match entry {
-                    Ok(request) => responses.extend(session.respond(request).await),
-                    Err(response) => responses.push(response),
-                }
-            }
-            if let Some(line) = batch_line(&responses) {
+            let long = self::place(&session.batches).await;
+            if let Some(line) = session.run_batch(entries).await {
                 session.answer(line).await;
             }
-            drop(place);
+            drop((long, place));
         }));
+    }
+
+    /// Answers every entry; once the answers are too long together, none of them is kept.
+    async fn run_batch(&self, entries: Vec<Result<Request, Response>>) -> Option<Vec<u8>> {
+        let mut responses = Vec::with_capacity(entries.len());
+        let mut bytes = 0_usize;
+        for entry in entries {
+            let response = match entry {
+                Ok(request) => self.respond(request).await,
+                Err(response) => Some(response),
+            };
+            bytes +=
+                response.iter().flat_map(|one| &one.result).map(|result| result.get().len()).sum::<usize>();
+            if bytes > limits::MAX_REPLY_BYTES {
+                responses.clear();
+            } else {
+                responses.extend(response);
+            }
+        }
+        if bytes > limits::MAX_REPLY_BYTES {
+            let limit = limits::MAX_REPLY_BYTES;
+            let message = format!("the results of the batch are over the limit of {limit} bytes; send less");
+            let error = RpcError::new(ErrorCode::LimitReached, message);
+            return Some(Response::failed(RequestId::null(), error).to_line());
+        }
+        batch_line(&responses)
     }
 
     async fn respond(&self, request: Request) -> Option<Response> {
@@ -238,4 +286,19 @@ impl Session {
             tracing::debug!("an answer found its client gone");
         }
     }
+}
+
+/// A place in a semaphore, waited for.
+async fn place(room: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    match Arc::clone(room).acquire_owned().await {
+        Ok(place) => place,
+        Err(_) => unreachable!("the semaphore is never closed"),
+    }
+}
+
+/// Reads what there is, waiting for it without holding a buffer; 0 at the end.
+async fn more(reader: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    reader.readable().await?;
+    buffer.reserve(READ_BYTES);
+    reader.read_buf(buffer).await
 }
