@@ -1,0 +1,12 @@
+//! The control socket of SPEC §3, driven from outside against the real daemon, gateway and workers.
+
+mod bad_input;
+mod codes;
+mod denied_writes;
+mod hostile_clients;
+mod manifests;
+mod methods;
+mod persistent;
+mod restart;
+mod streams;
+mod support;

@@ -1,0 +1,196 @@
+//! After `kill -9` and after an orderly stop: what was acknowledged is there, what was cut short is told.
+
+use crate::support::{
+    Rig, assert_intact, deliver, entries, invoke, manifest, persistent, result_of, spawn, text,
+};
+use serde_json::{Value, json};
+use testkit::{Client, Daemon, Gate, Script, Turn};
+
+fn ids(client: &mut Client) -> Vec<Value> {
+    let agents = client.call("agent.list", json!({})).expect("a list");
+    agents["agents"].as_array().expect("a list").iter().map(|agent| agent["id"].clone()).collect()
+}
+
+fn reading(name: &str, root: &std::path::Path) -> String {
+    manifest(name, &format!("capabilities: [\"tool: file_read\", \"file_read: {}/*\"]\n", root.display()))
+}
+
+#[test]
+fn agents_goals_and_grants_are_there_after_a_kill() {
+    let rig = Rig::saying("done");
+    let home = testkit::scratch();
+    let root = home.path().join("data");
+    std::fs::create_dir(&root).expect("makes the root");
+    std::fs::write(root.join("a.txt"), "alpha").expect("writes");
+    let mut client = rig.client();
+    let keeper = spawn(&mut client, &persistent("keeper"));
+    let reader = spawn(&mut client, &reading("reader", &root));
+    let stopped = spawn(&mut client, &manifest("stopped", ""));
+    client.call("agent.stop", json!({ "agent_id": stopped })).expect("stops");
+    let (_, goal) = client.call_streaming(
+        "agent.submit_streaming",
+        json!({ "goal": "say done", "client_key": "once", "manifest": manifest("root", "") }),
+    );
+    let goal = text(&goal.expect("done")["goal_id"]);
+    let status = |client: &mut Client, agent: &str| {
+        client.call("agent.status", json!({ "agent_id": agent })).expect("known")
+    };
+    let (before, grants) = (ids(&mut client), status(&mut client, &reader)["grants"].clone());
+    let shown = client.call("goal.status", json!({ "goal_id": goal })).expect("known");
+    let daemon = rig.daemon.kill9().start();
+    let mut client = daemon.client();
+    assert_eq!(ids(&mut client), before);
+    assert_eq!(before, [json!(keeper), json!(reader)]);
+    assert_eq!(status(&mut client, &reader)["grants"], grants);
+    let again = client.call("goal.status", json!({ "goal_id": goal })).expect("known");
+    for member in ["goal_id", "goal", "state", "response", "exit_code", "usage", "accepted_at", "root_agent"]
+    {
+        assert_eq!(again[member], shown[member], "{member}");
+    }
+    let same = json!({ "goal": "say done", "client_key": "once", "manifest": manifest("root", "") });
+    assert_eq!(client.call("goal.submit", same).expect("known"), json!({ "goal_id": goal }));
+    let path = json!({ "path": root.join("a.txt") });
+    let read = invoke(&mut client, &reader, "file_read", path).expect("its grant still holds");
+    assert_eq!(read["content"], "alpha");
+    let outside = json!({ "path": home.path().join("b.txt") });
+    assert_eq!(invoke(&mut client, &reader, "file_read", outside).expect_err("no wider").code, 1002);
+    let trace = deliver(&mut client, &keeper, "hello");
+    assert_eq!(result_of(&mut client, &trace)["status"], "done");
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_replaced_root_suspends_its_grant() {
+    let rig = Rig::saying("done");
+    let home = testkit::scratch();
+    let (root, kept) = (home.path().join("data"), home.path().join("kept"));
+    for root in [&root, &kept] {
+        std::fs::create_dir(root).expect("makes a root");
+        std::fs::write(root.join("a.txt"), "alpha").expect("writes");
+    }
+    let mut client = rig.client();
+    let reader = spawn(&mut client, &reading("reader", &root));
+    let control = spawn(&mut client, &reading("control", &kept));
+    let read = |client: &mut Client, agent: &str, root: &std::path::Path| {
+        invoke(client, agent, "file_read", json!({ "path": root.join("a.txt") }))
+    };
+    assert_eq!(read(&mut client, &reader, &root).expect("granted")["content"], "alpha");
+    let builder = rig.daemon.kill9();
+    std::fs::rename(&root, home.path().join("moved")).expect("moves the root away");
+    std::fs::create_dir(&root).expect("another directory of that name");
+    std::fs::write(root.join("a.txt"), "not what was granted").expect("writes");
+    let daemon = builder.start();
+    let mut client = daemon.client();
+    let failure = read(&mut client, &reader, &root).expect_err("suspended");
+    assert_eq!(failure.code, 1002, "{failure:?}");
+    assert_eq!(read(&mut client, &control, &kept).expect("untouched")["content"], "alpha");
+}
+
+#[test]
+fn uses_that_were_spent_stay_spent() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent =
+        spawn(&mut client, &manifest("thrice", "capabilities: [{ tool: echo, max_invocations: 3 }]\n"));
+    let echo = |client: &mut Client| invoke(client, &agent, "echo", json!({ "message": "hi" }));
+    echo(&mut client).expect("the first");
+    echo(&mut client).expect("the second");
+    // A call's class is safe, so its intent may still be on its way to the disk: a durable entry puts it there.
+    client.call("agent.pause", json!({ "agent_id": agent })).expect("recorded");
+    client.call("agent.resume", json!({ "agent_id": agent })).expect("recorded");
+    let daemon = rig.daemon.kill9().start();
+    let mut client = daemon.client();
+    echo(&mut client).expect("the third");
+    assert_eq!(echo(&mut client).expect_err("used up").code, 1002);
+}
+
+/// A persistent agent with one message in its run and two that wait, held by the gate.
+fn with_waiting_messages(gate: &Gate) -> (Rig, [String; 3]) {
+    let rig = Rig::gated(gate);
+    let mut client = rig.client();
+    let agent = rig.spawn(&persistent("keeper"));
+    let cut = deliver(&mut client, &agent, "cut short");
+    assert_eq!(rig.models.wait_for_requests(1).len(), 1);
+    let traces = [cut, deliver(&mut client, &agent, "two"), deliver(&mut client, &agent, "three")];
+    (rig, traces)
+}
+
+fn assert_waiting_are_answered(daemon: &Daemon, traces: &[String; 3]) {
+    let mut client = daemon.client();
+    let cut = result_of(&mut client, &traces[0]);
+    assert_eq!(cut["status"], "failed", "its run was cut short and is not repeated: {cut}");
+    for (trace, answer) in [(&traces[1], "re: two"), (&traces[2], "re: three")] {
+        let report = result_of(&mut client, trace);
+        assert_eq!((&report["status"], &report["result"]["response"]), (&json!("done"), &json!(answer)));
+    }
+    assert_intact(&mut client);
+}
+
+#[test]
+fn delivered_messages_that_were_not_taken_are_answered_after_a_kill() {
+    let gate = Gate::new();
+    let (rig, traces) = with_waiting_messages(&gate);
+    let daemon = rig.daemon.kill9().start();
+    assert_waiting_are_answered(&daemon, &traces);
+    let cut = result_of(&mut daemon.client(), &traces[0]);
+    assert!(cut["error"].as_str().is_some_and(|why| why.contains("restart")), "{cut}");
+}
+
+#[test]
+fn delivered_messages_that_were_not_taken_are_answered_after_an_orderly_stop() {
+    let gate = Gate::new();
+    let (rig, traces) = with_waiting_messages(&gate);
+    let (status, builder) = rig.daemon.terminate();
+    assert!(status.success(), "{status}");
+    assert_waiting_are_answered(&builder.start(), &traces);
+}
+
+#[test]
+fn replies_can_be_read_after_a_restart() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = rig.spawn(&persistent("keeper"));
+    let trace = deliver(&mut client, &agent, "hi");
+    let before = result_of(&mut client, &trace);
+    let daemon = rig.daemon.kill9().start();
+    assert_eq!(result_of(&mut daemon.client(), &trace), before);
+}
+
+#[test]
+fn a_paused_agent_is_still_paused() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = rig.spawn(&persistent("keeper"));
+    client.call("agent.pause", json!({ "agent_id": agent })).expect("pauses");
+    let trace = deliver(&mut client, &agent, "held");
+    let daemon = rig.daemon.kill9().start();
+    let mut client = daemon.client();
+    let status = client.call("agent.status", json!({ "agent_id": agent })).expect("known");
+    assert_eq!(status["state"], "paused");
+    client.call("agent.resume", json!({ "agent_id": agent })).expect("resumes");
+    assert_eq!(result_of(&mut client, &trace)["status"], "done");
+}
+
+#[test]
+fn what_ran_is_interrupted_and_leaves_nothing_behind() {
+    let rig = Rig::new(Script::dynamic(|_| Turn::Hang));
+    let (mut runner, mut client) = (rig.client(), rig.client());
+    let goal = client.call("goal.submit", json!({ "goal": "go", "manifest": manifest("root", "") }));
+    let goal = text(&goal.expect("accepted")["goal_id"]);
+    let agent = spawn(&mut client, &manifest("runner", ""));
+    runner.send("agent.run", json!({ "agent_id": agent, "message": "go" }));
+    assert_eq!(rig.models.wait_for_requests(2).len(), 2);
+    // `kill9` itself checks that nothing the daemon started survives it.
+    let daemon = rig.daemon.kill9().start();
+    let mut client = daemon.client();
+    let shown = client.call("goal.status", json!({ "goal_id": goal })).expect("known");
+    assert_eq!((&shown["state"], &shown["exit_code"]), (&json!("interrupted"), &json!(1)), "{shown}");
+    assert!(ids(&mut client).is_empty(), "agents in the middle of a run do not go on");
+    let interrupted: Vec<Value> =
+        entries(&mut client, &["agent_stopped"]).iter().map(|entry| entry["event"]["end"].clone()).collect();
+    assert_eq!(interrupted, [json!("interrupted"), json!("interrupted")]);
+    let finished = entries(&mut client, &["goal_finished"]);
+    assert_eq!(finished.len(), 1);
+    assert_eq!(finished[0]["event"]["state"], "interrupted");
+    assert_intact(&mut client);
+}
