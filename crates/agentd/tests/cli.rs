@@ -1,7 +1,5 @@
 //! The command line, driven as a person drives it: the real binaries, a scratch directory, exit codes, text.
 
-#![expect(clippy::disallowed_methods, reason = "tests start processes through the testkit's own commands")]
-
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
@@ -14,17 +12,17 @@ use testkit::{Backend, DaemonBuilder, Finished, ModelServer, Page, Script, Turn,
 fn with_documents() -> DaemonBuilder {
     let builder = DaemonBuilder::new(Backend::Builtin);
     let docs = builder.home().join("work/docs");
-    std::fs::create_dir_all(&docs).unwrap();
+    std::fs::create_dir_all(&docs).expect("writes a document");
     std::fs::write(
         docs.join("tides.md"),
         "# Tides\n\nThe moon pulls the sea. Tides follow the moon twice a day.\n",
     )
-    .unwrap();
+    .expect("writes a document");
     std::fs::write(
         docs.join("wind.md"),
         "# Wind\n\nWind moves from high to low pressure. The sun drives the wind.\n",
     )
-    .unwrap();
+    .expect("writes a document");
     builder
 }
 
@@ -140,6 +138,8 @@ fn what_is_typed_wrong_touches_nothing() {
     assert_eq!(told.code(), 2, "{told:?}");
     assert!(told.stderr.contains("--read"), "{told:?}");
     assert!(!builder.home().join("state").exists(), "nothing was started");
+    let reference = builder.cli(["reference"]);
+    assert_eq!(reference.stdout, include_str!("../../../docs/environment.md"), "the page is what is printed");
     let help = builder.cli(["run", "--help"]);
     assert_eq!((help.code(), help.stderr.as_str()), (0, ""));
     assert!(help.stdout.contains("Examples:"));
@@ -288,12 +288,12 @@ fn interrupted(signal: impl Fn(Pid)) -> (Option<i32>, String, DaemonBuilder) {
     let builder = DaemonBuilder::openai(&models);
     let mut command = builder.command(["run", "Think for ever"]);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().unwrap();
+    let mut child = command.spawn().expect("starts");
     assert_eq!(models.wait_for_requests(1).len(), 1);
     signal(Pid::from_child(&child));
     let said: Vec<String> =
-        BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok).collect();
-    (child.wait().unwrap().code(), said.join("\n"), builder)
+        BufReader::new(child.stderr.take().expect("a pipe")).lines().map_while(Result::ok).collect();
+    (child.wait().expect("ends").code(), said.join("\n"), builder)
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::client::{Client, Streamed};
 use crate::daemon;
 use crate::exit::{Exit, UsageError};
 use crate::render::entry::{self, Names};
-use crate::render::progress::Story;
+use crate::render::progress::{Clock, Story};
 use crate::render::text::{REASON_CHARS, VALUE_CHARS, cut};
 use crate::render::{Screen, Tone};
 use crate::settings::Settings;
@@ -259,7 +259,7 @@ pub(super) fn logs(settings: &Settings, args: LogsArgs, screen: Screen) -> Resul
             Some(text) => source.target(text).await?,
             None => Query::default(),
         };
-        let mut story = Story::default();
+        let mut story = Story::new(Clock::Calendar);
         let mut tell = |entry: &Entry| -> Result<()> {
             if args.json {
                 screen.json(entry)?;

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::{Client, Streamed};
 use crate::exit::Exit;
-use crate::render::progress::Story;
+use crate::render::progress::{Clock, Story};
 use crate::render::text::{REASON_CHARS, block, cut, span};
 use crate::render::{OutputError, Screen, Tone, entry};
 
@@ -66,7 +66,7 @@ pub(super) async fn follow(
     let mut watch = Watch {
         voice,
         socket,
-        story: Story::default(),
+        story: Story::new(Clock::Elapsed),
         goal: None,
         interrupted: false,
         canceller: None,

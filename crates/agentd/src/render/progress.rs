@@ -9,7 +9,7 @@ use aaos_core::quantity::Timestamp;
 
 use super::Tone;
 use super::entry::{self, Names};
-use super::text::{REASON_CHARS, VALUE_CHARS, cut, span};
+use super::text::{REASON_CHARS, VALUE_CHARS, cut, instant, span};
 
 /// A line of the story.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +20,20 @@ pub(crate) struct Said {
     pub(crate) text: String,
 }
 
+/// What stands before each line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// Time since the first entry.
+    Elapsed,
+    /// Date and time.
+    Calendar,
+}
+
 /// Tells entries in their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Story {
     names: Names,
+    clock: Clock,
     begun: Option<Timestamp>,
     degraded: Vec<Vec<Boundary>>,
     /// Root agents: what they hold was printed before they began.
@@ -31,11 +41,19 @@ pub(crate) struct Story {
 }
 
 impl Story {
+    /// A story that has not begun.
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { names: Names::default(), clock, begun: None, degraded: Vec::new(), roots: Vec::new() }
+    }
+
     /// The lines that an entry is worth; usually one or none.
     pub(crate) fn tell(&mut self, entry: &Entry) -> Vec<Said> {
         self.names.learn(entry);
         let begun = *self.begun.get_or_insert(entry.timestamp);
-        let stamp = format!("{:>8}  ", span(entry.timestamp.since(begun)));
+        let stamp = match self.clock {
+            Clock::Elapsed => format!("{:>8}  ", span(entry.timestamp.since(begun))),
+            Clock::Calendar => format!("{}  ", instant(entry.timestamp)),
+        };
         let who = entry.agent_id.as_ref().map_or("agentd".to_owned(), |id| self.names.plain(id));
         let line = |tone, text: String| Said { tone, text: format!("{stamp}{text}") };
         match &entry.event {

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use crate::render::Tone;
 use crate::render::entry::tests::{entry, granted, receipt, result, spawned};
 
-use super::Story;
+use super::{Clock, Story};
 
 fn told(entries: &[Entry]) -> Vec<(Tone, String)> {
-    let mut story = Story::default();
+    let mut story = Story::new(Clock::Elapsed);
     entries.iter().flat_map(|entry| story.tell(entry)).map(|said| (said.tone, said.text)).collect()
 }
 
@@ -50,6 +50,12 @@ fn trouble_is_always_told_and_in_its_tone() {
     assert_eq!(failed[1].1, "    0 ms  reader: file_read failed: there is no /x/y (not_found) in 12 ms");
     let budget = entry(Event::BudgetExceeded { wanted: Tokens(9), remaining: Tokens(3) });
     assert_eq!(told(&[budget])[0].0, Tone::Bad);
+}
+
+#[test]
+fn the_calendar_can_stand_before_the_lines() {
+    let said = Story::new(Clock::Calendar).tell(&spawned());
+    assert_eq!(said[0].text, "2024-03-01T00:00:00.000Z  reader: started by 00000009, model fast");
 }
 
 #[test]
