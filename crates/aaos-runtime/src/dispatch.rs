@@ -1,7 +1,7 @@
 //! The one dispatch of tool calls: validate, authorise, begin, act, finish, for every caller.
 //!
-//! Invariants: arguments are validated against the very schema the model was shown and parsed once; a denied
-//! or malformed call touches nothing and is journalled; once begun, a call's outcome is journalled whatever
+//! Invariants: arguments are validated against the very schema the model was shown and parsed once; a malformed
+//! call touches nothing; a denied one touches nothing and is journalled; once begun, a call's outcome is journalled whatever
 //! the caller does meanwhile.
 
 use std::collections::HashMap;
@@ -69,7 +69,14 @@ impl Kernel {
             }
             let call = self.parse_call(tool, arguments)?;
             let (kernel, owned) = (self.clone(), Arc::clone(agent));
-            let running = agent.tasks.spawn(async move { kernel.perform(&owned, trace, call).await });
+            let running = agent.tasks.spawn(async move {
+                // Asked again inside the tracked task: an agent is retired by cancelling first and then
+                // waiting for its tasks, so what gets past here is waited for.
+                if owned.cancel.is_cancelled() {
+                    return Err(cancelled());
+                }
+                kernel.perform(&owned, trace, call).await
+            });
             running.await.unwrap_or_else(|died| {
                 Err(ToolFailure::new(ToolFailureKind::WorkerLost, format!("the call died: {died}")))
             })
@@ -135,13 +142,15 @@ impl Kernel {
                 permit.map_err(|error| KernelError::from(error).into_tool_failure())
             }
             Err(refusal) => {
-                self.journal_refusal(agent, label, &refusal);
+                self.journal_refusal(agent, label, &refusal).await;
                 Err(KernelError::from(refusal).into_tool_failure())
             }
         }
     }
 
-    pub(crate) fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: &Refusal) {
+    /// Journals a refusal. The caller waits for the disk: a flood of refused calls is held back by it, and none
+    /// is left out.
+    pub(crate) async fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: &Refusal) {
         let event = match refusal {
             Refusal::Denied(denied) => {
                 Event::CapabilityDenied { effect: effect.to_owned(), denied: denied.clone() }
@@ -158,7 +167,7 @@ impl Kernel {
                 },
             },
         };
-        self.note_or_log(self.agent_entry(agent, event));
+        self.record_or_log(self.agent_entry(agent, event)).await;
         if let (Refusal::Denied(_), Some(goal)) = (refusal, agent.goal)
             && let Some(goal) = self.table().goals.get_mut(&goal)
         {
@@ -171,7 +180,7 @@ impl Kernel {
         let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
         if let Some(denied) = denied {
             let effect = receipt.label().to_owned();
-            self.note_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied }));
+            self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
         }
         let finished = self.journal().finish(receipt, self.clock().now()).await?;
         self.authority().settle(&finished.charges, Tokens::ZERO);
@@ -208,7 +217,7 @@ impl Kernel {
             final_url: fetched.as_ref().ok().map(|page| page.final_url.clone()),
             bytes: fetched.as_ref().map_or(Bytes::ZERO, |page| page.bytes),
         };
-        self.note_or_log(self.agent_entry(agent, event));
+        self.record_or_log(self.agent_entry(agent, event)).await;
         match fetched {
             Ok(page) => self.run_worker_tool(agent, permit, Some(page)).await,
             Err(failure) => {

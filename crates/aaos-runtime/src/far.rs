@@ -241,6 +241,6 @@ impl Kernel {
         let worker = one.worker.id();
         let end = one.worker.stop().await;
         let event = Event::WorkerStopped { worker, reason: end.reason, stderr_tail: end.stderr_tail };
-        self.note_or_log(self.entry(owner.goal, Some(owner.agent), event));
+        self.record_or_log(self.entry(owner.goal, Some(owner.agent), event)).await;
     }
 }

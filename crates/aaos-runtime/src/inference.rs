@@ -10,7 +10,7 @@ use aaos_core::authority::{Refusal, tokens_spent};
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
-use aaos_core::limits;
+use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
 use aaos_core::quantity::{Bytes, Millis, Tokens};
 use aaos_core::services::ServiceReply;
@@ -27,6 +27,12 @@ const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
 /// An inference outside a goal gives up after this long, its waits included.
 const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_SECONDS);
 
+/// How an inference ended, and whether it cost more than was reserved.
+struct Ended {
+    result: Result<ModelReply, ModelFailure>,
+    overdrawn: bool,
+}
+
 impl Kernel {
     /// Serves `AskModel` for an agent.
     pub(crate) async fn ask_model(
@@ -42,8 +48,10 @@ impl Kernel {
         };
         match self.run_inference(agent, permit, bytes).await {
             _ if agent.cancel.is_cancelled() => ServiceReply::Cancelled,
-            Ok(Ok(reply)) => ServiceReply::Model(Box::new(reply)),
-            Ok(Err(failure)) => ServiceReply::ModelFailed(failure),
+            // A report above the reservation is recorded and charged, and stops the run.
+            Ok(Ended { overdrawn: true, .. }) => ServiceReply::BudgetExceeded { remaining: Tokens::ZERO },
+            Ok(Ended { result: Ok(reply), .. }) => ServiceReply::Model(Box::new(reply)),
+            Ok(Ended { result: Err(failure), .. }) => ServiceReply::ModelFailed(failure),
             Err(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
         }
     }
@@ -63,6 +71,13 @@ impl Kernel {
             // Registered before the decision, so that a settlement between the two is not missed.
             let changed = self.budget_changed().notified();
             let remaining = self.authority().purse(agent.id).and_then(|purse| purse.remaining);
+            let least = Tokens(bytes.0 / MAX_BYTES_PER_TOKEN).plus(Tokens(1));
+            if let Some(remaining) = remaining.filter(|left| *left < least) {
+                // Not even the prompt fits: asking would be an overdraft for certain.
+                let refusal = Refusal::Budget { wanted: least, remaining };
+                self.journal_refusal(agent, "inference", &refusal).await;
+                return Err(refused(refusal));
+            }
             request.max_output_tokens = clamp_output(wanted_output, input, remaining);
             let full = input.plus(request.max_output_tokens);
             let reserve = remaining.filter(|left| left.0 > 0).map_or(full, |left| full.min(left));
@@ -83,7 +98,7 @@ impl Kernel {
                     () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
                 },
                 Err(refusal) => {
-                    self.journal_refusal(agent, "inference", &refusal);
+                    self.journal_refusal(agent, "inference", &refusal).await;
                     return Err(refused(refusal));
                 }
             }
@@ -95,7 +110,7 @@ impl Kernel {
         agent: &Arc<Agent>,
         permit: Permit<Inference>,
         bytes: Bytes,
-    ) -> Result<Result<ModelReply, ModelFailure>, KernelError> {
+    ) -> Result<Ended, KernelError> {
         let call = permit.call();
         let reserve = permit.effect().reserve;
         let receipt = match self.models().await {
@@ -115,15 +130,17 @@ impl Kernel {
         let used = tokens_spent(&finished.outcome.result, bytes, reserve);
         let settlement = self.authority().settle(&finished.charges, used);
         self.budget_changed().notify_waiters();
-        if settlement.overdraft.is_some() {
-            self.note_or_log(self.agent_entry(agent, Event::Overdraft { reserved: reserve, used }));
+        let overdrawn = settlement.overdraft.is_some();
+        if overdrawn {
+            let event = Event::Overdraft { reserved: reserve, used };
+            self.journal().record(self.agent_entry(agent, event)).await?;
         }
         if let (Some(goal), Ok(reply)) = (agent.goal, &finished.outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
         {
             goal.usage = goal.usage.plus(reply.usage);
         }
-        Ok(finished.outcome.result)
+        Ok(Ended { result: finished.outcome.result, overdrawn })
     }
 
     fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {

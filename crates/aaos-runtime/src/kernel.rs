@@ -183,8 +183,15 @@ impl Kernel {
         About { timestamp: self.clock().now(), goal_id: agent.goal, trace_id: trace, parent_event: None }
     }
 
-    /// Queues an entry that nobody waits for. A journal that refuses it refuses every later intent too, so
-    /// here the refusal is only logged.
+    /// Makes an entry durable where the caller has no way to fail: a journal that refuses it is poisoned and
+    /// refuses every later intent too, so here the refusal is only logged.
+    pub(crate) async fn record_or_log(&self, entry: NewEntry) {
+        if let Err(error) = self.journal().record(entry).await {
+            tracing::error!(%error, "an audit entry could not be journalled");
+        }
+    }
+
+    /// Queues an entry that tells of progress and nothing depends on; when the queue is full it is only logged.
     pub(crate) fn note_or_log(&self, entry: NewEntry) {
         if let Err(error) = self.journal().note(entry) {
             tracing::error!(%error, "an audit entry could not be queued");

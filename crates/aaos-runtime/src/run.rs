@@ -98,6 +98,9 @@ impl Kernel {
     ) -> Result<(Mind, RunEnd), KernelError> {
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = agent.tasks.spawn(async move {
+            if owned.cancel.is_cancelled() {
+                return Err(KernelError::State(format!("agent {} is being stopped", owned.id)));
+            }
             let end = kernel.run_recorded(&owned, &mut mind, message, trace).await?;
             Ok((mind, end))
         });

@@ -137,12 +137,14 @@ impl Kernel {
         trace: Option<TraceId>,
         manifest: Manifest,
     ) -> Result<Arc<Agent>, ToolFailure> {
-        let narrowed = narrow_manifest(&parent.manifest, manifest).map_err(|denied| {
-            let refusal = Refusal::Denied(denied);
-            self.journal_refusal(parent, "spawn", &refusal);
-            KernelError::from(refusal).into_tool_failure()
-        });
-        let manifest = narrowed?;
+        let manifest = match narrow_manifest(&parent.manifest, manifest) {
+            Ok(manifest) => manifest,
+            Err(denied) => {
+                let refusal = Refusal::Denied(denied);
+                self.journal_refusal(parent, "spawn", &refusal).await;
+                return Err(KernelError::from(refusal).into_tool_failure());
+            }
+        };
         self.check_open().map_err(KernelError::into_tool_failure)?;
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
@@ -154,7 +156,7 @@ impl Kernel {
                 reason: reason.clone(),
                 hint: "give the child only what you hold yourself".to_owned(),
             };
-            self.journal_refusal(parent, "spawn", &Refusal::Denied(denied));
+            self.journal_refusal(parent, "spawn", &Refusal::Denied(denied)).await;
         }
         let (outcome, child) = match built {
             Ok(child) => (Ok(child.id), Ok(child)),
