@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::authority::Authority;
-use aaos_core::event::{AgentEnd, Event, GoalState};
+use aaos_core::effect::EffectClass;
+use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome, content_hash};
 use aaos_core::id::AgentId;
+use aaos_core::limits;
 use aaos_core::manifest::Lifecycle;
 use aaos_core::model::Usage;
-use aaos_core::state::{AgentRecord, GoalRecord, State};
-use aaos_core::toolio::StopReason;
+use aaos_core::quantity::Bytes;
+use aaos_core::state::{AgentRecord, GoalRecord, PendingKind, State};
+use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use aaos_sandbox::RootTable;
 
 use crate::error::KernelError;
@@ -28,6 +31,8 @@ use crate::view::RunResult;
 const IDLE_ROUND: Duration = Duration::from_secs(10);
 /// What becomes of a run that a restart cut short.
 const INTERRUPTED_RUN: &str = "its run was interrupted by a restart of agentd; send the message again";
+/// What is said of an effect that began before a crash and has no recorded outcome.
+const UNKNOWN_OUTCOME: &str = "agentd was killed while this ran; whether it took effect is unknown";
 /// How long running work may take to end after a stop was asked for.
 const CLOSING_TIME: Duration = Duration::from_secs(10);
 
@@ -51,7 +56,8 @@ impl Kernel {
         let interrupted: Vec<_> = state.open_goals().map(|goal| goal.id).collect();
         let version = self.config().version.clone();
         let started = Event::DaemonStarted { version, interrupted_goals: interrupted };
-        let mut entries = vec![self.entry(None, None, started)];
+        let mut entries = self.unknown_outcomes(state);
+        entries.push(self.entry(None, None, started));
         for agent in state.alive().filter(|agent| !survives(agent)) {
             self.authority().remove(agent.id);
             let end = Event::AgentStopped { end: AgentEnd::Interrupted };
@@ -68,13 +74,45 @@ impl Kernel {
         for goal in state.open_goals() {
             entries.push(self.entry(Some(goal.id), None, interrupted_goal()));
         }
-        self.journal().record_all(entries).await?;
+        // In parts: what a crash between two of them leaves out is recorded at the next start.
+        while !entries.is_empty() {
+            let rest = entries.split_off(entries.len().min(limits::MAX_RECORD_BATCH));
+            self.journal().record_all(std::mem::replace(&mut entries, rest)).await?;
+        }
         self.recall_goals(state);
         self.recall_replies(state);
         for record in state.alive().filter(|agent| survives(agent)) {
             self.revive(state, record).await?;
         }
         Ok(())
+    }
+
+    /// Effects that may not be repeated and have no recorded outcome: nobody can tell what they did.
+    fn unknown_outcomes(&self, state: &State) -> Vec<NewEntry> {
+        let unknown = || ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME);
+        let once = state.pending.values().filter(|pending| pending.class == EffectClass::Once);
+        let entries = once.filter_map(|pending| {
+            let event = match &pending.kind {
+                PendingKind::Tool { tool } => Event::ToolResult {
+                    call: pending.call,
+                    tool: tool.clone(),
+                    outcome: Outcome::Unknown,
+                    result_hash: content_hash(b""),
+                    result_bytes: Bytes::ZERO,
+                    failure: Some(unknown()),
+                    worker: None,
+                    elapsed: self.clock().now().since(pending.since),
+                },
+                PendingKind::Spawn { .. } => {
+                    Event::SpawnCompleted { call: pending.call, child: None, failure: Some(unknown()) }
+                }
+                PendingKind::Inference { .. } => return None,
+            };
+            let mut entry = self.entry(pending.goal, pending.agent, event);
+            entry.parent_event = Some(pending.intent);
+            Some(entry)
+        });
+        entries.collect()
     }
 
     fn recall_goals(&self, state: &State) {
@@ -128,8 +166,13 @@ impl Kernel {
                 let closed = self.table().traces.fail(trace, INTERRUPTED_RUN);
                 closed.map_err(|error| KernelError::State(error.to_string()))?;
             } else {
-                agent.reserve_mail()?;
-                agent.settle_mail(Some(Mail { trace, message: mail.message.clone() }));
+                match agent.reserve_mail() {
+                    Ok(()) => agent.settle_mail(Some(Mail { trace, message: mail.message.clone() })),
+                    Err(full) => {
+                        let closed = self.table().traces.fail(trace, full.to_string());
+                        closed.map_err(|error| KernelError::State(error.to_string()))?;
+                    }
+                }
             }
         }
         self.table().agents.insert(agent.id, Arc::clone(&agent));

@@ -68,7 +68,7 @@ pub(crate) struct Goal {
     pub(crate) usage: Usage,
     pub(crate) exit_code: Option<u8>,
     pub(crate) cancel: CancellationToken,
-    pub(crate) failed_children: BTreeMap<AgentName, String>,
+    pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
     pub(crate) denials: u32,
     pub(crate) over: watch::Sender<bool>,
 }
@@ -231,15 +231,31 @@ impl Kernel {
         tokio::pin!(run);
         let (ran, timed_out) = tokio::select! {
             ran = &mut run => (ran, false),
-            () = tokio::time::sleep(Duration::from_secs(request.deadline_seconds)) => {
+            () = tokio::time::sleep(self.time_left(id)) => {
                 agent.cancel.cancel();
-                agent.worker.kill();
+                self.kill_workers_of(id);
                 (run.await, true)
             }
         };
         let (_, end) = ran?;
         let outputs = self.outputs_after(agent, before).await;
         Ok(self.judge_goal(id, &end, outputs, timed_out))
+    }
+
+    /// Time until a goal's deadline, which counts from its acceptance.
+    fn time_left(&self, id: GoalId) -> Duration {
+        let table = self.table();
+        let Some(goal) = table.goals.get(&id) else { return Duration::ZERO };
+        let deadline = deadline_from(goal.accepted_at, goal.request.deadline_seconds);
+        Duration::from_millis(deadline.since(self.clock().now()).0)
+    }
+
+    /// Ends the call in flight of every agent of a goal.
+    fn kill_workers_of(&self, id: GoalId) {
+        let agents: Vec<_> = self.table().agents.values().cloned().collect();
+        for agent in agents.iter().filter(|agent| agent.goal == Some(id)) {
+            agent.worker.kill();
+        }
     }
 
     fn judge_goal(&self, id: GoalId, end: &RunEnd, outputs: Vec<OutputObserved>, timed_out: bool) -> Verdict {
@@ -359,10 +375,7 @@ impl Kernel {
         if was_queued {
             self.finish_goal(id, Verdict::cancelled()).await;
         }
-        let agents: Vec<_> = self.table().agents.values().cloned().collect();
-        for agent in agents.iter().filter(|agent| agent.goal == Some(id)) {
-            agent.worker.kill();
-        }
+        self.kill_workers_of(id);
         over.wait_for(|over| *over).await.map_err(|_| KernelError::unknown("goal", &id))?;
         self.goal(caller, id)
     }

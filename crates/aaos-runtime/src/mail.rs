@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aaos_agent::{Mind, RunEnd};
 use aaos_core::effect::Delivery;
-use aaos_core::event::Event;
+use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::quantity::Tokens;
@@ -81,6 +81,10 @@ impl Kernel {
         let running = async move {
             if let Err(error) = kernel.mailbox_loop(&owned).await {
                 tracing::error!(%error, agent = %owned.id, "a mailbox loop ended");
+                // An agent that answers nothing must not go on taking messages.
+                let (kernel, dead) = (kernel.clone(), Arc::clone(&owned));
+                let end = AgentEnd::Failed { reason: error.to_string() };
+                drop(kernel.tasks().clone().spawn(async move { kernel.retire(&dead, end).await }));
             }
             kernel.fail_waiting_mail(&owned);
         };

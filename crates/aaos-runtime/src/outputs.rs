@@ -8,16 +8,27 @@ use std::sync::Arc;
 use aaos_core::event::OutputObserved;
 use aaos_core::id::GrantId;
 use aaos_core::path::AbsPath;
-use aaos_sandbox::ObservedFile;
+use aaos_sandbox::{ObservedFile, RootError};
 
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::spawn::off_thread;
 
+/// What is to be seen at a declared output.
+#[derive(Debug)]
+enum Look {
+    /// A file that would count.
+    File(ObservedFile),
+    /// Nothing is there.
+    Absent(String),
+    /// Something that does not count, or nobody can tell.
+    Unusable(String),
+}
+
 /// What stood at each declared output before the goal began.
 #[derive(Debug)]
 pub(crate) struct Before {
-    outputs: Vec<(AbsPath, Option<ObservedFile>)>,
+    outputs: Vec<(AbsPath, Look)>,
 }
 
 impl Kernel {
@@ -25,8 +36,7 @@ impl Kernel {
     pub(crate) async fn outputs_before(&self, agent: &Arc<Agent>, outputs: &[AbsPath]) -> Before {
         let mut seen = Vec::with_capacity(outputs.len());
         for path in outputs {
-            let file = self.look(agent, path).await.ok();
-            seen.push((path.clone(), file));
+            seen.push((path.clone(), self.look(agent, path).await));
         }
         Before { outputs: seen }
     }
@@ -35,25 +45,31 @@ impl Kernel {
     pub(crate) async fn outputs_after(&self, agent: &Arc<Agent>, before: Before) -> Vec<OutputObserved> {
         let mut observed = Vec::with_capacity(before.outputs.len());
         for (path, earlier) in before.outputs {
-            let found = match self.look(agent, &path).await {
-                Ok(file) if earlier.as_ref() == Some(&file) => {
+            let found = match (earlier, self.look(agent, &path).await) {
+                (Look::File(earlier), Look::File(now)) if earlier == now => {
                     Err("it is there, but was not changed since the goal began".to_owned())
                 }
-                other => other,
+                // Without knowing what stood there before, no one can say that it was changed.
+                (Look::Unusable(why), Look::File(_)) => Err(format!("before the goal began: {why}")),
+                (_, Look::File(now)) => Ok(now),
+                (_, Look::Absent(why) | Look::Unusable(why)) => Err(why),
             };
             observed.push(judged(path, found));
         }
         observed
     }
 
-    async fn look(&self, agent: &Arc<Agent>, path: &AbsPath) -> Result<ObservedFile, String> {
-        let (grant, relative) =
-            self.write_grant(agent, path).ok_or("no write grant of the goal's agent holds it")?;
+    async fn look(&self, agent: &Arc<Agent>, path: &AbsPath) -> Look {
+        let Some((grant, relative)) = self.write_grant(agent, path) else {
+            return Look::Unusable("no write grant of the goal's agent holds it".to_owned());
+        };
         let (roots, path) = (self.roots().clone(), path.clone());
-        off_thread(move || roots.observe_output(&path, grant, &relative))
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.to_string())
+        match off_thread(move || roots.observe_output(&path, grant, &relative)).await {
+            Ok(Ok(file)) => Look::File(file),
+            Ok(Err(error @ RootError::NotFound { .. })) => Look::Absent(error.to_string()),
+            Ok(Err(error)) => Look::Unusable(error.to_string()),
+            Err(error) => Look::Unusable(error.to_string()),
+        }
     }
 
     /// The write grant that holds a path, and the path below its root.

@@ -16,7 +16,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Timestamp, Tokens};
 use aaos_core::toolio::ToolFailure;
-use aaos_sandbox::{OpenedRoot, RootTable};
+use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 
 use crate::agents::accepted_messages;
 use crate::error::KernelError;
@@ -80,6 +80,23 @@ fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRe
     }
 }
 
+/// What to do about a write root that does not exist.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MissingRoot {
+    Report,
+    Make,
+}
+
+/// What became of the root of one capability.
+enum Found {
+    /// It has none: it is no file capability.
+    NoFile,
+    /// It is open.
+    Root(OpenedRoot),
+    /// It is to be made.
+    Missing,
+}
+
 impl Kernel {
     /// Admits an agent with the operator's own grants.
     pub(crate) async fn admit_operator_agent(
@@ -94,14 +111,31 @@ impl Kernel {
         let id = AgentId::from_uuid(self.clock().fresh());
         let admission = admission(id, &manifest, origin.max_tokens);
         let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
+        let room = self.config().limits.max_agents;
+        if self.authority().agent_count() >= room {
+            return Err(KernelError::Limit(format!("{room} agents are alive, which is the limit; stop one")));
+        }
         let mut requests = Vec::with_capacity(manifest.capabilities.len());
+        let mut missing = Vec::new();
         for spec in &manifest.capabilities {
             let grant = GrantId::from_uuid(self.clock().fresh());
-            let root = self.open_operator_root(grant, &spec.capability).await?;
-            if root.is_some() {
-                open.opened.push(grant);
+            match self.open_operator_root(grant, &spec.capability, MissingRoot::Report).await? {
+                Found::Missing => missing.push((grant, spec)),
+                Found::Root(root) => {
+                    open.opened.push(grant);
+                    requests.push(request(grant, spec, Some(root)));
+                }
+                Found::NoFile => requests.push(request(grant, spec, None)),
             }
-            requests.push(request(grant, spec, root));
+        }
+        // Directories are made last, when nothing else can be wrong with the manifest.
+        for (grant, spec) in missing {
+            if let Found::Root(root) =
+                self.open_operator_root(grant, &spec.capability, MissingRoot::Make).await?
+            {
+                open.opened.push(grant);
+                requests.push(request(grant, spec, Some(root)));
+            }
         }
         let now = self.clock().now();
         let records = self.authority().admit_root(admission, requests, now)?;
@@ -122,12 +156,17 @@ impl Kernel {
         &self,
         grant: GrantId,
         capability: &Capability,
-    ) -> Result<Option<OpenedRoot>, KernelError> {
-        let Some(pattern) = capability.file_pattern() else { return Ok(None) };
+        if_missing: MissingRoot,
+    ) -> Result<Found, KernelError> {
+        let Some(pattern) = capability.file_pattern() else { return Ok(Found::NoFile) };
         let writes = matches!(capability, Capability::FileWrite(_));
-        let (roots, pattern, words) = (self.roots().clone(), pattern.clone(), capability.to_string());
-        let opened = off_thread(move || roots.open_root(grant, &pattern, writes)).await?;
-        opened.map(Some).map_err(|error| KernelError::Invalid(format!("cannot grant {words}: {error}")))
+        let make = writes && if_missing == MissingRoot::Make;
+        let (roots, pattern) = (self.roots().clone(), pattern.clone());
+        match off_thread(move || roots.open_root(grant, &pattern, make)).await? {
+            Ok(root) => Ok(Found::Root(root)),
+            Err(RootError::NotFound { .. }) if writes && !make => Ok(Found::Missing),
+            Err(error) => Err(KernelError::Invalid(format!("cannot grant {capability}: {error}"))),
+        }
     }
 
     /// Admits a child of `parent`: authorise, begin, narrow, publish, finish.

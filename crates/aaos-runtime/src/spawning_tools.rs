@@ -12,6 +12,7 @@ use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
+use aaos_core::name::AgentName;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
     SpawnAgentInput, SpawnAgentOutput, SpawnAgentsInput, SpawnAgentsOutput, StopReason, ToolFailure,
@@ -102,37 +103,52 @@ impl Kernel {
         SpawnAgentsOutput { count: children.len() as u64, children }
     }
 
-    /// Admits and runs one child, with one retry. Fails only when no child was admitted.
+    /// Admits and runs one child, with one retry, and remembers for the goal how it ended in the end. Fails only
+    /// when no child was admitted.
     async fn spawn_one(
         &self,
         parent: &Arc<Agent>,
         trace: Option<TraceId>,
         input: SpawnAgentInput,
     ) -> Result<SpawnAgentOutput, ToolFailure> {
-        let manifest = self.read_child(&input)?;
-        let message = self.child_message(parent, &input);
-        let first = self.attempt(parent, trace, manifest.clone(), message.clone()).await?;
-        let Some(reason) = first.failure() else {
-            self.note_child(parent, &manifest, None);
-            return Ok(output_of(first, None));
+        let manifest = self.read_child(&input);
+        let name = manifest.as_ref().ok().map(|manifest| manifest.name.clone());
+        let output = match manifest {
+            Ok(manifest) => self.spawn_with_retry(parent, trace, manifest, &input).await,
+            Err(failure) => Err(failure),
         };
+        let failure = match &output {
+            Ok(output) => output.error.as_deref(),
+            Err(failure) => Some(failure.message.as_str()),
+        };
+        self.note_child(parent, name, failure);
+        output
+    }
+
+    async fn spawn_with_retry(
+        &self,
+        parent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        manifest: Manifest,
+        input: &SpawnAgentInput,
+    ) -> Result<SpawnAgentOutput, ToolFailure> {
+        let message = self.child_message(parent, input);
+        let first = self.attempt(parent, trace, manifest.clone(), message.clone()).await?;
+        let Some(reason) = first.failure() else { return Ok(output_of(first, None)) };
         if !first.is_worth_another() || parent.cancel.is_cancelled() {
-            self.note_child(parent, &manifest, Some(&reason));
             return Ok(output_of(first, None));
         }
         let event = Event::ChildRetried { child: first.child.id, reason: reason.clone() };
         self.note_or_log(self.agent_entry(parent, event));
         let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
-        let second = match self.attempt(parent, trace, manifest.clone(), again).await {
+        let second = match self.attempt(parent, trace, manifest, again).await {
             Ok(second) => second,
             Err(failure) => {
-                self.note_child(parent, &manifest, Some(&failure.message));
                 let mut output = output_of(first, None);
                 output.error = Some(failure.message);
                 return Ok(output);
             }
         };
-        self.note_child(parent, &manifest, second.failure().as_deref());
         let usage = first.usage.plus(second.usage);
         let mut output = output_of(second, Some(reason));
         output.usage = usage;
@@ -187,15 +203,16 @@ impl Kernel {
         })
     }
 
-    /// Remembers for the goal which children failed in the end; a later child of the same name that succeeds
-    /// makes up for it.
-    fn note_child(&self, parent: &Agent, manifest: &Manifest, failure: Option<&str>) {
+    /// Remembers for the goal which children failed in the end, those that were never admitted too. A later child of
+    /// the same name that succeeds makes up for it; one whose manifest could not be read has no name, and any
+    /// success makes up for that.
+    fn note_child(&self, parent: &Agent, child: Option<AgentName>, failure: Option<&str>) {
         let Some(goal) = parent.goal else { return };
         let mut table = self.table();
         let Some(goal) = table.goals.get_mut(&goal) else { return };
         match failure {
-            None => drop(goal.failed_children.remove(&manifest.name)),
-            Some(reason) => drop(goal.failed_children.insert(manifest.name.clone(), reason.to_owned())),
+            None => goal.failed_children.retain(|failed, _| failed.is_some() && *failed != child),
+            Some(reason) => drop(goal.failed_children.insert(child, reason.to_owned())),
         }
     }
 }

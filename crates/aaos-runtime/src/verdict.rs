@@ -34,7 +34,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) end: &'f RunEnd,
     pub(crate) outputs: Vec<OutputObserved>,
     pub(crate) timed_out: bool,
-    pub(crate) failed_children: Option<&'f BTreeMap<AgentName, String>>,
+    pub(crate) failed_children: Option<&'f BTreeMap<Option<AgentName>, String>>,
     pub(crate) was_denied: bool,
 }
 
@@ -149,6 +149,7 @@ fn weigh_completed(facts: &Facts<'_>) -> (GoalState, Exit, Option<String>) {
     }
     let failed = facts.failed_children.and_then(BTreeMap::first_key_value);
     if let (true, Some((child, reason))) = (facts.outputs.is_empty(), failed) {
+        let child = child.as_ref().map_or("with an unreadable manifest", AgentName::as_str);
         let why = format!("its child {child} failed: {reason}");
         return (GoalState::Failed, Exit::Failed, Some(why));
     }
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn a_failed_child_fails_a_goal_without_outputs() {
         let end = end(StopReason::Complete);
-        let failed = BTreeMap::from([(AgentName::parse("writer").expect("name"), "disk".to_owned())]);
+        let failed = BTreeMap::from([(Some(AgentName::parse("writer").expect("name")), "disk".to_owned())]);
         let with = Facts { failed_children: Some(&failed), ..facts(&end, Vec::new()) };
         assert_eq!(judge(with).exit_code, 1);
         let observed = Facts { failed_children: Some(&failed), ..facts(&end, vec![output(true)]) };

@@ -98,6 +98,11 @@ impl Settings {
     /// Directories and files that no grant reaches. Of the socket only itself: it may lie in a shared directory.
     pub(crate) fn protected(&self) -> Vec<PathBuf> {
         let mut protected = vec![self.state_dir.clone(), PathBuf::from("/etc/aaos")];
+        // The programs themselves, and what decides over the root agent: changing them would be a way to run
+        // unconfined at the next start.
+        protected.extend([self.worker.clone(), self.gateway.clone()]);
+        protected.extend(std::env::current_exe().ok());
+        protected.extend(self.bootstrap.clone());
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
