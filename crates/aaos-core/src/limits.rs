@@ -142,6 +142,8 @@ pub const REPEAT_GUARD: u32 = 3;
 
 /// Commands that wait for the journal's writer; a note beyond that is a typed *full*.
 pub const JOURNAL_QUEUE: usize = 4_096;
+/// How long entries that nobody waits for may wait for company before they are committed, milliseconds.
+pub const JOURNAL_LINGER_MS: u64 = 2;
 /// Entries recorded by one call, in one transaction.
 pub const MAX_RECORD_BATCH: usize = 4_096;
 /// Longest body of one journal entry, bytes of JSON.

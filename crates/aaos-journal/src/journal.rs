@@ -163,10 +163,12 @@ impl Journal {
         let prepared = prepare(&entry)?;
         self.check()?;
         let command = Command::Append { entries: vec![prepared], reply: None };
-        self.queue.try_send(command).map_err(|error| match error {
+        let queued = self.queue.try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => JournalError::QueueFull { limit: JOURNAL_QUEUE },
             mpsc::error::TrySendError::Closed(_) => self.gone(),
-        })
+        });
+        self.keep_room();
+        queued
     }
 
     /// Waits until everything that was queued before is durable.
@@ -224,6 +226,7 @@ impl Journal {
         let (closer, closed) = oneshot::channel();
         self.readers.clear();
         self.queue.send(Command::Close(closer)).await.map_err(|_| self.gone())?;
+        self.status.hurry();
         closed.await.map_err(|_| self.gone())?;
         self.readers.clear();
         self.check()
@@ -235,6 +238,7 @@ impl Journal {
                 self.check()?;
                 let command = Command::Append { entries: vec![entry], reply: None };
                 self.queue.send(command).await.map_err(|_| self.gone())?;
+                self.keep_room();
                 self.check()
             }
             EffectClass::Keyed | EffectClass::Paid | EffectClass::Once => {
@@ -248,7 +252,15 @@ impl Journal {
         let (reply, answer) = oneshot::channel();
         let command = Command::Append { entries, reply: Some(reply) };
         self.queue.send(command).await.map_err(|_| self.gone())?;
+        self.status.hurry();
         answer.await.map_err(|_| self.gone())?
+    }
+
+    /// The writer must not wait for company while the queue fills up.
+    fn keep_room(&self) {
+        if self.queue.capacity() < JOURNAL_QUEUE / 2 {
+            self.status.hurry();
+        }
     }
 
     fn check(&self) -> Result<(), JournalError> {

@@ -1,17 +1,18 @@
 //! The one writer: a thread that owns the connection, the chain's tip and the lock file.
 //!
 //! Invariants: whatever waits in the queue goes into one transaction, and is answered only after its commit;
-//! the tip moves only after a commit; after a failed commit nothing is written or acknowledged any more.
+//! a commit is put off for company only while nobody waits for it; the tip moves only after a commit; after a failed commit nothing is written or acknowledged any more.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver as Done, SyncSender};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use aaos_core::id::Seq;
-use aaos_core::limits::{AUDIT_DRAIN_MS, JOURNAL_QUEUE};
+use aaos_core::limits::{AUDIT_DRAIN_MS, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -46,9 +47,20 @@ pub(crate) struct Status {
     poison: OnceLock<JournalError>,
     commits: AtomicU64,
     entries: AtomicU64,
+    /// Set when somebody waits for the disk, or the queue fills up.
+    urgent: AtomicBool,
+    writer: OnceLock<Thread>,
 }
 
 impl Status {
+    /// Ends the writer's wait for company. To be called after what is urgent was queued.
+    pub(crate) fn hurry(&self) {
+        self.urgent.store(true, Ordering::Release);
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+
     /// The error that everyone gets after a failed commit; `None` while all is well.
     pub(crate) fn poisoned(&self) -> Option<JournalError> {
         self.poison.get().map(|first| JournalError::Poisoned { source: Arc::new(first.clone()) })
@@ -83,8 +95,16 @@ impl Writer {
     /// Runs until every handle is gone or one of them closes the journal.
     pub(crate) fn run(mut self) {
         let mut closers = Vec::new();
+        assert!(self.status.writer.set(thread::current()).is_ok(), "there is one writer");
         while let Some(first) = self.queue.blocking_recv() {
-            let group = self.gather(first, &mut closers);
+            let mut group = Vec::new();
+            self.gather(first, &mut group, &mut closers);
+            if closers.is_empty() && group.iter().all(|(_, reply)| reply.is_none()) {
+                self.linger();
+                if let Ok(next) = self.queue.try_recv() {
+                    self.gather(next, &mut group, &mut closers);
+                }
+            }
             self.commit(group);
         }
         let Self { connection, head, printer, lock, .. } = self;
@@ -106,9 +126,20 @@ impl Writer {
         drop(head);
     }
 
+    /// Waits for company: a commit costs several times what an entry does. Ends at once when somebody waits.
+    fn linger(&self) {
+        let end = Instant::now() + Duration::from_millis(JOURNAL_LINGER_MS);
+        while !self.status.urgent.swap(false, Ordering::Acquire) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left);
+        }
+    }
+
     /// `first` and everything else that is queued, up to the queue's own length.
-    fn gather(&mut self, first: Command, closers: &mut Vec<oneshot::Sender<()>>) -> Vec<Append> {
-        let mut group = Vec::new();
+    fn gather(&mut self, first: Command, group: &mut Vec<Append>, closers: &mut Vec<oneshot::Sender<()>>) {
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
@@ -122,7 +153,6 @@ impl Writer {
             }
             next = if group.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
         }
-        group
     }
 
     fn commit(&mut self, group: Vec<Append>) {

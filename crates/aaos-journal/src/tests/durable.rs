@@ -55,6 +55,16 @@ async fn the_writing_connection_syncs_every_commit_and_the_files_are_private() {
 }
 
 #[tokio::test]
+async fn a_note_that_nobody_waits_for_reaches_the_disk_without_anything_behind_it() {
+    let directory = directory();
+    let journal = open(&path_in(&directory));
+    let mut head = journal.head();
+    journal.note(saying("alone")).expect("there is room");
+    head.wait_for(|seq| *seq == Seq(1)).await.expect("the journal is open");
+    assert_eq!(journal.stats().commits, 1);
+}
+
+#[tokio::test]
 async fn what_is_queued_together_is_one_transaction() {
     let directory = directory();
     let journal = open(&path_in(&directory));

@@ -149,7 +149,7 @@ fn effects() -> impl Strategy<Value = Event> {
         retry_after: Some(Millis(5)),
     }));
     let completed = (ids(CallId::from_uuid), prop_oneof![reply, failure]).prop_map(|(call, result)| {
-        Event::InferenceCompleted { call, result, attempts: 1, elapsed: Millis(1) }
+        Event::InferenceCompleted { call, result, attempts: 1, possibly_billed: Some(0), elapsed: Millis(1) }
     });
     prop_oneof![invoked, result, requested, completed]
 }
