@@ -228,6 +228,12 @@ mod tests {
         errno(unsafe { libc::syscall(libc::SYS_socket, family, kind, 0) })
     }
 
+    fn pair(kind: i32) -> i32 {
+        let mut pair = [-1_i32; 2];
+        // SAFETY: the pair outlives the call; its descriptors end with the child.
+        errno(unsafe { libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) })
+    }
+
     /// A call and the error number it must answer.
     type Expected = (fn() -> i32, i32);
 
@@ -261,6 +267,9 @@ mod tests {
             (duplicate, 0),
             (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0),
             (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), 0),
+            (|| pair(libc::SOCK_DGRAM), 0),
+            (|| pair(libc::SOCK_RAW), 0),
+            (|| pair(libc::SOCK_SEQPACKET), 0),
         ];
         assert_eq!(first_wrong(None, expected), 0);
     }
@@ -278,6 +287,7 @@ mod tests {
             (duplicate, libc::EPERM),
             (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), libc::EPERM),
             (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
+            (|| pair(libc::SOCK_STREAM), libc::EPERM),
         ];
         assert_eq!(first_wrong(Some(&filter), expected), 0);
     }
@@ -291,6 +301,12 @@ mod tests {
             (|| raw_socket(libc::AF_INET, libc::SOCK_RAW), libc::EPERM),
             (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), libc::EPERM),
             (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), libc::EPERM),
+            (|| pair(libc::SOCK_STREAM), 0),
+            (|| pair(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK), 0),
+            (|| pair(libc::SOCK_DGRAM), libc::EPERM),
+            (|| pair(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC), libc::EPERM),
+            (|| pair(libc::SOCK_RAW), libc::EPERM),
+            (|| pair(libc::SOCK_SEQPACKET), libc::EPERM),
             (|| map(EXECUTABLE), libc::EPERM),
             (clone3, libc::ENOSYS),
             (clone_thread_in_new_namespace, libc::EPERM),

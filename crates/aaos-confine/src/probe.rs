@@ -32,6 +32,7 @@ pub fn run_probes(attempts: &[ProbeAttempt]) -> Vec<ProbeResult> {
 pub(crate) fn self_probes(descriptors: i32) -> Vec<ProbeResult> {
     let mut attempts = vec![
         ProbeAttempt::UnixSocket,
+        ProbeAttempt::UnixDatagramPair,
         ProbeAttempt::VsockSocket,
         ProbeAttempt::Fork,
         ProbeAttempt::UserNamespace,
@@ -57,6 +58,9 @@ fn run_one(attempt: &ProbeAttempt) -> ProbeResult {
         ProbeAttempt::Open(path) => (Boundary::Seccomp, format!("open({path})"), open(path)),
         ProbeAttempt::Stat(path) => (Boundary::Seccomp, format!("stat({path})"), stat(path)),
         ProbeAttempt::UnixSocket => (Boundary::Seccomp, "socket(AF_UNIX)".to_owned(), socket(libc::AF_UNIX)),
+        ProbeAttempt::UnixDatagramPair => {
+            (Boundary::Seccomp, "socketpair(AF_UNIX, SOCK_DGRAM)".to_owned(), datagram_pair())
+        }
         ProbeAttempt::InetSocket => (Boundary::Seccomp, "socket(AF_INET)".to_owned(), inet()),
         ProbeAttempt::VsockSocket => {
             (Boundary::Seccomp, "socket(AF_VSOCK)".to_owned(), socket(libc::AF_VSOCK))
@@ -113,6 +117,14 @@ fn new_socket(family: i32) -> io::Result<libc::c_long> {
 
 fn socket(family: i32) -> io::Result<()> {
     close(new_socket(family)?)
+}
+
+fn datagram_pair() -> io::Result<()> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    let mut pair = [-1_i32; 2];
+    // SAFETY: the kernel writes two descriptors into the pair, which outlives the call.
+    answer(unsafe { libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) })?;
+    pair.into_iter().try_for_each(|half| close(half.into()))
 }
 
 /// A socket is enough to be allowed; whether anybody listens on the discard port does not matter.

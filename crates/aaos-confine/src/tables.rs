@@ -87,7 +87,10 @@ const INTERNET_SOCKETS: When = Any(&[
     &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, STREAM))],
     &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
 ]);
-const ONLY_UNIX: When = Any(&[&[Arg(0, Test::Is(UNIX))]]);
+/// A stream pair stays connected to its other half for good. A datagram socket (which `SOCK_RAW` also makes)
+/// could be connected again, to any socket that has a path.
+const UNIX_STREAM_PAIR: When =
+    Any(&[&[Arg(0, Test::Is(UNIX)), Arg(1, Test::Masked(TYPE_MASK, STREAM)), Arg(2, Test::Is(0))]]);
 const DUPLICATES_AND_FLAGS: When = Any(&[
     &[Arg(1, Test::Is(libc::F_GETFD.unsigned_abs()))],
     &[Arg(1, Test::Is(libc::F_SETFD.unsigned_abs()))],
@@ -118,7 +121,7 @@ pub const GATEWAY: &[Rule] = table![
     SYS_fcntl DUPLICATES_AND_FLAGS, "non-blocking sockets and their duplicates";
     SYS_ioctl READ_PENDING_ONLY, "non-blocking sockets, as the standard library makes them";
     SYS_socket INTERNET_SOCKETS, "connections to permitted hosts and name servers";
-    SYS_socketpair ONLY_UNIX, "wake-ups of the signal driver; reaches nobody else";
+    SYS_socketpair UNIX_STREAM_PAIR, "wake-ups of the signal driver; reaches nobody else";
     SYS_connect Always, "connections to permitted hosts and name servers";
     SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
     SYS_getsockname Always, "the local port of a name query";

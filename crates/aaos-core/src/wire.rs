@@ -179,6 +179,8 @@ pub enum ProbeAttempt {
     Stat(AbsPath),
     /// `socket(AF_UNIX)`.
     UnixSocket,
+    /// `socketpair(AF_UNIX, SOCK_DGRAM)`: each half could be connected to a socket that has a path.
+    UnixDatagramPair,
     /// `socket(AF_INET)` and connect to loopback.
     InetSocket,
     /// `socket(AF_VSOCK)`; never connects.
@@ -325,7 +327,7 @@ pub enum ModelsRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelsReply {
-    /// Locked and ready. Always first.
+    /// Locked, and waiting for [`ModelsSetup`]. Always first.
     Locked(LockedReport),
     /// A piece of prose, as it arrives.
     Delta {
@@ -414,8 +416,9 @@ pub enum EgressReply {
     },
 }
 
-/// Handed to a gateway role at its start, as one frame on its channel, before it locks itself: keys never
-/// travel in argv or the environment.
+/// Handed to the gateway's `models` role as the first frame on its channel, once it has said that it is
+/// locked and agentd has held its receipt against the policy: no unproved process ever has a key, and keys
+/// never travel in argv or the environment.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelsSetup {
     /// Providers in order of preference.
