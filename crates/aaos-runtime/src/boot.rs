@@ -47,6 +47,13 @@ impl Kernel {
         let roots = RootTable::new(parts.config.protected.clone(), vec![parts.config.workspaces.clone()]);
         let kernel = Self::assemble(parts, authority, roots);
         kernel.recover(state).await?;
+        // Started before it is asked for, so that the keys leave this process as soon as they can.
+        let first = kernel.clone();
+        drop(kernel.tasks().spawn(async move {
+            if let Err(error) = first.providers().await {
+                tracing::error!(%error, "the models gateway cannot be started");
+            }
+        }));
         let idle = kernel.clone();
         drop(kernel.tasks().spawn(async move { idle.end_idle_workers().await }));
         Ok(kernel)

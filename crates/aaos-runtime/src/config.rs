@@ -8,7 +8,6 @@ use std::time::Duration;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::quantity::Tokens;
-use aaos_core::wire::ModelsSetup;
 use aaos_llm::ModelsConfig;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +79,4 @@ pub struct KernelConfig {
     pub workspaces: PathBuf,
     /// Directories that no grant reaches: state, configuration, sockets.
     pub protected: Vec<PathBuf>,
-    /// Providers, with their keys: handed to the `models` gateway and to nobody else.
-    pub models: ModelsSetup,
 }

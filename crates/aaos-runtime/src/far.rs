@@ -10,6 +10,7 @@ use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, GoalId};
+use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::quantity::Millis;
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -19,6 +20,7 @@ use aaos_llm::{Models, ModelsConfig};
 use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, SandboxError, Worker, WorkerKiller};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
+use zeroize::Zeroize;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -63,9 +65,11 @@ impl WorkerSlot {
     }
 }
 
-/// The gateway connections, each started on first need and again after it was lost.
-#[derive(Debug, Default)]
+/// The gateway connections, each started on first need and again after it was lost. The `models` role takes the
+/// provider keys with it: they are handed over once and erased here, so a lost role that had keys stays lost.
+#[derive(Debug)]
 pub(crate) struct Gateways {
+    setup: Mutex<Handover>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -77,7 +81,47 @@ struct Role<C> {
     _process: FarProcess,
 }
 
+/// What the `models` role is started with.
+#[derive(Debug)]
+enum Handover {
+    /// Not handed over yet, or without any key.
+    Held(ModelsSetup),
+    /// Handed over; the keys are the role's alone.
+    Done,
+}
+
+impl Handover {
+    /// Forgets the keys after a successful start.
+    fn complete(&mut self) {
+        let Self::Held(setup) = self else { return };
+        let mut had_keys = false;
+        for key in setup.providers.iter_mut().filter_map(|provider| provider.key.as_mut()) {
+            key.zeroize();
+            had_keys = true;
+        }
+        if had_keys {
+            *self = Self::Done;
+        }
+    }
+}
+
+/// The `models` role cannot be started again.
+const KEYS_GONE: &str =
+    "the models gateway ended and the provider keys with it; restart agentd with the keys";
+
 impl Gateways {
+    pub(crate) fn new(setup: ModelsSetup) -> Self {
+        Self {
+            setup: Mutex::new(Handover::Held(setup)),
+            models: Default::default(),
+            egress: Default::default(),
+        }
+    }
+
+    fn setup(&self) -> std::sync::MutexGuard<'_, Handover> {
+        self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Calls waiting or running at the `models` role, if it is up and nobody is starting it.
     pub(crate) fn queue_depth(&self) -> usize {
         let held = self.models.try_lock().ok();
@@ -85,18 +129,18 @@ impl Gateways {
     }
 
     /// The `models` role, started if need be.
-    pub(crate) async fn models(
-        &self,
-        kernel: &Kernel,
-        setup: &ModelsSetup,
-        config: ModelsConfig,
-    ) -> Result<Models, KernelError> {
+    pub(crate) async fn models(&self, kernel: &Kernel, config: ModelsConfig) -> Result<Models, KernelError> {
         let mut held = self.models.lock().await;
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        let frame = match &*self.setup() {
+            Handover::Held(setup) => encode_frame(setup),
+            Handover::Done => return Err(KernelError::Provider(keys_gone())),
+        };
+        let frame = frame.map_err(|error| KernelError::Sandbox(error.to_string()))?;
         let (stream, process) = launch(kernel, GatewayRole::Models, frame).await?;
+        self.setup().complete();
         let client = Models::new(stream, config);
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
@@ -113,6 +157,10 @@ impl Gateways {
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
     }
+}
+
+fn keys_gone() -> ModelFailure {
+    ModelFailure { kind: ModelFailureKind::Unavailable, message: KEYS_GONE.to_owned(), retry_after: None }
 }
 
 async fn launch(
@@ -242,5 +290,34 @@ impl Kernel {
         let end = one.worker.stop().await;
         let event = Event::WorkerStopped { worker, reason: end.reason, stderr_tail: end.stderr_tail };
         self.record_or_log(self.entry(owner.goal, Some(owner.agent), event)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Handover;
+    use aaos_core::name::ProviderName;
+    use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
+
+    fn setup(key: Option<&str>) -> ModelsSetup {
+        let provider = ProviderSetup {
+            name: ProviderName::parse("openai").expect("name"),
+            format: WireFormat::OpenAi,
+            base_url: "http://127.0.0.1:1".to_owned(),
+            key: key.map(ToOwned::to_owned),
+            models: Vec::new(),
+            any_model: true,
+        };
+        ModelsSetup { providers: vec![provider], aliases: Vec::new() }
+    }
+
+    #[test]
+    fn keys_are_handed_over_once() {
+        let mut with_key = Handover::Held(setup(Some("secret")));
+        with_key.complete();
+        assert!(matches!(with_key, Handover::Done));
+        let mut without = Handover::Held(setup(None));
+        without.complete();
+        assert!(matches!(without, Handover::Held(_)), "a role without keys can be started again");
     }
 }

@@ -351,6 +351,22 @@ impl Kernel {
         self.goal(caller, id)
     }
 
+    /// Waits until no goal of anybody is open.
+    pub async fn wait_all_goals(&self) {
+        loop {
+            let open = self
+                .table()
+                .goals
+                .values()
+                .find(|goal| !goal.state.is_final())
+                .map(|goal| goal.over.subscribe());
+            let Some(mut over) = open else { return };
+            if over.wait_for(|over| *over).await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn goal_watch(&self, caller: Principal, id: GoalId) -> Result<watch::Receiver<bool>, KernelError> {
         let table = self.table();
         let goal = table.goals.get(&id).filter(|goal| caller.may_touch(goal.owner));

@@ -12,6 +12,7 @@ use aaos_core::id::{AgentId, GoalId, TraceId};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
 use aaos_core::name::ModelName;
 use aaos_core::tool::CATALOGUE;
+use aaos_core::wire::ModelsSetup;
 use aaos_journal::{About, Journal};
 use aaos_llm::Models;
 use aaos_sandbox::{Egress, RootTable, Sandbox};
@@ -66,6 +67,8 @@ pub struct KernelParts {
     pub journal: Journal,
     /// The launcher of far processes.
     pub sandbox: Sandbox,
+    /// Providers, with their keys: handed to the `models` gateway and to nobody else, then erased here.
+    pub models: ModelsSetup,
     /// The clock, starting at the journal's last timestamp.
     pub clock: Clock,
 }
@@ -81,7 +84,7 @@ impl Kernel {
                 roots,
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
-                gateways: Gateways::default(),
+                gateways: Gateways::new(parts.models),
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -154,8 +157,7 @@ impl Kernel {
     }
 
     pub(crate) async fn models(&self) -> Result<Models, KernelError> {
-        let config = self.config();
-        self.inner.gateways.models(self, &config.models, config.limits.models()).await
+        self.inner.gateways.models(self, self.config().limits.models()).await
     }
 
     pub(crate) async fn egress(&self) -> Result<Egress, KernelError> {

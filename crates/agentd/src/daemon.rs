@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aaos_core::state::State;
 use aaos_journal::{Journal, JournalConfig};
@@ -27,6 +28,11 @@ use crate::settings::Settings;
 const THREAD_STACK: usize = 1024 * 1024;
 /// Threads that run file-system work, at most.
 const BLOCKING_THREADS: usize = 64;
+
+/// How long a daemon that has the lock may take to listen.
+const SOCKET_TIME: Duration = Duration::from_secs(5);
+/// Between two looks whether it listens.
+const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 
 /// A daemon that owns its state directory and has its zygote, before any thread exists.
 struct Groundwork {
@@ -65,7 +71,10 @@ where
 {
     let socket = settings.socket.clone();
     let Some(lock) = take_lock(&settings)? else {
-        return start_runtime()?.block_on(work(socket));
+        return start_runtime()?.block_on(async move {
+            await_socket(&socket).await?;
+            work(socket).await
+        });
     };
     let groundwork = lay(settings, lock)?;
     start_runtime()?.block_on(async move {
@@ -74,6 +83,9 @@ where
             done = work(socket) => done,
             () = daemon.lost_zygote() => Ok(Exit::Internal),
         };
+        if !matches!(done, Ok(Exit::Cancelled | Exit::Internal)) {
+            daemon.outlast_guests().await;
+        }
         daemon.stop().await?;
         done
     })
@@ -90,6 +102,18 @@ where
         bail!("no agentd listens at {}; start one with `agentd serve`", socket.display());
     }
     start_runtime()?.block_on(work(socket))
+}
+
+/// Waits for the socket of a daemon that has the lock and is still starting.
+async fn await_socket(socket: &Path) -> Result<()> {
+    let appears = async {
+        while tokio::net::UnixStream::connect(socket).await.is_err() {
+            tokio::time::sleep(SOCKET_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(SOCKET_TIME, appears).await.with_context(|| {
+        format!("another agentd owns the state directory, but does not listen at {}", socket.display())
+    })
 }
 
 fn start_runtime() -> Result<Runtime> {
@@ -162,7 +186,8 @@ fn bind(path: &Path) -> Result<StdListener> {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
                 bail!("another daemon listens at {}; set AAOS_SOCKET", path.display());
             }
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {}", path.display()))?;
+            std::fs::remove_file(path)
+                .with_context(|| format!("cannot remove the old socket {}", path.display()))?;
         }
         Ok(_) => bail!("{} exists and is not a socket; set AAOS_SOCKET", path.display()),
         Err(_) => {}
@@ -186,7 +211,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
-        let Groundwork { settings, listener, seed, descriptors, _lock } = groundwork;
+        let Groundwork { mut settings, listener, seed, descriptors, _lock } = groundwork;
         let path = settings.state_dir.join("journal.db");
         let opening = JournalConfig { path: path.clone(), audit_stdout: settings.audit_stdout };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
@@ -194,7 +219,7 @@ impl Daemon {
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let sandbox = Sandbox::adopt(seed, settings.policy.clone()).context("cannot take over the zygote")?;
-        let kernel = start_kernel(&settings, journal, sandbox.clone(), &state).await?;
+        let kernel = start_kernel(&mut settings, journal, sandbox.clone(), &state).await?;
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));
@@ -203,7 +228,9 @@ impl Daemon {
 
     /// Waits for a reason to end: a signal, or the death of the zygote.
     async fn until_told(&self) -> Exit {
-        let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let (Ok(mut term), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             tracing::error!("signals cannot be received");
             return Exit::Internal;
         };
@@ -218,6 +245,18 @@ impl Daemon {
     async fn lost_zygote(&self) {
         self.sandbox.wait_zygote_end().await;
         tracing::error!("the zygote died; agentd ends and recovers from the journal at its next start");
+    }
+
+    /// Stays until the goals of other clients are over, or Ctrl-C.
+    async fn outlast_guests(&self) {
+        tokio::select! {
+            () = self.kernel.wait_all_goals() => {}
+            told = tokio::signal::ctrl_c() => {
+                if let Err(error) = told {
+                    tracing::warn!(%error, "Ctrl-C cannot be received");
+                }
+            }
+        }
     }
 
     async fn stop(self) -> Result<()> {
@@ -240,16 +279,21 @@ impl Daemon {
     }
 }
 
-async fn start_kernel(settings: &Settings, journal: Journal, sandbox: Sandbox, state: &State) -> Result<Kernel> {
+async fn start_kernel(
+    settings: &mut Settings,
+    journal: Journal,
+    sandbox: Sandbox,
+    state: &State,
+) -> Result<Kernel> {
     let config = KernelConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         limits: settings.limits,
         bootstrap: settings.bootstrap()?,
         workspaces: settings.state_dir.join("workspace"),
         protected: settings.protected(),
-        models: settings.models.clone(),
     };
     let clock = Clock::starting_at(state.latest);
-    let parts = KernelParts { config, journal, sandbox, clock };
+    let models = std::mem::take(&mut settings.models);
+    let parts = KernelParts { config, journal, sandbox, models, clock };
     Kernel::start(parts, state).await.context("cannot continue from the journal")
 }

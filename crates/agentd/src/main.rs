@@ -54,6 +54,7 @@ fn start(screen: Screen) -> anyhow::Result<Exit> {
     }
     let unusable = || UsageError("the settings cannot be used".to_owned());
     let settings = Settings::load(&cli.overrides(), &keys).map_err(|error| error.context(unusable()))?;
+    drop(keys);
     commands::dispatch(settings, cli.command, screen)
 }
 

@@ -142,6 +142,7 @@ fn what_agents_wrote_cannot_drive_the_terminal() {
             call: CallId::from_uuid(Uuid::from_u128(4)),
             result: Err(model),
             attempts: 1,
+            possibly_billed: Some(1),
             elapsed: Millis(1),
         },
         Event::MessageDelivered { message: evil.to_owned() },

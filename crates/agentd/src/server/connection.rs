@@ -28,7 +28,7 @@ const WRITE_TIME: Duration = Duration::from_secs(60);
 /// The same once the daemon closes.
 const CLOSING_WRITE_TIME: Duration = Duration::from_secs(1);
 /// Answers that may be very long (lists, batches) and are made at once, each kind, on one connection.
-const LONG_ANSWERS: usize = 4;
+const LONG_ANSWERS: usize = 2;
 /// How often a connection with nothing to write looks whether its client is still there.
 const HANG_UP_CHECK: Duration = Duration::from_secs(15);
 /// Bytes asked of the socket at once.

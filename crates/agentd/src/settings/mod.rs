@@ -61,7 +61,8 @@ impl Settings {
             .or_else(|| path_of(vars::XDG_STATE_HOME.name).map(|state| state.join("aaos")))
             .or_else(|| home.map(|home| home.join(".local/state/aaos")))
             .context("no state directory: set AAOS_STATE_DIR or HOME")?;
-        let state_dir = std::path::absolute(&state_dir).context("the state directory's path is not usable")?;
+        let state_dir =
+            std::path::absolute(&state_dir).context("the state directory's path is not usable")?;
         let socket = socket_path(flags, &file, &state_dir)?;
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
@@ -79,7 +80,8 @@ impl Settings {
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             models,
             provider,
-            bootstrap: path_of(vars::AAOS_BOOTSTRAP_MANIFEST.name).or_else(|| file.bootstrap_manifest.clone()),
+            bootstrap: path_of(vars::AAOS_BOOTSTRAP_MANIFEST.name)
+                .or_else(|| file.bootstrap_manifest.clone()),
             config_home,
             state_dir,
         })
@@ -119,7 +121,8 @@ fn file_urls(file: &file::ConfigFile) -> Result<providers::BaseUrls> {
 }
 
 fn socket_path(flags: &Overrides, file: &file::ConfigFile, state_dir: &Path) -> Result<PathBuf> {
-    let chosen = flags.socket.clone().or_else(|| path_of(vars::AAOS_SOCKET.name)).or_else(|| file.socket.clone());
+    let chosen =
+        flags.socket.clone().or_else(|| path_of(vars::AAOS_SOCKET.name)).or_else(|| file.socket.clone());
     let default = || match path_of(vars::XDG_RUNTIME_DIR.name) {
         // A private state directory has its own daemon, so only the default one takes the well-known place.
         Some(runtime) if flags.state_dir.is_none() && path_of(vars::AAOS_STATE_DIR.name).is_none() => {
@@ -127,7 +130,8 @@ fn socket_path(flags: &Overrides, file: &file::ConfigFile, state_dir: &Path) -> 
         }
         _ => state_dir.join("agentd.sock"),
     };
-    let path = std::path::absolute(chosen.unwrap_or_else(default)).context("the socket's path is not usable")?;
+    let path =
+        std::path::absolute(chosen.unwrap_or_else(default)).context("the socket's path is not usable")?;
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         bail!("the socket path {} is longer than {MAX_SOCKET_PATH} bytes; set AAOS_SOCKET", path.display());
     }

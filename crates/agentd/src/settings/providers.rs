@@ -83,7 +83,10 @@ pub(crate) fn setup(choice: &Choice, urls: &BaseUrls, keys: &Keys) -> Result<(St
         None => 0,
         Some(name) => found.iter().position(|(known, ..)| known.name == name).with_context(|| {
             let names: Vec<_> = found.iter().map(|(known, ..)| known.name).collect();
-            format!("provider {name:?} is not configured; configured: {}. Set its key or base URL", names.join(", "))
+            format!(
+                "provider {name:?} is not configured; configured: {}. Set its key or base URL",
+                names.join(", ")
+            )
         })?,
     };
     found[..=preferred].rotate_right(1);
