@@ -1,7 +1,8 @@
 //! `aaos-gateway --role models|egress`: one role of the gateway, started by the zygote.
 //!
 //! Invariants: no argument or environment variable carries a secret; what is needed from disk is read first, then
-//! the process locks itself while it has a single thread, and only then says that it is ready and serves.
+//! the process locks itself while it has a single thread, and only then says so, takes what agentd hands it
+//! (providers and their keys) and serves. Nothing is read from the channel before the process is locked.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -42,8 +43,9 @@ fn run(role: GatewayRole) -> Result<()> {
     let channel = Channel::inherited();
     match role {
         GatewayRole::Models => {
-            let desk = Desk::new(setup(&channel)?, Dialer::from_system());
+            let dialer = Dialer::from_system();
             channel.send(&ModelsReply::Locked(lock_gateway(role)?))?;
+            let desk = Desk::new(setup(&channel)?, dialer);
             serve(channel, |stream| models::serve(stream, desk))
         }
         GatewayRole::Egress => {
@@ -54,7 +56,7 @@ fn run(role: GatewayRole) -> Result<()> {
     }
 }
 
-/// Providers and keys: the first frame, before anything else.
+/// Providers and keys: the first frame, which agentd sends once it has proved the lock-down.
 fn setup(channel: &Channel) -> Result<ModelsSetup> {
     let (setup, descriptors) = channel.receive().context("waiting for the providers")?;
     if !descriptors.is_empty() {

@@ -19,9 +19,9 @@ enum Reply {
 fn main() {
     let role: GatewayRole = std::env::args().nth(2).expect("--role ROLE").parse().expect("a role");
     let channel = Channel::inherited();
-    let (target, _) = channel.receive::<SocketAddr>().expect("the setup");
     let report = lock_gateway(role).expect("locked");
     channel.send(&Reply::Locked(report)).expect("sent");
+    let (target, _) = channel.receive::<SocketAddr>().expect("the setup");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let (greeting, listens) = runtime.expect("a runtime").block_on(async move {
         let connected = tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! Launching far processes and proving that they are confined.
 //!
-//! Invariants: a worker is handed to nobody, and sent nothing, before it said that it is locked and agentd
+//! Invariants: a far process is handed to nobody, and sent nothing, before it said that it is locked and agentd
 //! read its lock-down back and held it against the policy. Every launch has one deadline; whatever goes
 //! wrong, the process is ended.
 
@@ -148,8 +148,8 @@ impl Sandbox {
         Ok(Worker::new(channel, process, receipt, missing))
     }
 
-    /// Launches a gateway role. `setup` is one encoded frame, or empty; it is the only thing sent before the
-    /// role is locked, because what it holds is read from files before the lock-down.
+    /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last:
+    /// to a role that is proved to be confined as the policy asks.
     ///
     /// # Errors
     /// As [`Sandbox::launch_worker`]; also when no gateway program was named at the start.
@@ -160,10 +160,11 @@ impl Sandbox {
         })?;
         let launch = async {
             let made = self.make(|serial| Order::Gateway(serial, role), &[program.as_fd()]).await?;
+            let proved = self.prove(made, GATEWAY_PROFILE).await?;
             if !setup.is_empty() {
-                made.channel.send_bytes(&setup, &[]).await?;
+                proved.0.send_bytes(&setup, &[]).await?;
             }
-            self.prove(made, GATEWAY_PROFILE).await
+            Ok::<_, SandboxError>(proved)
         };
         let (channel, process, receipt, missing) = within("be locked", launch).await??;
         Ok(Gateway { stream: channel.into_stream(), receipt, missing, process })

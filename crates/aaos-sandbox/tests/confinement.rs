@@ -133,6 +133,7 @@ fn every_attempt(target: u32) -> Vec<ProbeAttempt> {
         ProbeAttempt::Open(path("/")),
         ProbeAttempt::Stat(path("/")),
         ProbeAttempt::UnixSocket,
+        ProbeAttempt::UnixDatagramPair,
         ProbeAttempt::InetSocket,
         ProbeAttempt::VsockSocket,
         ProbeAttempt::Exec(path("/bin/true")),
@@ -310,6 +311,56 @@ async fn a_gateway_connects_and_can_do_nothing_else() {
     assert!(probes.iter().all(|probe| probe.refused), "{probes:#?}");
     assert_eq!(probes.len(), attempts.len());
     sandbox.shutdown().await;
+}
+
+/// The greedy gateway in a folder of its own, where it leaves what it takes.
+struct Greedy {
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl Greedy {
+    fn copied() -> Self {
+        let folder = testkit::scratch();
+        let program = folder.path().join("greedy_gateway");
+        std::fs::copy(example("greedy_gateway"), &program).expect("copied");
+        Self { folder, program }
+    }
+
+    fn taken(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.folder.path().join("taken")).ok()
+    }
+
+    /// Runs it without any launcher that is careful.
+    fn run_with(&self, setup: &[u8]) {
+        let (mut near, far) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        near.write_all(setup).expect("sent");
+        let mut shell = command(Path::new("/bin/sh"));
+        shell.args(["-c", "exec \"$0\" --role egress 3<&0 </dev/null"]).arg(&self.program);
+        let mut child = shell.stdin(Stdio::from(std::os::fd::OwnedFd::from(far))).spawn().expect("a shell");
+        near.shutdown(std::net::Shutdown::Write).expect("connected");
+        assert!(child.wait().expect("reaped").success());
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_proved_to_be_locked_gets_no_setup() {
+    let setup = encode_frame(&"sk-a-key").expect("small");
+    let control = Greedy::copied();
+    control.run_with(&setup);
+    assert_eq!(control.taken().as_ref(), Some(&setup), "the control: it takes what it is sent");
+
+    let greedy = Greedy::copied();
+    let sandbox = sandbox_of(&worker_exe(), Some(&greedy.program), ConfinementPolicy::default());
+    let says_something_else = sandbox.launch_gateway(GatewayRole::Models, setup.clone()).await;
+    let error = says_something_else.expect_err("it never says that it is locked");
+    assert!(matches!(error, SandboxError::DiedAtStart { .. }), "{error:?}");
+    let lies = sandbox.launch_gateway(GatewayRole::Egress, setup).await;
+    let error = lies.expect_err("it is not locked, whatever it says");
+    assert!(matches!(error, SandboxError::ConfinementUnavailable { .. }), "{error:?}");
+    // Whatever they took is in the file now: every far process has ended.
+    sandbox.shutdown().await;
+    assert_eq!(greedy.taken(), None);
 }
 
 async fn receive(stream: &mut tokio::net::UnixStream) -> StubReply {

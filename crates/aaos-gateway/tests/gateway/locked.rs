@@ -141,9 +141,10 @@ async fn the_locked_models_role_still_asks_every_kind_of_provider() {
         aliases: Vec::new(),
     };
     let mut gateway = Gateway::start("models");
-    gateway.near.send(&setup).await;
+    // It locks itself while nothing was sent to it: a key that it cannot have yet, it cannot lose.
     let ModelsReply::Locked(report) = gateway.near.receive().await else { panic!("not locked") };
     gateway.assert_locked(&report);
+    gateway.near.send(&setup).await;
     for provider in ["openai", "by-name", "anthropic"] {
         assert_eq!(gateway.ask(to(provider)).await.expect("a reply").text, "hi", "{provider}");
     }
