@@ -1,8 +1,8 @@
 //! Seccomp filters, compiled from the tables of [`crate::tables`].
 //!
-//! Invariants: a call of another architecture kills the process; `clone3`, whose flags no filter can read,
-//! always answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its
-//! default.
+//! Invariants: a call of another architecture kills the process; a number of the x32 ABI, under which every
+//! call has a second name that no table knows, answers EPERM; `clone3`, whose flags no filter can read, always
+//! answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its default.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -85,7 +85,7 @@ impl Filter {
         let filter =
             SeccompFilter::new(rules, other, matching, TargetArch::x86_64).map_err(io::Error::other)?;
         let body = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        let mut program = no_clone3();
+        let mut program = head();
         program.extend(body);
         let hash = hash_of(&program);
         Ok(Self { program, hash })
@@ -141,9 +141,11 @@ fn condition(Arg(index, test): Arg) -> Result<SeccompCondition, seccompiler::Bac
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value))
 }
 
-/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K` of linux/bpf_common.h.
+/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_JMP | BPF_JSET | BPF_K`, `BPF_RET | BPF_K` of
+/// linux/bpf_common.h.
 const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_ANY_BIT: u16 = 0x45;
 const RETURN: u16 = 0x06;
 /// Offsets in `struct seccomp_data` of linux/seccomp.h.
 const AT_NUMBER: u32 = 0;
@@ -152,16 +154,22 @@ const AT_ARCHITECTURE: u32 = 4;
 const X86_64: u32 = 0xC000_003E;
 /// The same number on every architecture.
 const CLONE3: u32 = 435;
+/// `__X32_SYSCALL_BIT` of asm/unistd.h.
+const X32_BIT: u32 = 0x4000_0000;
 
-/// The head of every program: of this architecture, `clone3` answers ENOSYS; all else goes on.
-fn no_clone3() -> BpfProgram {
+/// The head of every program: of this architecture, numbers of the x32 ABI answer EPERM and `clone3` answers
+/// ENOSYS; all else goes on.
+fn head() -> BpfProgram {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let answers = |errno: i32| step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
     vec![
         step(LOAD, 0, 0, AT_ARCHITECTURE),
-        step(JUMP_IF_EQUAL, 0, 3, X86_64),
+        step(JUMP_IF_EQUAL, 0, 5, X86_64),
         step(LOAD, 0, 0, AT_NUMBER),
-        step(JUMP_IF_EQUAL, 0, 1, CLONE3),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+        step(JUMP_IF_ANY_BIT, 2, 0, X32_BIT),
+        step(JUMP_IF_EQUAL, 0, 2, CLONE3),
+        answers(libc::ENOSYS),
+        answers(libc::EPERM),
     ]
 }
 
@@ -224,8 +232,19 @@ mod tests {
     }
 
     fn raw_socket(family: i32, kind: i32) -> i32 {
+        socket_of(family, kind, 0)
+    }
+
+    fn socket_of(family: i32, kind: i32, protocol: i32) -> i32 {
         // SAFETY: plain numbers.
-        errno(unsafe { libc::syscall(libc::SYS_socket, family, kind, 0) })
+        errno(unsafe { libc::syscall(libc::SYS_socket, family, kind, protocol) })
+    }
+
+    /// Whether a filter refuses `getpid` under its number in the x32 ABI, which the kernel never answers with
+    /// EPERM: it runs it, or has no such ABI.
+    fn x32_is_refused() -> i32 {
+        // SAFETY: takes nothing.
+        i32::from(errno(unsafe { libc::syscall(libc::SYS_getpid | 0x4000_0000) }) == libc::EPERM)
     }
 
     fn pair(kind: i32) -> i32 {
@@ -254,6 +273,8 @@ mod tests {
         result.expect("a child")
     }
 
+    /// `IPPROTO_UDPLITE` of linux/in.h.
+    const UDP_LITE: i32 = 136;
     const EXECUTABLE: i32 = libc::PROT_READ | libc::PROT_EXEC;
 
     #[test]
@@ -270,6 +291,8 @@ mod tests {
             (|| pair(libc::SOCK_DGRAM), 0),
             (|| pair(libc::SOCK_RAW), 0),
             (|| pair(libc::SOCK_SEQPACKET), 0),
+            (|| socket_of(libc::AF_INET, libc::SOCK_DGRAM, UDP_LITE), 0),
+            (x32_is_refused, 0),
         ];
         assert_eq!(first_wrong(None, expected), 0);
     }
@@ -299,6 +322,14 @@ mod tests {
             (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC), 0),
             (|| raw_socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK), 0),
             (|| raw_socket(libc::AF_INET, libc::SOCK_RAW), libc::EPERM),
+            (|| socket_of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP), 0),
+            (|| socket_of(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_UDP), 0),
+            (|| socket_of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), libc::EPERM),
+            (|| socket_of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP), libc::EPERM),
+            (|| socket_of(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP), libc::EPERM),
+            (|| socket_of(libc::AF_INET, libc::SOCK_DGRAM, UDP_LITE), libc::EPERM),
+            (|| socket_of(libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), libc::EPERM),
+            (x32_is_refused, 1),
             (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), libc::EPERM),
             (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), libc::EPERM),
             (|| pair(libc::SOCK_STREAM), 0),
@@ -322,6 +353,7 @@ mod tests {
             (stat_by_path, 0),
             (duplicate, 0),
             (|| map(EXECUTABLE), 0),
+            (x32_is_refused, 1),
             (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0),
             (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
             (|| raw_socket(libc::AF_INET6, libc::SOCK_DGRAM), libc::EPERM),

@@ -81,12 +81,22 @@ const DATAGRAM: u32 = libc::SOCK_DGRAM.unsigned_abs();
 const INET: u32 = libc::AF_INET.unsigned_abs();
 const INET6: u32 = libc::AF_INET6.unsigned_abs();
 const UNIX: u32 = libc::AF_UNIX.unsigned_abs();
+const TCP: u32 = libc::IPPROTO_TCP.unsigned_abs();
+const UDP: u32 = libc::IPPROTO_UDP.unsigned_abs();
+/// TCP and UDP, named or as the default of their type: Landlock knows no other transport's ports.
 const INTERNET_SOCKETS: When = Any(&[
-    &[Arg(0, Test::Is(INET)), Arg(1, Test::Masked(TYPE_MASK, STREAM))],
-    &[Arg(0, Test::Is(INET)), Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
-    &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, STREAM))],
-    &[Arg(0, Test::Is(INET6)), Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
+    &internet(INET, STREAM, 0),
+    &internet(INET, STREAM, TCP),
+    &internet(INET, DATAGRAM, 0),
+    &internet(INET, DATAGRAM, UDP),
+    &internet(INET6, STREAM, 0),
+    &internet(INET6, STREAM, TCP),
+    &internet(INET6, DATAGRAM, 0),
+    &internet(INET6, DATAGRAM, UDP),
 ]);
+const fn internet(family: u32, kind: u32, protocol: u32) -> [Arg; 3] {
+    [Arg(0, Test::Is(family)), Arg(1, Test::Masked(TYPE_MASK, kind)), Arg(2, Test::Is(protocol))]
+}
 /// A stream pair stays connected to its other half for good. A datagram socket (which `SOCK_RAW` also makes)
 /// could be connected again, to any socket that has a path.
 const UNIX_STREAM_PAIR: When =
