@@ -113,6 +113,8 @@ pub struct InferenceOutcome {
     pub result: Result<ModelReply, ModelFailure>,
     /// Attempts made.
     pub attempts: u32,
+    /// Of those, the failed ones that the provider may have billed without a report.
+    pub possibly_billed: u32,
     /// How long it took, waits included.
     pub elapsed: Millis,
 }
@@ -199,6 +201,7 @@ impl Effect for Inference {
             call: parts.call,
             result: outcome.result.clone(),
             attempts: outcome.attempts,
+            possibly_billed: Some(outcome.possibly_billed),
             elapsed: outcome.elapsed,
         }
     }

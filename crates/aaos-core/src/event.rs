@@ -282,6 +282,10 @@ pub enum Event {
         result: Result<ModelReply, ModelFailure>,
         /// Attempts made.
         attempts: u32,
+        /// Of those, the failed ones that the provider may have billed without a report. Absent in entries that
+        /// were written before these were counted: then the failure itself says it.
+        #[serde(default)]
+        possibly_billed: Option<u32>,
         /// How long it took, waits included.
         elapsed: Millis,
     },

@@ -214,6 +214,20 @@ impl ModelFailureKind {
             Self::Unauthorized | Self::Rejected | Self::UnknownModel | Self::NotUnderstood => false,
         }
     }
+
+    /// Whether an attempt that failed so may have been billed without a report: the provider may have worked.
+    #[must_use]
+    pub const fn may_be_billed(self) -> bool {
+        match self {
+            Self::Timeout | Self::CutStream | Self::MalformedReply => true,
+            Self::RateLimited
+            | Self::Unavailable
+            | Self::Unauthorized
+            | Self::Rejected
+            | Self::UnknownModel
+            | Self::NotUnderstood => false,
+        }
+    }
 }
 
 /// A failed inference. The message never holds a key or the request.

@@ -6,6 +6,7 @@
 //! once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aaos_core::limits::MAX_QUEUED_INFERENCES;
@@ -55,7 +56,8 @@ struct Table {
 #[derive(Debug)]
 struct Open {
     inbox: Arc<Inbox>,
-    written: bool,
+    /// Set, with the table locked, before the first byte leaves.
+    written: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -113,9 +115,11 @@ impl Link {
         let serial = RequestSerial(table.next);
         table.next += 1;
         let inbox = Arc::new(Inbox::default());
-        let earlier = table.open.insert(serial, Open { inbox: Arc::clone(&inbox), written: false });
+        let written = Arc::new(AtomicBool::new(false));
+        let open = Open { inbox: Arc::clone(&inbox), written: Arc::clone(&written) };
+        let earlier = table.open.insert(serial, open);
         assert!(earlier.is_none(), "serial numbers are used once");
-        Ok(InFlight { link: self.clone(), serial, inbox })
+        Ok(InFlight { link: self.clone(), serial, inbox, written })
     }
 }
 
@@ -125,9 +129,20 @@ pub(crate) struct InFlight {
     link: Link,
     serial: RequestSerial,
     inbox: Arc<Inbox>,
+    written: Arc<AtomicBool>,
 }
 
 impl InFlight {
+    /// Takes the request back if it was not written yet: then the gateway will never see it. Otherwise false.
+    pub(crate) fn withdraw(&self) -> bool {
+        let mut table = self.link.shared.lock();
+        let unwritten = !self.written.load(Ordering::Relaxed);
+        if unwritten {
+            table.open.remove(&self.serial);
+        }
+        unwritten
+    }
+
     /// The next thing the gateway says about it.
     pub(crate) async fn next(&self) -> Arrival {
         self.inbox.next().await
@@ -138,7 +153,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut table = self.link.shared.lock();
         let Some(open) = table.open.remove(&self.serial) else { return };
-        if open.written && table.lost.is_none() {
+        if open.written.load(Ordering::Relaxed) && table.lost.is_none() {
             table.cancelled.insert(self.serial);
             drop(table);
             self.link.shared.cancel.notify_one();
@@ -172,7 +187,7 @@ impl Shared {
 
     /// Whether this request is still wanted; from now on it counts as written.
     fn mark_written(&self, serial: RequestSerial) -> bool {
-        self.lock().open.get_mut(&serial).map(|open| open.written = true).is_some()
+        self.lock().open.get(&serial).map(|open| open.written.store(true, Ordering::Relaxed)).is_some()
     }
 
     fn next_cancelled(&self) -> Option<RequestSerial> {

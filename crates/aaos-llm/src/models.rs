@@ -1,7 +1,8 @@
 //! One inference: admitted, asked, asked again while that can help, and settled.
 //!
 //! Invariants: a permit always becomes a receipt, whatever happens; at most the configured attempts are made,
-//! none starts after the deadline, and no wait begins that would end after it.
+//! none starts after the deadline, and no wait begins that would end after it. One permit reserves for one
+//! attempt that is billed: after one that may have been, nothing more is asked under it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use crate::admission::{Admission, Gate, GateKey};
 use crate::backoff::Jitter;
 use crate::error::LlmError;
 use crate::inbox::{Arrival, Ending};
-use crate::link::Link;
+use crate::link::{InFlight, Link};
 
 /// Time in which the gateway says what is configured.
 const DESCRIBE_TIME: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub struct ModelsConfig {
     pub slots_per_provider: usize,
     /// Least time between two starts at one provider.
     pub min_gap: Duration,
-    /// Attempts at one inference; at least 1.
+    /// Attempts at one inference, those under earlier permits included; at least 1.
     pub attempts: u32,
     /// Time of one attempt.
     pub attempt_time: Duration,
@@ -75,6 +76,29 @@ struct Inner {
     calls: AtomicUsize,
     /// Of those, how many wait for a slot, a gate or a retry.
     waiting: AtomicUsize,
+}
+
+/// What was tried under one permit.
+#[derive(Debug, Default)]
+struct Tally {
+    attempts: u32,
+    possibly_billed: u32,
+}
+
+/// An attempt under way. Unless it is cleared it counts as possibly billed when it ends, in whatever way that
+/// happens, if the gateway may have read it.
+struct Unsettled<'t> {
+    in_flight: InFlight,
+    tally: &'t mut Tally,
+    cleared: bool,
+}
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        if !self.cleared && !self.in_flight.withdraw() {
+            self.tally.possibly_billed += 1;
+        }
+    }
 }
 
 /// Why an attempt gave no reply.
@@ -116,19 +140,39 @@ impl Models {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Runs one inference to its end: a reply, a failure that asking again cannot help, the deadline, or `stop`,
-    /// which ends it in the gateway and settles the permit as a failure; the outcome's attempts then say whether
-    /// the provider may have worked. Dropping the future ends it in the gateway too; the permit is then used up
-    /// without an outcome.
+    /// Runs one inference until a reply, a failure that asking again cannot help, an attempt that may have been
+    /// billed, the deadline, or `stop`, which ends it in the gateway and settles the permit as a failure.
+    /// Dropping the future ends it in the gateway too; the permit is then used up without an outcome.
+    ///
+    /// `earlier` is how many attempts were made at it under earlier permits; see [`Self::wait_to_ask_again`].
     pub async fn run(
         &self,
         permit: Permit<Inference>,
+        earlier: u32,
         deadline: Instant,
         stop: impl Future<Output = ()> + Send,
         progress: impl FnMut(Progress) + Send,
     ) -> Receipt<Inference> {
-        let outcome = self.infer(&permit.effect().request, deadline, stop, progress).await;
+        let outcome = self.infer(&permit.effect().request, earlier, deadline, stop, progress).await;
         permit.settle(outcome)
+    }
+
+    /// How long to wait until an inference whose last attempt may have been billed is asked again, under a
+    /// permit of its own. `made` counts all its attempts. None where it is not to be asked again.
+    #[must_use]
+    pub fn wait_to_ask_again(
+        &self,
+        outcome: &InferenceOutcome,
+        made: u32,
+        deadline: Instant,
+    ) -> Option<Millis> {
+        let failure = outcome.result.as_ref().err()?;
+        let helps = failure.kind.is_transient() && failure.kind.may_be_billed();
+        if outcome.possibly_billed == 0 || !helps || made >= self.inner.config.attempts {
+            return None;
+        }
+        let wait = self.wait(failure, made);
+        Instant::now().checked_add(wait).is_some_and(|end| end < deadline).then(|| millis(wait))
     }
 
     /// Whether the gateway is gone for good; a new one has to be launched.
@@ -165,30 +209,34 @@ impl Models {
     pub(crate) async fn infer(
         &self,
         request: &ModelRequest,
+        earlier: u32,
         deadline: Instant,
         stop: impl Future<Output = ()> + Send,
         mut progress: impl FnMut(Progress) + Send,
     ) -> InferenceOutcome {
         let began = Instant::now();
         let calls = Counted::up(&self.inner.calls);
-        let mut attempts = 0;
+        let mut tally = Tally::default();
         let result = if calls.rank > MAX_QUEUED_INFERENCES {
             Err(LlmError::Busy.into_failure())
         } else {
             tokio::select! {
                 biased;
-                result = self.attempts(request, deadline, &mut attempts, &mut progress) => result,
+                result = self.attempts(request, earlier, deadline, &mut tally, &mut progress) => result,
                 () = stop => Err(LlmError::Stopped.into_failure()),
             }
         };
-        InferenceOutcome { result, attempts, elapsed: millis(began.elapsed()) }
+        let Tally { attempts, possibly_billed } = tally;
+        assert!(possibly_billed <= attempts.min(1), "a permit pays for one attempt");
+        InferenceOutcome { result, attempts, possibly_billed, elapsed: millis(began.elapsed()) }
     }
 
     async fn attempts(
         &self,
         request: &ModelRequest,
+        earlier: u32,
         deadline: Instant,
-        attempts: &mut u32,
+        tally: &mut Tally,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, ModelFailure> {
         let gate = self.gate(request, deadline).await?;
@@ -203,21 +251,23 @@ impl Models {
             if Instant::now() >= deadline {
                 return Err(past_deadline(last));
             }
-            *attempts += 1;
-            let failure = match self.attempt(request, deadline, progress).await {
+            tally.attempts += 1;
+            let failure = match self.attempt(request, deadline, tally, progress).await {
                 Ok(reply) => return Ok(reply),
                 Err(AttemptError::Link(error)) => return Err(error.into_failure()),
                 Err(AttemptError::Failed(failure)) => failure,
             };
             drop(slot);
-            if !failure.kind.is_transient() || *attempts >= self.inner.config.attempts {
+            let made = earlier.saturating_add(tally.attempts);
+            let is_last = made >= self.inner.config.attempts || tally.possibly_billed > 0;
+            if !failure.kind.is_transient() || is_last {
                 return Err(failure);
             }
-            let wait = self.wait_after(&failure, *attempts, &gate);
+            let wait = self.wait_after(&failure, made, &gate);
             if Instant::now().checked_add(wait).is_none_or(|end| end >= deadline) {
                 return Err(past_deadline(Some(failure)));
             }
-            progress(Progress::Retry { failure: failure.clone(), wait: millis(wait), attempt: *attempts });
+            progress(Progress::Retry { failure: failure.clone(), wait: millis(wait), attempt: made });
             last = Some(failure);
             let waiting = Counted::up(&self.inner.waiting);
             sleep(wait).await;
@@ -227,16 +277,19 @@ impl Models {
 
     /// How long to wait after a failure. A rate limit closes the provider's gate for everybody.
     fn wait_after(&self, failure: &ModelFailure, failed_attempts: u32, gate: &Gate) -> Duration {
-        let own = self.inner.jitter.wait(failed_attempts);
-        let wish = failure.retry_after.map(|wish| Duration::from_millis(wish.0));
-        let wait = wish.map_or(own, |wish| self.inner.jitter.spread(wish).max(own));
+        let wait = self.wait(failure, failed_attempts);
         if failure.kind == ModelFailureKind::RateLimited {
-            let quiet = wish.unwrap_or(own);
+            let quiet = wish_of(failure).unwrap_or(wait);
             if let Some(until) = Instant::now().checked_add(quiet) {
                 gate.close_until(until);
             }
         }
         wait
+    }
+
+    fn wait(&self, failure: &ModelFailure, failed_attempts: u32) -> Duration {
+        let own = self.inner.jitter.wait(failed_attempts);
+        wish_of(failure).map_or(own, |wish| self.inner.jitter.spread(wish).max(own))
     }
 
     /// The gate of the provider that serves this model. While the gateway cannot say, the shared one.
@@ -256,6 +309,7 @@ impl Models {
         &self,
         request: &ModelRequest,
         deadline: Instant,
+        tally: &mut Tally,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, AttemptError> {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -264,11 +318,18 @@ impl Models {
             |serial| ModelsRequest::Ask { serial, request: Box::new(request.clone()), time: millis(time) };
         let listen = async {
             let in_flight = self.inner.link.send(ask).await.map_err(AttemptError::Link)?;
+            let mut asked = Unsettled { in_flight, tally, cleared: false };
             loop {
-                match in_flight.next().await {
+                match asked.in_flight.next().await {
                     Arrival::Delta(text) => progress(Progress::Delta(text)),
-                    Arrival::End(Ending::Done(reply)) => return Ok(*reply),
-                    Arrival::End(Ending::Failed(failure)) => return Err(AttemptError::Failed(failure)),
+                    Arrival::End(Ending::Done(reply)) => {
+                        asked.cleared = true;
+                        return Ok(*reply);
+                    }
+                    Arrival::End(Ending::Failed(failure)) => {
+                        asked.cleared = !failure.kind.may_be_billed();
+                        return Err(AttemptError::Failed(failure));
+                    }
                     Arrival::End(Ending::Lost { reason }) => {
                         return Err(AttemptError::Link(LlmError::Lost { reason }));
                     }
@@ -280,6 +341,11 @@ impl Models {
         };
         timeout(time, listen).await.unwrap_or_else(|_| Err(AttemptError::Failed(timed_out(time))))
     }
+}
+
+/// How long the provider wants quiet.
+fn wish_of(failure: &ModelFailure) -> Option<Duration> {
+    failure.retry_after.map(|wish| Duration::from_millis(wish.0))
 }
 
 fn timed_out(time: Duration) -> ModelFailure {

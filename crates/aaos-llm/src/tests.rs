@@ -122,11 +122,16 @@ fn in_an_hour() -> Instant {
 /// Starts an inference whose progress nobody reads.
 fn start(models: &Models, model: &str, deadline: Instant) -> tokio::task::JoinHandle<InferenceOutcome> {
     let (models, request) = (models.clone(), request(model));
-    tokio::spawn(async move { models.infer(&request, deadline, pending(), |_| {}).await })
+    tokio::spawn(async move { models.infer(&request, 0, deadline, pending(), |_| {}).await })
 }
 
 fn failure_kind(outcome: &InferenceOutcome) -> ModelFailureKind {
     outcome.result.as_ref().expect_err("it fails").kind
+}
+
+/// Attempts, and those of them that may have been billed.
+fn counts(outcome: &InferenceOutcome) -> (u32, u32) {
+    (outcome.attempts, outcome.possibly_billed)
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +144,7 @@ async fn a_reply_comes_after_its_pieces() {
             Progress::Delta(text) => listener.lock().expect("unpoisoned").push_str(&text),
             Progress::Retry { .. } => panic!("nothing failed"),
         };
-        asking.infer(&request("a-model"), in_an_hour(), pending(), listen).await
+        asking.infer(&request("a-model"), 0, in_an_hour(), pending(), listen).await
     });
     fake.introduce().await;
     let (serial, asked, time) = fake.ask().await;
@@ -166,7 +171,7 @@ async fn a_rate_limit_is_waited_for_and_keeps_everybody_out() {
                 listener.lock().expect("unpoisoned").push((failure.kind, wait, attempt));
             }
         };
-        asking.infer(&request("a-model"), in_an_hour(), pending(), listen).await
+        asking.infer(&request("a-model"), 0, in_an_hour(), pending(), listen).await
     });
     fake.introduce().await;
     let (serial, ..) = fake.ask().await;
@@ -203,18 +208,13 @@ async fn transient_failures_end_after_the_last_attempt() {
     let call = start(&models, "a-model", in_an_hour());
     fake.introduce().await;
     let mut times = vec![Instant::now()];
-    for kind in [
-        ModelFailureKind::Unavailable,
-        ModelFailureKind::CutStream,
-        ModelFailureKind::MalformedReply,
-        ModelFailureKind::Timeout,
-    ] {
+    for _ in 0..4 {
         let (serial, ..) = fake.ask().await;
         times.push(Instant::now());
-        fake.fail(serial, kind, None).await;
+        fake.fail(serial, ModelFailureKind::Unavailable, None).await;
     }
     let outcome = call.await.expect("no panic");
-    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Timeout, 4));
+    assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Unavailable, (4, 0)));
     let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(waits[1] >= Duration::from_millis(250) && waits[3] >= Duration::from_secs(1), "{waits:?}");
 }
@@ -239,18 +239,75 @@ async fn final_failures_are_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_attempt_times_out_is_cancelled_and_tried_again() {
-    let (models, mut fake) = connect(ModelsConfig { attempts: 2, ..CONFIG });
-    let call = start(&models, "a-model", in_an_hour());
+async fn what_may_have_been_billed_is_not_asked_again_under_the_same_permit() {
+    for kind in [ModelFailureKind::CutStream, ModelFailureKind::MalformedReply, ModelFailureKind::Timeout] {
+        let (models, mut fake) = connect(CONFIG);
+        let call = start(&models, "a-model", in_an_hour());
+        fake.introduce().await;
+        let (serial, ..) = fake.ask().await;
+        fake.fail(serial, ModelFailureKind::Unavailable, None).await;
+        let (serial, ..) = fake.ask().await;
+        fake.fail(serial, kind, None).await;
+        let outcome = call.await.expect("no panic");
+        assert_eq!((failure_kind(&outcome), counts(&outcome)), (kind, (2, 1)));
+        let wait = models.wait_to_ask_again(&outcome, 2, in_an_hour()).expect("another permit may help");
+        assert!(wait >= Millis(500), "{wait}");
+        assert_eq!(models.wait_to_ask_again(&outcome, 4, in_an_hour()), None, "the last attempt was made");
+        assert_eq!(
+            models.wait_to_ask_again(&outcome, 2, Instant::now() + Duration::from_millis(1)),
+            None,
+            "too late"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_under_earlier_permits_count() {
+    let (models, mut fake) = connect(CONFIG);
+    let (asking, request) = (models.clone(), request("a-model"));
+    let ask = async move { asking.infer(&request, 2, in_an_hour(), pending(), |_| {}).await };
+    let call = tokio::spawn(ask);
     fake.introduce().await;
     for _ in 0..2 {
-        let (hung, ..) = fake.ask().await;
-        let heard = fake.hear().await;
-        assert!(matches!(heard, Some(ModelsRequest::Cancel { serial }) if serial == hung), "{heard:?}");
+        let (serial, ..) = fake.ask().await;
+        fake.fail(serial, ModelFailureKind::Unavailable, None).await;
     }
     let outcome = call.await.expect("no panic");
-    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Timeout, 2));
-    assert!(outcome.elapsed >= Millis(120_000));
+    assert_eq!(counts(&outcome), (2, 0), "four in all");
+    assert_eq!(models.wait_to_ask_again(&outcome, 3, in_an_hour()), None, "that is not for another permit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_attempt_times_out_and_is_cancelled() {
+    let (models, mut fake) = connect(CONFIG);
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (hung, ..) = fake.ask().await;
+    let heard = fake.hear().await;
+    assert!(matches!(heard, Some(ModelsRequest::Cancel { serial }) if serial == hung), "{heard:?}");
+    let outcome = call.await.expect("no panic");
+    assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (1, 1)));
+    assert!(outcome.elapsed >= Millis(60_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_never_written_to_the_gateway_was_not_billed() {
+    // The connection holds less than one request, and the gateway reads none: the first stands in the way.
+    let (near, far) = tokio::io::duplex(64);
+    let (reader, writer) = tokio::io::split(near);
+    let models = Models::over(Link::start(reader, writer), ModelsConfig { attempts: 1, ..CONFIG }, 7);
+    let (reader, writer) = tokio::io::split(far);
+    let mut fake = Fake { reader, writer };
+    let calls: Vec<_> = (0..3).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    let mut billed = Vec::new();
+    for call in calls {
+        let outcome = call.await.expect("no panic");
+        assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Timeout, 1));
+        billed.push(outcome.possibly_billed);
+    }
+    billed.sort_unstable();
+    assert_eq!(billed, [0, 0, 1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,8 +320,9 @@ async fn the_deadline_ends_attempts_waits_and_queueing() {
     assert_eq!(time, Millis(10_000), "the gateway is told of the shorter time");
     let queued = start(&models, "a-model", deadline);
     let (hung, queued) = (hung.await.expect("no panic"), queued.await.expect("no panic"));
-    assert_eq!((failure_kind(&hung), hung.attempts), (ModelFailureKind::Timeout, 1));
-    assert_eq!((failure_kind(&queued), queued.attempts), (ModelFailureKind::Timeout, 0));
+    assert_eq!((failure_kind(&hung), counts(&hung)), (ModelFailureKind::Timeout, (1, 1)));
+    assert_eq!((failure_kind(&queued), counts(&queued)), (ModelFailureKind::Timeout, (0, 0)));
+    assert_eq!(models.wait_to_ask_again(&hung, 1, deadline), None, "no time is left");
     assert_eq!(Instant::now(), deadline);
 
     let (models, mut fake) = connect(CONFIG);
@@ -307,16 +365,27 @@ async fn a_stopped_call_is_cancelled_and_has_an_outcome() {
     let asking = models.clone();
     let call = tokio::spawn(async move {
         let stopped = async move { stopped.await.expect("the test stops it") };
-        asking.infer(&request("a-model"), in_an_hour(), stopped, |_| {}).await
+        asking.infer(&request("a-model"), 0, in_an_hour(), stopped, |_| {}).await
     });
     fake.introduce().await;
     let (asked, ..) = fake.ask().await;
     stop.send(()).expect("it listens");
     let outcome = call.await.expect("no panic");
-    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::Rejected, 1));
+    assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (1, 1)));
     let heard = fake.hear().await;
     assert!(matches!(heard, Some(ModelsRequest::Cancel { serial }) if serial == asked), "{heard:?}");
     assert!(!models.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_stopped_while_it_waits_for_a_slot_was_not_billed() {
+    let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+    let running = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    fake.ask().await;
+    let outcome = models.infer(&request("a-model"), 0, in_an_hour(), tokio::task::yield_now(), |_| {}).await;
+    assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (0, 0)));
+    running.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,11 +397,14 @@ async fn a_lost_connection_fails_everything_at_once() {
         fake.ask().await;
     }
     drop(fake);
+    let mut billed = 0;
     for call in calls {
         let outcome = call.await.expect("no panic");
         assert_eq!(failure_kind(&outcome), ModelFailureKind::Unavailable);
         assert_eq!(outcome.elapsed, Millis(0), "nothing is waited for");
+        billed += outcome.possibly_billed;
     }
+    assert_eq!(billed, 3, "those that it had read, and not those that came after its end");
     assert!(models.is_closed());
     assert!(matches!(models.describe().await, Err(LlmError::Lost { .. })));
     assert_eq!(models.queue_depth(), 0);
@@ -433,7 +505,7 @@ async fn a_request_that_fits_no_frame_is_rejected() {
     let (models, mut fake) = connect(CONFIG);
     let asking = models.clone();
     let huge = ModelRequest { system: "x".repeat(17 * 1024 * 1024), ..request("a-model") };
-    let call = tokio::spawn(async move { asking.infer(&huge, in_an_hour(), pending(), |_| {}).await });
+    let call = tokio::spawn(async move { asking.infer(&huge, 0, in_an_hour(), pending(), |_| {}).await });
     fake.introduce().await;
     assert_eq!(failure_kind(&call.await.expect("no panic")), ModelFailureKind::Rejected);
     let fine = start(&models, "a-model", in_an_hour());

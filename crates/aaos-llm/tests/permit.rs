@@ -88,9 +88,9 @@ async fn a_permit_becomes_a_receipt_even_when_the_model_fails() {
     };
     let models = Models::new(near, config);
     let deadline = Instant::now() + Duration::from_secs(60);
-    let receipt = models.run(permit, deadline, std::future::pending(), |_| {}).await;
+    let receipt = models.run(permit, 0, deadline, std::future::pending(), |_| {}).await;
     let outcome = receipt.outcome();
-    assert_eq!(outcome.attempts, 1);
+    assert_eq!((outcome.attempts, outcome.possibly_billed), (1, 0));
     assert_eq!(outcome.result.as_ref().expect_err("refused").kind, ModelFailureKind::UnknownModel);
 
     let finished = journal.finish(receipt, NOW).await.expect("the outcome is on disk");

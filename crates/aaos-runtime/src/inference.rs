@@ -1,7 +1,8 @@
 //! Asking a model: reserve, wait for the purse, run, settle.
 //!
 //! Invariants: no inference without a reservation on the whole path to the root; what was really used is
-//! charged, by the law's own rule; a budget that is spent is told, not retried.
+//! charged, by the law's own rule; a budget that is spent is told, not retried. An attempt that may have been
+//! billed is settled before another one is made, which needs a permit and a reservation of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
-use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
+use aaos_core::quantity::{Millis, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
@@ -29,7 +30,7 @@ const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_S
 
 /// How an inference ended, and whether it cost more than was reserved.
 struct Ended {
-    result: Result<ModelReply, ModelFailure>,
+    outcome: InferenceOutcome,
     overdrawn: bool,
 }
 
@@ -41,19 +42,49 @@ impl Kernel {
         trace: Option<TraceId>,
         request: ModelRequest,
     ) -> ServiceReply {
-        let bytes = request.text_bytes();
-        let permit = match self.admit_inference(agent, trace, request, bytes).await {
-            Ok(permit) => permit,
-            Err(reply) => return reply,
-        };
-        match self.run_inference(agent, permit, bytes).await {
-            _ if agent.cancel.is_cancelled() => ServiceReply::Cancelled,
-            // A report above the reservation is recorded and charged, and stops the run.
-            Ok(Ended { overdrawn: true, .. }) => ServiceReply::BudgetExceeded { remaining: Tokens::ZERO },
-            Ok(Ended { result: Ok(reply), .. }) => ServiceReply::Model(Box::new(reply)),
-            Ok(Ended { result: Err(failure), .. }) => ServiceReply::ModelFailed(failure),
-            Err(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
+        let deadline = Instant::now() + INFERENCE_DEADLINE;
+        let mut made = 0;
+        loop {
+            let permit = match self.admit_inference(agent, trace, &request).await {
+                Ok(permit) => permit,
+                Err(reply) => return reply,
+            };
+            let call = permit.call();
+            let outcome = match self.run_inference(agent, permit, made, deadline).await {
+                _ if agent.cancel.is_cancelled() => return ServiceReply::Cancelled,
+                // A report above the reservation is recorded and charged, and stops the run.
+                Ok(Ended { overdrawn: true, .. }) => {
+                    return ServiceReply::BudgetExceeded { remaining: Tokens::ZERO };
+                }
+                Ok(Ended { outcome, .. }) => outcome,
+                Err(error) => return ServiceReply::ModelFailed(as_model_failure(&error)),
+            };
+            made += outcome.attempts;
+            let wait = self.wait_to_ask_again(&outcome, made, deadline).await;
+            let failure = match outcome.result {
+                Ok(reply) => return ServiceReply::Model(Box::new(reply)),
+                Err(failure) => failure,
+            };
+            let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
+            self.show_retry(agent, call, failure, wait);
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(wait.0)) => {}
+                () = agent.cancel.cancelled() => return ServiceReply::Cancelled,
+            }
         }
+    }
+
+    /// How long to wait until an attempt that may have been billed is made up for; none where the outcome stands.
+    async fn wait_to_ask_again(
+        &self,
+        outcome: &InferenceOutcome,
+        made: u32,
+        deadline: Instant,
+    ) -> Option<Millis> {
+        if outcome.possibly_billed == 0 {
+            return None;
+        }
+        self.models().await.ok()?.wait_to_ask_again(outcome, made, deadline)
     }
 
     /// Authorises and journals one inference, clamped to what the purse holds; waits where only other
@@ -62,11 +93,10 @@ impl Kernel {
         &self,
         agent: &Agent,
         trace: Option<TraceId>,
-        mut request: ModelRequest,
-        bytes: Bytes,
+        request: &ModelRequest,
     ) -> Result<Permit<Inference>, ServiceReply> {
+        let bytes = request.text_bytes();
         let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
-        let wanted_output = request.max_output_tokens;
         loop {
             // Registered before the decision, so that a settlement between the two is not missed.
             let changed = self.budget_changed().notified();
@@ -78,11 +108,12 @@ impl Kernel {
                 self.journal_refusal(agent, "inference", &refusal).await;
                 return Err(refused(refusal));
             }
-            request.max_output_tokens = clamp_output(wanted_output, input, remaining);
-            let full = input.plus(request.max_output_tokens);
+            let max_output_tokens = clamp_output(request.max_output_tokens, input, remaining);
+            let full = input.plus(max_output_tokens);
             let reserve = remaining.filter(|left| left.0 > 0).map_or(full, |left| full.min(left));
             let call = CallId::from_uuid(self.clock().fresh());
-            let effect = Inference { request: request.clone(), reserve };
+            let request = ModelRequest { max_output_tokens, ..request.clone() };
+            let effect = Inference { request, reserve };
             let decision = {
                 let now = self.clock().now();
                 self.authority().authorize(agent.id, call, effect, now)
@@ -109,25 +140,31 @@ impl Kernel {
         &self,
         agent: &Arc<Agent>,
         permit: Permit<Inference>,
-        bytes: Bytes,
+        earlier: u32,
+        deadline: Instant,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
-        let reserve = permit.effect().reserve;
+        let (bytes, reserve) = (permit.effect().request.text_bytes(), permit.effect().reserve);
         let receipt = match self.models().await {
             Ok(models) => {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
-                let deadline = Instant::now() + INFERENCE_DEADLINE;
-                models.run(permit, deadline, agent.cancel.cancelled(), progress).await
+                models.run(permit, earlier, deadline, agent.cancel.cancelled(), progress).await
             }
             Err(error) => {
                 let result = Err(as_model_failure(&error));
-                permit.settle(InferenceOutcome { result, attempts: 0, elapsed: Millis::ZERO })
+                permit.settle(InferenceOutcome {
+                    result,
+                    attempts: 0,
+                    possibly_billed: 0,
+                    elapsed: Millis::ZERO,
+                })
             }
         };
         agent.live().waiting_for = None;
         let finished = self.journal().finish(receipt, self.clock().now()).await?;
-        let used = tokens_spent(&finished.outcome.result, bytes, reserve);
+        let outcome = finished.outcome;
+        let used = tokens_spent(&outcome.result, outcome.possibly_billed, bytes, reserve);
         let settlement = self.authority().settle(&finished.charges, used);
         self.budget_changed().notify_waiters();
         let overdrawn = settlement.overdraft.is_some();
@@ -135,25 +172,27 @@ impl Kernel {
             let event = Event::Overdraft { reserved: reserve, used };
             self.journal().record(self.agent_entry(agent, event)).await?;
         }
-        if let (Some(goal), Ok(reply)) = (agent.goal, &finished.outcome.result)
+        if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
         {
             goal.usage = goal.usage.plus(reply.usage);
         }
-        Ok(Ended { result: finished.outcome.result, overdrawn })
+        Ok(Ended { outcome, overdrawn })
     }
 
     fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {
         match progress {
             // Prose is shown from the journal once the reply is whole.
             Progress::Delta(_) => {}
-            Progress::Retry { failure, wait, .. } => {
-                let until = self.clock().now().after(wait);
-                agent.live().waiting_for = Some(format!("provider until {until}: {failure}"));
-                let event = Event::InferenceRetried { call, failure, wait };
-                self.note_or_log(self.agent_entry(agent, event));
-            }
+            Progress::Retry { failure, wait, .. } => self.show_retry(agent, call, failure, wait),
         }
+    }
+
+    fn show_retry(&self, agent: &Agent, call: CallId, failure: ModelFailure, wait: Millis) {
+        let until = self.clock().now().after(wait);
+        agent.live().waiting_for = Some(format!("provider until {until}: {failure}"));
+        let event = Event::InferenceRetried { call, failure, wait };
+        self.note_or_log(self.agent_entry(agent, event));
     }
 }
 

@@ -6,7 +6,7 @@
 use crate::effect::Charge;
 use crate::id::AgentId;
 use crate::limits::MAX_BYTES_PER_TOKEN;
-use crate::model::{ModelFailure, ModelFailureKind, ModelReply};
+use crate::model::{ModelFailure, ModelReply};
 use crate::quantity::{Bytes, Tokens};
 
 use super::{Authority, Refusal};
@@ -94,31 +94,25 @@ impl Authority {
     }
 }
 
-/// What an inference is charged: the larger of what the provider reports and what the bytes must have cost at
-/// least. Where it may have been billed without a report (time-out, cut stream, unreadable reply), the whole
-/// reservation; where the provider turned it away, nothing. The fold over the journal uses this too.
+/// What an inference is charged. A reply costs the larger of what the provider reports and what the bytes must
+/// have cost at least. Each failed attempt that the provider may have billed without a report costs the whole
+/// reservation. Where nobody was asked, or everybody turned it away, nothing. The fold over the journal uses this
+/// too.
 #[must_use]
 pub fn tokens_spent(
     result: &Result<ModelReply, ModelFailure>,
+    possibly_billed: u32,
     request_bytes: Bytes,
     reserved: Tokens,
 ) -> Tokens {
+    let unreported = Tokens(reserved.0.saturating_mul(u64::from(possibly_billed)));
     match result {
         Ok(reply) => {
             let arguments: usize = reply.calls.iter().map(|call| call.arguments.0.len()).sum();
             let bytes = request_bytes.plus(Bytes((reply.text.len() + arguments) as u64));
-            reply.usage.total().max(Tokens(bytes.0 / MAX_BYTES_PER_TOKEN))
+            let reply = reply.usage.total().max(Tokens(bytes.0 / MAX_BYTES_PER_TOKEN));
+            unreported.plus(reply)
         }
-        Err(failure) => match failure.kind {
-            ModelFailureKind::Timeout | ModelFailureKind::CutStream | ModelFailureKind::MalformedReply => {
-                reserved
-            }
-            ModelFailureKind::RateLimited
-            | ModelFailureKind::Unavailable
-            | ModelFailureKind::Unauthorized
-            | ModelFailureKind::Rejected
-            | ModelFailureKind::UnknownModel
-            | ModelFailureKind::NotUnderstood => Tokens::ZERO,
-        },
+        Err(_) => unreported,
     }
 }

@@ -52,7 +52,12 @@ impl State {
             Event::ToolResult { call, .. } | Event::SpawnCompleted { call, .. } => {
                 self.pending.remove(call);
             }
-            Event::InferenceCompleted { call, result, .. } => self.settle(*call, result),
+            Event::InferenceCompleted { call, result, possibly_billed, .. } => {
+                // What was written before the attempts were counted charged by the failure alone.
+                let by_failure = || result.as_ref().is_err_and(|failure| failure.kind.may_be_billed());
+                let possibly_billed = possibly_billed.unwrap_or_else(|| u32::from(by_failure()));
+                self.settle(*call, result, possibly_billed);
+            }
             _ => {}
         }
     }
@@ -300,7 +305,7 @@ impl State {
         }
     }
 
-    fn settle(&mut self, call: CallId, result: &Result<ModelReply, ModelFailure>) {
+    fn settle(&mut self, call: CallId, result: &Result<ModelReply, ModelFailure>, possibly_billed: u32) {
         let Some(pending) = self.pending.remove(&call) else {
             return;
         };
@@ -309,7 +314,7 @@ impl State {
             _ => Bytes::ZERO,
         };
         let reserved = reserved_by(&pending.charges);
-        self.spend(&pending.charges, tokens_spent(result, bytes, reserved));
+        self.spend(&pending.charges, tokens_spent(result, possibly_billed, bytes, reserved));
         if let (Some(agent), Ok(reply)) = (pending.agent, result)
             && let Some(agent) = self.agents.get_mut(&agent)
         {

@@ -3,7 +3,7 @@
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal, tokens_spent};
 use aaos_core::effect::{AuthorizedParts, Effect, Inference};
 use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
-use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, CallId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
@@ -77,6 +77,10 @@ fn reply(usage: u64) -> ModelReply {
 
 fn failure(kind: ModelFailureKind) -> ModelFailure {
     ModelFailure { kind, message: "no".to_owned(), retry_after: None }
+}
+
+fn completed(call: CallId, result: Result<ModelReply, ModelFailure>, possibly_billed: Option<u32>) -> Event {
+    Event::InferenceCompleted { call, result, attempts: 1, possibly_billed, elapsed: Millis(1) }
 }
 
 /// Folds events, each of agent 1 at its place.
@@ -161,8 +165,7 @@ fn an_unfinished_inference_stays_paid() {
     assert!(later.pending.is_empty());
     assert_eq!(later.agents[&agent(1)].purse.used, Tokens(60));
     let mut settled = begun;
-    let done =
-        Event::InferenceCompleted { call: call(1), result: Ok(reply(10)), attempts: 1, elapsed: Millis(1) };
+    let done = completed(call(1), Ok(reply(10)), Some(0));
     settled.apply(&entry(3, Some(agent(1)), done));
     assert_eq!(settled.agents[&agent(1)].purse.used, Tokens(10));
     assert_eq!(settled.agents[&agent(1)].usage.input_tokens, Tokens(10));
@@ -170,15 +173,35 @@ fn an_unfinished_inference_stays_paid() {
 
 #[test]
 fn what_an_inference_is_charged() {
-    let spent = |result: Result<ModelReply, ModelFailure>| tokens_spent(&result, Bytes(1600), Tokens(500));
-    assert_eq!(spent(Ok(reply(300))), Tokens(300), "the report");
-    assert_eq!(spent(Ok(reply(0))), Tokens(100), "a report of nothing is not believed");
-    assert_eq!(
-        spent(Err(failure(ModelFailureKind::CutStream))),
-        Tokens(500),
-        "billed, nobody knows how much"
-    );
-    assert_eq!(spent(Err(failure(ModelFailureKind::RateLimited))), Tokens::ZERO);
+    let spent = |result: Result<ModelReply, ModelFailure>, possibly_billed| {
+        tokens_spent(&result, possibly_billed, Bytes(1600), Tokens(500))
+    };
+    assert_eq!(spent(Ok(reply(300)), 0), Tokens(300), "the report");
+    assert_eq!(spent(Ok(reply(0)), 0), Tokens(100), "a report of nothing is not believed");
+    assert_eq!(spent(Ok(reply(300)), 2), Tokens(1300), "two attempts before it may have been billed");
+    let failed = |kind| Err(failure(kind));
+    assert_eq!(spent(failed(ModelFailureKind::CutStream), 1), Tokens(500), "nobody knows how much");
+    assert_eq!(spent(failed(ModelFailureKind::Unavailable), 1), Tokens(500), "the gateway died over it");
+    assert_eq!(spent(failed(ModelFailureKind::Timeout), 6), Tokens(3000));
+    assert_eq!(spent(failed(ModelFailureKind::Timeout), 0), Tokens::ZERO, "never asked");
+    assert_eq!(spent(failed(ModelFailureKind::RateLimited), 0), Tokens::ZERO);
+}
+
+#[test]
+fn the_fold_charges_attempts_as_the_law_does() {
+    let used_after = |result: Result<ModelReply, ModelFailure>, possibly_billed| {
+        let mut law = Authority::new(AuthorityLimits::default());
+        law.admit_root(admission(1, Some(1000)), Vec::new(), NOW).expect("room");
+        let parts = law.authorize(agent(1), call(1), inference(60), NOW).expect("tokens").into_parts();
+        let spawned = spawned(None, 0, Some(Tokens(1000)));
+        let done = completed(call(1), result, possibly_billed);
+        fold(vec![spawned, Inference::intent(&parts), done]).agents[&agent(1)].purse.used
+    };
+    assert_eq!(used_after(Ok(reply(10)), Some(2)), Tokens(130));
+    assert_eq!(used_after(Err(failure(ModelFailureKind::Unavailable)), Some(1)), Tokens(60));
+    assert_eq!(used_after(Err(failure(ModelFailureKind::Timeout)), Some(0)), Tokens::ZERO);
+    assert_eq!(used_after(Err(failure(ModelFailureKind::Timeout)), None), Tokens(60), "an older entry");
+    assert_eq!(used_after(Err(failure(ModelFailureKind::RateLimited)), None), Tokens::ZERO);
 }
 
 #[test]
@@ -205,7 +228,7 @@ enum Step {
     Admit { parent: usize },
     Stop { agent: usize },
     Infer { agent: usize, reserve: u64 },
-    Complete { open: usize, used: Option<u64> },
+    Complete { open: usize, used: Option<u64>, billed: u32 },
     Use { agent: usize },
     Revoke { agent: usize },
     Tick,
@@ -217,7 +240,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => at.clone().prop_map(|parent| Step::Admit { parent }),
         1 => at.clone().prop_map(|agent| Step::Stop { agent }),
         3 => (at.clone(), 1..200u64).prop_map(|(agent, reserve)| Step::Infer { agent, reserve }),
-        3 => (at.clone(), prop::option::of(0..250u64)).prop_map(|(open, used)| Step::Complete { open, used }),
+        3 => (at.clone(), prop::option::of(0..250u64), 0..3u32)
+            .prop_map(|(open, used, billed)| Step::Complete { open, used, billed }),
         4 => at.clone().prop_map(|agent| Step::Use { agent }),
         1 => at.prop_map(|agent| Step::Revoke { agent }),
         1 => Just(Step::Tick),
@@ -288,13 +312,13 @@ impl Run {
                     self.open.push(parts);
                 }
             }
-            Step::Complete { open, used } if !self.open.is_empty() => {
+            Step::Complete { open, used, billed } if !self.open.is_empty() => {
                 let parts = self.open.swap_remove(open % self.open.len());
                 let result = used.map(reply).ok_or_else(|| failure(ModelFailureKind::Timeout));
-                let used = tokens_spent(&result, parts.effect.request.text_bytes(), parts.effect.reserve);
+                let (bytes, reserve) = (parts.effect.request.text_bytes(), parts.effect.reserve);
+                let used = tokens_spent(&result, *billed, bytes, reserve);
                 self.law.settle(&parts.charges, used);
-                let event =
-                    Event::InferenceCompleted { call: parts.call, result, attempts: 1, elapsed: Millis(1) };
+                let event = completed(parts.call, result, Some(*billed));
                 self.write(Some(parts.agent), event);
             }
             Step::Complete { .. } => {}
