@@ -80,7 +80,7 @@ impl Authority {
         let (ix, relative) = self.choose(agent, need, now)?;
         let grant = self.grants.record(ix).id;
         let (hosts, public) = match need {
-            Need::Host { .. } => self.reachable_hosts(agent, now),
+            Need::Host { .. } => self.reachable_hosts(agent, ix, now),
             _ => (Vec::new(), false),
         };
         if self.grants.charge(ix, now) {
@@ -147,13 +147,15 @@ impl Authority {
         found.into_iter().map(|(_, ix)| ix).chain(web).collect()
     }
 
-    /// Where redirects may lead: every rule of the agent's usable network grants, and whether any public host.
-    fn reachable_hosts(&self, agent: AgentId, now: Timestamp) -> (Vec<HostRule>, bool) {
+    /// Where redirects may lead, and whether to any public host. Only the chosen grant is charged for the call, so
+    /// beside it count those usable grants alone whose uses nothing bounds.
+    fn reachable_hosts(&self, agent: AgentId, chosen: GrantIx, now: Timestamp) -> (Vec<HostRule>, bool) {
         let index = &self.node(agent).index;
-        let usable = |ix: &&GrantIx| self.grants.usable(**ix, now).is_ok();
-        let network = index.network.iter().filter(usable);
+        let free = |ix: GrantIx| !self.grants.is_counted(ix) && self.grants.usable(ix, now).is_ok();
+        let covers = |ix: &&GrantIx| **ix == chosen || free(**ix);
+        let network = index.network.iter().filter(covers);
         let hosts = network.flat_map(|ix| rules(self.grants.record(*ix))).cloned().collect();
-        (hosts, index.web.iter().any(|ix| usable(&ix)))
+        (hosts, index.web.iter().any(|ix| covers(&ix)))
     }
 
     /// Takes back charges of this very operation, newest first.

@@ -164,9 +164,14 @@ impl GrantTable {
         })
     }
 
+    /// Whether uses of the grant are counted, because it or one that it derives from is bounded by count or rate.
+    pub(super) fn is_counted(&self, ix: GrantIx) -> bool {
+        self.node(ix).counted
+    }
+
     /// Counts one use on the grant and everything it derives from. False where nothing needs counting.
     pub(super) fn charge(&mut self, ix: GrantIx, now: Timestamp) -> bool {
-        if !self.node(ix).counted {
+        if !self.is_counted(ix) {
             return false;
         }
         self.each_on_path(ix, |node| {

@@ -1,6 +1,7 @@
 //! Single decisions: what matches, what is charged, what a denial says.
 
 use aaos_core::authority::Refusal;
+use aaos_core::capability::HostRule;
 use aaos_core::effect::Need;
 use aaos_core::quantity::{Timestamp, Tokens};
 
@@ -138,6 +139,38 @@ fn hosts_are_met_by_network_or_web_search() {
     assert!(!below.all[0].public);
     assert_eq!(denial(ask(&mut narrow, 1, all([host("127.0.0.1", 9)]))).0, "network: 127.0.0.1:9");
     assert_eq!(denial(ask(&mut narrow, 1, all([host("::1", 9)]))).0, "network: [::1]:9");
+}
+
+#[test]
+fn redirects_never_use_a_grant_that_would_have_to_be_charged() {
+    let mut law = world(&[
+        "web_search",
+        "{ network: api.x.org, max_invocations: 1 }",
+        "{ network: slow.x.org, max_per_minute: 1 }",
+        "network: free.x.org",
+    ]);
+    let names = |hosts: &[HostRule]| hosts.iter().map(|rule| rule.host.clone()).collect::<Vec<_>>();
+    let by_web = ask(&mut law, 1, all([host("other.org", 443)])).expect("public").into_parts();
+    assert_eq!((names(&by_web.all[0].hosts), by_web.all[0].public), (vec!["free.x.org".to_owned()], true));
+    assert!(by_web.charges.is_empty());
+    let by_api = ask(&mut law, 1, all([host("api.x.org", 443)])).expect("once").into_parts();
+    assert_eq!((by_api.all[0].grant, by_api.charges.len()), (Some(grant(2)), 1));
+    assert_eq!(names(&by_api.all[0].hosts), ["api.x.org", "free.x.org"], "its own rules are paid for");
+
+    let mut law = world(&["{ web_search: , max_invocations: 5 }", "network: free.x.org"]);
+    let by_free = ask(&mut law, 1, all([host("free.x.org", 443)])).expect("granted").into_parts();
+    assert!(!by_free.all[0].public, "the web is counted and was not paid for");
+    let by_web = ask(&mut law, 1, all([host("other.org", 443)])).expect("public").into_parts();
+    assert!(by_web.all[0].public);
+}
+
+#[test]
+fn redirects_do_not_use_what_is_counted_further_up() {
+    let mut law = world(&["{ network: api.x.org, max_invocations: 3 }", "network: free.x.org"]);
+    child(&mut law, 1, 2, &[(1, 11, "network: api.x.org"), (2, 12, "network: free.x.org")])
+        .expect("narrower");
+    let by_free = ask(&mut law, 2, all([host("free.x.org", 443)])).expect("granted").into_parts();
+    assert_eq!(by_free.all[0].hosts.len(), 1, "{:?}", by_free.all[0].hosts);
 }
 
 #[test]
