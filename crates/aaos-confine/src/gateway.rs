@@ -14,7 +14,7 @@ use crate::domain::Tcp;
 use crate::filter::{Filter, Meaning};
 use crate::privilege::{FarUids, become_uid, drop_bounding_set, is_root, parent_pid};
 use crate::probe::self_probes;
-use crate::rlimits::{self, GATEWAY_LIMITS};
+use crate::rlimits::{self, gateway_limits};
 use crate::sys::{AtStep, LockError};
 use crate::tables::GATEWAY;
 use crate::worker::{enter_domain, give_up_privilege};
@@ -78,18 +78,20 @@ impl FromStr for GatewayRole {
 pub fn lock_gateway(role: GatewayRole) -> Result<LockedReport, LockError> {
     let parent = parent_pid();
     let filter = Filter::compile(GATEWAY, Meaning::AllowList).at("compiling the seccomp filter")?;
-    if is_root() {
+    let own_uid = is_root();
+    let limits = gateway_limits(own_uid);
+    if own_uid {
         drop_bounding_set().at("the bounding set")?;
         become_uid(FarUids::Wide.of_gateway(role.number()))
             .or_else(|_| become_uid(FarUids::Narrow.of_gateway(role.number())))
             .at("the role's own uid")?;
     }
-    rlimits::apply(GATEWAY_LIMITS).at("resource limits")?;
+    rlimits::apply(limits).at("resource limits")?;
     give_up_privilege(parent)?;
     close_all_but_granted().at("closing descriptors")?;
     let (landlock_abi, landlock_probe) = enter_domain(Tcp::ConnectOnly)?;
     filter.install().at("the seccomp filter")?;
-    let mut probes = self_probes(rlimits::descriptors_below(GATEWAY_LIMITS));
+    let mut probes = self_probes(rlimits::descriptors_below(limits));
     probes.extend(landlock_probe);
     Ok(LockedReport {
         landlock_abi,

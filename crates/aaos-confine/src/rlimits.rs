@@ -25,7 +25,7 @@ pub struct Limit {
 }
 
 /// A coredump to a helper of the host is refused at 1, and one to a file is empty.
-const CORE: Limit = Limit {
+pub(crate) const CORE: Limit = Limit {
     resource: libc::RLIMIT_CORE,
     name: "Max core file size",
     value: 1,
@@ -79,8 +79,14 @@ pub const WORKER_LIMITS: &[Limit] = &[
     CORE,
 ];
 
-/// Of a gateway role.
-pub const GATEWAY_LIMITS: &[Limit] = &[
+/// Of a gateway role that has an own uid.
+const OWN_UID_GATEWAY_LIMITS: &[Limit] = &[
+    Limit {
+        resource: libc::RLIMIT_NPROC,
+        name: "Max processes",
+        value: 512,
+        reason: "a few threads each, for the same role of every daemon on the machine",
+    },
     Limit {
         resource: libc::RLIMIT_NOFILE,
         name: "Max open files",
@@ -92,6 +98,12 @@ pub const GATEWAY_LIMITS: &[Limit] = &[
         name: "Max file size",
         value: 64 * MIB,
         reason: "a memfd holds one fetched body",
+    },
+    Limit {
+        resource: libc::RLIMIT_AS,
+        name: "Max address space",
+        value: 4096 * MIB,
+        reason: "every request in flight with its largest stream, and the stacks of a few threads",
     },
     Limit {
         resource: libc::RLIMIT_MEMLOCK,
@@ -107,6 +119,19 @@ pub const GATEWAY_LIMITS: &[Limit] = &[
     },
     CORE,
 ];
+
+/// Of a gateway role. The kernel counts processes by uid: where a role shares the operator's, the operator's
+/// own processes would count against it and end it, so only one with a uid of its own has that limit.
+#[must_use]
+pub fn gateway_limits(own_uid: bool) -> &'static [Limit] {
+    match OWN_UID_GATEWAY_LIMITS {
+        [processes, others @ ..] if !own_uid => {
+            assert_eq!(processes.resource, libc::RLIMIT_NPROC, "the limit by uid stands first");
+            others
+        }
+        all => all,
+    }
+}
 
 /// Sets every limit of a table; a hard limit that is already lower stays.
 pub(crate) fn apply(limits: &[Limit]) -> io::Result<()> {
@@ -134,14 +159,24 @@ fn set_and_get(
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{GATEWAY_LIMITS, WORKER_LIMITS};
+    use super::{WORKER_LIMITS, gateway_limits};
 
     #[test]
     fn each_resource_is_limited_once_and_with_a_reason() {
-        for table in [WORKER_LIMITS, GATEWAY_LIMITS] {
+        for table in [WORKER_LIMITS, gateway_limits(true), gateway_limits(false)] {
             let resources: BTreeSet<_> = table.iter().map(|limit| limit.resource).collect();
             assert_eq!(resources.len(), table.len());
             assert!(table.iter().all(|limit| limit.reason.len() > 10));
         }
+    }
+
+    #[test]
+    fn memory_of_every_far_process_is_bounded_and_processes_only_where_a_uid_is_its_own() {
+        let has = |table: &[super::Limit], resource| table.iter().any(|limit| limit.resource == resource);
+        for table in [WORKER_LIMITS, gateway_limits(true), gateway_limits(false)] {
+            assert!(has(table, libc::RLIMIT_AS));
+        }
+        assert!(has(gateway_limits(true), libc::RLIMIT_NPROC));
+        assert!(!has(gateway_limits(false), libc::RLIMIT_NPROC));
     }
 }

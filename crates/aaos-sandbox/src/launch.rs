@@ -29,7 +29,7 @@ use crate::channel::FarChannel;
 use crate::error::SandboxError;
 use crate::launcher::{Expected, Launcher};
 use crate::process::FarProcess;
-use crate::receipt::{GATEWAY_PROFILE, Profile, WORKER_PROFILE, hold_against, read_proc, write_receipt};
+use crate::receipt::{Profile, WORKER_PROFILE, gateway_profile, hold_against, read_proc, write_receipt};
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 
@@ -160,7 +160,7 @@ impl Sandbox {
         })?;
         let launch = async {
             let made = self.make(|serial| Order::Gateway(serial, role), &[program.as_fd()]).await?;
-            let proved = self.prove(made, GATEWAY_PROFILE).await?;
+            let proved = self.prove(made, gateway_profile()).await?;
             if !setup.is_empty() {
                 proved.0.send_bytes(&setup, &[]).await?;
             }
@@ -258,7 +258,7 @@ impl Sandbox {
             Err(error) => return Err(self.explain(process, error).await),
         };
         let policy = &self.inner.policy;
-        let receipt = match write_receipt(fresh_id()?, pid, &report, profile, policy) {
+        let receipt = match write_receipt(fresh_id()?, pid, self.zygote_pid(), &report, profile, policy) {
             Ok(receipt) => receipt,
             Err(source) => {
                 return Err(self

@@ -2,7 +2,8 @@
 //!
 //! Invariants: what the daemon can see counts as observed only if it saw it; what a process probed counts
 //! only with the probe's refusal; a report alone never satisfies a requirement. Landlock rules cannot be read
-//! back, so Landlock counts by the probe that succeeded before the domain and failed after.
+//! back, so Landlock counts by the probe that succeeded before the domain and failed after. A seccomp filter
+//! counts only beyond those that the process was born with.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,33 +63,38 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
 };
 
 /// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
-pub(crate) const GATEWAY_PROFILE: Profile = Profile {
-    boundaries: &[
-        Boundary::NoNewPrivs,
-        Boundary::Seccomp,
-        Boundary::Landlock,
-        Boundary::NoCapabilities,
-        Boundary::OwnUid,
-        Boundary::PidNamespace,
-        Boundary::IpcNamespace,
-        Boundary::UtsNamespace,
-        Boundary::CgroupNamespace,
-        Boundary::Rlimits,
-        Boundary::ClosedDescriptors,
-    ],
-    limits: aaos_confine::rlimits::GATEWAY_LIMITS,
-    descriptors: Counted::FromInside,
-};
+pub(crate) fn gateway_profile() -> Profile {
+    Profile {
+        boundaries: GATEWAY_BOUNDARIES,
+        limits: aaos_confine::rlimits::gateway_limits(rustix::process::geteuid().is_root()),
+        descriptors: Counted::FromInside,
+    }
+}
+
+const GATEWAY_BOUNDARIES: &[Boundary] = &[
+    Boundary::NoNewPrivs,
+    Boundary::Seccomp,
+    Boundary::Landlock,
+    Boundary::NoCapabilities,
+    Boundary::OwnUid,
+    Boundary::PidNamespace,
+    Boundary::IpcNamespace,
+    Boundary::UtsNamespace,
+    Boundary::CgroupNamespace,
+    Boundary::Rlimits,
+    Boundary::ClosedDescriptors,
+];
 
 /// Reads everything back and writes the receipt.
 pub(crate) fn write_receipt(
     worker: WorkerId,
     pid: u32,
+    zygote: u32,
     report: &LockedReport,
     profile: Profile,
     policy: &ConfinementPolicy,
 ) -> io::Result<ConfinementReceipt> {
-    let seen = Seen::read(pid)?;
+    let seen = Seen::read(pid, filters_of(zygote)?)?;
     let mut boundaries: Vec<BoundaryReceipt> = profile
         .boundaries
         .iter()
@@ -138,6 +144,8 @@ struct Seen {
     namespaces: BTreeMap<&'static str, Namespace>,
     descriptors: Option<Vec<i32>>,
     root_entries: Option<usize>,
+    /// Filters that it was born with: those of the process that made it.
+    inherited_filters: u32,
 }
 
 /// One namespace of a process beside the daemon's.
@@ -149,21 +157,16 @@ enum Namespace {
 }
 
 impl Seen {
-    fn read(pid: u32) -> io::Result<Self> {
+    fn read(pid: u32, inherited_filters: u32) -> io::Result<Self> {
         let place = PathBuf::from(format!("/proc/{pid}"));
-        let status = read_proc(&place.join("status"))?;
-        let status = status
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
-            .collect();
+        let status = status_of(pid)?;
         let namespaces = KINDS.iter().map(|(_, _, name)| (*name, namespace(&place, name))).collect();
         let descriptors = fs::read_dir(place.join("fd")).ok().map(|entries| {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
         let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
         let limits = read_proc(&place.join("limits"))?;
-        Ok(Self { status, limits, namespaces, descriptors, root_entries })
+        Ok(Self { status, limits, namespaces, descriptors, root_entries, inherited_filters })
     }
 
     fn judge(
@@ -203,7 +206,11 @@ impl Seen {
 
     fn seccomp(&self) -> (Evidence, String) {
         let (evidence, detail) = self.flag("Seccomp", "2");
-        (evidence, format!("{detail}, filters: {}", self.field("Seccomp_filters")))
+        let filters = self.field("Seccomp_filters");
+        let inherited = self.inherited_filters;
+        let detail = format!("{detail}, filters: {filters}, of which inherited: {inherited}");
+        let has_own = filters.parse().is_ok_and(|filters: u32| filters > inherited);
+        (if has_own { evidence } else { Evidence::Missing }, detail)
     }
 
     fn capabilities(&self) -> (Evidence, String) {
@@ -293,6 +300,21 @@ impl Seen {
     }
 }
 
+/// How many seccomp filters a process is under, and with it whatever it makes.
+fn filters_of(pid: u32) -> io::Result<u32> {
+    let status = status_of(pid)?;
+    let filters = status.get("Seccomp_filters").and_then(|filters| filters.parse().ok());
+    filters.ok_or_else(|| {
+        io::Error::other("the kernel (Linux 5.9 or newer is needed) counts no seccomp filters")
+    })
+}
+
+fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
+    let status = read_proc(Path::new(&format!("/proc/{pid}/status")))?;
+    let fields = status.lines().filter_map(|line| line.split_once(':'));
+    Ok(fields.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
+}
+
 /// Reads a file of /proc whole: it has no size to go by, and is made afresh for each first read.
 pub(crate) fn read_proc(path: &Path) -> io::Result<String> {
     const ROOM: usize = 8 * 1024;
@@ -339,5 +361,41 @@ fn probed(report: &LockedReport, boundary: Boundary) -> (Evidence, String) {
     match refused {
         Some(probe) => (Evidence::Probed, format!("{}: {}", probe.attempt, probe.detail)),
         None => (Evidence::Missing, "no probe of it was run".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use aaos_core::confinement::Evidence;
+
+    use super::Seen;
+
+    fn under(seccomp: &str, filters: Option<&str>, inherited_filters: u32) -> Evidence {
+        let mut status = BTreeMap::from([("Seccomp".to_owned(), seccomp.to_owned())]);
+        if let Some(filters) = filters {
+            status.insert("Seccomp_filters".to_owned(), filters.to_owned());
+        }
+        let seen = Seen {
+            status,
+            limits: String::new(),
+            namespaces: BTreeMap::new(),
+            descriptors: None,
+            root_entries: None,
+            inherited_filters,
+        };
+        seen.seccomp().0
+    }
+
+    #[test]
+    fn a_filter_that_was_inherited_is_no_filter_of_its_own() {
+        assert_eq!(under("2", Some("1"), 0), Evidence::Observed);
+        assert_eq!(under("2", Some("3"), 2), Evidence::Observed);
+        assert_eq!(under("2", Some("2"), 2), Evidence::Missing, "its launcher's");
+        assert_eq!(under("2", Some("1"), 2), Evidence::Missing);
+        assert_eq!(under("2", None, 0), Evidence::Missing, "nobody knows whose");
+        assert_eq!(under("1", Some("1"), 0), Evidence::Missing, "no filter can be read from strict mode");
+        assert_eq!(under("0", Some("0"), 0), Evidence::Missing);
     }
 }
