@@ -2,8 +2,8 @@
 //!
 //! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits
 //! until its standard input ends. Modes: `locked-first` locks the process like agentd before the zygote
-//! starts (so that no namespace can be made), `locked-after` after it; `time=N` launches N workers and prints
-//! microseconds.
+//! starts (so that no namespace can be made), `locked-after` after it; `look` says what it still reads of
+//! itself; `time=N` launches N workers and prints microseconds.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -31,6 +31,9 @@ fn main() {
             ProbeAttempt::UnixSocket,
         ];
         say(&run_probes(&attempts));
+    }
+    if has("look") {
+        say(&look_at_itself());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let times = modes.iter().find_map(|mode| mode.strip_prefix("time="));
@@ -68,6 +71,19 @@ async fn time(sandbox: &Sandbox, count: usize) {
         micros[count / 2],
         micros[count * 9 / 10]
     ));
+}
+
+/// What agentd reads of its own process: for the check of peers, for descriptors, for limits.
+fn look_at_itself() -> Vec<(String, bool)> {
+    let own = format!("/proc/{}/ns/user", std::process::id());
+    let links =
+        [own.as_str(), "/proc/self/ns/user", "/proc/self/ns/pid", "/proc/self/fd/0", "/proc/self/exe"];
+    let files = ["/proc/self/status", "/proc/self/limits", "/proc/self/maps", "/proc/self/cgroup"];
+    let mut seen: Vec<(String, bool)> =
+        links.into_iter().map(|link| (link.to_owned(), std::fs::read_link(link).is_ok())).collect();
+    seen.extend(files.into_iter().map(|file| (file.to_owned(), std::fs::read(file).is_ok())));
+    seen.push(("/proc/self/fd".to_owned(), std::fs::read_dir("/proc/self/fd").is_ok()));
+    seen
 }
 
 fn wait_for_end_of_input() {

@@ -507,6 +507,38 @@ fn a_locked_daemon_still_launches_and_has_no_network() {
     launching.finish();
 }
 
+/// Whether another process of the same ordinary user may read the memory of this one.
+fn is_readable_by_its_user(pid: u32) -> bool {
+    let mut other = command(Path::new("/bin/cat"));
+    other.arg(format!("/proc/{pid}/environ")).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    if is_root() {
+        other.uid(NOBODY).gid(NOBODY);
+    }
+    other.status().expect("cat runs").success()
+}
+
+#[test]
+fn the_memory_of_a_locked_daemon_is_read_by_itself_alone() {
+    let programs = Programs::copied();
+    for (modes, readable) in [(&["look"][..], true), (&["locked-after", "look"][..], false)] {
+        let mut launching = programs.start(true, modes);
+        if !readable {
+            let _probes: Vec<ProbeResult> = launching.next();
+        }
+        let seen: Vec<(String, bool)> = launching.next();
+        assert!(seen.iter().all(|(_, was_read)| *was_read), "{seen:?}");
+        let receipt: ConfinementReceipt = launching.next();
+        assert_required(&receipt);
+        let pid = launching.child.id();
+        assert_eq!(is_readable_by_its_user(pid), readable);
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("for all to read");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        let small = core.split_whitespace().filter(|word| *word == "1" || *word == "0").count() == 2;
+        assert!(readable || small, "{core}");
+        launching.finish();
+    }
+}
+
 #[test]
 fn kill_9_of_the_launching_process_leaves_no_far_process() {
     let programs = Programs::copied();
