@@ -1,6 +1,6 @@
 //! Lines that are no requests: each gets the error that is due, and the connection goes on.
 
-use crate::support::{Rig, assert_serves, manifest, rss_mib, spawn};
+use crate::support::{Rig, assert_serves, manifest, peak_mib, spawn};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -122,16 +122,16 @@ fn a_batch_whose_answers_are_too_long_costs_bounded_memory() {
     let mut client = rig.client();
     let agent = spawn(&mut client, &manifest("wordy", "capabilities: [\"tool: echo\"]\n"));
     // Journal bodies of 1 MiB each, so that one query is answered by many MiB.
-    for _ in 0..12 {
+    for _ in 0..6 {
         crate::support::invoke(&mut client, &agent, "echo", json!({ "message": "x".repeat(1024 * 1024) }))
             .expect("echoes");
     }
-    let before = rss_mib(rig.daemon.pid());
+    let before = peak_mib(rig.daemon.pid());
     let query = r#"{"jsonrpc":"2.0","id":1,"method":"audit.query"}"#;
-    let reply = ask(&mut client, &format!("[{}]", vec![query; 100].join(",")));
+    let reply = ask(&mut client, &format!("[{}]", vec![query; 20].join(",")));
     assert_eq!(reply["error"]["code"], 1004, "the answers are over the limit together");
-    let after = rss_mib(rig.daemon.pid());
-    assert!(after < before + 300, "memory went from {before} to {after} MiB");
+    let after = peak_mib(rig.daemon.pid());
+    assert!(after < before + 90, "memory went from {before} to {after} MiB");
     assert_eq!(ask(&mut client, query)["id"], 1, "one answer alone fits");
 }
 
@@ -171,17 +171,18 @@ fn flood(client: &mut Client, total: usize) -> usize {
 #[test]
 fn a_line_of_100_mb_is_refused_early_and_closed() {
     let rig = Rig::saying("done");
-    let before = rss_mib(rig.daemon.pid());
+    let before = peak_mib(rig.daemon.pid());
     let mut clients: Vec<Client> = (0..4).map(|_| rig.client()).collect();
     for client in &mut clients {
         let sent = flood(client, 100 * 1024 * 1024);
-        assert!(sent < 16 * 1024 * 1024, "the daemon took {sent} bytes of one line");
+        // One read may take as much again as the buffer has room for.
+        assert!(sent < 20 * 1024 * 1024, "the daemon took {sent} bytes of one line");
         let refusal = client.read_message().expect("told before it is closed");
         assert_eq!((&refusal["error"]["code"], &refusal["id"]), (&json!(-32600), &Value::Null));
         let end = client.read_message().expect_err("closed");
         assert!(matches!(end, RpcTrouble::Closed | RpcTrouble::Io(_)), "{end}");
     }
-    let after = rss_mib(rig.daemon.pid());
+    let after = peak_mib(rig.daemon.pid());
     assert!(after < before + 64, "memory went from {before} to {after} MiB");
     assert_serves(&rig.daemon);
 }

@@ -80,7 +80,7 @@ fn an_empty_purse_is_1003_and_shows_what_was_done() {
     assert_eq!((failure.code, &failure.data["reason"]), (1003, &json!("budget_exceeded")), "{failure:?}");
     let run = &failure.data["result"];
     assert_eq!((&run["stop_reason"], &run["response"]), (&json!("budget_exceeded"), &json!("so far")));
-    assert!(!wait_for_entries(&rig.daemon, &["budget_exceeded"], 1).is_empty(), "audited");
+    assert!(!wait_for_entries(&rig.daemon, &["budget_exceeded", "overdraft"], 1).is_empty(), "audited");
     let status = client.call("agent.status", json!({ "agent_id": agent })).expect("still there");
     assert!(status["purse"]["used"].as_u64() >= Some(900), "{status}");
     let params = json!({ "manifest": manifest("poor", poor), "message": "go" });

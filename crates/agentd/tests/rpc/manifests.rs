@@ -1,6 +1,6 @@
 //! Manifests that are wrong, misspelt or out to do harm: the error says where and what to write instead.
 
-use crate::support::{Rig, assert_serves, manifest, rss_mib};
+use crate::support::{Rig, assert_serves, manifest, peak_mib};
 use serde_json::json;
 use testkit::{Backend, DaemonBuilder};
 
@@ -59,7 +59,7 @@ fn yaml_out_to_do_harm_is_refused_and_costs_little() {
     let merge = "base: &b { a: 1 }\nmetadata: { <<: *b }\n".to_owned();
     let second = "---\nname: two\n".to_owned();
     let nul = "metadata: { a: \"\u{0}\" }\n".to_owned();
-    let before = rss_mib(rig.daemon.pid());
+    let before = peak_mib(rig.daemon.pid());
     for bomb in [laughs, deep, itself, wide, huge, merge, second, nul] {
         let failure = client.call("agent.spawn", json!({ "manifest": manifest("bomb", &bomb) }));
         let shown: String = bomb.chars().take(60).collect();
@@ -67,7 +67,7 @@ fn yaml_out_to_do_harm_is_refused_and_costs_little() {
         assert_eq!(failure.code, -32602, "{shown}: {}", failure.message);
         assert!(failure.message.len() < 2_000, "an error does not repeat the bomb: {shown}");
     }
-    let after = rss_mib(rig.daemon.pid());
+    let after = peak_mib(rig.daemon.pid());
     assert!(after < before + 64, "memory went from {before} to {after} MiB");
     assert_serves(&rig.daemon);
 }

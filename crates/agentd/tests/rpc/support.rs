@@ -76,6 +76,7 @@ pub(crate) fn result_of(client: &mut Client, trace: &str) -> Value {
     client.call("agent.result", json!({ "trace_id": trace, "wait_seconds": 30 })).expect("a report")
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
 pub(crate) fn invoke(
     client: &mut Client,
     agent: &str,
@@ -136,10 +137,10 @@ pub(crate) fn assert_serves(daemon: &Daemon) {
     assert!(reply["agents"].is_array(), "{reply}");
 }
 
-/// Resident memory of a process in MiB, by `VmRSS` of proc(5).
-pub(crate) fn rss_mib(pid: u32) -> u64 {
+/// The most memory that a process ever had resident, in MiB, by `VmHWM` of proc(5): what was given back counts too.
+pub(crate) fn peak_mib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
     kib / 1024
 }
