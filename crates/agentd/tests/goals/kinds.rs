@@ -1,0 +1,199 @@
+//! Every kind of journal entry appears: here in one scripted session, or in a test that is named below.
+
+use crate::support::{LEAD_MARK, Rig, assert_intact, entries, run, spawning, text, write};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use testkit::{
+    Client, DaemonBuilder, ModelServer, Page, ReportedUsage, Script, SeenRequest, Turn, WebServer,
+};
+
+/// Kinds that another test shows, with the file and the test.
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 2] = [
+    (
+        "audit_stdout_stopped",
+        "crates/aaos-journal/src/tests/audit.rs",
+        "a_broken_output_is_journalled_once_and_the_journal_goes_on",
+    ),
+    // Never recorded: it stands in for a body that was erased.
+    (
+        "body_erased",
+        "crates/aaos-journal/src/tests/chain.rs",
+        "an_erased_body_is_reported_and_breaks_nothing",
+    ),
+];
+
+/// Kinds of SPEC §5 and of the code whose cause is not built yet, with the issue that builds it.
+const NOT_BUILT_YET: [(&str, u32); 9] = [
+    ("capability_revoked", 3),
+    ("human_approval_requested", 3),
+    ("human_approval_granted", 3),
+    ("human_approval_denied", 3),
+    ("context_summarized", 6),
+    ("context_summarization_failed", 6),
+    ("memory_stored", 7),
+    ("memory_queried", 7),
+    ("session_store_error", 6),
+];
+
+/// The 23 names of SPEC §5.
+const ALWAYS: [&str; 23] = [
+    "agent_spawned",
+    "agent_stopped",
+    "agent_execution_started",
+    "agent_execution_completed",
+    "agent_loop_started",
+    "agent_loop_stopped",
+    "agent_message_received",
+    "capability_granted",
+    "capability_denied",
+    "capability_revoked",
+    "tool_invoked",
+    "tool_result",
+    "usage_reported",
+    "message_sent",
+    "message_delivered",
+    "human_approval_requested",
+    "human_approval_granted",
+    "human_approval_denied",
+    "context_summarized",
+    "context_summarization_failed",
+    "memory_stored",
+    "memory_queried",
+    "session_store_error",
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
+}
+
+/// Every kind that the code can write, read from `Event::kind`.
+fn kinds_in_code() -> BTreeSet<String> {
+    let source = std::fs::read_to_string(repository().join("crates/aaos-core/src/event.rs")).expect("reads");
+    let named = |line: &str| {
+        let rest = line.trim().strip_prefix("Self::")?;
+        Some(rest.split_once("=> \"")?.1.trim_end_matches("\",").to_owned())
+    };
+    let kinds: BTreeSet<String> = source.lines().filter_map(named).collect();
+    assert!(kinds.len() > 30 && kinds.contains("goal_finished"), "the source is read: {kinds:?}");
+    kinds
+}
+
+/// What goes wrong once, then a good deal of everything.
+fn script(url: String) -> impl FnMut(&SeenRequest) -> Turn + Send + 'static {
+    let echo = || Turn::call("echo", json!({ "message": "again" }));
+    let dear = ReportedUsage { input: 40_000, cached: 0, output: 60_000 };
+    // Five turns take exactly the budget of 20,000.
+    let fair = ReportedUsage { input: 3_900, cached: 0, output: 100 };
+    let mut lead = [
+        Turn::retry_after(429, 0),
+        echo(),
+        echo(),
+        echo(),
+        Turn::call("web_fetch", json!({ "url": url })),
+        write("/etc/aaos-test-denied", "x"),
+        Turn::call("spawn_agent", spawning("weak", &[], "Try.")),
+        Turn::say("done"),
+        echo().metered(dear),
+    ]
+    .into_iter()
+    .chain(std::iter::repeat_with(move || echo().metered(fair)));
+    move |seen| {
+        if seen.system.contains(LEAD_MARK) {
+            return lead.next().expect("the last turn repeats");
+        }
+        if seen.system.contains("You are the weak.") && !seen.first_user_text().contains("earlier attempt") {
+            return Turn::Truncated { text: "half".into() };
+        }
+        Turn::say("here")
+    }
+}
+
+/// A persistent agent takes a message, is paused, resumed and stopped.
+fn converse(client: &mut Client) {
+    let manifest = "name: keeper\nmodel: fast\nsystem_prompt: You keep.\nlifecycle: persistent\n";
+    let agent =
+        text(&client.call("agent.spawn", json!({ "manifest": manifest })).expect("spawns")["agent_id"]);
+    let of_agent = json!({ "agent_id": agent });
+    client.call("agent.pause", of_agent.clone()).expect("pauses");
+    let message = json!({ "agent_id": agent, "message": "hello" });
+    let trace = client.call("agent.run", message).expect("delivers")["trace_id"].take();
+    client.call("agent.resume", of_agent.clone()).expect("resumes");
+    let reply =
+        client.call("agent.result", json!({ "trace_id": trace, "wait_seconds": 30 })).expect("a reply");
+    assert_eq!(reply["status"], "done", "{reply}");
+    client.call("agent.stop", of_agent).expect("stops");
+}
+
+/// A policy that prefers a Landlock which no kernel has yet, so that its lack is recorded.
+fn prefer_the_impossible(home: &Path) {
+    let config = home.join("config/aaos");
+    std::fs::create_dir_all(&config).expect("makes it");
+    let policy = "[confinement]\nrequire = [\"no_new_privs\", \"seccomp\"]\nprefer = [\"landlock\"]\n\
+                  landlock_abi = 4000\n";
+    std::fs::write(config.join("config.toml"), policy).expect("writes");
+}
+
+#[test]
+fn every_kind_of_entry_appears() {
+    let web = WebServer::start([("/page", Page::Text("a page".into()))]);
+    let work = crate::support::Work::new(testkit::scratch());
+    let models = ModelServer::start(Script::dynamic(script(web.url("/page"))));
+    let builder = DaemonBuilder::openai(&models);
+    prefer_the_impossible(builder.home());
+    let daemon = builder.start();
+    let mut client = daemon.client();
+    let mut goal = work.goal(&[]);
+    goal["grants"].as_array_mut().expect("a list").push(json!(format!("network: {}", web.authority())));
+    run(&mut client, goal.clone()).assert_ended("done", 0);
+    goal["budget"] = json!({ "max_tokens": 20_000 });
+    run(&mut client, goal.clone()).assert_ended("failed", 4);
+    run(&mut client, goal).assert_ended("failed", 4);
+    converse(&mut client);
+    drop(client);
+    let (status, builder) = daemon.terminate();
+    assert!(status.success(), "a good end: {status}");
+    let daemon = builder.start();
+    let journal = entries(&mut daemon.client(), json!({}));
+    assert_intact(&mut daemon.client());
+    let seen: BTreeSet<String> = journal.iter().map(|entry| text(&entry["event"]["kind"])).collect();
+    let mut accounted = seen.clone();
+    accounted.extend(SHOWN_ELSEWHERE.iter().map(|(kind, ..)| (*kind).to_owned()));
+    accounted.extend(NOT_BUILT_YET.iter().map(|(kind, _)| (*kind).to_owned()));
+    let missing: Vec<String> = kinds_in_code().difference(&accounted).cloned().collect();
+    assert_eq!(missing, Vec::<String>::new(), "kinds that no test shows");
+    let missing: Vec<&str> = ALWAYS.into_iter().filter(|kind| !accounted.contains(*kind)).collect();
+    assert_eq!(missing, Vec::<&str>::new(), "names of SPEC §5 that nothing accounts for");
+    let built: Vec<&(&str, u32)> = NOT_BUILT_YET.iter().filter(|(kind, _)| seen.contains(*kind)).collect();
+    assert!(built.is_empty(), "no longer unbuilt: {built:?}");
+}
+
+#[test]
+fn kinds_that_are_shown_elsewhere_are_shown_there() {
+    for (kind, file, test) in SHOWN_ELSEWHERE {
+        let source = std::fs::read_to_string(repository().join(file)).expect("reads");
+        assert!(source.contains(test), "{kind}: {test} is not in {file}");
+    }
+}
+
+#[test]
+fn every_entry_has_the_envelope_of_the_spec() {
+    let rig = Rig::lead(|_| [Turn::call("echo", json!({ "message": "x" })), Turn::say("done")]);
+    let ran = rig.run(rig.work.goal(&[]));
+    let journal = rig.journal();
+    let mut previous: Option<&Value> = None;
+    for (at, entry) in journal.iter().enumerate() {
+        assert_eq!(entry["seq"], json!(at + 1), "without gaps");
+        for member in ["id", "prev_hash", "hash"] {
+            assert!(entry[member].is_string(), "{member} in {entry}");
+        }
+        assert!(entry["timestamp"].is_u64() && entry["event"]["kind"].is_string(), "{entry}");
+        if let Some(previous) = previous {
+            assert_eq!(entry["prev_hash"], previous["hash"]);
+            assert!(entry["timestamp"].as_u64() >= previous["timestamp"].as_u64(), "time does not go back");
+        }
+        previous = Some(entry);
+    }
+    let (call, result) = (ran.of_kind("tool_invoked")[0], ran.of_kind("tool_result")[0]);
+    assert_eq!(result["parent_event"], call["id"], "an outcome names its intent");
+}
