@@ -31,10 +31,11 @@ fn without_its_zygote_the_daemon_ends_and_leaves_nothing() {
     let status = rig.daemon.wait_end();
     assert_eq!(status.code(), Some(70), "an internal failure: {}", rig.daemon.stderr());
     family.iter().for_each(ProcessRef::wait_gone);
-    // The next start takes up what the journal says: the goal was interrupted.
+    // The goal is over, whichever death it felt first: its gateway's or the daemon's.
     let again = rig.daemon.kill9().start();
     let goals = again.client().call("goal.list", json!({})).expect("lists");
-    assert_eq!(goals["goals"][0]["state"], "interrupted", "{goals}");
+    let state = goals["goals"][0]["state"].as_str().expect("a state");
+    assert!(matches!(state, "interrupted" | "failed"), "{goals}");
 }
 
 fn spawn_writer(client: &mut Client, work: &Work) -> String {

@@ -80,7 +80,7 @@ fn kinds_in_code() -> BTreeSet<String> {
 }
 
 /// What goes wrong once, then a good deal of everything.
-fn script(url: String) -> impl FnMut(&SeenRequest) -> Turn + Send + 'static {
+fn script(url: &str) -> impl FnMut(&SeenRequest) -> Turn + Send + use<> {
     let echo = || Turn::call("echo", json!({ "message": "again" }));
     let dear = ReportedUsage { input: 40_000, cached: 0, output: 60_000 };
     // Five turns take exactly the budget of 20,000.
@@ -138,7 +138,7 @@ fn prefer_the_impossible(home: &Path) {
 fn every_kind_of_entry_appears() {
     let web = WebServer::start([("/page", Page::Text("a page".into()))]);
     let work = crate::support::Work::new(testkit::scratch());
-    let models = ModelServer::start(Script::dynamic(script(web.url("/page"))));
+    let models = ModelServer::start(Script::dynamic(script(&web.url("/page"))));
     let builder = DaemonBuilder::openai(&models);
     prefer_the_impossible(builder.home());
     let daemon = builder.start();

@@ -1,4 +1,4 @@
-//! Goals end to end: the real daemon, gateways and workers under a scripted model; and what is left when one dies.
+//! Goals end to end: the real daemon, gateways and workers under a scripted model, and what a death leaves.
 
 mod cancel;
 mod crash;

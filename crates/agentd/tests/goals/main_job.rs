@@ -1,4 +1,4 @@
-//! The main job: read, hand over, write; with the shipped bootstrap agent on either wire, and without a model.
+//! The main job: read, hand over, write; by the shipped bootstrap agent on either wire, and without a model.
 
 use crate::support::{
     Ran, Rig, Work, agent_named, assert_intact, child, of_kind, results_of, spawning, text,
