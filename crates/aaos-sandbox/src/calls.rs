@@ -88,7 +88,10 @@ impl Worker {
         }
         if let Some(commit) = commit {
             let claimed = claimed_bytes(&output);
-            off_thread(move || commit.run(claimed)).await??;
+            if let Err(error) = off_thread(move || commit.run(claimed)).await? {
+                turn.over = !error.is_by_the_worker();
+                return Err(error.to_failure());
+            }
         }
         limited(input, render(&output))
     }

@@ -4,11 +4,12 @@
 //! by one rename of a complete, synced file in its own directory. A link, directory, FIFO or device is never
 //! written to or replaced. On failure the temporary file and directories made for it are gone again.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use aaos_core::limits::{MAX_APPENDED_FILE_BYTES, MAX_CREATED_PARENTS, MAX_FILE_BYTES};
+use aaos_core::limits::{MAX_APPENDED_FILE_BYTES, MAX_CREATED_PARENTS};
 use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
 use rustix::fs::{AtFlags, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
@@ -32,7 +33,7 @@ pub(crate) enum CommitError {
     /// The target cannot be reached or is of the wrong kind.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// The worker holds on to the memfd, or it has another size than the worker said.
+    /// The worker holds on to the memfd, or what is in it is not what it said or was asked for.
     #[error("the worker's output could not be taken over: {why}; nothing was written")]
     Handover {
         /// What is wrong with it.
@@ -47,6 +48,11 @@ pub(crate) enum CommitError {
 }
 
 impl CommitError {
+    /// Whether the worker did not do what it was to do, and so is not to be trusted with another call.
+    pub(crate) fn is_by_the_worker(&self) -> bool {
+        matches!(self, Self::Handover { .. })
+    }
+
     /// The failure that the agent sees.
     pub(crate) fn to_failure(&self) -> ToolFailure {
         match self {
@@ -67,7 +73,8 @@ pub(crate) fn scratch() -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Seals a memfd for good and checks its size: from here on no holder can change it. It is left at its start.
+/// Seals a memfd for good and checks its size: from here on no holder can change it. It is left at its start, but
+/// whoever else holds it can still move its position.
 pub(crate) fn take_over(memfd: &OwnedFd, claimed: u64, limit: u64) -> Result<(), CommitError> {
     let refuse = |why: String| CommitError::Handover { why };
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
@@ -87,6 +94,16 @@ pub(crate) fn take_over(memfd: &OwnedFd, claimed: u64, limit: u64) -> Result<(),
     }
     rustix::fs::seek(memfd, rustix::fs::SeekFrom::Start(0)).map_err(|errno| refuse(errno.to_string()))?;
     Ok(())
+}
+
+/// All that is in a memfd which was taken over, wherever its position is.
+pub(crate) fn sealed_content(memfd: OwnedFd, size: u64) -> Result<Vec<u8>, CommitError> {
+    let unreadable =
+        |error: std::io::Error| CommitError::Handover { why: format!("it cannot be read ({error})") };
+    let mut content =
+        vec![0; usize::try_from(size).map_err(|error| unreadable(std::io::Error::other(error)))?];
+    std::fs::File::from(memfd).read_exact_at(&mut content, 0).map_err(unreadable)?;
+    Ok(content)
 }
 
 /// What a commit does with the old content.
@@ -194,13 +211,13 @@ fn look(directory: &OwnedFd, name: &str, shown: &str) -> Result<Option<Facts>, R
     }
 }
 
-/// Makes the sealed `content` the file at `relative`. Gives the size of the file after it.
+/// Makes `content` the file at `relative`. Gives the size of the file after it.
 pub(crate) fn commit(
     table: &RootTable,
     root: &Root,
     relative: &str,
     shown: &str,
-    content: OwnedFd,
+    content: &[u8],
     mode: &WriteMode,
 ) -> Result<u64, CommitError> {
     let target = find_target(table, root, relative, shown)?;
@@ -293,7 +310,7 @@ impl MadeDirectories {
         &mut self,
         target: &Target,
         old: Option<OwnedFd>,
-        content: OwnedFd,
+        content: &[u8],
         shown: &str,
     ) -> rustix::io::Result<u64> {
         let directory = &self.chain[self.chain.len() - 1];
@@ -350,7 +367,7 @@ fn create_temporary(directory: &OwnedFd, mode: u32) -> rustix::io::Result<(Strin
 fn fill(
     file: OwnedFd,
     old: Option<OwnedFd>,
-    content: OwnedFd,
+    content: &[u8],
     existing: Option<&Facts>,
 ) -> rustix::io::Result<u64> {
     let to_errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -360,8 +377,8 @@ fn fill(
         let mut old = std::fs::File::from(old).take(MAX_APPENDED_FILE_BYTES);
         size += std::io::copy(&mut old, &mut file).map_err(to_errno)?;
     }
-    let mut content = std::fs::File::from(content).take(MAX_FILE_BYTES);
-    size += std::io::copy(&mut content, &mut file).map_err(to_errno)?;
+    file.write_all(content).map_err(to_errno)?;
+    size += content.len() as u64;
     if let Some(existing) = existing {
         keep_owner_and_mode(&file, existing)?;
     }

@@ -1,7 +1,7 @@
 //! From a permitted tool call to what its worker is handed, and from what the worker says to the result.
 //!
 //! Invariants: descriptors are opened only through the grants that the permit names. Planning changes nothing
-//! on disk.
+//! on disk. What `file_write` puts there is what the journal says was asked for, whatever its worker did.
 
 use std::os::fd::OwnedFd;
 
@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::beneath::{Facts, Readable};
 use crate::broker::Broker;
-use crate::commit::{CommitError, WriteMode, check_target, commit, scratch, take_over};
+use crate::commit::{CommitError, WriteMode, check_target, commit, scratch, sealed_content, take_over};
 use crate::egress::FetchedPage;
 use crate::roots::{RootError, RootTable};
 
@@ -45,17 +45,22 @@ pub(crate) struct PlannedCommit {
     relative: String,
     shown: AbsPath,
     mode: WriteMode,
+    /// Hash of what the worker has to hand over, where that is known beforehand.
+    asked: Option<blake3::Hash>,
 }
 
 impl PlannedCommit {
     /// Seals, checks and puts the file in place. The grant must still stand.
-    pub(crate) fn run(self, claimed: Bytes) -> Result<(), ToolFailure> {
-        let place = || -> Result<u64, CommitError> {
-            take_over(&self.scratch, claimed.0, MAX_FILE_BYTES)?;
-            let root = self.table.root(self.grant)?;
-            commit(&self.table, &root, &self.relative, self.shown.as_str(), self.scratch, &self.mode)
-        };
-        place().map(|_| ()).map_err(|error| error.to_failure())
+    pub(crate) fn run(self, claimed: Bytes) -> Result<(), CommitError> {
+        take_over(&self.scratch, claimed.0, MAX_FILE_BYTES)?;
+        let content = sealed_content(self.scratch, claimed.0)?;
+        if self.asked.is_some_and(|asked| asked != blake3::hash(&content)) {
+            let why = "it is not the content that was to be written".to_owned();
+            return Err(CommitError::Handover { why });
+        }
+        let root = self.table.root(self.grant)?;
+        commit(&self.table, &root, &self.relative, self.shown.as_str(), &content, &self.mode)?;
+        Ok(())
     }
 }
 
@@ -170,7 +175,8 @@ impl Request {
             return Err(ToolFailure::new(ToolFailureKind::TooLarge, message));
         }
         let mode = if input.append { WriteMode::Append } else { WriteMode::Replace };
-        let (commit, descriptor) = self.plan_commit(&input.path, mode)?;
+        let (mut commit, descriptor) = self.plan_commit(&input.path, mode)?;
+        commit.asked = Some(blake3::hash(input.content.as_bytes()));
         let job = WorkerJob::FileWrite { input: input.clone(), scratch: FIRST };
         Ok(Plan { descriptors: vec![descriptor], commit: Some(commit), ..bare(job) })
     }
@@ -198,6 +204,7 @@ impl Request {
             relative: relative.to_owned(),
             shown: path.clone(),
             mode,
+            asked: None,
         };
         Ok((commit, lent))
     }

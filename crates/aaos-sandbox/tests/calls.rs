@@ -41,16 +41,20 @@ struct Lab {
     calls: u128,
 }
 
-fn worker_exe() -> PathBuf {
+fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
-    let exe = test.parent().and_then(Path::parent).expect("a profile's folder").join("aaos-worker");
-    assert!(exe.is_file(), "{} is missing: run `cargo build --workspace` first", exe.display());
+    let exe = test.parent().and_then(Path::parent).expect("a profile's folder").join(name);
+    assert!(exe.is_file(), "{} is missing: run `cargo build --workspace --examples` first", exe.display());
     exe
 }
 
 impl Lab {
     async fn new() -> Self {
-        let seed = ZygoteSeed::start(&worker_exe(), None).expect("a zygote");
+        Self::with_worker("aaos-worker").await
+    }
+
+    async fn with_worker(name: &str) -> Self {
+        let seed = ZygoteSeed::start(&built(name), None).expect("a zygote");
         let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopted");
         let dir = scratch();
         for name in ["data/sub", "library", "outside", "state"] {
@@ -297,6 +301,24 @@ async fn a_worker_that_died_is_lost_and_nothing_is_written() {
     assert!(!lab.worker.is_usable());
     assert_eq!(before, Snapshot::of(Path::new(&lab.path("data"))));
     lab.end().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_forges_what_is_to_be_written_writes_nothing() {
+    for (name, append) in [("data/deep/new", false), ("data/f", false), ("data/f", true)] {
+        let mut lab = Lab::with_worker("examples/forging_worker").await;
+        let before = Snapshot::of(Path::new(&lab.path("data")));
+        let path = lab.path(name);
+        let write = |content: &str| json!({"path": path, "content": content, "append": append});
+        let failure = lab.call("file_write", write("good")).await.expect_err("forged");
+        assert_eq!(failure.kind, ToolFailureKind::Io, "{failure}");
+        assert_eq!(before, Snapshot::of(Path::new(&lab.path("data"))), "{name}");
+        assert!(!lab.worker.is_usable(), "it is not trusted again");
+        lab.worker = lab.sandbox.launch_worker().await.expect("another worker");
+        lab.call("file_write", write("xxxx")).await.expect("the control: what was asked for is committed");
+        assert!(fs::read_to_string(&path).expect("there").ends_with("xxxx"));
+        lab.end().await;
+    }
 }
 
 #[tokio::test]

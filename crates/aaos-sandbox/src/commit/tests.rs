@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use testkit::{PATIENCE, Snapshot, scratch as scratch_dir};
 use uuid::Uuid;
 
-use super::{CommitError, WriteMode, commit, scratch, take_over};
+use super::{CommitError, WriteMode, commit, scratch, sealed_content, take_over};
 use crate::beneath::facts;
 use crate::roots::RootTable;
 
@@ -49,9 +49,12 @@ impl Fixture {
 
     fn write(&self, relative: &str, content: &str, mode: &WriteMode) -> Result<u64, ToolFailureKind> {
         let root = self.table.root(GRANT).expect("open");
-        let sealed = filled(content.as_bytes());
-        take_over(&sealed, content.len() as u64, LIMIT).expect("sealed");
-        commit(&self.table, &root, relative, relative, sealed, mode).map_err(|error| error.to_failure().kind)
+        let filled = filled(content.as_bytes());
+        let size = content.len() as u64;
+        take_over(&filled, size, LIMIT).expect("sealed");
+        let content = sealed_content(filled, size).expect("read");
+        commit(&self.table, &root, relative, relative, &content, mode)
+            .map_err(|error| error.to_failure().kind)
     }
 
     fn replace(&self, relative: &str, content: &str) -> Result<u64, ToolFailureKind> {
@@ -194,10 +197,12 @@ fn a_worker_that_keeps_its_memfd_cannot_change_it_after_the_seal() {
     take_over(&memfd, 4, LIMIT).expect("sealed");
     assert!(kept.write_all_at(b"evil", 0).is_err());
     assert!(kept.set_len(0).is_err() && kept.set_len(100).is_err());
-    let mut taken = File::from(memfd);
-    assert_eq!(taken.stream_position().expect("a position"), 0, "left at its start");
-    taken.seek(SeekFrom::Start(0)).expect("rewound");
-    assert_eq!(std::io::read_to_string(taken).expect("text"), "GOOD");
+    let mut ours = File::from(memfd.try_clone().expect("a copy"));
+    assert_eq!(ours.stream_position().expect("a position"), 0, "left at its start");
+    // The position is shared with the worker, which can move it at any time.
+    (&kept).seek(SeekFrom::Start(2)).expect("moved");
+    assert_eq!(sealed_content(memfd, 4).expect("read"), b"GOOD", "wherever the position is");
+    assert_eq!(std::io::read_to_string(ours).expect("text"), "OD", "the control");
 }
 
 #[test]
