@@ -71,6 +71,8 @@ impl KernelLimits {
 pub struct KernelConfig {
     /// Package version, for status and the journal.
     pub version: String,
+    /// Commit it was built from, for status.
+    pub commit: String,
     /// Limits.
     pub limits: KernelLimits,
     /// The bootstrap agent of goals that bring none.

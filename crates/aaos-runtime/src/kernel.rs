@@ -262,15 +262,19 @@ impl Kernel {
 
     /// What the daemon is and how it stands.
     pub async fn status(&self) -> RuntimeStatus {
-        let providers =
-            self.providers().await.map(<[ProviderState]>::to_vec).map_err(|error| error.to_string());
+        let (providers, providers_problem) = match self.providers().await {
+            Ok(providers) => (providers.to_vec(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
         let (agents, goals_running, goals_queued) = {
             let table = self.table();
             (table.agents.len(), table.running_goals(), table.queue.len())
         };
         RuntimeStatus {
             version: self.config().version.clone(),
+            commit: self.config().commit.clone(),
             providers,
+            providers_problem,
             confinement_policy: self.sandbox().policy().clone(),
             confinement_degraded: self.inner.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             agents,

@@ -189,8 +189,13 @@ pub struct ToolView {
 pub struct RuntimeStatus {
     /// Package version.
     pub version: String,
-    /// Providers, or why they cannot be asked.
-    pub providers: Result<Vec<ProviderState>, String>,
+    /// Commit it was built from.
+    pub commit: String,
+    /// Providers; none while they cannot be asked.
+    pub providers: Vec<ProviderState>,
+    /// Why they cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub providers_problem: Option<String>,
     /// What is demanded of confinement.
     pub confinement_policy: ConfinementPolicy,
     /// Preferred boundaries that the last worker lacked.

@@ -170,7 +170,7 @@ fn raise_descriptor_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;
-    match setrlimit(Resource::Nofile, limit.clone()) {
+    match setrlimit(Resource::Nofile, limit) {
         Ok(()) => limit.current.unwrap_or(u64::MAX),
         Err(_) => before.unwrap_or(u64::MAX),
     }
@@ -287,6 +287,7 @@ async fn start_kernel(
 ) -> Result<Kernel> {
     let config = KernelConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("AAOS_COMMIT").to_owned(),
         limits: settings.limits,
         bootstrap: settings.bootstrap()?,
         workspaces: settings.state_dir.join("workspace"),

@@ -133,10 +133,10 @@ async fn announce(client: &mut Client, prepared: &Prepared, screen: Screen) -> R
 }
 
 fn provider_notice(status: &RuntimeStatus, model: Option<&ModelName>) -> Option<String> {
-    let providers = match &status.providers {
-        Ok(providers) => providers,
-        Err(why) => return Some(format!("the model providers cannot be asked: {}", line(why))),
-    };
+    if let Some(why) = &status.providers_problem {
+        return Some(format!("the model providers cannot be asked: {}", line(why)));
+    }
+    let providers = &status.providers;
     let serves = |model: &ModelName| providers.iter().find(|provider| provider.models.contains(model));
     let chosen = model.and_then(serves).or_else(|| providers.first())?;
     (chosen.name.as_str() == BUILTIN).then(|| {

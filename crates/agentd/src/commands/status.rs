@@ -50,14 +50,14 @@ fn facts(target: Option<Target>, reply: &RawValue) -> Result<Vec<Fact>> {
 }
 
 fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
-    let providers = match &status.providers {
-        Ok(providers) => providers.iter().map(provider).collect::<Vec<_>>().join("\n"),
-        Err(why) => format!("cannot be asked: {}", cut(why, REASON_CHARS)),
+    let providers = match &status.providers_problem {
+        None => status.providers.iter().map(provider).collect::<Vec<_>>().join("\n"),
+        Some(why) => format!("cannot be asked: {}", cut(why, REASON_CHARS)),
     };
     let limits = &status.limits;
     let policy = &status.confinement_policy;
     vec![
-        ("version", cut(&status.version, REASON_CHARS)),
+        ("version", cut(&format!("{} ({})", status.version, status.commit), REASON_CHARS)),
         ("providers", providers),
         ("agents", format!("{} of {}", status.agents, limits.max_agents)),
         (

@@ -95,7 +95,7 @@ pub(crate) fn setup(choice: &Choice, urls: &BaseUrls, keys: &Keys) -> Result<(St
     let mut providers = Vec::with_capacity(found.len());
     for (at, (known, url, key)) in found.into_iter().enumerate() {
         let extra = choice.model.as_deref().filter(|_| at == 0);
-        providers.push(provider(&known, url, key, extra)?);
+        providers.push(provider(&known, &url, key, extra)?);
     }
     let aliases = vec![(ModelName::parse("smart")?, smart?), (ModelName::parse("fast")?, fast?)];
     Ok((name, ModelsSetup { providers, aliases }))
@@ -106,7 +106,7 @@ fn aliases(known: &Known, model: Option<&str>) -> (Result<ModelName>, Result<Mod
     (parse(model.unwrap_or(known.smart)), parse(model.unwrap_or(known.fast)))
 }
 
-fn provider(known: &Known, url: String, key: Option<String>, extra: Option<&str>) -> Result<ProviderSetup> {
+fn provider(known: &Known, url: &str, key: Option<String>, extra: Option<&str>) -> Result<ProviderSetup> {
     let url = url.trim_end_matches('/').to_owned();
     if known.format != WireFormat::Builtin && !url.starts_with("https://") && !url.starts_with("http://") {
         bail!("the base URL {url:?} of {} starts with neither https:// nor http://", known.name);

@@ -329,8 +329,15 @@ const METHODS: &[Method] = &[
         wrong: &[],
         names: None,
         check: Reply(|reply| {
-            let members =
-                ["version", "providers", "confinement_policy", "inference_queue", "limits", "agents"];
+            let members = [
+                "version",
+                "commit",
+                "providers",
+                "confinement_policy",
+                "inference_queue",
+                "limits",
+                "agents",
+            ];
             assert_members(reply, &members);
             assert_members(&reply["limits"], &["max_agents", "max_depth", "max_children"]);
             assert!(!reply["confinement_policy"]["require"].as_array().expect("a list").is_empty());
