@@ -129,6 +129,31 @@ fn a_budget_that_is_used_up_ends_the_goal() {
 }
 
 #[test]
+fn each_attempt_that_may_have_been_billed_is_reserved_for_and_charged() {
+    let cut = || Turn::CutStream { text: "half of".into(), after_events: 3, cut: CutAs::Broken };
+    let (_rig, ran) = after(Dialect::OpenAi, [cut(), cut()]);
+    ran.assert_ended("done", 0);
+    let billed: Vec<_> = ran
+        .of_kind("inference_completed")
+        .iter()
+        .map(|entry| entry["event"]["possibly_billed"].as_u64())
+        .collect();
+    assert_eq!(billed, [Some(1), Some(1), Some(0)]);
+    let requested = ran.of_kind("inference_requested");
+    let lost: u64 = requested[..2].iter().filter_map(|entry| entry["event"]["reserve"].as_u64()).sum();
+    let reported = ran.of_kind("usage_reported");
+    let used = reported.last().and_then(|entry| entry["event"]["used"].as_u64());
+    assert!(lost > 0 && used > Some(lost), "{used:?} used, {lost} lost");
+
+    // Where the purse holds no more than one attempt, there is none after it.
+    let rig = Rig::lead(|_| vec![cut(); 20]);
+    let mut goal = rig.work.goal(&[]);
+    goal["budget"] = json!({ "max_tokens": 3000 });
+    rig.run(goal).assert_ended("failed", 4);
+    assert_eq!(rig.models.requests().len(), 1);
+}
+
+#[test]
 fn a_report_above_the_reservation_is_recorded_and_stops_the_run() {
     let huge = ReportedUsage { input: 40_000, cached: 0, output: 60_000 };
     let rig = Rig::lead(|_| {
