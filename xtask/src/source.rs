@@ -50,6 +50,11 @@ impl Source {
         inside.split('/').next().unwrap_or_default()
     }
 
+    /// Whether it belongs to a benchmark.
+    pub(crate) fn is_bench(&self) -> bool {
+        self.path.contains("/benches/")
+    }
+
     pub(crate) fn is_test_line(&self, line: usize) -> bool {
         self.test_lines.get(line).copied().unwrap_or(false)
     }
