@@ -127,9 +127,12 @@ async fn launches_at_once_and_ends_among_them_do_not_disturb_each_other() {
     sandbox.shutdown().await;
 }
 
-fn every_attempt(target: u32) -> Vec<ProbeAttempt> {
+/// Every attempt there is. `neighbour` is a file in another agent's workspace, readable for everybody as far as its
+/// mode goes.
+fn every_attempt(target: u32, neighbour: &Path) -> Vec<ProbeAttempt> {
     vec![
         ProbeAttempt::Open(path("/etc/passwd")),
+        ProbeAttempt::Open(path(neighbour.to_str().expect("a plain path"))),
         ProbeAttempt::Open(path("/")),
         ProbeAttempt::Stat(path("/")),
         ProbeAttempt::UnixSocket,
@@ -167,7 +170,10 @@ impl Drop for Target {
 #[tokio::test]
 async fn what_succeeds_outside_is_refused_inside() {
     let target = Target::start();
-    let attempts = every_attempt(target.0.id());
+    let workspaces = tempfile::tempdir().expect("a directory");
+    let neighbour = workspaces.path().join("findings.md");
+    std::fs::write(&neighbour, "another agent's").expect("writes");
+    let attempts = every_attempt(target.0.id(), &neighbour);
     let outside = run_probes(&attempts);
     let sandbox = sandbox();
     let mut worker = sandbox.launch_worker().await.expect("a worker");
@@ -299,7 +305,7 @@ async fn a_gateway_connects_and_can_do_nothing_else() {
         assert!(gateway.receipt.evidence(Boundary::OwnUid).is_proof());
     }
     let victim = Target::start();
-    let attempts: Vec<ProbeAttempt> = every_attempt(victim.0.id())
+    let attempts: Vec<ProbeAttempt> = every_attempt(victim.0.id(), Path::new("/etc/hostname"))
         .into_iter()
         .filter(|one| !matches!(one, ProbeAttempt::InetSocket | ProbeAttempt::ExtraDescriptors))
         .collect();
