@@ -57,9 +57,15 @@ impl Chore {
     }
 }
 
-/// The checkout that this program was built from.
+/// The checkout that this program was called for. Cargo says which when it runs us; what was compiled in may be
+/// another checkout's path, where two of them share a target directory.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo tells its programs where they belong in the environment"
+)]
 fn checkout() -> PathBuf {
-    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let told = std::env::var_os("CARGO_MANIFEST_DIR");
+    let package = told.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     package.parent().map_or_else(|| package.clone(), PathBuf::from)
 }
 

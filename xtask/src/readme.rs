@@ -59,7 +59,17 @@ fn run_block(block: &Block, clone: &CleanCheckout) -> Result<()> {
     // A run of the README leaves nothing in the caller's state.
     command.env("AAOS_STATE_DIR", clone.base.join("state"));
     command.env("AAOS_SOCKET", clone.base.join("agentd.sock"));
+    // A target directory shared with this checkout would hand programs from one to the other: cargo knows its
+    // units by their path within a workspace, and theirs are the same.
+    if let Some(shared) = target_directory() {
+        command.env("CARGO_TARGET_DIR", shared.join("clean-checkout"));
+    }
     succeed(command).with_context(|| format!("README.md, block marked `sh {}`", block.mark))
+}
+
+#[expect(clippy::disallowed_methods, reason = "cargo's own setting, passed on to cargo")]
+fn target_directory() -> Option<PathBuf> {
+    std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from)
 }
 
 /// A folder in the temporary directory with a clone of HEAD and room for state, gone with the value.

@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
 use crate::server;
@@ -53,11 +53,13 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
     let socket = groundwork.settings.socket.clone();
     let runtime = start_runtime()?;
     runtime.block_on(async move {
+        // Before anybody is told that the daemon is ready, so that no signal meets the default action after it.
+        let mut signals = Signals::receive()?;
         let daemon = Daemon::start(groundwork).await?;
         tracing::info!(socket = %socket.display(), "agentd is ready");
         crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
-        let exit = daemon.until_told().await;
-        daemon.stop().await?;
+        let exit = daemon.until_told(&mut signals).await;
+        daemon.stop(Some(signals)).await?;
         Ok(exit)
     })
 }
@@ -86,7 +88,7 @@ where
         if !matches!(done, Ok(Exit::Cancelled | Exit::Internal)) {
             daemon.outlast_guests().await;
         }
-        daemon.stop().await?;
+        daemon.stop(None).await?;
         done
     })
 }
@@ -200,6 +202,30 @@ fn bind(path: &Path) -> Result<StdListener> {
     Ok(listener)
 }
 
+/// The signals that end a daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn receive() -> Result<Self> {
+        let receive = |kind| signal(kind).context("cannot receive signals");
+        Ok(Self {
+            terminate: receive(SignalKind::terminate())?,
+            interrupt: receive(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves at the next of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// A running daemon.
 struct Daemon {
     kernel: Kernel,
@@ -227,16 +253,9 @@ impl Daemon {
     }
 
     /// Waits for a reason to end: a signal, or the death of the zygote.
-    async fn until_told(&self) -> Exit {
-        let (Ok(mut term), Ok(mut interrupt)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            tracing::error!("signals cannot be received");
-            return Exit::Internal;
-        };
+    async fn until_told(&self, signals: &mut Signals) -> Exit {
         tokio::select! {
-            _ = term.recv() => Exit::Done,
-            _ = interrupt.recv() => Exit::Done,
+            () = signals.next() => Exit::Done,
             () = self.lost_zygote() => Exit::Internal,
         }
     }
@@ -259,11 +278,11 @@ impl Daemon {
         }
     }
 
-    async fn stop(self) -> Result<()> {
-        // A second signal ends the process at once, which is as safe as kill -9.
+    /// Closes in good order. A further signal ends the process at once, which is as safe as kill -9.
+    async fn stop(self, signals: Option<Signals>) -> Result<()> {
         let second = tokio::spawn(async {
-            if let Ok(mut term) = signal(SignalKind::terminate()) {
-                term.recv().await;
+            if let Some(mut signals) = signals {
+                signals.next().await;
                 std::process::exit(i32::from(Exit::Cancelled as u8));
             }
         });
