@@ -44,11 +44,11 @@ impl Kernel {
     pub async fn stop(&self, caller: Principal, id: AgentId) -> Result<(), KernelError> {
         let agent = self.agent_for(caller, id)?;
         agent.cancel.cancel();
+        let mut stopped = Ok(());
         for descendant in self.descendants(id) {
-            self.retire(&descendant, AgentEnd::Stopped).await;
+            stopped = stopped.and(self.retire(&descendant, AgentEnd::Stopped).await);
         }
-        self.retire(&agent, AgentEnd::Stopped).await;
-        Ok(())
+        stopped.and(self.retire(&agent, AgentEnd::Stopped).await)
     }
 
     /// Everyone below an agent, deepest first.
@@ -179,7 +179,7 @@ impl Kernel {
         let running = self.tasks().spawn(async move {
             let answer = kernel.run(caller, owned.id, message).await;
             if on_demand {
-                kernel.retire(&owned, end_of(&answer)).await;
+                kernel.retire_or_log(&owned, end_of(&answer)).await;
             }
             answer
         });

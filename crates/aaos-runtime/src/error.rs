@@ -52,6 +52,9 @@ pub enum KernelError {
         "the journal cannot be written: {0}; free the disk or repair the state directory and restart agentd"
     )]
     Journal(#[from] JournalError),
+    /// The machine failed: a full disk, a directory that cannot be made.
+    #[error("{0}")]
+    System(String),
     /// The daemon is closing.
     #[error("agentd is shutting down; try again after its restart")]
     ShuttingDown,
@@ -73,7 +76,7 @@ impl KernelError {
             Self::Provider(_) => ErrorCode::Provider,
             Self::Tool(failure) => tool_code(failure.kind),
             Self::Sandbox(_) => ErrorCode::SandboxUnavailable,
-            Self::Journal(_) => ErrorCode::Internal,
+            Self::Journal(_) | Self::System(_) => ErrorCode::Internal,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
         }
     }
@@ -93,6 +96,7 @@ impl KernelError {
             Self::Tool(_) => "tool",
             Self::Sandbox(_) => "confinement_unavailable",
             Self::Journal(_) => "journal",
+            Self::System(_) => "system",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -111,7 +115,7 @@ impl KernelError {
             }
             Self::Provider(_) => ToolFailureKind::ChildFailed,
             Self::Sandbox(_) => ToolFailureKind::ConfinementUnavailable,
-            Self::Journal(_) => ToolFailureKind::Io,
+            Self::Journal(_) | Self::System(_) => ToolFailureKind::Io,
             Self::ShuttingDown => ToolFailureKind::Cancelled,
         };
         ToolFailure::new(kind, self.to_string())

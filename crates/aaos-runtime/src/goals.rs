@@ -207,7 +207,7 @@ impl Kernel {
             Ok(verdict) => AgentEnd::Failed { reason: verdict.error.clone().unwrap_or_default() },
             Err(error) => AgentEnd::Failed { reason: error.to_string() },
         };
-        self.retire(&agent, end).await;
+        self.retire_or_log(&agent, end).await;
         verdict
     }
 
@@ -243,7 +243,7 @@ impl Kernel {
     }
 
     /// Time until a goal's deadline, which counts from its acceptance.
-    fn time_left(&self, id: GoalId) -> Duration {
+    pub(crate) fn time_left(&self, id: GoalId) -> Duration {
         let table = self.table();
         let Some(goal) = table.goals.get(&id) else { return Duration::ZERO };
         let deadline = deadline_from(goal.accepted_at, goal.request.deadline_seconds);
@@ -280,9 +280,14 @@ impl Kernel {
             error: verdict.error.clone(),
             exit_code: verdict.exit_code,
         };
-        if let Err(error) = self.journal().record(self.entry(Some(id), None, event)).await {
-            tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
-        }
+        let verdict = match self.journal().record(self.entry(Some(id), None, event)).await {
+            Ok(_) => verdict,
+            Err(error) => {
+                tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
+                // What is not on disk is not acknowledged: after a restart this goal is interrupted.
+                Verdict::could_not_run(&error.into(), false)
+            }
+        };
         let mut table = self.table();
         if let Some(goal) = table.goals.get_mut(&id) {
             goal.state = verdict.state;
@@ -304,7 +309,7 @@ impl Kernel {
         })
         .await?
         .map_err(|error| {
-            KernelError::Invalid(format!("cannot make the workspace {}: {error}", path.display()))
+            KernelError::System(format!("cannot make the workspace {}: {error}", path.display()))
         })?;
         let text =
             path.to_str().ok_or_else(|| KernelError::Invalid("the state directory is not UTF-8".into()))?;

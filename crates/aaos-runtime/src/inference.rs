@@ -25,7 +25,7 @@ use crate::registry::Agent;
 
 /// Ordinary text takes about 4 bytes a token, code and other scripts down to 2: this bounds from above.
 const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
-/// An inference outside a goal gives up after this long, its waits included.
+/// An inference outside a goal gives up after this long, its waits included; one of a goal at the goal's deadline.
 const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_SECONDS);
 
 /// How an inference ended, and whether it cost more than was reserved.
@@ -42,7 +42,8 @@ impl Kernel {
         trace: Option<TraceId>,
         request: ModelRequest,
     ) -> ServiceReply {
-        let deadline = Instant::now() + INFERENCE_DEADLINE;
+        let time = agent.goal.map_or(INFERENCE_DEADLINE, |goal| self.time_left(goal));
+        let deadline = Instant::now() + time;
         let mut made = 0;
         loop {
             let permit = match self.admit_inference(agent, trace, &request).await {

@@ -84,7 +84,7 @@ impl Kernel {
                 // An agent that answers nothing must not go on taking messages.
                 let (kernel, dead) = (kernel.clone(), Arc::clone(&owned));
                 let end = AgentEnd::Failed { reason: error.to_string() };
-                drop(kernel.tasks().clone().spawn(async move { kernel.retire(&dead, end).await }));
+                drop(kernel.tasks().clone().spawn(async move { kernel.retire_or_log(&dead, end).await }));
             }
             kernel.fail_waiting_mail(&owned);
         };

@@ -42,10 +42,21 @@ pub(crate) struct Agent {
     pub(crate) worker: WorkerSlot,
     pub(crate) paused: watch::Sender<bool>,
     pub(crate) mail_arrived: Notify,
-    /// True once the agent has left the table.
-    pub(crate) gone: watch::Sender<bool>,
+    /// How far its leaving has come.
+    pub(crate) gone: watch::Sender<Departure>,
     retiring: AtomicBool,
     live: Mutex<Live>,
+}
+
+/// How far an agent's leaving has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It is in the table.
+    Here,
+    /// It left, and the journal says so.
+    Journalled,
+    /// It left, and the journal could not say so: after a restart it may be there again.
+    NotJournalled,
 }
 
 /// What changes while an agent lives.
@@ -94,7 +105,7 @@ impl Agent {
             worker: WorkerSlot::default(),
             paused: watch::Sender::new(false),
             mail_arrived: Notify::new(),
-            gone: watch::Sender::new(false),
+            gone: watch::Sender::new(Departure::Here),
             retiring: AtomicBool::new(false),
             live: Mutex::new(Live {
                 running: false,

@@ -21,7 +21,7 @@ use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 use crate::agents::accepted_messages;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
-use crate::registry::{Agent, AgentFacts};
+use crate::registry::{Agent, AgentFacts, Departure};
 
 /// Who asks for an agent, and for what goal.
 #[derive(Debug, Clone, Copy)]
@@ -291,13 +291,17 @@ impl Kernel {
 
     /// Ends an agent: nothing of it runs, its worker and grants are gone, the journal says so. Whoever comes
     /// second waits for the first.
-    pub(crate) async fn retire(&self, agent: &Arc<Agent>, end: AgentEnd) {
+    ///
+    /// # Errors
+    /// When the end could not be journalled; then nobody may be told that the agent has stopped for good.
+    pub(crate) async fn retire(&self, agent: &Arc<Agent>, end: AgentEnd) -> Result<(), KernelError> {
         if !agent.claim_retirement() {
             let mut gone = agent.gone.subscribe();
-            if gone.wait_for(|gone| *gone).await.is_err() {
-                tracing::error!(agent = %agent.id, "an agent vanished while it was being ended");
-            }
-            return;
+            let left = gone.wait_for(|gone| *gone != Departure::Here).await.map(|gone| *gone);
+            return match left {
+                Ok(Departure::Journalled) => Ok(()),
+                _ => Err(KernelError::State(format!("the end of agent {} was not journalled", agent.id))),
+            };
         }
         agent.cancel.cancel();
         agent.worker.kill();
@@ -312,11 +316,17 @@ impl Kernel {
         }
         self.table().agents.remove(&agent.id);
         let stopped = self.journal().record(self.agent_entry(agent, Event::AgentStopped { end })).await;
-        if let Err(error) = stopped {
+        self.budget_changed().notify_waiters();
+        let departure = if stopped.is_ok() { Departure::Journalled } else { Departure::NotJournalled };
+        agent.gone.send_replace(departure);
+        stopped.map(drop).map_err(KernelError::from)
+    }
+
+    /// [`Kernel::retire`] where nobody is told: a journal that refuses an end refuses everything after it too.
+    pub(crate) async fn retire_or_log(&self, agent: &Arc<Agent>, end: AgentEnd) {
+        if let Err(error) = self.retire(agent, end).await {
             tracing::error!(%error, agent = %agent.id, "the end of an agent could not be journalled");
         }
-        self.budget_changed().notify_waiters();
-        agent.gone.send_replace(true);
     }
 }
 
@@ -339,7 +349,7 @@ pub(crate) async fn off_thread<T: Send + 'static>(
 ) -> Result<T, KernelError> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| KernelError::Invalid(format!("file-system work died: {error}")))
+        .map_err(|error| KernelError::System(format!("file-system work died: {error}")))
 }
 
 /// The earliest of an optional deadline and a fixed one.

@@ -191,7 +191,7 @@ impl Kernel {
             },
             Err(error) => AgentEnd::Failed { reason: error.to_string() },
         };
-        self.retire(&child, end).await;
+        self.retire_or_log(&child, end).await;
         let (_, end) = ran.map_err(KernelError::into_tool_failure)?;
         Ok(Attempt {
             child,

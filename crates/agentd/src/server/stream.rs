@@ -63,6 +63,7 @@ impl<'s> Stream<'s> {
         is_last: impl Fn(&Event) -> bool,
     ) -> Result<Stopped, KernelError> {
         let mut head = self.kernel.journal().head();
+        let mut was_behind = false;
         loop {
             let durable = *head.borrow_and_update();
             loop {
@@ -70,9 +71,10 @@ impl<'s> Stream<'s> {
                 let Some(last) = entries.last().map(|entry| entry.seq) else { break };
                 for entry in entries {
                     let at_end = is_last(&entry.event);
-                    if self.outbox.is_behind()
-                        && self.frame(FrameBody::Lag { resume_seq: entry.seq }).await.is_err()
-                    {
+                    // Told once each time it falls behind.
+                    let is_behind = self.outbox.is_behind();
+                    let fell_behind = !std::mem::replace(&mut was_behind, is_behind) && is_behind;
+                    if fell_behind && self.frame(FrameBody::Lag { resume_seq: entry.seq }).await.is_err() {
                         return Ok(Stopped::ClientGone);
                     }
                     if self.frame(FrameBody::Event(Box::new(entry))).await.is_err() {
