@@ -30,6 +30,10 @@ pub const KEPT_TRACES: usize = 4_096;
 pub const GOAL_DEADLINE_SECONDS: u64 = 4 * 3600;
 /// Goals that run at once; further ones are queued.
 pub const MAX_RUNNING_GOALS: usize = 8;
+/// Outputs that one goal may declare.
+pub const MAX_OUTPUTS: usize = 256;
+/// Longest deduplication key of a client, bytes.
+pub const MAX_CLIENT_KEY_BYTES: usize = 256;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
 

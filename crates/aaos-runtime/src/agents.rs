@@ -178,7 +178,7 @@ impl Kernel {
         // On a task of its own: a client that hangs up must not leave the agent behind.
         let running = self.tasks().spawn(async move {
             let answer = kernel.run(caller, owned.id, message).await;
-            if on_demand {
+            if on_demand || answer.is_err() {
                 kernel.retire_or_log(&owned, end_of(&answer)).await;
             }
             answer

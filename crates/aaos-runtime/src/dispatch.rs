@@ -168,9 +168,15 @@ impl Kernel {
             },
         };
         self.record_or_log(self.agent_entry(agent, event)).await;
-        if let (Refusal::Denied(_), Some(goal)) = (refusal, agent.goal)
-            && let Some(goal) = self.table().goals.get_mut(&goal)
-        {
+        if let Refusal::Denied(_) = refusal {
+            self.count_denial(agent);
+        }
+    }
+
+    /// Remembers for the goal that something was denied; its exit code may tell.
+    fn count_denial(&self, agent: &Agent) {
+        let Some(goal) = agent.goal else { return };
+        if let Some(goal) = self.table().goals.get_mut(&goal) {
             goal.denials = goal.denials.saturating_add(1);
         }
     }
@@ -179,6 +185,7 @@ impl Kernel {
     async fn finish(&self, agent: &Agent, receipt: Receipt<ToolCall>) -> Result<ToolOutcome, KernelError> {
         let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
         if let Some(denied) = denied {
+            self.count_denial(agent);
             let effect = receipt.label().to_owned();
             self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
         }
@@ -194,7 +201,7 @@ impl Kernel {
         page: Option<aaos_sandbox::FetchedPage>,
     ) -> Receipt<ToolCall> {
         let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
-        self.run_in_worker(&agent.worker, owner, permit, page).await
+        self.run_in_worker(&agent.worker, owner, &agent.cancel, permit, page).await
     }
 
     /// `web_fetch`: the egress gateway fetches, the worker reads what came.

@@ -11,7 +11,6 @@ use aaos_core::effect::ToolOutcome;
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
-use aaos_core::quantity::Millis;
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{ModelsSetup, encode_frame};
@@ -20,8 +19,10 @@ use aaos_llm::{Models, ModelsConfig};
 use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, SandboxError, Worker, WorkerKiller};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
+use crate::dispatch::{cancelled, elapsed};
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 
@@ -206,15 +207,27 @@ impl Kernel {
         &self,
         slot: &WorkerSlot,
         owner: WorkerOwner,
+        cancel: &CancellationToken,
         permit: Permit<ToolCall>,
         page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
         let begun = Instant::now();
         let mut held = slot.worker.lock().await;
-        if let Err(error) = self.fill_slot(slot, &mut held, owner).await {
-            let failure = ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string());
-            let elapsed = Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-            return permit.settle(ToolOutcome { result: Err(failure), worker: None, elapsed });
+        let filled = match cancel.is_cancelled() {
+            true => Err(cancelled()),
+            false => self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
+                ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
+            }),
+        };
+        // Whoever stops an agent cancels first and kills its worker then: either the killer finds this worker, or
+        // the cancellation is seen here.
+        let ready = filled.and_then(|()| if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) });
+        if let Err(failure) = ready {
+            return permit.settle(ToolOutcome {
+                result: Err(failure),
+                worker: None,
+                elapsed: elapsed(begun),
+            });
         }
         let Some(one) = held.as_mut() else {
             unreachable!("the slot was filled under the same lock");

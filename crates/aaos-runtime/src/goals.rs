@@ -409,6 +409,13 @@ fn check_request(request: &GoalRequest) -> Result<(), KernelError> {
     if !fits(&request.goal) {
         return Err(KernelError::Limit("the goal is longer than 1 MiB".to_owned()));
     }
+    if request.outputs.len() > limits::MAX_OUTPUTS {
+        return Err(KernelError::Limit(format!("a goal declares at most {} outputs", limits::MAX_OUTPUTS)));
+    }
+    if request.client_key.as_ref().is_some_and(|key| key.len() > limits::MAX_CLIENT_KEY_BYTES) {
+        let most = limits::MAX_CLIENT_KEY_BYTES;
+        return Err(KernelError::Limit(format!("a client key is at most {most} bytes long")));
+    }
     let own = request.manifest.iter().flat_map(|manifest| &manifest.capabilities);
     let writes: Vec<&PathPattern> = own
         .chain(&request.grants)

@@ -46,7 +46,7 @@ impl Kernel {
         let deadline = Instant::now() + time;
         let mut made = 0;
         loop {
-            let permit = match self.admit_inference(agent, trace, &request).await {
+            let permit = match self.admit_inference(agent, trace, &request, deadline).await {
                 Ok(permit) => permit,
                 Err(reply) => return reply,
             };
@@ -68,9 +68,13 @@ impl Kernel {
             };
             let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
             self.show_retry(agent, call, failure, wait);
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(wait.0)) => {}
-                () = agent.cancel.cancelled() => return ServiceReply::Cancelled,
+            let stopped = tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(wait.0)) => false,
+                () = agent.cancel.cancelled() => true,
+            };
+            agent.live().waiting_for = None;
+            if stopped {
+                return ServiceReply::Cancelled;
             }
         }
     }
@@ -95,10 +99,14 @@ impl Kernel {
         agent: &Agent,
         trace: Option<TraceId>,
         request: &ModelRequest,
+        deadline: Instant,
     ) -> Result<Permit<Inference>, ServiceReply> {
         let bytes = request.text_bytes();
         let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
         loop {
+            if agent.cancel.is_cancelled() {
+                return Err(ServiceReply::Cancelled);
+            }
             // Registered before the decision, so that a settlement between the two is not missed.
             let changed = self.budget_changed().notified();
             let remaining = self.authority().purse(agent.id).and_then(|purse| purse.remaining);
@@ -125,10 +133,19 @@ impl Kernel {
                     return permit
                         .map_err(|error| ServiceReply::ModelFailed(as_model_failure(&error.into())));
                 }
-                Err(Refusal::Waits { .. }) => tokio::select! {
-                    () = changed => {}
-                    () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
-                },
+                Err(Refusal::Waits { .. }) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
+                        () = tokio::time::sleep_until(deadline) => {
+                            return Err(ServiceReply::BudgetExceeded { remaining: Tokens::ZERO });
+                        }
+                    }
+                    // A reservation whose outcome cannot be journalled is never settled.
+                    if let Err(error) = self.journal().flush().await {
+                        return Err(ServiceReply::ModelFailed(as_model_failure(&error.into())));
+                    }
+                }
                 Err(refusal) => {
                     self.journal_refusal(agent, "inference", &refusal).await;
                     return Err(refused(refusal));
@@ -163,7 +180,11 @@ impl Kernel {
             }
         };
         agent.live().waiting_for = None;
-        let finished = self.journal().finish(receipt, self.clock().now()).await?;
+        let finished = self.journal().finish(receipt, self.clock().now()).await;
+        if finished.is_err() {
+            self.budget_changed().notify_waiters();
+        }
+        let finished = finished?;
         let outcome = finished.outcome;
         let used = tokens_spent(&outcome.result, outcome.possibly_billed, bytes, reserve);
         let settlement = self.authority().settle(&finished.charges, used);

@@ -37,13 +37,16 @@ impl Table {
 impl Kernel {
     /// Puts a message into a persistent agent's mailbox, durably.
     pub(crate) async fn deliver(&self, agent: &Arc<Agent>, message: String) -> Result<TraceId, KernelError> {
+        if agent.cancel.is_cancelled() {
+            return Err(KernelError::State(format!("agent {} is being stopped", agent.id)));
+        }
         let trace = TraceId::from_uuid(self.clock().fresh());
         self.table().open_trace(trace, agent.owner)?;
         let delivered = self.deliver_traced(agent, trace, message).await;
         if let Err(error) = &delivered {
             self.close_trace(trace, Err(error.to_string()));
         }
-        if agent.tasks.is_closed() {
+        if agent.cancel.is_cancelled() {
             // Its loop may have ended while the message was on its way.
             self.fail_waiting_mail(agent);
         }
@@ -81,6 +84,10 @@ impl Kernel {
         let running = async move {
             if let Err(error) = kernel.mailbox_loop(&owned).await {
                 tracing::error!(%error, agent = %owned.id, "a mailbox loop ended");
+                if owned.cancel.is_cancelled() {
+                    // It was told to stop, or the daemon closes: that is no failure of the agent.
+                    return kernel.fail_waiting_mail(&owned);
+                }
                 // An agent that answers nothing must not go on taking messages.
                 let (kernel, dead) = (kernel.clone(), Arc::clone(&owned));
                 let end = AgentEnd::Failed { reason: error.to_string() };
@@ -153,7 +160,7 @@ impl Kernel {
 
     /// What still lies in the mailbox of an agent that stopped gets no reply. When it is the daemon that stops,
     /// it waits in the journal and is answered after the next start.
-    fn fail_waiting_mail(&self, agent: &Agent) {
+    pub(crate) fn fail_waiting_mail(&self, agent: &Agent) {
         if self.closing().is_cancelled() {
             return;
         }

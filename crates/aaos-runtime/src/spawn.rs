@@ -307,6 +307,7 @@ impl Kernel {
         agent.worker.kill();
         agent.tasks.close();
         agent.tasks.wait().await;
+        self.fail_waiting_mail(agent);
         let owner = crate::far::WorkerOwner { agent: agent.id, goal: agent.goal };
         self.end_worker(&agent.worker, owner).await;
         let grants = self.authority().grants_of(agent.id);

@@ -86,7 +86,7 @@ where
             () = daemon.lost_zygote() => Ok(Exit::Internal),
         };
         if !matches!(done, Ok(Exit::Cancelled | Exit::Internal)) {
-            daemon.outlast_guests().await;
+            daemon.outlast_guests().await?;
         }
         daemon.stop(None).await?;
         done
@@ -266,16 +266,16 @@ impl Daemon {
         tracing::error!("the zygote died; agentd ends and recovers from the journal at its next start");
     }
 
-    /// Stays until the goals of other clients are over, or Ctrl-C.
-    async fn outlast_guests(&self) {
+    /// Stays until the goals of other clients are over, a signal comes, or the zygote dies.
+    async fn outlast_guests(&self) -> Result<()> {
+        let mut signals = Signals::receive()?;
         tokio::select! {
+            biased;
             () = self.kernel.wait_all_goals() => {}
-            told = tokio::signal::ctrl_c() => {
-                if let Err(error) = told {
-                    tracing::warn!(%error, "Ctrl-C cannot be received");
-                }
-            }
+            () = signals.next() => {}
+            () = self.lost_zygote() => {}
         }
+        Ok(())
     }
 
     /// Closes in good order. A further signal ends the process at once, which is as safe as kill -9.
