@@ -64,7 +64,6 @@ impl Kernel {
         let version = self.config().version.clone();
         let started = Event::DaemonStarted { version, interrupted_goals: interrupted };
         let mut entries = self.unknown_outcomes(state);
-        entries.push(self.entry(None, None, started));
         for agent in state.alive().filter(|agent| !survives(agent)) {
             self.authority().remove(agent.id);
             let end = Event::AgentStopped { end: AgentEnd::Interrupted };
@@ -81,7 +80,9 @@ impl Kernel {
         for goal in state.open_goals() {
             entries.push(self.entry(Some(goal.id), None, interrupted_goal()));
         }
-        // In parts: what a crash between two of them leaves out is recorded at the next start.
+        // Last, because it makes whatever is still open interrupted: what a crash between two parts leaves out is
+        // recorded at the next start.
+        entries.push(self.entry(None, None, started));
         while !entries.is_empty() {
             let rest = entries.split_off(entries.len().min(limits::MAX_RECORD_BATCH));
             self.journal().record_all(std::mem::replace(&mut entries, rest)).await?;

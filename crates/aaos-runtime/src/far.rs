@@ -129,6 +129,13 @@ impl Gateways {
         held.and_then(|held| held.as_ref().map(|role| role.client.queue_depth())).unwrap_or(0)
     }
 
+    /// Why no model can be asked any more, if so.
+    pub(crate) fn lost(&self) -> Option<&'static str> {
+        let held = self.models.try_lock().ok()?;
+        let is_closed = held.as_ref().is_some_and(|role| role.client.is_closed());
+        (is_closed && matches!(*self.setup(), Handover::Done)).then_some(KEYS_GONE)
+    }
+
     /// The `models` role, started if need be.
     pub(crate) async fn models(&self, kernel: &Kernel, config: ModelsConfig) -> Result<Models, KernelError> {
         let mut held = self.models.lock().await;

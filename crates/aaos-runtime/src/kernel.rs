@@ -263,7 +263,7 @@ impl Kernel {
     /// What the daemon is and how it stands.
     pub async fn status(&self) -> RuntimeStatus {
         let (providers, providers_problem) = match self.providers().await {
-            Ok(providers) => (providers.to_vec(), None),
+            Ok(providers) => (providers.to_vec(), self.inner.gateways.lost().map(ToOwned::to_owned)),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let (agents, goals_running, goals_queued) = {

@@ -94,7 +94,7 @@ impl Verdict {
 
 fn exit_of(kind: ModelFailureKind) -> Exit {
     match kind {
-        ModelFailureKind::NotUnderstood => Exit::Failed,
+        ModelFailureKind::NotUnderstood | ModelFailureKind::WorkFailed => Exit::Failed,
         ModelFailureKind::UnknownModel => Exit::Usage,
         _ => Exit::Provider,
     }
@@ -223,6 +223,8 @@ mod tests {
         assert_eq!(code(StopReason::BudgetExceeded, None), 4);
         assert_eq!(code(StopReason::Error, Some(ModelFailureKind::Unauthorized)), 5);
         assert_eq!(code(StopReason::Error, Some(ModelFailureKind::NotUnderstood)), 1);
+        assert_eq!(code(StopReason::Error, Some(ModelFailureKind::WorkFailed)), 1);
+        assert_eq!(code(StopReason::Error, Some(ModelFailureKind::Rejected)), 5);
         assert_eq!(code(StopReason::MaxIterations, None), 1);
         assert_eq!(code(StopReason::Truncated, None), 1);
     }
