@@ -1,7 +1,8 @@
 //! The capability grammar of SPEC §2 as data.
 //!
 //! Invariant: a value here is well formed; text becomes one only through [`Capability::parse`] and
-//! [`GrantSpec::parse`]. `Display` writes the grammar's own words, which parse to the same value.
+//! [`GrantSpec::parse`]. `Display` writes the grammar's own words, which parse to the same value, once the form's
+//! effect is built.
 
 mod grammar;
 mod host;
@@ -65,7 +66,7 @@ pub enum Capability {
     Network(Vec<HostRule>),
     /// To spawn children with these names.
     SpawnChild(NameSet),
-    /// To send messages to these agents.
+    /// To send messages to these agents. No tool sends one yet, so no text is read as this.
     MessageSend(NameSet),
 }
 

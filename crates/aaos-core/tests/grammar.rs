@@ -45,7 +45,6 @@ fn every_form_is_read() {
         ("spawn_child: [*]", Capability::SpawnChild(NameSet::All)),
         ("spawn_child: [b, a, b]", Capability::SpawnChild(NameSet::Only(vec![name("a"), name("b")]))),
         ("spawn_child: reader", Capability::SpawnChild(NameSet::Only(vec![name("reader")]))),
-        ("message_send: [a]", Capability::MessageSend(NameSet::Only(vec![name("a")]))),
     ];
     for (text, capability) in cases {
         assert_eq!(spec(text).capability, capability, "{text}");
@@ -134,7 +133,7 @@ fn everything_else_is_refused() {
         "spawn_child: []",
         "spawn_child: [*, a]",
         "spawn_child: [A]",
-        "message_send: [a b]",
+        "spawn_child: [a b]",
         "{ max_invocations: 1 }",
         "{ tool: echo, web_search: true }",
         "{ tool: echo, max_invocations: 0 }",
@@ -156,9 +155,15 @@ fn everything_else_is_refused() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for text in
-        ["exec: /usr/bin/git", "tool: memory_store", "tool: command_run", "{ exec: /bin/ls, use: false }"]
-    {
+    for text in [
+        "exec: /usr/bin/git",
+        "message_send: [reader]",
+        "{ message_send: [*], delegate: false }",
+        "tool: memory_store",
+        "tool: command_run",
+        "tool: send_message",
+        "{ exec: /bin/ls, use: false }",
+    ] {
         assert!(refusal(text).contains("not supported in this version"), "{text}");
     }
 }
@@ -203,7 +208,6 @@ fn any_capability() -> impl Strategy<Value = Capability> {
         Just(Capability::WebSearch),
         any_rules().prop_map(Capability::Network),
         any_names().prop_map(Capability::SpawnChild),
-        any_names().prop_map(Capability::MessageSend),
     ]
 }
 

@@ -145,7 +145,7 @@ fn grants_travel_in_the_manifest_s_grammar() {
         ("network: [::1]:80, *.a.org", "{\"network\":[\"[::1]:80\",\"*.a.org\"]}"),
         ("tool: echo", "{\"tool\":\"echo\"}"),
         ("spawn_child: [a, b]", "{\"spawn_child\":[\"a\",\"b\"]}"),
-        ("message_send: [*]", "{\"message_send\":[\"*\"]}"),
+        ("spawn_child: [*]", "{\"spawn_child\":[\"*\"]}"),
     ] {
         let spec = aaos_core::capability::GrantSpec::parse(text).expect(text);
         let written = serde_json::to_value(WireGrant(&spec)).expect("JSON");
