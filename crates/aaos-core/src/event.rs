@@ -400,51 +400,63 @@ pub enum Event {
     },
 }
 
-impl Event {
-    /// The `kind` under which it is stored.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::DaemonStarted { .. } => "daemon_started",
-            Self::DaemonStopped {} => "daemon_stopped",
-            Self::GoalAccepted { .. } => "goal_accepted",
-            Self::GoalStarted { .. } => "goal_started",
-            Self::GoalFinished { .. } => "goal_finished",
-            Self::AgentSpawned { .. } => "agent_spawned",
-            Self::CapabilityGranted { .. } => "capability_granted",
-            Self::CapabilityDenied { .. } => "capability_denied",
-            Self::CapabilityRevoked { .. } => "capability_revoked",
-            Self::AgentStopped { .. } => "agent_stopped",
-            Self::AgentExecutionStarted { .. } => "agent_execution_started",
-            Self::AgentExecutionCompleted { .. } => "agent_execution_completed",
-            Self::AgentLoopStarted {} => "agent_loop_started",
-            Self::AgentLoopStopped {} => "agent_loop_stopped",
-            Self::AgentPaused {} => "agent_paused",
-            Self::AgentResumed {} => "agent_resumed",
-            Self::MessageDelivered { .. } => "message_delivered",
-            Self::AgentMessageReceived {} => "agent_message_received",
-            Self::MessageSent { .. } => "message_sent",
-            Self::ToolInvoked { .. } => "tool_invoked",
-            Self::ToolResult { .. } => "tool_result",
-            Self::ToolRepeatGuardFired { .. } => "tool_repeat_guard_fired",
-            Self::InferenceRequested { .. } => "inference_requested",
-            Self::InferenceCompleted { .. } => "inference_completed",
-            Self::InferenceRetried { .. } => "inference_retried",
-            Self::UsageReported { .. } => "usage_reported",
-            Self::BudgetExceeded { .. } => "budget_exceeded",
-            Self::Overdraft { .. } => "overdraft",
-            Self::SpawnRequested { .. } => "spawn_requested",
-            Self::SpawnCompleted { .. } => "spawn_completed",
-            Self::ChildRetried { .. } => "child_retried",
-            Self::WorkerStarted { .. } => "worker_started",
-            Self::ConfinementReceipt { .. } => "confinement_receipt",
-            Self::ConfinementDegraded { .. } => "confinement_degraded",
-            Self::WorkerStopped { .. } => "worker_stopped",
-            Self::NetworkFetched { .. } => "network_fetched",
-            Self::AuditStdoutStopped { .. } => "audit_stdout_stopped",
-            Self::BodyErased { .. } => "body_erased",
+/// Makes the list of kinds and the kind of each event one declaration.
+macro_rules! kinds {
+    ($($event:ident => $kind:literal,)+) => {
+        /// Every kind there is, in the order of [`Event`]'s variants.
+        pub const EVENT_KINDS: &[&str] = &[$($kind),+];
+
+        impl Event {
+            /// The `kind` under which it is stored.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$event { .. } => $kind,)+
+                }
+            }
         }
-    }
+    };
+}
+
+kinds! {
+    DaemonStarted => "daemon_started",
+    DaemonStopped => "daemon_stopped",
+    GoalAccepted => "goal_accepted",
+    GoalStarted => "goal_started",
+    GoalFinished => "goal_finished",
+    AgentSpawned => "agent_spawned",
+    CapabilityGranted => "capability_granted",
+    CapabilityDenied => "capability_denied",
+    CapabilityRevoked => "capability_revoked",
+    AgentStopped => "agent_stopped",
+    AgentExecutionStarted => "agent_execution_started",
+    AgentExecutionCompleted => "agent_execution_completed",
+    AgentLoopStarted => "agent_loop_started",
+    AgentLoopStopped => "agent_loop_stopped",
+    AgentPaused => "agent_paused",
+    AgentResumed => "agent_resumed",
+    MessageDelivered => "message_delivered",
+    AgentMessageReceived => "agent_message_received",
+    MessageSent => "message_sent",
+    ToolInvoked => "tool_invoked",
+    ToolResult => "tool_result",
+    ToolRepeatGuardFired => "tool_repeat_guard_fired",
+    InferenceRequested => "inference_requested",
+    InferenceCompleted => "inference_completed",
+    InferenceRetried => "inference_retried",
+    UsageReported => "usage_reported",
+    BudgetExceeded => "budget_exceeded",
+    Overdraft => "overdraft",
+    SpawnRequested => "spawn_requested",
+    SpawnCompleted => "spawn_completed",
+    ChildRetried => "child_retried",
+    WorkerStarted => "worker_started",
+    ConfinementReceipt => "confinement_receipt",
+    ConfinementDegraded => "confinement_degraded",
+    WorkerStopped => "worker_stopped",
+    NetworkFetched => "network_fetched",
+    AuditStdoutStopped => "audit_stdout_stopped",
+    BodyErased => "body_erased",
 }
 
 /// Who and what an entry is about. The journal adds sequence number, id and hashes.
@@ -497,4 +509,29 @@ pub struct Entry {
 #[must_use]
 pub fn content_hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EVENT_KINDS, Event};
+
+    #[test]
+    fn the_list_of_kinds_is_what_the_journal_reads_and_writes() {
+        // The reader, asked for a kind that there is not, names those that there are.
+        let unknown = serde_json::from_str::<Event>(r#"{"kind":"?"}"#).expect_err("no such kind").to_string();
+        let (_, expected) = unknown.split_once("expected one of ").expect("the kinds");
+        let read: Vec<&str> = expected.split('`').filter(|part| part.contains(char::is_alphabetic)).collect();
+        let read: Vec<&str> = read.into_iter().filter(|part| !part.contains(' ')).collect();
+        assert_eq!(read, EVENT_KINDS);
+        let mut bare = 0;
+        for kind in EVENT_KINDS {
+            let text = format!("{{\"kind\":\"{kind}\"}}");
+            if let Ok(event) = serde_json::from_str::<Event>(&text) {
+                assert_eq!(event.kind(), *kind);
+                assert_eq!(serde_json::to_string(&event).expect("JSON"), text);
+                bare += 1;
+            }
+        }
+        assert_eq!(bare, 6, "events without a field");
+    }
 }
