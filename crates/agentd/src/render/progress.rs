@@ -1,6 +1,7 @@
 //! A goal's entries as a story: who was started with what, what was tried, what went wrong.
 //!
-//! Invariant: routine is left out, trouble never: every denial, failure and retry has its line.
+//! Invariant: routine is left out, trouble never: every denial, failure and retry has its line. A reason that
+//! an agent's own line has just said is not said again.
 
 use aaos_core::confinement::{Boundary, Evidence};
 use aaos_core::event::{AgentEnd, Entry, Event, Outcome};
@@ -38,12 +39,21 @@ pub(crate) struct Story {
     degraded: Vec<Vec<Boundary>>,
     /// Root agents: what they hold was printed before they began.
     roots: Vec<AgentId>,
+    /// The reason that was told last, and whose it is.
+    reason: Option<(Option<AgentId>, String)>,
 }
 
 impl Story {
     /// A story that has not begun.
     pub(crate) fn new(clock: Clock) -> Self {
-        Self { names: Names::default(), clock, begun: None, degraded: Vec::new(), roots: Vec::new() }
+        Self {
+            names: Names::default(),
+            clock,
+            begun: None,
+            degraded: Vec::new(),
+            roots: Vec::new(),
+            reason: None,
+        }
     }
 
     /// The lines that an entry is worth; usually one or none.
@@ -103,8 +113,35 @@ impl Story {
                 self.degraded.push(missing.clone());
                 Some((Tone::Warn, format!("this machine lacks {}", entry::boundaries(missing))))
             }
+            Event::InferenceCompleted { result: Err(failure), .. } => {
+                self.reason = Some((entry.agent_id, failure.message.clone()));
+                trouble(event)
+            }
+            Event::AgentExecutionCompleted { usage, iterations, stop_reason, error, .. } => {
+                let tone = if stop_reason.is_success() { Tone::Good } else { Tone::Bad };
+                let why = error.as_deref().filter(|why| self.is_news(entry.agent_id, why));
+                let why = why.map(|why| format!(": {}", cut(why, REASON_CHARS))).unwrap_or_default();
+                let (stop, tokens) = (entry::word(stop_reason), entry::tokens(*usage));
+                Some((tone, format!("ended, {stop} after {iterations} turns, {tokens}{why}")))
+            }
+            Event::AgentStopped { end: AgentEnd::Failed { reason } }
+                if !self.is_news(entry.agent_id, reason) =>
+            {
+                Some((Tone::Bad, "failed".to_owned()))
+            }
             other => trouble(other).or_else(|| routine(other)),
         }
+    }
+
+    /// Whether the reason is another than the one that was just told of this agent; it is the last one then.
+    fn is_news(&mut self, agent: Option<AgentId>, reason: &str) -> bool {
+        let is_old = self.reason.as_ref().is_some_and(|(whose, told)| {
+            *whose == agent && !told.is_empty() && reason.contains(told.as_str())
+        });
+        if !is_old {
+            self.reason = Some((agent, reason.to_owned()));
+        }
+        !is_old
     }
 }
 
@@ -149,14 +186,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
 /// What is worth a line though all is well.
 fn routine(event: &Event) -> Option<(Tone, String)> {
     Some(match event {
-        Event::NetworkFetched { url, bytes, .. } => {
+        // A fetch that reached nothing has its failure in the tool's result.
+        Event::NetworkFetched { url, final_url: Some(_), bytes, .. } => {
             (Tone::Dim, format!("fetched {}, {}", cut(url, VALUE_CHARS), super::text::size(bytes.0)))
-        }
-        Event::AgentExecutionCompleted { usage, iterations, stop_reason, error, .. } => {
-            let tone = if stop_reason.is_success() { Tone::Good } else { Tone::Bad };
-            let why = error.as_deref().map(|why| format!(": {}", cut(why, REASON_CHARS))).unwrap_or_default();
-            let (stop, tokens) = (entry::word(stop_reason), entry::tokens(*usage));
-            (tone, format!("ended, {stop} after {iterations} turns, {tokens}{why}"))
         }
         Event::InferenceRequested { model, .. } => (Tone::Dim, format!("asks model {model}")),
         Event::GoalAccepted { goal, .. } => {

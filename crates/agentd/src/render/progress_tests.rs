@@ -1,10 +1,11 @@
 //! The story of a run: routine is left out, trouble never.
 
 use aaos_core::confinement::Boundary;
-use aaos_core::event::{Entry, Event};
-use aaos_core::id::WorkerId;
-use aaos_core::quantity::Tokens;
-use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::event::{AgentEnd, Entry, Event};
+use aaos_core::id::{CallId, WorkerId};
+use aaos_core::model::{ModelFailure, ModelFailureKind, Usage};
+use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
 use crate::render::Tone;
@@ -66,4 +67,50 @@ fn the_same_lack_is_told_once() {
     };
     let lacks = [lack(Boundary::OwnUid), lack(Boundary::OwnUid), lack(Boundary::PidNamespace)];
     assert_eq!(told(&lacks).len(), 2);
+}
+
+#[test]
+fn a_reason_is_told_once_and_another_one_again() {
+    let failure = ModelFailure {
+        kind: ModelFailureKind::Rejected,
+        message: "this goal is not read".to_owned(),
+        retry_after: None,
+    };
+    let asked = entry(Event::InferenceCompleted {
+        call: CallId::from_uuid(Uuid::from_u128(4)),
+        result: Err(failure),
+        attempts: 1,
+        possibly_billed: None,
+        elapsed: Millis(1),
+    });
+    let ended = |why: &str| {
+        entry(Event::AgentExecutionCompleted {
+            response: String::new(),
+            usage: Usage::default(),
+            iterations: 1,
+            stop_reason: StopReason::Error,
+            error: Some(why.to_owned()),
+        })
+    };
+    let stopped = |why: &str| entry(Event::AgentStopped { end: AgentEnd::Failed { reason: why.to_owned() } });
+    let why = "the model failed: this goal is not read";
+    let lines = texts(&[asked.clone(), ended(why), stopped(why)]);
+    assert_eq!(lines.len(), 3, "no trouble is left out");
+    assert_eq!(lines.iter().filter(|line| line.contains("not read")).count(), 1, "{lines:?}");
+    let lines = texts(&[asked, ended("another"), stopped("a third")]);
+    assert!(lines[1].ends_with(": another") && lines[2].ends_with("failed: a third"), "{lines:?}");
+}
+
+#[test]
+fn a_fetch_that_reached_nothing_is_not_told_as_fetched() {
+    let fetch = |final_url: Option<&str>| {
+        entry(Event::NetworkFetched {
+            call: CallId::from_uuid(Uuid::from_u128(4)),
+            url: "http://a.org/".to_owned(),
+            final_url: final_url.map(str::to_owned),
+            bytes: Bytes(0),
+        })
+    };
+    assert_eq!(texts(&[fetch(None)]), [""; 0]);
+    assert!(texts(&[fetch(Some("http://a.org/"))])[0].contains("fetched http://a.org/, 0 B"));
 }
