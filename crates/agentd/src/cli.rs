@@ -91,7 +91,7 @@ pub(crate) struct RunArgs {
     /// Print the goal as one JSON object instead of its answer
     #[arg(long)]
     pub(crate) json: bool,
-    /// No progress, only what goes wrong
+    /// Print no progress lines, only what is granted, what goes wrong and the end
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }
@@ -107,7 +107,7 @@ pub(crate) struct SubmitArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// No progress, only what goes wrong
+    /// Print no progress lines, only what is granted, what goes wrong and the end
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }

@@ -13,7 +13,7 @@ use aaos_core::limits::MAX_MANIFEST_BYTES;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     /// The system's error.
-    #[error("cannot read {path}: {source}; check the path and its permissions")]
+    #[error("cannot read {path}; check the path and its permissions")]
     Io {
         /// Which file.
         path: String,

@@ -38,7 +38,7 @@ pub(crate) struct ConfigFile {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigFileError {
     /// It is there and cannot be read.
-    #[error("cannot read the configuration file {path}: {source}")]
+    #[error("cannot read the configuration file {path}")]
     Io {
         /// Which file.
         path: PathBuf,

@@ -29,7 +29,7 @@ pub(crate) enum KeysError {
         name: &'static str,
     },
     /// The system's error.
-    #[error("cannot take the provider keys out of the environment: {0}")]
+    #[error("cannot take the provider keys out of the environment")]
     Io(#[from] io::Error),
     /// The handed-over descriptor does not hold keys.
     #[error("the handed-over provider keys are malformed")]
