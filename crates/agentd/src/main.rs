@@ -44,8 +44,12 @@ fn start(screen: Screen) -> anyhow::Result<Exit> {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(told) => {
-            told.print()?;
-            return Ok(if told.use_stderr() { Exit::Usage } else { Exit::Done });
+            let exit = if told.use_stderr() { Exit::Usage } else { Exit::Done };
+            return match told.print().map_err(OutputError::from) {
+                // Wrong flags stay wrong even if nobody wanted to read why.
+                Ok(()) | Err(OutputError::ReaderGone) => Ok(exit),
+                Err(error) => Err(error.into()),
+            };
         }
     };
     start_log()?;

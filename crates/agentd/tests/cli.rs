@@ -282,6 +282,50 @@ fn a_reader_that_leaves_ends_a_command_quietly() {
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
 }
 
+#[test]
+fn help_without_a_reader_is_quiet_and_wrong_flags_stay_wrong() {
+    let builder = DaemonBuilder::new(Backend::Builtin);
+    for (line, code) in [("--help", 0), ("--nonsense", 2)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = builder.command([line]);
+        let told = if code == 0 { command.stdout(writer) } else { command.stderr(writer) }.output().unwrap();
+        let told = Finished::from(told);
+        assert_eq!((told.code(), told.stdout.as_str(), told.stderr.as_str()), (code, "", ""), "{line}");
+    }
+}
+
+#[test]
+fn a_goal_that_is_not_read_is_explained_whole_and_answers_nothing() {
+    let builder = DaemonBuilder::new(Backend::Builtin);
+    let told = builder.cli(["run", "Sing me a song"]);
+    assert_ne!(told.code(), 0, "{told:?}");
+    assert_eq!(told.stdout, "", "no answer");
+    let end = told.stderr.find("goal failed").expect("its end is told");
+    let (before, end) = told.stderr.split_at(end);
+    assert!(end.contains("./output/") && end.contains("DEEPSEEK_API_KEY"), "shapes and keys: {end}");
+    assert!(end.lines().count() > 3 && !end.contains("\\n"), "in its own lines: {end}");
+    assert_eq!(before.matches("goals of these shapes").count(), 1, "the reason is said once: {before}");
+}
+
+#[test]
+fn what_an_agent_says_of_a_failed_goal_is_no_answer() {
+    let models = ModelServer::start(Script::in_order([Turn::say("All is written.")]));
+    let builder = DaemonBuilder::openai(&models);
+    let told = builder.cli(["run", "--output", "output/x.md", "Write it"]);
+    assert_eq!((told.code(), told.stdout.as_str()), (1, ""), "{told:?}");
+    assert!(told.stderr.contains("its agent said: All is written."), "{told:?}");
+}
+
+#[test]
+fn a_private_daemon_prints_no_audit_trail() {
+    let builder = with_documents();
+    let mut command = builder.command(["run", "--json", GOAL]);
+    let told = Finished::from(command.env("AAOS_AUDIT_STDOUT", "1").output().unwrap());
+    assert_eq!((told.code(), told.stdout.lines().count()), (0, 1), "{told:?}");
+    assert_eq!(json(&told)["state"], "done");
+}
+
 /// Starts a run whose model never answers, waits until it was asked, interrupts, and returns how it ended.
 fn interrupted(signal: impl Fn(Pid)) -> (Option<i32>, String, DaemonBuilder) {
     let models = ModelServer::start(Script::in_order([Turn::Hang]));

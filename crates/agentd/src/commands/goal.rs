@@ -79,8 +79,10 @@ fn prepare(flags: &GoalFlags) -> Result<Prepared> {
 }
 
 /// `run`.
-pub(super) fn run(settings: Settings, args: &RunArgs, screen: Screen) -> Result<Exit> {
+pub(super) fn run(mut settings: Settings, args: &RunArgs, screen: Screen) -> Result<Exit> {
     let prepared = prepare(&args.goal)?;
+    // Standard output carries the answer: only `serve` prints the audit trail there.
+    settings.audit_stdout = false;
     let voice = Voice { screen, json: args.json, quiet: args.quiet };
     daemon::with_daemon(settings, async move |socket: PathBuf| {
         let mut client = Client::connect(&socket).await?;

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use aaos_core::event::Event;
+use aaos_core::event::{Event, GoalState};
 use aaos_core::id::GoalId;
 use aaos_core::quantity::Millis;
 use aaos_ipc::FrameBody;
@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::client::{Client, Streamed};
 use crate::exit::Exit;
 use crate::render::progress::{Clock, Story};
-use crate::render::text::{REASON_CHARS, block, cut, span};
+use crate::render::text::{block, span};
 use crate::render::{OutputError, Screen, Tone, entry};
 
 use super::goal::Submission;
@@ -135,14 +135,7 @@ impl Watch<'_> {
         let goal: GoalView =
             serde_json::from_str(ended.goal.get()).context("the goal's end is not understood")?;
         let screen = self.voice.screen;
-        let answer = goal.response.as_deref().unwrap_or_default();
-        let told = if self.voice.json {
-            screen.json(&ended.goal)
-        } else if answer.is_empty() {
-            Ok(())
-        } else {
-            screen.line(Tone::Plain, &block(answer))
-        };
+        let told = self.answer(&goal, &ended.goal);
         for output in &goal.outputs {
             let tone = if output.observed { Tone::Good } else { Tone::Bad };
             screen.note(tone, &entry::output(output));
@@ -151,8 +144,8 @@ impl Watch<'_> {
         let state = entry::word(&goal.state);
         let took = self.elapsed.map(|time| format!(" in {}", span(time))).unwrap_or_default();
         let usage = entry::tokens(goal.usage);
-        let why =
-            goal.error.as_deref().map(|why| format!(": {}", cut(why, REASON_CHARS))).unwrap_or_default();
+        // Whole: it may say in several lines what to do.
+        let why = goal.error.as_deref().map(|why| format!(": {}", block(why))).unwrap_or_default();
         let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
         screen.note(tone, &format!("goal {state}{took}, {usage}{why}"));
         match told {
@@ -160,5 +153,21 @@ impl Watch<'_> {
             Ok(()) | Err(OutputError::ReaderGone) => Ok(exit),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Standard output holds an answer only if the goal is done; what a failed one said is a note.
+    fn answer(&self, goal: &GoalView, raw: &RawValue) -> Result<(), OutputError> {
+        let screen = self.voice.screen;
+        if self.voice.json {
+            return screen.json(raw);
+        }
+        let Some(answer) = goal.response.as_deref().filter(|answer| !answer.is_empty()) else {
+            return Ok(());
+        };
+        if goal.state == GoalState::Done {
+            return screen.line(Tone::Plain, &block(answer));
+        }
+        screen.note(Tone::Dim, &format!("its agent said: {}", block(answer)));
+        Ok(())
     }
 }

@@ -70,8 +70,7 @@ impl Tone {
     }
 }
 
-/// Standard output and standard error. Each line takes the lock for itself, because a private daemon's audit
-/// trail may share standard output.
+/// Standard output and standard error. Each line takes the lock for itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Screen {
     colours_out: bool,
