@@ -199,6 +199,8 @@ pub enum ModelFailureKind {
     UnknownModel,
     /// The `builtin` planner cannot read this goal. Final.
     NotUnderstood,
+    /// The `builtin` planner's work failed: a file or page could not be read. Final.
+    WorkFailed,
 }
 
 impl ModelFailureKind {
@@ -211,7 +213,11 @@ impl ModelFailureKind {
             | Self::Timeout
             | Self::CutStream
             | Self::MalformedReply => true,
-            Self::Unauthorized | Self::Rejected | Self::UnknownModel | Self::NotUnderstood => false,
+            Self::Unauthorized
+            | Self::Rejected
+            | Self::UnknownModel
+            | Self::NotUnderstood
+            | Self::WorkFailed => false,
         }
     }
 
@@ -225,7 +231,8 @@ impl ModelFailureKind {
             | Self::Unauthorized
             | Self::Rejected
             | Self::UnknownModel
-            | Self::NotUnderstood => false,
+            | Self::NotUnderstood
+            | Self::WorkFailed => false,
         }
     }
 }

@@ -55,7 +55,7 @@ enum Stop {
 ///
 /// # Errors
 /// [`ModelFailureKind::NotUnderstood`] for a goal that the planner cannot read or that lacks a grant,
-/// [`ModelFailureKind::Rejected`] when work on it failed. Neither is worth asking again.
+/// [`ModelFailureKind::WorkFailed`] when work on it failed. Neither is worth asking again.
 pub(crate) fn answer(request: &ModelRequest) -> Result<ModelReply, ModelFailure> {
     let Some(conversation) = Conversation::read(request) else {
         return Err(failure(Stop::NotUnderstood("the request holds no message".to_owned())));
@@ -80,7 +80,7 @@ fn failure(stop: Stop) -> ModelFailure {
             ModelFailureKind::NotUnderstood,
             format!("{BANNER}\nIt cannot serve this goal: {reason}.\n{SHAPES}"),
         ),
-        Stop::Failed(reason) => (ModelFailureKind::Rejected, format!("{BANNER}\n{reason}")),
+        Stop::Failed(reason) => (ModelFailureKind::WorkFailed, format!("{BANNER}\n{reason}")),
     };
     assert!(!kind.is_transient(), "a deterministic failure is not worth asking again");
     ModelFailure { kind, message, retry_after: None }

@@ -76,7 +76,7 @@ fn a_page_is_fetched_and_summarised() {
     kernel.pages.insert(url.into(), (500, "oops".into()));
     let failure = kernel.goal(&goal).expect_err("a failing page fails the goal");
     assert!(failure.message.contains("The fetcher failed") && failure.message.contains("status 500"));
-    assert_eq!(failure.kind, ModelFailureKind::Rejected);
+    assert_eq!(failure.kind, ModelFailureKind::WorkFailed);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn unreadable_files_are_reported_and_the_rest_is_used() {
     let failure =
         kernel.goal("Read ./docs and write a summary to ./output/t.md").expect_err("nothing is left");
     assert!(failure.message.contains("The reader failed: Nothing could be read"), "{}", failure.message);
-    assert_eq!(failure.kind, ModelFailureKind::Rejected);
+    assert_eq!(failure.kind, ModelFailureKind::WorkFailed);
     assert!(!kernel.files.contains_key("/w/output/t.md"));
 }
 
