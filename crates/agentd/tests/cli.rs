@@ -260,7 +260,8 @@ fn the_doctor_proves_and_a_lack_is_refused_everywhere() {
     assert!(proved("landlock") && proved("seccomp") && proved("no_new_privs"), "{report}");
     let config = builder.home().join("config/aaos");
     std::fs::create_dir_all(&config).unwrap();
-    let policy = "[confinement]\nrequire = [\"landlock\"]\nprefer = []\nlandlock_abi = 99\n";
+    let policy = "[confinement]\nrequire = [\"no_new_privs\", \"seccomp\", \"landlock\"]\nprefer = []\n\
+                  landlock_abi = 99\n";
     std::fs::write(config.join("config.toml"), policy).unwrap();
     let told = builder.cli(["doctor"]);
     assert_eq!(told.code(), 6, "{told:?}");

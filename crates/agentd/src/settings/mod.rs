@@ -11,13 +11,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::confinement::{Boundary, ConfinementPolicy};
+use aaos_core::limits::MAX_CHILDREN_AT_ONCE;
 use aaos_core::manifest::Manifest;
 use aaos_core::wire::ModelsSetup;
 use aaos_runtime::KernelLimits;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use keys::{Keys, take as take_keys};
+
+use crate::render::entry;
 
 /// The shipped bootstrap agent.
 const BOOTSTRAP: &str = include_str!("../../../../manifests/bootstrap.yaml");
@@ -76,7 +79,7 @@ impl Settings {
             worker: libexec.join("aaos-worker"),
             gateway: libexec.join("aaos-gateway"),
             limits: limits(&file)?,
-            policy: file.confinement.clone().unwrap_or_default(),
+            policy: policy(file.confinement.as_ref())?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             models,
             provider,
@@ -109,6 +112,33 @@ impl Settings {
         protected.push(self.socket.clone());
         protected
     }
+}
+
+/// The boundaries that no policy may leave out (law 5 of DESIGN §2).
+const ALWAYS_REQUIRED: [Boundary; 3] = [Boundary::NoNewPrivs, Boundary::Seccomp, Boundary::Landlock];
+/// The lowest Landlock ABI that a policy may ask for: the first that governs TCP.
+const LOWEST_LANDLOCK_ABI: u32 = 4;
+
+/// What is demanded of confinement: at least what always is.
+fn policy(stated: Option<&ConfinementPolicy>) -> Result<ConfinementPolicy> {
+    let policy = stated.cloned().unwrap_or_default();
+    let missing: Vec<Boundary> =
+        ALWAYS_REQUIRED.into_iter().filter(|one| !policy.require.contains(one)).collect();
+    if !missing.is_empty() {
+        bail!(
+            "[confinement] in the configuration file leaves out {} of `require`; add what is missing: no \
+             policy runs without no_new_privs, seccomp and landlock",
+            entry::boundaries(&missing)
+        );
+    }
+    if policy.landlock_abi < LOWEST_LANDLOCK_ABI {
+        bail!(
+            "[confinement] in the configuration file asks for Landlock ABI {}; landlock_abi must be \
+             {LOWEST_LANDLOCK_ABI} or more",
+            policy.landlock_abi
+        );
+    }
+    Ok(policy)
 }
 
 /// The base URLs, environment over file.
@@ -150,9 +180,11 @@ fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
     let default = KernelLimits::default();
     Ok(KernelLimits {
         max_agents: number(vars::AAOS_MAX_AGENTS.name)?.or(file.max_agents).unwrap_or(default.max_agents),
-        spawn_batch: number(vars::AAOS_SPAWN_AGENTS_BATCH_CAP.name)?
-            .or(file.spawn_agents_batch_cap)
-            .unwrap_or(default.spawn_batch),
+        spawn_batch: spawn_batch(
+            number(vars::AAOS_SPAWN_AGENTS_BATCH_CAP.name)?
+                .or(file.spawn_agents_batch_cap)
+                .unwrap_or(default.spawn_batch),
+        )?,
         inference_slots: number(vars::AAOS_MAX_CONCURRENT_INFERENCE.name)?
             .or(file.max_concurrent_inference)
             .unwrap_or(default.inference_slots)
@@ -162,6 +194,18 @@ fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
             .unwrap_or(default.inference_gap_ms),
         ..default
     })
+}
+
+/// Children of one call: no more than an agent may have alive at once.
+fn spawn_batch(wanted: usize) -> Result<usize> {
+    if !(1..=MAX_CHILDREN_AT_ONCE).contains(&wanted) {
+        bail!(
+            "{} (spawn_agents_batch_cap) is {wanted}; it must be 1 to {MAX_CHILDREN_AT_ONCE}, the most \
+             children of one agent at once",
+            vars::AAOS_SPAWN_AGENTS_BATCH_CAP.name
+        );
+    }
+    Ok(wanted)
 }
 
 fn path_of(name: &str) -> Option<PathBuf> {
@@ -184,5 +228,47 @@ fn switch(name: &str) -> Result<Option<bool>> {
         Some("1" | "true") => Ok(Some(true)),
         Some("0" | "false") => Ok(Some(false)),
         Some(other) => bail!("{name}={other:?} is neither 0 nor 1"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, policy, spawn_batch};
+    use aaos_core::confinement::{Boundary, ConfinementPolicy};
+
+    #[test]
+    fn a_policy_without_a_boundary_that_always_stands_is_refused() {
+        assert_eq!(policy(None).expect("the default is enough"), ConfinementPolicy::default());
+        let least = ConfinementPolicy {
+            require: ALWAYS_REQUIRED.to_vec(),
+            prefer: Vec::new(),
+            landlock_abi: LOWEST_LANDLOCK_ABI,
+        };
+        assert_eq!(policy(Some(&least)).expect("enough"), least);
+        for (left_out, name) in [
+            (Boundary::NoNewPrivs, "leaves out no_new_privs"),
+            (Boundary::Seccomp, "leaves out seccomp"),
+            (Boundary::Landlock, "leaves out landlock"),
+        ] {
+            let mut weak = least.clone();
+            weak.require.retain(|one| *one != left_out);
+            weak.prefer.push(left_out);
+            let error = policy(Some(&weak)).expect_err("too weak").to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        let old = ConfinementPolicy { landlock_abi: LOWEST_LANDLOCK_ABI - 1, ..least };
+        let error = policy(Some(&old)).expect_err("too old").to_string();
+        assert!(error.contains("landlock_abi must be 4"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_is_no_wider_than_the_children_of_one_agent() {
+        for wanted in [1, 3] {
+            assert_eq!(spawn_batch(wanted).expect("in range"), wanted);
+        }
+        for wanted in [0, 4, usize::MAX] {
+            let error = spawn_batch(wanted).expect_err("out of range").to_string();
+            assert!(error.contains("AAOS_SPAWN_AGENTS_BATCH_CAP") && error.contains("1 to 3"), "{error}");
+        }
     }
 }

@@ -51,7 +51,7 @@ vars! {
     AAOS_MAX_AGENTS = "AAOS_MAX_AGENTS", Some("max_agents"), "10000",
         "agents alive at once";
     AAOS_SPAWN_AGENTS_BATCH_CAP = "AAOS_SPAWN_AGENTS_BATCH_CAP", Some("spawn_agents_batch_cap"), "3",
-        "children that one spawn_agents call runs at once";
+        "children that one spawn_agents call runs at once, 1 to 3: an agent has at most 3 alive";
     AAOS_MAX_CONCURRENT_INFERENCE = "AAOS_MAX_CONCURRENT_INFERENCE", Some("max_concurrent_inference"), "3",
         "inferences at once per provider";
     AAOS_MIN_INFERENCE_DELAY_MS = "AAOS_MIN_INFERENCE_DELAY_MS", Some("min_inference_delay_ms"), "0",
@@ -82,6 +82,25 @@ pub(crate) fn read(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// The part of the reference page about the one table of the file.
+const CONFINEMENT: &str = "
+## The table `[confinement]`
+
+What is demanded of confinement stands in the file alone; no variable and no flag changes it. A table names all
+three keys:
+
+| key | default | meaning |
+|---|---|---|
+| `require` | `no_new_privs`, `seccomp`, `landlock`, `no_capabilities`, `rlimits`, `closed_descriptors` | without \
+these, proved, nothing is run |
+| `prefer` | `own_uid`, `user_namespace`, `mount_namespace`, `pid_namespace`, `ipc_namespace`, `net_namespace`, \
+`uts_namespace`, `cgroup_namespace` | a lack of these is recorded and shown by `agentd status` |
+| `landlock_abi` | 4 | lowest Landlock ABI that counts |
+
+`require` must hold at least `no_new_privs`, `seccomp` and `landlock`, and `landlock_abi` must be 4 or more: a file
+that asks for less is refused at the start.
+";
+
 /// The reference page of all variables.
 pub(crate) fn reference() -> String {
     let mut page = String::from(
@@ -95,6 +114,7 @@ pub(crate) fn reference() -> String {
         let default = if var.default.is_empty() { "–" } else { var.default };
         page.push_str(&format!("| `{}` | {key} | {default} | {} |\n", var.name, var.meaning));
     }
+    page.push_str(CONFINEMENT);
     page
 }
 
@@ -106,6 +126,18 @@ mod tests {
     fn the_reference_page_is_fresh() {
         let checked_in = include_str!("../../../../docs/environment.md");
         assert_eq!(checked_in, reference(), "run `agentd reference > docs/environment.md`");
+    }
+
+    #[test]
+    fn the_reference_page_names_the_default_policy() {
+        let default = aaos_core::confinement::ConfinementPolicy::default();
+        for (key, list) in [("require", &default.require), ("prefer", &default.prefer)] {
+            let names: Vec<String> =
+                list.iter().map(|one| format!("`{}`", crate::render::entry::word(one))).collect();
+            let row = format!("| `{key}` | {} |", names.join(", "));
+            assert!(reference().contains(&row), "{row}");
+        }
+        assert!(reference().contains(&format!("| `landlock_abi` | {} |", default.landlock_abi)));
     }
 
     #[test]

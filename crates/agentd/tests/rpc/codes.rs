@@ -215,7 +215,8 @@ fn confinement_that_cannot_be_had_is_1008_and_nothing_runs() {
     let builder = daemon.kill9();
     let config = builder.home().join("config/aaos");
     std::fs::create_dir_all(&config).expect("makes the directory");
-    let policy = "[confinement]\nrequire = [\"landlock\"]\nprefer = []\nlandlock_abi = 99\n";
+    let policy = "[confinement]\nrequire = [\"no_new_privs\", \"seccomp\", \"landlock\"]\nprefer = []\n\
+                  landlock_abi = 99\n";
     std::fs::write(config.join("config.toml"), policy).expect("writes");
     let strict = builder.start();
     let mut client = strict.client();
