@@ -224,7 +224,7 @@ pub struct GrepInput {
 /// One matching line of `grep`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GrepMatch {
-    /// The file, below the searched path (the path itself when it is a file).
+    /// The file's absolute path as the next call takes it; bytes that are not UTF-8 are shown as U+FFFD.
     pub path: String,
     /// Line number, from 1.
     pub line: u64,

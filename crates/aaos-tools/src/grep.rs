@@ -1,7 +1,7 @@
 //! `grep`: lines that match a regular expression, in a file or in every file below a directory.
 //!
 //! Invariants: matches come in the order of their paths' bytes, whatever order directories are read in. Links
-//! are not followed. Time per line is linear in its length; memory, files, depth and output are bounded, and
+//! are not followed. A match names its file by the absolute path that the next call takes. Time per line is linear in its length; memory, files, depth and output are bounded, and
 //! whatever a bound cut off is said by `truncated`.
 
 use std::fs::File;
@@ -47,6 +47,8 @@ pub(crate) fn grep(session: &mut Session<'_>, input: &GrepInput, target: Handed)
 struct Search {
     pattern: Regex,
     glob: Option<GlobMatcher>,
+    /// The directory searched, with a slash at the end.
+    root: String,
     shown_bytes: usize,
     opened: usize,
     /// No more matches fit.
@@ -81,7 +83,8 @@ impl Search {
             ),
         };
         let output = GrepOutput { matches: Vec::new(), files_searched: 0, truncated: false };
-        Ok(Self { pattern, glob, shown_bytes: 0, opened: 0, full: false, output })
+        let root = format!("{}/", input.path.as_str().trim_end_matches('/'));
+        Ok(Self { pattern, glob, root, shown_bytes: 0, opened: 0, full: false, output })
     }
 
     fn wants(&self, path: &str) -> bool {
@@ -223,7 +226,8 @@ fn visit(
                 search.full = true;
                 search.output.truncated = true;
             } else if !search.full && search.wants(path) {
-                search.file(file, path)?;
+                let path = format!("{}{path}", search.root);
+                search.file(file, &path)?;
             }
             Ok(None)
         }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: it ends with findings only when something was read; otherwise it fails and says why.
 
+use aaos_core::path::AbsPath;
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::GrepInput;
 
@@ -111,7 +112,7 @@ fn search(task: &GatherTask, pattern: &Pattern, conversation: &Conversation<'_>)
             Ok(found) => {
                 answered += 1;
                 searched += found.files_searched;
-                add_matches(&mut findings, base, &found, task);
+                add_matches(&mut findings, &found, task);
                 if found.truncated {
                     findings
                         .note(&format!("the search of {base} reached a limit; there may be more matches"));
@@ -152,14 +153,14 @@ fn greps(task: &GatherTask, pattern: &Pattern) -> Vec<ToolInput> {
     globs.iter().flat_map(each).map(call).collect()
 }
 
-fn add_matches(findings: &mut Findings, base: &str, found: &Matches, task: &GatherTask) {
+fn add_matches(findings: &mut Findings, found: &Matches, task: &GatherTask) {
     for hit in &found.matches {
-        let joined = if base.ends_with(&hit.path) { base.to_owned() } else { format!("{base}/{}", hit.path) };
-        let name = if hit.path.starts_with('/') { base.to_owned() } else { joined };
-        let own_output = task.exclude.iter().any(|path| path.below(&task.base) == Some(name.as_str()));
-        if own_output {
+        let path = AbsPath::parse(&hit.path).ok();
+        if path.as_ref().is_some_and(|path| task.exclude.contains(path)) {
             continue;
         }
+        let below = path.as_ref().and_then(|path| path.below(&task.base)).filter(|rest| !rest.is_empty());
+        let name = below.unwrap_or(&hit.path).to_owned();
         let point = format!("line {}: {}", hit.line, hit.text.trim());
         match findings.sources.iter_mut().find(|source| source.name == name) {
             Some(source) => source.points.push(point),

@@ -110,19 +110,19 @@ fn matches_come_in_path_order_with_line_numbers() {
     assert_eq!(
         hits(&output),
         [
-            "a-b:1:needle",
-            "a.txt:1:needle",
-            "a/deep/y.txt:1:needle",
-            "a/x.md:2:a needle",
-            "b.txt:2:needle one",
-            "b.txt:3:needle two"
+            "/d/a-b:1:needle",
+            "/d/a.txt:1:needle",
+            "/d/a/deep/y.txt:1:needle",
+            "/d/a/x.md:2:a needle",
+            "/d/b.txt:2:needle one",
+            "/d/b.txt:3:needle two"
         ]
     );
     let mut sorted = hits(&output);
     sorted.sort();
     assert_eq!(hits(&output), sorted);
     assert_eq!((output.files_searched, output.truncated), (5, false));
-    assert_eq!(hits(&grep(root, "^a needle$", Some("**/*.md"))), ["a/x.md:2:a needle"]);
+    assert_eq!(hits(&grep(root, "^a needle$", Some("**/*.md"))), ["/d/a/x.md:2:a needle"]);
     assert_eq!(hits(&grep(root, "needle", Some("*.txt"))).len(), 3, "'*' stays within one directory");
     let loose = GrepInput { case_insensitive: true, ..input("NEEDLE", Some("b.txt")) };
     assert_eq!(grep_with(root, loose).expect("a search").matches.len(), 3);
@@ -139,7 +139,7 @@ fn binary_files_and_links_are_passed_over() {
     let output = grep(root, "needle", None);
     assert_eq!((output.matches.len(), output.files_searched), (0, 0));
     fs::write(root.join("text"), b"needle").expect("written");
-    assert_eq!(hits(&grep(root, "needle", None)), ["text:1:needle"]);
+    assert_eq!(hits(&grep(root, "needle", None)), ["/d/text:1:needle"]);
 }
 
 #[test]

@@ -214,15 +214,16 @@ impl Kernel {
         let mut searched = 0;
         for (known, text) in &self.files {
             let known = AbsPath::parse(known).expect("a path");
-            let Some(rest) = known.below(path) else { continue };
+            if known.below(path).is_none() {
+                continue;
+            }
             if end.as_ref().is_some_and(|end| !known.as_str().ends_with(end.as_str())) {
                 continue;
             }
             searched += 1;
-            let shown = if rest.is_empty() { known.as_str() } else { rest };
             for (number, line) in text.lines().enumerate() {
                 if wanted.iter().any(|part| line.contains(part.as_str())) {
-                    matches.push(json!({"path": shown, "line": number + 1, "text": line}));
+                    matches.push(json!({"path": known, "line": number + 1, "text": line}));
                 }
             }
         }
