@@ -11,16 +11,16 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{AgentName, ToolName};
+use crate::name::{AgentName, NameError, ToolName};
 use crate::path::PathPattern;
 
 pub(crate) use grammar::cut;
 pub use grammar::{CapabilityError, Value, nearest};
 pub use host::{HostRule, is_local_name, is_public_web};
 
-/// A set of names, or all of them.
+/// A set of names, or all of them. In JSON a list, as in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "Vec<String>", try_from = "Vec<String>")]
 pub enum NameSet {
     /// `[*]`.
     All,
@@ -40,14 +40,50 @@ impl fmt::Display for NameSet {
     }
 }
 
-/// Which tools a `tool:` grant names.
+impl From<NameSet> for Vec<String> {
+    fn from(names: NameSet) -> Self {
+        match names {
+            NameSet::All => vec!["*".to_owned()],
+            NameSet::Only(names) => names.iter().map(AgentName::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<Vec<String>> for NameSet {
+    type Error = CapabilityError;
+
+    fn try_from(listed: Vec<String>) -> Result<Self, Self::Error> {
+        let listed = listed.iter().map(String::as_str).collect();
+        grammar::names("spawn_child", grammar::SPAWN_EXAMPLE, &Value::List(listed))
+    }
+}
+
+/// Which tools a `tool:` grant names. In JSON a text, as in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", try_from = "String")]
 pub enum ToolSet {
     /// `*`.
     All,
     /// One tool.
     One(ToolName),
+}
+
+impl From<ToolSet> for String {
+    fn from(tools: ToolSet) -> Self {
+        match tools {
+            ToolSet::All => "*".to_owned(),
+            ToolSet::One(name) => name.to_string(),
+        }
+    }
+}
+
+impl TryFrom<String> for ToolSet {
+    type Error = NameError;
+
+    /// Unlike the grammar it takes a name that the catalogue lacks: the journal may be older than the catalogue.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text == "*" { Ok(Self::All) } else { ToolName::parse(&text).map(Self::One) }
+    }
 }
 
 /// Authority over a resource.
@@ -134,6 +170,7 @@ pub struct Constraints {
     /// Whether it may be handed to a child.
     pub delegate: bool,
     /// Whether the holder may use it itself.
+    #[serde(rename = "use")]
     pub usable: bool,
 }
 

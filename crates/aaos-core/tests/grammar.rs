@@ -175,6 +175,27 @@ fn long_nonsense_gives_a_short_error() {
     assert!(GrantSpec::parse(&format!("network: {}a.org", "a.org,".repeat(300))).is_err(), "too many hosts");
 }
 
+#[test]
+fn json_says_it_in_the_grammar_s_words() {
+    for (text, json) in [
+        ("tool: *", r#"{"tool":"*"}"#),
+        ("tool: echo", r#"{"tool":"echo"}"#),
+        ("spawn_child: [*]", r#"{"spawn_child":["*"]}"#),
+        ("spawn_child: [a, b]", r#"{"spawn_child":["a","b"]}"#),
+    ] {
+        let capability = spec(text).capability;
+        assert_eq!(serde_json::to_string(&capability).expect("JSON"), json);
+        assert_eq!(serde_json::from_str::<Capability>(json).expect("read"), capability);
+    }
+    let constraints = serde_json::to_value(spec("{ tool: echo, use: false }").constraints).expect("JSON");
+    assert_eq!((&constraints["use"], constraints.get("usable")), (&serde_json::json!(false), None));
+    for json in
+        [r#"{"tool":""}"#, r#"{"tool":"a b"}"#, r#"{"spawn_child":[]}"#, r#"{"spawn_child":["*","a"]}"#]
+    {
+        assert!(serde_json::from_str::<Capability>(json).is_err(), "{json}");
+    }
+}
+
 fn any_path() -> impl Strategy<Value = PathPattern> {
     let component = "[a-z0-9 ._\"'{}#:,&!-]{0,6}[a-z]";
     (prop::collection::vec(component, 1..4), any::<bool>()).prop_map(|(parts, subtree)| {
@@ -233,6 +254,8 @@ proptest! {
     fn a_grant_in_its_own_words_is_the_same_grant(wanted in any_spec()) {
         let bare = GrantSpec::from(wanted.capability.clone());
         prop_assert_eq!(GrantSpec::parse(&bare.to_string()), Ok(bare));
+        let json = serde_json::to_string(&wanted).expect("JSON");
+        prop_assert_eq!(&serde_json::from_str::<GrantSpec>(&json).expect("read"), &wanted);
         prop_assert_eq!(GrantSpec::parse(&wanted.to_string()), Ok(wanted));
     }
 

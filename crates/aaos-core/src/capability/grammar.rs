@@ -12,6 +12,7 @@ use super::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
 
 const FORMS: [&str; 6] = ["file_read", "file_write", "tool", "web_search", "network", "spawn_child"];
 const CONSTRAINTS: [&str; 5] = ["max_invocations", "max_per_minute", "expires_in_seconds", "delegate", "use"];
+pub(super) const SPAWN_EXAMPLE: &str = "spawn_child: [reader, writer]";
 /// In the grammar, not built yet.
 const LATER_FORMS: [&str; 2] = ["exec", "message_send"];
 /// Tools of SPEC §4 that are not built yet.
@@ -167,9 +168,7 @@ impl Capability {
                 _ => Err(shape("web_search", "no value", "web_search")),
             },
             "network" => Ok(Self::Network(hosts(value)?)),
-            "spawn_child" => {
-                Ok(Self::SpawnChild(names("spawn_child", "spawn_child: [reader, writer]", value)?))
-            }
+            "spawn_child" => Ok(Self::SpawnChild(names("spawn_child", SPAWN_EXAMPLE, value)?)),
             later if LATER_FORMS.contains(&later) => {
                 Err(CapabilityError::NotSupported { what: format!("capability `{later}:`") })
             }
@@ -316,7 +315,11 @@ fn tool(value: &Value<'_>) -> Result<ToolSet, CapabilityError> {
     Ok(ToolSet::One(name))
 }
 
-fn names(form: &'static str, example: &'static str, value: &Value<'_>) -> Result<NameSet, CapabilityError> {
+pub(super) fn names(
+    form: &'static str,
+    example: &'static str,
+    value: &Value<'_>,
+) -> Result<NameSet, CapabilityError> {
     let listed = match value {
         Value::Text(text) => {
             let inside = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
