@@ -459,6 +459,24 @@ kinds! {
     BodyErased => "body_erased",
 }
 
+/// Kinds of SPEC §5 that nothing in this version records yet; their names are taken.
+const RESERVED_KINDS: &[&str] = &[
+    "context_summarization_failed",
+    "context_summarized",
+    "human_approval_denied",
+    "human_approval_granted",
+    "human_approval_requested",
+    "memory_queried",
+    "memory_stored",
+    "session_store_error",
+];
+
+/// Whether entries of this kind exist, now or in a later version.
+#[must_use]
+pub fn is_kind(name: &str) -> bool {
+    EVENT_KINDS.contains(&name) || RESERVED_KINDS.contains(&name)
+}
+
 /// Who and what an entry is about. The journal adds sequence number, id and hashes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewEntry {
@@ -523,6 +541,9 @@ mod tests {
         let read: Vec<&str> = expected.split('`').filter(|part| part.contains(char::is_alphabetic)).collect();
         let read: Vec<&str> = read.into_iter().filter(|part| !part.contains(' ')).collect();
         assert_eq!(read, EVENT_KINDS);
+        assert!(super::is_kind("memory_stored") && super::is_kind("tool_result"));
+        assert!(!super::is_kind("tool_results"));
+        assert!(super::RESERVED_KINDS.iter().all(|kind| !EVENT_KINDS.contains(kind)), "reserved until it is built");
         let mut bare = 0;
         for kind in EVENT_KINDS {
             let text = format!("{{\"kind\":\"{kind}\"}}");

@@ -5,7 +5,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use aaos_core::event::{Entry, Event};
+use aaos_core::event::{EVENT_KINDS, Entry, Event, is_kind};
 use aaos_core::id::{AgentId, GoalId, Seq};
 use aaos_core::limits::MAX_READ_ENTRIES;
 use aaos_ipc::FrameBody;
@@ -163,6 +163,14 @@ pub(super) fn audit(settings: &Settings, args: AuditArgs, screen: Screen) -> Res
 }
 
 async fn print(mut source: Source, args: AuditArgs, screen: Screen) -> Result<Exit> {
+    if let Some(kind) = args.kind.iter().find(|kind| !is_kind(kind)) {
+        let known = EVENT_KINDS.join(", ");
+        return Err(UsageError(format!(
+            "no entry is of kind {}; the kinds are {known}",
+            cut(kind, VALUE_CHARS)
+        ))
+        .into());
+    }
     let mut names = Names::default();
     let is_partial = args.agent.is_some() || args.after.is_some() || !args.kind.is_empty();
     if is_partial && !args.json {

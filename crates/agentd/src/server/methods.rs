@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aaos_core::capability::GrantSpec;
+use aaos_core::event::{EVENT_KINDS, is_kind};
 use aaos_core::id::AgentId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
@@ -253,13 +254,13 @@ async fn audit_method(kernel: &Kernel, outbox: &Outbox, request: &Request) -> An
     }
     match request.method.as_str() {
         "audit.query" => {
-            let filter = filter_of(request.params.parse()?);
+            let filter = filter_of(request.params.parse()?)?;
             let head = *kernel.journal().head().borrow();
             let entries = kernel.journal().read(filter).await.map_err(|error| refused(error.into()))?;
             json(&Entries { entries, head })
         }
         "audit.stream" => {
-            let filter = filter_of(request.params.parse()?);
+            let filter = filter_of(request.params.parse()?)?;
             stream::audit(kernel, outbox, request, filter).await
         }
         "audit.verify" => {
@@ -278,15 +279,21 @@ async fn audit_method(kernel: &Kernel, outbox: &Outbox, request: &Request) -> An
     }
 }
 
-fn filter_of(params: Audit) -> Filter {
+fn filter_of(params: Audit) -> Result<Filter, RpcError> {
+    let unknown = params.kinds.iter().find(|kind| !is_kind(kind));
+    if let Some(kind) = unknown {
+        let shown: String = kind.chars().take(64).collect();
+        let message = format!("no entry is of kind {shown:?}; the kinds are {}", EVENT_KINDS.join(", "));
+        return Err(RpcError::new(ErrorCode::InvalidParams, message));
+    }
     let default = Filter::default();
-    Filter {
+    Ok(Filter {
         after_seq: params.after_seq,
         goal: params.goal_id,
         agent: params.agent_id,
         kinds: params.kinds,
         limit: params.limit.unwrap_or(default.limit),
-    }
+    })
 }
 
 fn goal_request(params: Submit) -> Result<GoalRequest, RpcError> {
