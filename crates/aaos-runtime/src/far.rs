@@ -272,18 +272,9 @@ impl Kernel {
     }
 
     async fn journal_start(&self, worker: &Worker, owner: WorkerOwner) -> Result<(), KernelError> {
-        let receipt = worker.receipt().clone();
-        let mut events = vec![
-            Event::WorkerStarted { worker: worker.id(), pid: receipt.pid },
-            Event::ConfinementReceipt { receipt, role: "worker".to_owned() },
-        ];
-        if !worker.missing().is_empty() {
-            let missing: Vec<Boundary> = worker.missing().to_vec();
-            events.push(Event::ConfinementDegraded { worker: worker.id(), missing });
-        }
         // Not waited for: a receipt is a record of what was observed, and the first call that is not safe
         // waits for its own, later entry.
-        for event in events {
+        for event in start_events(worker.receipt(), worker.missing()) {
             self.journal().note(self.entry(owner.goal, Some(owner.agent), event))?;
         }
         Ok(())
@@ -313,9 +304,24 @@ impl Kernel {
     }
 }
 
+/// What the journal says of a worker that was started: who, how it is confined, and what it lacks.
+fn start_events(receipt: &ConfinementReceipt, missing: &[Boundary]) -> Vec<Event> {
+    let (worker, pid) = (receipt.worker, receipt.pid);
+    let mut events = vec![
+        Event::WorkerStarted { worker, pid },
+        Event::ConfinementReceipt { receipt: receipt.clone(), role: "worker".to_owned() },
+    ];
+    if !missing.is_empty() {
+        events.push(Event::ConfinementDegraded { worker, missing: missing.to_vec() });
+    }
+    events
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Handover;
+    use super::{Handover, start_events};
+    use aaos_core::confinement::{Boundary, ConfinementReceipt, Substrate};
+    use aaos_core::id::WorkerId;
     use aaos_core::name::ProviderName;
     use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
 
@@ -329,6 +335,26 @@ mod tests {
             any_model: true,
         };
         ModelsSetup { providers: vec![provider], aliases: Vec::new() }
+    }
+
+    #[test]
+    fn a_worker_that_lacks_a_preferred_boundary_is_recorded_as_degraded() {
+        let receipt = ConfinementReceipt {
+            worker: "0190a5e8-7c1b-7000-8000-0123456789ab".parse::<WorkerId>().expect("an id"),
+            pid: 7,
+            substrate: Substrate::Process,
+            landlock_abi: 7,
+            seccomp_filter_hash: "00".to_owned(),
+            boundaries: Vec::new(),
+        };
+        let kinds = |missing: &[Boundary]| -> Vec<_> {
+            start_events(&receipt, missing).iter().map(aaos_core::event::Event::kind).collect()
+        };
+        assert_eq!(kinds(&[]), ["worker_started", "confinement_receipt"]);
+        assert_eq!(
+            kinds(&[Boundary::NetNamespace]),
+            ["worker_started", "confinement_receipt", "confinement_degraded"]
+        );
     }
 
     #[test]

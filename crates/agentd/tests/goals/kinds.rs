@@ -10,11 +10,11 @@ use testkit::{
 
 /// Kinds that another test shows, with the file and the test.
 const SHOWN_ELSEWHERE: [(&str, &str, &str); 3] = [
-    // No policy that agentd takes makes this machine lack anything: the sandbox's control shows what is recorded.
+    // No policy that agentd takes makes this machine lack anything.
     (
         "confinement_degraded",
-        "crates/aaos-sandbox/tests/confinement.rs",
-        "a_requirement_that_cannot_be_proved_refuses_the_launch_and_leaves_nothing",
+        "crates/aaos-runtime/src/far.rs",
+        "a_worker_that_lacks_a_preferred_boundary_is_recorded_as_degraded",
     ),
     (
         "audit_stdout_stopped",
