@@ -543,7 +543,10 @@ mod tests {
         assert_eq!(read, EVENT_KINDS);
         assert!(super::is_kind("memory_stored") && super::is_kind("tool_result"));
         assert!(!super::is_kind("tool_results"));
-        assert!(super::RESERVED_KINDS.iter().all(|kind| !EVENT_KINDS.contains(kind)), "reserved until it is built");
+        assert!(
+            super::RESERVED_KINDS.iter().all(|kind| !EVENT_KINDS.contains(kind)),
+            "reserved until it is built"
+        );
         let mut bare = 0;
         for kind in EVENT_KINDS {
             let text = format!("{{\"kind\":\"{kind}\"}}");
