@@ -9,6 +9,7 @@ pub mod capability;
 pub mod confinement;
 pub mod effect;
 pub mod event;
+pub mod exit;
 pub mod grant;
 pub mod id;
 pub mod limits;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aaos_core::authority::Authority;
 use aaos_core::effect::EffectClass;
 use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome, content_hash};
+use aaos_core::exit::Exit;
 use aaos_core::id::AgentId;
 use aaos_core::limits;
 use aaos_core::manifest::Lifecycle;
@@ -24,7 +25,7 @@ use crate::goals::{Goal, GoalRequest};
 use crate::kernel::{Kernel, KernelParts};
 use crate::registry::{Agent, AgentFacts, Mail};
 use crate::spawn::off_thread;
-use crate::verdict::{Exit, INTERRUPTED_GOAL};
+use crate::verdict::INTERRUPTED_GOAL;
 use crate::view::RunResult;
 
 /// How often idle workers are looked for.

@@ -6,25 +6,12 @@ use std::collections::BTreeMap;
 
 use aaos_agent::RunEnd;
 use aaos_core::event::{GoalState, OutputObserved};
+use aaos_core::exit::Exit;
 use aaos_core::model::ModelFailureKind;
 use aaos_core::name::AgentName;
 use aaos_core::toolio::StopReason;
 
 use crate::error::KernelError;
-
-/// Exit codes of `run` and `submit` (SPEC §6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    Denied = 3,
-    Budget = 4,
-    Provider = 5,
-    Confinement = 6,
-    Cancelled = 130,
-}
 
 /// Why an interrupted goal did not end by itself.
 pub(crate) const INTERRUPTED_GOAL: &str = "agentd was stopped while the goal was open; submit it again";

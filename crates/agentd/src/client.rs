@@ -213,7 +213,7 @@ mod tests {
             asked(&["{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":1003,\"message\":\"empty\"}}\n"])
                 .await;
         let error = result.expect_err("an error");
-        assert_eq!((Exit::of_error(&error), error.to_string().as_str()), (Exit::Budget, "empty"));
+        assert_eq!((crate::exit::of_error(&error), error.to_string().as_str()), (Exit::Budget, "empty"));
         assert!(asked(&["rubbish\n"]).await.0.is_err());
         let error = asked(&["{\"jsonrpc\""]).await.0.expect_err("cut off");
         assert!(error.to_string().contains("closed the connection"), "{error}");

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => Exit::Done.into(),
         Err(error) => {
             screen.note(Tone::Bad, &format!("agentd: {}", text::block(&format!("{error:#}"))));
-            Exit::of_error(&error).into()
+            crate::exit::of_error(&error).into()
         }
     }
 }

@@ -58,7 +58,7 @@ mod tests {
         let home = testkit::scratch();
         let path = home.path().join("a.yaml");
         let error = load_and_parse(&path).expect_err("absent");
-        assert_eq!(Exit::of_error(&error), Exit::Usage);
+        assert_eq!(crate::exit::of_error(&error), Exit::Usage);
         assert!(format!("{error:#}").contains("a.yaml"), "{error:#}");
         std::fs::write(&path, MANIFEST).unwrap();
         let error = format!("{:#}", load(&path).expect_err("no prompt"));

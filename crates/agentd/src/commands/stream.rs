@@ -140,7 +140,7 @@ impl Watch<'_> {
             let tone = if output.observed { Tone::Good } else { Tone::Bad };
             screen.note(tone, &entry::output(output));
         }
-        let exit = goal.exit_code.map_or(Exit::Failed, Exit::of_goal);
+        let exit = goal.exit_code.map_or(Exit::Failed, Exit::of_number);
         let state = entry::word(&goal.state);
         let took = self.elapsed.map(|time| format!(" in {}", span(time))).unwrap_or_default();
         let usage = entry::tokens(goal.usage);
