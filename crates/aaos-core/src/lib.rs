@@ -5,6 +5,7 @@
 //! [`authority::Authority`].
 
 pub mod authority;
+pub mod budget;
 pub mod capability;
 pub mod confinement;
 pub mod effect;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: arithmetic never wraps; it saturates where a larger number only means "more than enough".
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,152 @@ impl fmt::Display for MicroUsd {
         let decimals = format!("{rest:06}");
         let kept = decimals.trim_end_matches('0').len().max(2);
         write!(f, "{dollars}.{} USD", &decimals[..kept])
+    }
+}
+
+/// What a purse counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantity {
+    /// Model tokens, input plus output.
+    Tokens,
+    /// Money, in millionths of a US dollar.
+    MicroUsd,
+    /// Time that the agent's own runs last, milliseconds. A parent waits while its child runs, so this is the one
+    /// quantity that is not added to the ancestors.
+    WallMillis,
+    /// Child agents spawned, descendants included.
+    Children,
+    /// Bytes received through the egress gateway.
+    EgressBytes,
+    /// Bytes written to files.
+    WrittenBytes,
+    /// Files written; each write or edit counts as one.
+    Files,
+    /// Bytes of journal that its calls take.
+    JournalBytes,
+}
+
+impl Quantity {
+    /// Every quantity.
+    pub const ALL: [Self; 8] = [
+        Self::Tokens,
+        Self::MicroUsd,
+        Self::WallMillis,
+        Self::Children,
+        Self::EgressBytes,
+        Self::WrittenBytes,
+        Self::Files,
+        Self::JournalBytes,
+    ];
+
+    /// Whether what an agent uses counts in its ancestors' purses too.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        !matches!(self, Self::WallMillis)
+    }
+
+    /// The manifest's field that bounds it.
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::Tokens => "max_tokens",
+            Self::MicroUsd => "max_usd",
+            Self::WallMillis => "max_wall_seconds",
+            Self::Children => "max_children",
+            Self::EgressBytes => "max_egress_bytes",
+            Self::WrittenBytes => "max_written_bytes",
+            Self::Files => "max_files",
+            Self::JournalBytes => "max_journal_bytes",
+        }
+    }
+
+    /// An amount of it in words, for example `200 tokens` or `0.05 USD`.
+    #[must_use]
+    pub fn show(self, amount: u64) -> String {
+        match self {
+            Self::Tokens => format!("{amount} tokens"),
+            Self::MicroUsd => MicroUsd(amount).to_string(),
+            Self::WallMillis => format!("{}.{:03} s of run time", amount / 1000, amount % 1000),
+            Self::Children => format!("{amount} children"),
+            Self::EgressBytes => format!("{amount} bytes from the network"),
+            Self::WrittenBytes => format!("{amount} bytes written"),
+            Self::Files => format!("{amount} files written"),
+            Self::JournalBytes => format!("{amount} bytes of journal"),
+        }
+    }
+}
+
+/// An amount of each quantity; in JSON a map of those that are not zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "BTreeMap<Quantity, u64>", from = "BTreeMap<Quantity, u64>")]
+pub struct Amounts([u64; Quantity::ALL.len()]);
+
+impl Amounts {
+    /// Nothing of anything.
+    pub const NONE: Self = Self([0; Quantity::ALL.len()]);
+
+    /// This much of one quantity and nothing of the others.
+    #[must_use]
+    pub const fn of(quantity: Quantity, amount: u64) -> Self {
+        Self::NONE.with(quantity, amount)
+    }
+
+    /// The same with another amount of one quantity.
+    #[must_use]
+    pub const fn with(mut self, quantity: Quantity, amount: u64) -> Self {
+        self.0[quantity as usize] = amount;
+        self
+    }
+
+    /// How much of one quantity.
+    #[must_use]
+    pub const fn get(&self, quantity: Quantity) -> u64 {
+        self.0[quantity as usize]
+    }
+
+    /// Sums, saturating.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.saturating_add(theirs);
+        }
+        self
+    }
+
+    /// Differences, never below zero.
+    #[must_use]
+    pub fn minus(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.saturating_sub(theirs);
+        }
+        self
+    }
+
+    /// The quantities of which there is any.
+    pub fn iter(&self) -> impl Iterator<Item = (Quantity, u64)> {
+        Quantity::ALL
+            .into_iter()
+            .map(|quantity| (quantity, self.get(quantity)))
+            .filter(|(_, amount)| *amount > 0)
+    }
+
+    /// Whether there is nothing of anything.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
+}
+
+impl From<Amounts> for BTreeMap<Quantity, u64> {
+    fn from(amounts: Amounts) -> Self {
+        amounts.iter().collect()
+    }
+}
+
+impl From<BTreeMap<Quantity, u64>> for Amounts {
+    fn from(map: BTreeMap<Quantity, u64>) -> Self {
+        map.into_iter().fold(Self::NONE, |amounts, (quantity, amount)| amounts.with(quantity, amount))
     }
 }
 

@@ -1,0 +1,232 @@
+//! Purses: what an agent and its descendants may spend, with the arithmetic of reservations and windows.
+//!
+//! Invariant: `used + reserved ≤ ceiling` held when a reservation was admitted, in every window. Only an overdraft,
+//! which is reported, takes `used` further; nothing more is admitted there. The authority's table and the fold over
+//! the journal use this one type.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
+
+/// The most of each quantity; in JSON a map of those that are bounded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "BTreeMap<Quantity, u64>", from = "BTreeMap<Quantity, u64>")]
+pub struct Ceilings([Option<u64>; Quantity::ALL.len()]);
+
+impl Ceilings {
+    /// No bound on anything.
+    pub const NONE: Self = Self([None; Quantity::ALL.len()]);
+
+    /// A bound on one quantity alone.
+    #[must_use]
+    pub const fn of(quantity: Quantity, most: u64) -> Self {
+        Self::NONE.with(quantity, Some(most))
+    }
+
+    /// The same with another bound on one quantity.
+    #[must_use]
+    pub const fn with(mut self, quantity: Quantity, most: Option<u64>) -> Self {
+        self.0[quantity as usize] = most;
+        self
+    }
+
+    /// The bound on one quantity.
+    #[must_use]
+    pub const fn get(&self, quantity: Quantity) -> Option<u64> {
+        self.0[quantity as usize]
+    }
+
+    /// The tighter bound of the two on each quantity.
+    #[must_use]
+    pub fn tightest(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.into_iter().chain(theirs).min();
+        }
+        self
+    }
+
+    /// The quantities that are bounded.
+    pub fn iter(&self) -> impl Iterator<Item = (Quantity, u64)> {
+        Quantity::ALL.into_iter().filter_map(|quantity| Some((quantity, self.get(quantity)?)))
+    }
+}
+
+impl From<Ceilings> for BTreeMap<Quantity, u64> {
+    fn from(ceilings: Ceilings) -> Self {
+        ceilings.iter().collect()
+    }
+}
+
+impl From<BTreeMap<Quantity, u64>> for Ceilings {
+    fn from(map: BTreeMap<Quantity, u64>) -> Self {
+        map.into_iter().fold(Self::NONE, |ceilings, (quantity, most)| ceilings.with(quantity, Some(most)))
+    }
+}
+
+/// What bounds a purse.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Budget {
+    /// The most of each quantity; within one window, where there is one.
+    pub max: Ceilings,
+    /// How long a window is; without one the ceilings are for life.
+    pub reset_period: Option<Millis>,
+}
+
+impl Budget {
+    /// A ceiling of one quantity, for life.
+    #[must_use]
+    pub const fn of(quantity: Quantity, most: u64) -> Self {
+        Self { max: Ceilings::of(quantity, most), reset_period: None }
+    }
+
+    /// Under `other` too. A window is kept only where both refill, and then the longer one: of a ceiling for life and
+    /// one that refills, the one for life is tighter.
+    #[must_use]
+    pub fn under(self, other: &Self) -> Self {
+        let reset_period = match (self.bounded_period(), other.bounded_period()) {
+            (Bound::None, theirs) => theirs.period(),
+            (mine, Bound::None) => mine.period(),
+            (mine, theirs) => mine.period().zip(theirs.period()).map(|(mine, theirs)| mine.max(theirs)),
+        };
+        Self { max: self.max.tightest(&other.max), reset_period }
+    }
+
+    fn bounded_period(&self) -> Bound {
+        match self.reset_period {
+            _ if self.max == Ceilings::NONE => Bound::None,
+            None => Bound::ForLife,
+            Some(period) => Bound::Window(period),
+        }
+    }
+}
+
+/// Over what time a budget bounds anything.
+#[derive(Clone, Copy)]
+enum Bound {
+    None,
+    ForLife,
+    Window(Millis),
+}
+
+impl Bound {
+    const fn period(self) -> Option<Millis> {
+        match self {
+            Self::Window(period) => Some(period),
+            Self::None | Self::ForLife => None,
+        }
+    }
+}
+
+/// One purse: ceilings, what is reserved by effects in flight, and what is used in the present window. What
+/// descendants reserve and use is in it, except for quantities that are not shared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purse {
+    budget: Budget,
+    reserved: Amounts,
+    used: Amounts,
+    window: Timestamp,
+}
+
+impl Purse {
+    /// An untouched purse; its first window begins at `born`.
+    #[must_use]
+    pub const fn new(budget: Budget, born: Timestamp) -> Self {
+        Self { budget, reserved: Amounts::NONE, used: Amounts::NONE, window: born }
+    }
+
+    /// Its ceilings and its window.
+    #[must_use]
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// What effects in flight reserve.
+    #[must_use]
+    pub const fn reserved(&self) -> &Amounts {
+        &self.reserved
+    }
+
+    /// What is used in the window that `now` lies in.
+    #[must_use]
+    pub fn used_at(&self, now: Timestamp) -> Amounts {
+        if self.window_at(now) == self.window { self.used } else { Amounts::NONE }
+    }
+
+    /// When the present window ends.
+    #[must_use]
+    pub fn window_ends(&self, now: Timestamp) -> Option<Timestamp> {
+        self.budget.reset_period.map(|period| self.window_at(now).after(period))
+    }
+
+    /// Moves on to the window that `now` lies in: what was used before is no longer counted, what is reserved stays.
+    pub fn roll(&mut self, now: Timestamp) {
+        let window = self.window_at(now);
+        if window != self.window {
+            self.window = window;
+            self.used = Amounts::NONE;
+        }
+    }
+
+    /// Ceiling less used, where there is a ceiling. Reservations are not subtracted: they come back in part.
+    #[must_use]
+    pub fn remaining(&self, quantity: Quantity, now: Timestamp) -> Option<u64> {
+        let ceiling = self.budget.max.get(quantity)?;
+        Some(ceiling.saturating_sub(self.used_at(now).get(quantity)))
+    }
+
+    /// Whether `amount` can be reserved once nothing else is reserved.
+    #[must_use]
+    pub fn could_ever_hold(&self, quantity: Quantity, amount: u64, now: Timestamp) -> bool {
+        self.remaining(quantity, now).is_none_or(|left| amount <= left)
+    }
+
+    /// Whether `amount` can be reserved now.
+    #[must_use]
+    pub fn holds(&self, quantity: Quantity, amount: u64, now: Timestamp) -> bool {
+        let asked = self.reserved.get(quantity).saturating_add(amount);
+        self.remaining(quantity, now).is_none_or(|left| asked <= left)
+    }
+
+    /// Adds a reservation that was found to hold.
+    pub fn reserve(&mut self, quantity: Quantity, amount: u64, now: Timestamp) {
+        self.roll(now);
+        assert!(self.holds(quantity, amount, now), "a reservation never passes a ceiling");
+        self.count_reserved(quantity, amount);
+    }
+
+    /// Counts a reservation that another purse of this history admitted, whatever this one says.
+    pub(crate) fn count_reserved(&mut self, quantity: Quantity, amount: u64) {
+        let reserved = self.reserved.get(quantity).saturating_add(amount);
+        self.reserved = self.reserved.with(quantity, reserved);
+    }
+
+    /// Turns a reservation into use. Use counts in the window in which it becomes known, so that no window sees less
+    /// than its own.
+    pub fn settle(&mut self, quantity: Quantity, reserved: u64, used: u64, now: Timestamp) {
+        self.roll(now);
+        let (before, spent) = (self.reserved.get(quantity), self.used.get(quantity));
+        debug_assert!(before >= reserved, "only what was reserved is settled");
+        self.reserved = self.reserved.with(quantity, before.saturating_sub(reserved));
+        self.used = self.used.with(quantity, spent.saturating_add(used));
+    }
+
+    /// Counts all reservations as used: nobody will learn how their effects ended.
+    pub(crate) fn spend_reserved(&mut self, now: Timestamp) {
+        self.roll(now);
+        self.used = self.used.plus(&self.reserved);
+        self.reserved = Amounts::NONE;
+    }
+
+    /// The beginning of the window that `now` lies in.
+    fn window_at(&self, now: Timestamp) -> Timestamp {
+        match self.budget.reset_period {
+            Some(period) if period > Millis::ZERO => {
+                let whole = now.since(self.window).0 / period.0;
+                self.window.after(Millis(whole.saturating_mul(period.0)))
+            }
+            _ => self.window,
+        }
+    }
+}
