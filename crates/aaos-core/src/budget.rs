@@ -42,7 +42,7 @@ impl Ceilings {
     #[must_use]
     pub fn tightest(mut self, other: &Self) -> Self {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine = mine.into_iter().chain(theirs).min();
+            *mine = [*mine, theirs].into_iter().flatten().min();
         }
         self
     }
