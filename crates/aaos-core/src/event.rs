@@ -167,6 +167,11 @@ pub enum Event {
         /// Why.
         denied: Denied,
     },
+    /// Refused calls of an agent that have no entry of their own, because too many came within a minute.
+    DenialsSuppressed {
+        /// How many.
+        count: u64,
+    },
     /// A grant and everything derived from it ended.
     CapabilityRevoked {
         /// The grant.
@@ -427,6 +432,7 @@ kinds! {
     AgentSpawned => "agent_spawned",
     CapabilityGranted => "capability_granted",
     CapabilityDenied => "capability_denied",
+    DenialsSuppressed => "denials_suppressed",
     CapabilityRevoked => "capability_revoked",
     AgentStopped => "agent_stopped",
     AgentExecutionStarted => "agent_execution_started",

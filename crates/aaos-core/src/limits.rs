@@ -143,6 +143,10 @@ pub const KEPT_STDERR_BYTES: usize = 4096;
 pub const MAX_TOOL_RESULT_BYTES: usize = 6 * 1024 * 1024;
 /// The same tool with the same input this often in one run gets a hint.
 pub const REPEAT_GUARD: u32 = 3;
+/// Distinct calls of one agent that the repeat guard remembers; beyond that it forgets the one made longest ago.
+pub const MAX_REPEAT_ENTRIES: usize = 1_024;
+/// Refused calls of one agent that are journalled one by one within a minute; further ones are counted.
+pub const MAX_DENIALS_PER_MINUTE: u32 = 60;
 
 /// Commands that wait for the journal's writer; a note beyond that is a typed *full*.
 pub const JOURNAL_QUEUE: usize = 4_096;

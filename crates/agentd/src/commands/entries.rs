@@ -209,7 +209,10 @@ async fn print(mut source: Source, args: AuditArgs, screen: Screen) -> Result<Ex
 
 fn tone(event: &Event) -> Tone {
     match event {
-        Event::CapabilityDenied { .. } | Event::BudgetExceeded { .. } | Event::Overdraft { .. } => Tone::Bad,
+        Event::CapabilityDenied { .. }
+        | Event::DenialsSuppressed { .. }
+        | Event::BudgetExceeded { .. }
+        | Event::Overdraft { .. } => Tone::Bad,
         Event::ToolResult { failure: Some(_), .. } | Event::InferenceCompleted { result: Err(_), .. } => {
             Tone::Bad
         }

@@ -91,6 +91,7 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         | Event::NetworkFetched { .. } => far(event),
         Event::CapabilityGranted { .. }
         | Event::CapabilityDenied { .. }
+        | Event::DenialsSuppressed { .. }
         | Event::CapabilityRevoked { .. } => capability(event),
         _ => agent(event, names),
     }
@@ -164,6 +165,9 @@ fn capability(event: &Event) -> String {
         }
         Event::CapabilityDenied { effect, denied } => {
             format!("{} {}", cut(effect, VALUE_CHARS), denial(denied))
+        }
+        Event::DenialsSuppressed { count } => {
+            format!("{count} more refused calls within the minute, not listed one by one")
         }
         Event::CapabilityRevoked { grant } => format!("grant {grant} and what derives from it"),
         _ => String::new(),

@@ -151,6 +151,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
         Event::CapabilityDenied { effect, denied } => {
             (Tone::Bad, format!("{} {}", cut(effect, VALUE_CHARS), entry::denial(denied)))
         }
+        Event::DenialsSuppressed { count } => {
+            (Tone::Bad, format!("{count} more calls were refused within the minute"))
+        }
         Event::InferenceRetried { failure, wait, .. } => (
             Tone::Warn,
             format!("the model is asked again in {}: {}", span(*wait), entry::model_failure(failure)),
