@@ -8,7 +8,6 @@
 
 mod context;
 mod mind;
-mod repeat;
 mod wrap;
 
 pub use mind::{Command, Mind, MindConfig, MindEvent, RunEnd};

@@ -8,14 +8,13 @@ use std::collections::BTreeSet;
 use aaos_core::limits::MAX_CALLS_PER_TURN;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, RequestedTool, ToolSpec, Usage,
+    ModelStop, ToolSpec, Usage,
 };
 use aaos_core::name::ModelName;
 use aaos_core::quantity::{Bytes, Tokens};
 use aaos_core::toolio::StopReason;
 
 use crate::context::{TokenMeter, fixed_size, messages_size};
-use crate::repeat::{RepeatCounts, deserves_hint, fires, hint};
 
 /// Longest call id kept as the model's provider wrote it; a longer one is replaced.
 const MAX_CALL_ID_BYTES: usize = 128;
@@ -75,13 +74,6 @@ pub enum Command {
     Ask(Box<ModelRequest>),
     /// Invoke these tools, each after validation.
     Invoke(Vec<ModelCall>),
-    /// Put on record that the model repeats itself.
-    RepeatGuard {
-        /// Which tool.
-        tool: RequestedTool,
-        /// How often with this input.
-        count: u32,
-    },
     /// The run is over; the mind is idle.
     Finish(RunEnd),
 }
@@ -120,7 +112,6 @@ struct Run {
     usage: Usage,
     iterations: u32,
     last_text: String,
-    repeats: RepeatCounts,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +128,6 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq)]
 struct Turn {
     invoked: Vec<ModelCall>,
-    counts: Vec<u32>,
     excess: Vec<ModelCall>,
 }
 
@@ -289,15 +279,10 @@ impl Mind {
         self.history.push(Message::Assistant { text, reasoning, calls: calls.clone() });
         let mut invoked = calls;
         let excess = invoked.split_off(invoked.len().min(MAX_CALLS_PER_TURN));
-        let counts: Vec<_> = invoked.iter().map(|call| self.run.repeats.count(call)).collect();
-        let fired = invoked.iter().zip(&counts).filter(|(_, count)| fires(**count));
-        let mut commands: Vec<_> = fired
-            .map(|(call, count)| Command::RepeatGuard { tool: call.tool.clone(), count: *count })
-            .collect();
-        commands.push(Command::Invoke(invoked.clone()));
         assert!(!invoked.is_empty(), "a turn with calls invokes at least one");
-        self.phase = Phase::Acting(Turn { invoked, counts, excess });
-        commands
+        let command = Command::Invoke(invoked.clone());
+        self.phase = Phase::Acting(Turn { invoked, excess });
+        vec![command]
     }
 
     fn take_results(&mut self, results: Vec<CallResult>) -> Vec<Command> {
@@ -306,13 +291,7 @@ impl Mind {
         };
         let asked = turn.invoked.iter().map(|call| &call.id);
         assert!(results.iter().map(|result| &result.id).eq(asked), "tool results do not match the calls");
-        let hinted = results.into_iter().zip(&turn.counts).map(|(mut result, count)| {
-            if deserves_hint(*count) {
-                result.content.push_str(&hint(*count));
-            }
-            result
-        });
-        let results = hinted.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
+        let results = results.into_iter().chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
         self.history.push(Message::ToolResults { results });
         vec![self.ask()]
     }

@@ -184,27 +184,6 @@ fn cancelling_works_in_every_phase_and_parts_no_call_from_its_result() {
 }
 
 #[test]
-fn the_third_equal_call_is_recorded_and_hinted() {
-    let mut mind = asking();
-    for turn in 1..=4 {
-        let commands = mind.step(reply("", vec![call("", "echo", "{\"a\":1}")], ModelStop::ToolUse));
-        let fired = commands.iter().any(|command| matches!(command, Command::RepeatGuard { count: 3, .. }));
-        assert_eq!(fired, turn == 3, "turn {turn}");
-        let calls = invoked(&commands).to_vec();
-        let commands = mind.step(results(&calls));
-        let Some(Message::ToolResults { results }) = asked(&commands).messages.last() else {
-            panic!("results come last");
-        };
-        assert_eq!(results[0].content.contains("same tool with the same input"), turn >= 3, "turn {turn}");
-    }
-    let mut fresh = mind.clone();
-    fresh.step(MindEvent::Cancelled);
-    fresh.step(message("new run"));
-    let commands = fresh.step(reply("", vec![call("", "echo", "{\"a\":1}")], ModelStop::ToolUse));
-    assert_eq!(commands.len(), 1, "a new run counts anew");
-}
-
-#[test]
 fn too_many_calls_are_answered_without_being_run() {
     let mut mind = asking();
     let many = (0..MAX_CALLS_PER_TURN + 5).map(|n| call(&format!("c{n}"), "echo", &n.to_string())).collect();
@@ -345,7 +324,6 @@ fn play(config: &MindConfig, replies: &[ModelReply]) -> (Vec<Vec<ModelRequest>>,
                 replies.next();
                 message("go on")
             }
-            Command::RepeatGuard { .. } => panic!("a guard is never the last command"),
         };
     }
 }

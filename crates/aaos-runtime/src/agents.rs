@@ -225,7 +225,7 @@ impl Kernel {
         if tool::find(tool).is_none() {
             return Err(KernelError::unknown("tool", &tool));
         }
-        Ok(self.invoke(&agent, None, tool, input).await?)
+        Ok(self.invoke(&agent, None, tool, input).await.result?)
     }
 }
 

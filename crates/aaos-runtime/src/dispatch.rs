@@ -19,6 +19,7 @@ use aaos_ipc::Schema;
 use aaos_journal::{Permit, Receipt};
 use tokio::time::Instant;
 
+use crate::denials;
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
@@ -46,14 +47,24 @@ impl Schemas {
     }
 }
 
+/// What came of a call.
+#[derive(Debug)]
+pub(crate) struct Invoked {
+    /// The JSON text of the result.
+    pub(crate) result: Result<String, ToolFailure>,
+    /// How often the agent made this very call since its last run began, this time included.
+    pub(crate) count: u32,
+}
+
 /// Milliseconds since `begun`.
 pub(crate) fn elapsed(begun: Instant) -> Millis {
     Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Kernel {
-    /// Invokes a tool for an agent, whoever asks: its mind, `tool.invoke`, a retry. Returns the JSON text of the
-    /// result. The call runs on to its recorded end even if the caller stops waiting.
+    /// Invokes a tool for an agent, whoever asks: its mind, `tool.invoke`, a retry. The call runs on to its
+    /// recorded end even if the caller stops waiting. The repeat guard counts all of them alike; a model is told in
+    /// words of its own beside the result, a client of the socket by the journal alone.
     ///
     /// Boxed, because a spawning tool runs children, which invoke tools.
     pub(crate) fn invoke<'k>(
@@ -62,24 +73,36 @@ impl Kernel {
         trace: Option<TraceId>,
         tool: &'k str,
         arguments: &'k str,
-    ) -> Pin<Box<dyn Future<Output = Result<String, ToolFailure>> + Send + 'k>> {
+    ) -> Pin<Box<dyn Future<Output = Invoked> + Send + 'k>> {
         Box::pin(async move {
-            if agent.cancel.is_cancelled() {
+            let count = self.count_call(agent, trace, tool, arguments);
+            let result = self.invoke_counted(agent, trace, tool, arguments).await;
+            Invoked { result, count }
+        })
+    }
+
+    async fn invoke_counted(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        tool: &str,
+        arguments: &str,
+    ) -> Result<String, ToolFailure> {
+        if agent.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        let call = self.parse_call(tool, arguments)?;
+        let (kernel, owned) = (self.clone(), Arc::clone(agent));
+        let running = agent.tasks.spawn(async move {
+            // Asked again inside the tracked task: an agent is retired by cancelling first and then
+            // waiting for its tasks, so what gets past here is waited for.
+            if owned.cancel.is_cancelled() {
                 return Err(cancelled());
             }
-            let call = self.parse_call(tool, arguments)?;
-            let (kernel, owned) = (self.clone(), Arc::clone(agent));
-            let running = agent.tasks.spawn(async move {
-                // Asked again inside the tracked task: an agent is retired by cancelling first and then
-                // waiting for its tasks, so what gets past here is waited for.
-                if owned.cancel.is_cancelled() {
-                    return Err(cancelled());
-                }
-                kernel.perform(&owned, trace, call).await
-            });
-            running.await.unwrap_or_else(|died| {
-                Err(ToolFailure::new(ToolFailureKind::WorkerLost, format!("the call died: {died}")))
-            })
+            kernel.perform(&owned, trace, call).await
+        });
+        running.await.unwrap_or_else(|died| {
+            Err(ToolFailure::new(ToolFailureKind::WorkerLost, format!("the call died: {died}")))
         })
     }
 
@@ -142,16 +165,23 @@ impl Kernel {
                 permit.map_err(|error| KernelError::from(error).into_tool_failure())
             }
             Err(refusal) => {
-                self.journal_refusal(agent, label, &refusal).await;
-                Err(KernelError::from(refusal).into_tool_failure())
+                let told = self.journal_refusal(agent, label, refusal).await;
+                Err(KernelError::from(told).into_tool_failure())
             }
         }
     }
 
-    /// Journals a refusal. The caller waits for the disk: a flood of refused calls is held back by it, and none
-    /// is left out.
-    pub(crate) async fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: &Refusal) {
-        let event = match refusal {
+    /// Journals a refusal and gives what the caller is told. The caller waits for the disk: a flood of refused calls
+    /// is held back by it. None is left out, but those beyond so many a minute are counted in one entry, and their
+    /// callers are told of that limit instead.
+    pub(crate) async fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: Refusal) -> Refusal {
+        if let Refusal::Denied(_) = refusal {
+            self.count_denial(agent);
+        }
+        if !self.lists_denial(agent) {
+            return denials::too_many();
+        }
+        let event = match &refusal {
             Refusal::Denied(denied) => {
                 Event::CapabilityDenied { effect: effect.to_owned(), denied: denied.clone() }
             }
@@ -168,9 +198,7 @@ impl Kernel {
             },
         };
         self.record_or_log(self.agent_entry(agent, event)).await;
-        if let Refusal::Denied(_) = refusal {
-            self.count_denial(agent);
-        }
+        refusal
     }
 
     /// Remembers for the goal that something was denied; its exit code may tell.
@@ -186,8 +214,11 @@ impl Kernel {
         let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
         if let Some(denied) = denied {
             self.count_denial(agent);
-            let effect = receipt.label().to_owned();
-            self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
+            // The outcome below is journalled whatever becomes of this entry.
+            if self.lists_denial(agent) {
+                let effect = receipt.label().to_owned();
+                self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
+            }
         }
         let finished = self.journal().finish(receipt, self.clock().now()).await?;
         self.authority().settle(&finished.charges, Tokens::ZERO);

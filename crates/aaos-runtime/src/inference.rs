@@ -114,7 +114,7 @@ impl Kernel {
             if let Some(remaining) = remaining.filter(|left| *left < least) {
                 // Not even the prompt fits: asking would be an overdraft for certain.
                 let refusal = Refusal::Budget { wanted: least, remaining };
-                self.journal_refusal(agent, "inference", &refusal).await;
+                self.journal_refusal(agent, "inference", refusal.clone()).await;
                 return Err(refused(refusal));
             }
             let max_output_tokens = clamp_output(request.max_output_tokens, input, remaining);
@@ -147,7 +147,7 @@ impl Kernel {
                     }
                 }
                 Err(refusal) => {
-                    self.journal_refusal(agent, "inference", &refusal).await;
+                    self.journal_refusal(agent, "inference", refusal.clone()).await;
                     return Err(refused(refusal));
                 }
             }

@@ -18,9 +18,12 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::denials::Denials;
 use crate::error::KernelError;
 use crate::far::WorkerSlot;
 use crate::goals::Goal;
+use crate::meter::RunMeter;
+use crate::repeat::RepeatCounts;
 use crate::view::{AgentState, RunResult};
 
 /// What never changes about an agent, and the handles by which it is driven.
@@ -40,6 +43,7 @@ pub(crate) struct Agent {
     /// An on-demand agent makes one run at a time.
     pub(crate) run_gate: Semaphore,
     pub(crate) worker: WorkerSlot,
+    pub(crate) denials: Arc<Denials>,
     pub(crate) paused: watch::Sender<bool>,
     pub(crate) mail_arrived: Notify,
     /// How far its leaving has come.
@@ -64,6 +68,10 @@ pub(crate) enum Departure {
 pub(crate) struct Live {
     pub(crate) running: bool,
     pub(crate) usage: Usage,
+    /// Calls since the last run began.
+    pub(crate) repeats: RepeatCounts,
+    /// Of the run that is going on.
+    pub(crate) meter: Option<Arc<RunMeter>>,
     pub(crate) waiting_for: Option<String>,
     pub(crate) mailbox: Mailbox<Mail>,
     /// Messages that are being journalled: each has its place in the mailbox already.
@@ -103,6 +111,7 @@ impl Agent {
             tasks: TaskTracker::new(),
             run_gate: Semaphore::new(1),
             worker: WorkerSlot::default(),
+            denials: Arc::default(),
             paused: watch::Sender::new(false),
             mail_arrived: Notify::new(),
             gone: watch::Sender::new(Departure::Here),
@@ -110,6 +119,8 @@ impl Agent {
             live: Mutex::new(Live {
                 running: false,
                 usage: Usage::default(),
+                repeats: RepeatCounts::default(),
+                meter: None,
                 waiting_for: None,
                 mailbox: Mailbox::default(),
                 arriving: 0,

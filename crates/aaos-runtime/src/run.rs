@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, wrap_tool_result};
+use aaos_core::authority::Refusal;
 use aaos_core::event::{Event, NewEntry, content_hash};
 use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
-use aaos_core::model::{CallResult, ModelCall, Usage};
-use aaos_core::name::ToolName;
+use aaos_core::model::{CallResult, ModelCall, ModelRequest, Usage};
 use aaos_core::quantity::Tokens;
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
 use aaos_core::tool::ToolDescriptor;
@@ -20,7 +20,9 @@ use aaos_core::toolio::ToolFailure;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::meter::RunMeter;
 use crate::registry::Agent;
+use crate::repeat::{self, RepeatCounts};
 use crate::view::RunResult;
 
 /// The agent ABI, served in process.
@@ -28,6 +30,7 @@ struct InProcess<'k> {
     kernel: &'k Kernel,
     agent: &'k Arc<Agent>,
     trace: Option<TraceId>,
+    meter: Arc<RunMeter>,
 }
 
 impl AgentServices for InProcess<'_> {
@@ -36,9 +39,7 @@ impl AgentServices for InProcess<'_> {
             return ServiceReply::Cancelled;
         }
         match request {
-            ServiceRequest::AskModel(request) => {
-                self.kernel.ask_model(self.agent, self.trace, *request).await
-            }
+            ServiceRequest::AskModel(request) => self.ask(*request).await,
             ServiceRequest::InvokeTool(call) => self.invoke(call).await,
             ServiceRequest::ReportUsage(usage) => {
                 self.kernel.report_usage(self.agent, usage);
@@ -49,13 +50,28 @@ impl AgentServices for InProcess<'_> {
 }
 
 impl InProcess<'_> {
+    async fn ask(&self, request: ModelRequest) -> ServiceReply {
+        if self.meter.is_spent() {
+            let refusal = Refusal::Budget { wanted: request.max_output_tokens, remaining: Tokens::ZERO };
+            self.kernel.journal_refusal(self.agent, "inference", refusal).await;
+            return ServiceReply::BudgetExceeded { remaining: Tokens::ZERO };
+        }
+        let reply = self.kernel.ask_model(self.agent, self.trace, request).await;
+        if let ServiceReply::Model(reply) = &reply {
+            self.meter.add(reply.usage);
+        }
+        reply
+    }
+
     async fn invoke(&self, call: ModelCall) -> ServiceReply {
-        let result = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
-        let is_error = result.is_err();
-        let json = result.unwrap_or_else(|failure| failure_json(&failure));
+        let invoked = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
+        let is_error = invoked.result.is_err();
+        let json = invoked.result.unwrap_or_else(|failure| failure_json(&failure));
         // Fresh for each result: what stands inside cannot know it.
         let nonce = self.kernel.clock().fresh().simple().to_string();
-        let content = wrap_tool_result(&nonce, &call.tool.0, &json);
+        let mut content = wrap_tool_result(&nonce, &call.tool.0, &json);
+        // Outside the wrapping: it is the runtime that says it.
+        content.extend(repeat::hint(invoked.count));
         ServiceReply::ToolResult(CallResult { id: call.id, tool: call.tool, content, is_error })
     }
 }
@@ -117,11 +133,19 @@ impl Kernel {
         let message_hash = content_hash(message.as_bytes());
         let started = Event::AgentExecutionStarted { message_hash, message: message.clone() };
         self.journal().record(about_trace(self.agent_entry(agent, started), trace)).await?;
-        agent.live().running = true;
-        let end = self.drive(agent, mind, message, trace).await;
+        let meter = self.meter_for(agent);
+        {
+            let mut live = agent.live();
+            live.running = true;
+            live.repeats = RepeatCounts::default();
+            live.meter = Some(Arc::clone(&meter));
+        }
+        let services = InProcess { kernel: self, agent, trace, meter };
+        let end = self.drive(&services, mind, message).await;
         {
             let mut live = agent.live();
             live.running = false;
+            live.meter = None;
             live.usage = end.usage;
         }
         self.journal().record(about_trace(self.agent_entry(agent, completed(&end)), trace)).await?;
@@ -129,14 +153,7 @@ impl Kernel {
     }
 
     /// Feeds the mind until it finishes.
-    async fn drive(
-        &self,
-        agent: &Arc<Agent>,
-        mind: &mut Mind,
-        message: String,
-        trace: Option<TraceId>,
-    ) -> RunEnd {
-        let services = InProcess { kernel: self, agent, trace };
+    async fn drive(&self, services: &InProcess<'_>, mind: &mut Mind, message: String) -> RunEnd {
         let mut commands = VecDeque::from(mind.step(MindEvent::Message { text: message }));
         loop {
             let event = match commands.pop_front() {
@@ -149,14 +166,7 @@ impl Kernel {
                     }
                     continue;
                 }
-                Some(Command::Invoke(calls)) => invoke_all(&services, calls).await,
-                Some(Command::RepeatGuard { tool, count }) => {
-                    if let Ok(tool) = ToolName::parse(&tool.0) {
-                        let event = Event::ToolRepeatGuardFired { tool, count };
-                        self.note_or_log(self.agent_entry(agent, event));
-                    }
-                    continue;
-                }
+                Some(Command::Invoke(calls)) => invoke_all(services, calls).await,
                 Some(Command::Finish(end)) => return end,
                 None => unreachable!("a mind that waits for nothing has finished"),
             };

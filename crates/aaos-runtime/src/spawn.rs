@@ -179,9 +179,8 @@ impl Kernel {
         let manifest = match narrow_manifest(&parent.manifest, manifest) {
             Ok(manifest) => manifest,
             Err(denied) => {
-                let refusal = Refusal::Denied(denied);
-                self.journal_refusal(parent, "spawn", &refusal).await;
-                return Err(KernelError::from(refusal).into_tool_failure());
+                let told = self.journal_refusal(parent, "spawn", Refusal::Denied(denied)).await;
+                return Err(KernelError::from(told).into_tool_failure());
             }
         };
         self.check_open().map_err(KernelError::into_tool_failure)?;
@@ -195,7 +194,7 @@ impl Kernel {
                 reason: reason.clone(),
                 hint: "give the child only what you hold yourself".to_owned(),
             };
-            self.journal_refusal(parent, "spawn", &Refusal::Denied(denied)).await;
+            self.journal_refusal(parent, "spawn", Refusal::Denied(denied)).await;
         }
         let (outcome, child) = match built {
             Ok(child) => (Ok(child.id), Ok(child)),
