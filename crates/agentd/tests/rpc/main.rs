@@ -4,6 +4,7 @@ mod bad_input;
 mod codes;
 mod denied_writes;
 mod hostile_clients;
+mod limits;
 mod manifests;
 mod methods;
 mod persistent;
