@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AgentName, NameError, ToolName};
 use crate::path::PathPattern;
 
-pub(crate) use grammar::cut;
 pub use grammar::{CapabilityError, Value, nearest};
+pub(crate) use grammar::{cut, tool_name};
 pub use host::{HostRule, is_local_name, is_public_web};
 
 /// A set of names, or all of them. In JSON a list, as in a manifest.
@@ -172,6 +172,9 @@ pub struct Constraints {
     /// Whether the holder may use it itself.
     #[serde(rename = "use")]
     pub usable: bool,
+    /// Whether each use waits for a human.
+    #[serde(default)]
+    pub approval_required: bool,
 }
 
 impl Default for Constraints {
@@ -182,6 +185,7 @@ impl Default for Constraints {
             expires_in_seconds: None,
             delegate: true,
             usable: true,
+            approval_required: false,
         }
     }
 }
@@ -223,6 +227,9 @@ impl fmt::Display for GrantSpec {
             if !right {
                 write!(f, ", {name}: false")?;
             }
+        }
+        if bounds.approval_required {
+            f.write_str(", approval_required: true")?;
         }
         f.write_str(" }")
     }

@@ -3,6 +3,7 @@
 //! Invariant: a [`Manifest`] was parsed strictly; nothing in it is ignored. Fields whose effect is not built
 //! yet are refused as such, apart from unknown ones.
 
+mod budget;
 mod fields;
 mod parse;
 pub(crate) mod yaml;
@@ -12,8 +13,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::{CapabilityError, GrantSpec};
-use crate::name::{AgentName, ModelName, NameError};
-use crate::quantity::Tokens;
+use crate::name::{AgentName, ModelName, NameError, ToolName};
+use crate::quantity::{Bytes, MicroUsd, Millis, Tokens};
 
 pub use parse::inline_prompt_file;
 pub use yaml::Place;
@@ -29,11 +30,59 @@ pub enum Lifecycle {
     Persistent,
 }
 
-/// `budget_config`.
+/// `budget_config`: ceilings on what the agent and its descendants spend together; no limit of its own where
+/// absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct BudgetConfig {
-    /// Input plus output tokens, children included; no limit of its own when absent.
+    /// Input plus output tokens.
     pub max_tokens: Option<Tokens>,
+    /// Price of its inferences.
+    pub max_usd: Option<MicroUsd>,
+    /// Time on the clock.
+    pub max_wall: Option<Millis>,
+    /// Children spawned.
+    pub max_children: Option<u64>,
+    /// Bytes sent to hosts.
+    pub max_egress_bytes: Option<Bytes>,
+    /// Bytes written to files.
+    pub max_written_bytes: Option<Bytes>,
+    /// Files created.
+    pub max_files: Option<u64>,
+    /// Bytes recorded in the journal.
+    pub max_journal_bytes: Option<Bytes>,
+    /// After how long all of it is granted anew; never when absent.
+    pub reset_period: Option<Millis>,
+}
+
+impl BudgetConfig {
+    /// Whether it has no ceiling at all.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        *self == Self { reset_period: self.reset_period, ..Self::default() }
+    }
+
+    /// The lower of each ceiling of the two. The window stays this one's own.
+    #[must_use]
+    pub fn lower(self, other: &Self) -> Self {
+        Self {
+            max_tokens: lower(self.max_tokens, other.max_tokens),
+            max_usd: lower(self.max_usd, other.max_usd),
+            max_wall: lower(self.max_wall, other.max_wall),
+            max_children: lower(self.max_children, other.max_children),
+            max_egress_bytes: lower(self.max_egress_bytes, other.max_egress_bytes),
+            max_written_bytes: lower(self.max_written_bytes, other.max_written_bytes),
+            max_files: lower(self.max_files, other.max_files),
+            max_journal_bytes: lower(self.max_journal_bytes, other.max_journal_bytes),
+            reset_period: self.reset_period,
+        }
+    }
+}
+
+fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// `memory`.
@@ -68,6 +117,10 @@ pub struct Manifest {
     pub memory: MemoryConfig,
     /// Its purse.
     pub budget_config: BudgetConfig,
+    /// Tools of which each use waits for a human; sorted, each once.
+    pub approval_required: Vec<ToolName>,
+    /// Models that its children may use besides its own; sorted, each once.
+    pub child_models: Vec<ModelName>,
     /// JSON Schema of the messages it takes.
     pub accepts: Option<serde_json::Value>,
     /// Free notes.

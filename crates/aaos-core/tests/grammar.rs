@@ -56,7 +56,7 @@ fn every_form_is_read() {
 fn the_map_form_adds_constraints() {
     let all = spec(
         r#"{ file_write: "/data/output/*", max_invocations: 10, max_per_minute: 5, expires_in_seconds: 3600,
-             delegate: false, use: true }"#,
+             delegate: false, use: true, approval_required: true }"#,
     );
     let wanted = Constraints {
         max_invocations: Some(10),
@@ -64,6 +64,7 @@ fn the_map_form_adds_constraints() {
         expires_in_seconds: Some(3600),
         delegate: false,
         usable: true,
+        approval_required: true,
     };
     assert_eq!(all.constraints, wanted);
     assert_eq!(all.capability, spec("file_write: /data/output/*").capability);
@@ -71,6 +72,21 @@ fn the_map_form_adds_constraints() {
     assert_eq!(spec("{ spawn_child: [*], use: false }").capability, Capability::SpawnChild(NameSet::All));
     assert_eq!(spec("{ web_search: true, max_invocations: 1 }").capability, Capability::WebSearch);
     assert!(!spec("{ network: [a.org, 'b.org:81'], use: false }").constraints.usable);
+}
+
+#[test]
+fn a_grant_that_asks_a_human_says_so() {
+    let asking = spec("{ tool: echo, approval_required: true }");
+    assert!(asking.constraints.approval_required);
+    assert_eq!(asking.to_string(), r#"{ tool: "echo", approval_required: true }"#);
+    let silent = spec("{ tool: echo, approval_required: false }");
+    assert_eq!(silent, spec("tool: echo"));
+    assert_eq!(silent.to_string(), "tool: echo");
+    // A record from before the constraint existed asks nobody.
+    let mut json = serde_json::to_value(asking.constraints).expect("JSON");
+    json.as_object_mut().expect("an object").remove("approval_required");
+    let older: Constraints = serde_json::from_value(json).expect("read");
+    assert!(!older.approval_required);
 }
 
 #[test]
@@ -82,6 +98,7 @@ fn refusals_name_the_nearest_valid_spelling() {
         ("tool: file_reed", "\"file_read\""),
         ("{ tool: echo, max_invocation: 1 }", "\"max_invocations\""),
         ("{ tool: echo, delegat: true }", "\"delegate\""),
+        ("{ tool: echo, aproval_required: true }", "\"approval_required\""),
         ("{ tol: echo, use: true }", "\"tool\""),
         ("file_read: /a/**", "\"/a/*\""),
         ("file_read: /a/", "\"/a/*\""),
@@ -143,6 +160,8 @@ fn everything_else_is_refused() {
         "{ tool: echo, max_per_minute: 60001 }",
         "{ tool: echo, use: 1 }",
         "{ tool: echo, delegate: yes }",
+        "{ tool: echo, approval_required: [echo] }",
+        "{ tool: echo, approval_required: 'true' }",
         "{ tool: echo, tool: echo }",
         "{ tool: echo",
         "{}",
@@ -240,9 +259,16 @@ prop_compose! {
         expires_in_seconds in prop::option::of(1..=u32::MAX),
         delegate in any::<bool>(),
         usable in any::<bool>(),
+        approval_required in any::<bool>(),
     ) -> GrantSpec {
-        let constraints =
-            Constraints { max_invocations, max_per_minute, expires_in_seconds, delegate, usable };
+        let constraints = Constraints {
+            max_invocations,
+            max_per_minute,
+            expires_in_seconds,
+            delegate,
+            usable,
+            approval_required,
+        };
         GrantSpec { capability, constraints }
     }
 }

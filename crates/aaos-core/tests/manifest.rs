@@ -1,8 +1,8 @@
 //! A test per field of SPEC §1: its effect, or its refusal; and input that is out to do harm.
 
 use aaos_core::limits::{MAX_BARE_STARS, MAX_CAPABILITIES, MAX_MANIFEST_BYTES};
-use aaos_core::manifest::{Lifecycle, Manifest, Problem, inline_prompt_file};
-use aaos_core::quantity::Tokens;
+use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, Problem, inline_prompt_file};
+use aaos_core::quantity::{Bytes, MicroUsd, Millis, Tokens};
 
 const HEAD: &str = "name: reader\nmodel: fast\nsystem_prompt: You read.\n";
 
@@ -38,7 +38,9 @@ fn defaults_are_those_of_the_specification() {
     assert!(manifest.capabilities.is_empty() && manifest.metadata.is_empty() && manifest.accepts.is_none());
     assert_eq!(manifest.memory.context_window, Tokens(131_072));
     assert_eq!(manifest.memory.max_history_messages, 100);
-    assert_eq!(manifest.budget_config.max_tokens, None);
+    assert_eq!(manifest.budget_config, BudgetConfig::default());
+    assert!(manifest.budget_config.is_unlimited() && manifest.budget_config.reset_period.is_none());
+    assert!(manifest.approval_required.is_empty() && manifest.child_models.is_empty());
 }
 
 #[test]
@@ -52,6 +54,149 @@ fn each_built_field_has_its_effect() {
     assert_eq!(with("metadata: { team: docs }").metadata["team"], "docs");
     let schema = with("accepts: { type: object, required: [a], maximum: 1.5 }").accepts.expect("a schema");
     assert_eq!(schema, serde_json::json!({ "type": "object", "required": ["a"], "maximum": 1.5 }));
+}
+
+#[test]
+fn every_ceiling_is_read_with_its_unit() {
+    let budget = |field: &str| with(&format!("budget_config: {{ {field} }}")).budget_config;
+    let none = BudgetConfig::default();
+    for (field, wanted) in [
+        ("max_tokens: 7", BudgetConfig { max_tokens: Some(Tokens(7)), ..none }),
+        ("max_usd: 2", BudgetConfig { max_usd: Some(MicroUsd(2_000_000)), ..none }),
+        ("max_wall_seconds: 7", BudgetConfig { max_wall: Some(Millis(7_000)), ..none }),
+        ("max_children: 7", BudgetConfig { max_children: Some(7), ..none }),
+        ("max_egress_bytes: 7", BudgetConfig { max_egress_bytes: Some(Bytes(7)), ..none }),
+        ("max_written_bytes: 7", BudgetConfig { max_written_bytes: Some(Bytes(7)), ..none }),
+        ("max_files: 7", BudgetConfig { max_files: Some(7), ..none }),
+        ("max_journal_bytes: 7", BudgetConfig { max_journal_bytes: Some(Bytes(7)), ..none }),
+    ] {
+        assert_eq!(budget(field), wanted, "{field}");
+        assert!(!budget(field).is_unlimited(), "{field}");
+        let name = field.split(':').next().expect("a name");
+        for bad in ["0", "-1", "true", "lots", "[1]", "", "{ a: 1 }"] {
+            let words = refusal(&format!("budget_config:\n  {name}: {bad}\n"));
+            assert!(words.contains(&format!("`budget_config.{name}` must be")), "{name}: {bad}: {words}");
+            assert!(words.starts_with("line 5, column "), "{name}: {bad}: {words}");
+        }
+        if name != "max_usd" {
+            refusal(&format!("budget_config: {{ {name}: 1.5 }}"));
+        }
+    }
+    let window = budget("max_files: 1, reset_period_seconds: 60");
+    assert_eq!(window.reset_period, Some(Millis(60_000)));
+    assert_eq!(budget("max_files: 1, reset_period_seconds: 0").reset_period, None, "0 is never");
+    for bad in ["max_tokens: 1, reset_period_seconds: -1", "max_tokens: 1, reset_period_seconds: 1.5"] {
+        refusal(&format!("budget_config: {{ {bad} }}"));
+    }
+    for field in ["max_wall_seconds", "reset_period_seconds"] {
+        let words = refusal(&format!("budget_config: {{ max_tokens: 1, {field}: 4294967296 }}"));
+        assert!(words.contains("below 2^32"), "{words}");
+    }
+    let idle = refusal("budget_config: { reset_period_seconds: 60 }");
+    assert!(idle.contains("beside a ceiling"), "a window of nothing has no effect: {idle}");
+}
+
+#[test]
+fn dollars_are_what_the_text_says() {
+    let dollars = |text: &str| with(&format!("budget_config:\n  max_usd: {text}\n")).budget_config.max_usd;
+    for (text, micros) in [
+        ("1.50", 1_500_000),
+        ("\"1.50\"", 1_500_000),
+        ("'0.000001'", 1),
+        ("0.1", 100_000),
+        ("8.000001 # dollars", 8_000_001),
+        // As a binary fraction it would be one millionth less.
+        ("9007199254.740993", 9_007_199_254_740_993),
+        ("18446744073709", 18_446_744_073_709_000_000),
+    ] {
+        assert_eq!(dollars(text), Some(MicroUsd(micros)), "{text}");
+    }
+    let shared =
+        with("metadata: { note: é }\naccepts: { maximum: &most 2.25 }\nbudget_config: { max_usd: *most }");
+    assert_eq!(shared.budget_config.max_usd, Some(MicroUsd(2_250_000)), "an alias has its anchor's digits");
+    let starred = with("capabilities:\n  - tool: *\nbudget_config: { max_usd: 2.25 }");
+    assert_eq!(starred.budget_config.max_usd, Some(MicroUsd(2_250_000)), "where a star was quoted before it");
+    for text in [
+        "0.00",
+        "\"0\"",
+        "1.0000000",
+        "1.00000000000000000001",
+        "1e3",
+        "1.5e0",
+        "-1.5",
+        ".5",
+        "1.",
+        "+1.5",
+        "1_000.5",
+        "\"1,5\"",
+        "\"$1\"",
+        "\"\"",
+        "18446744073710.5",
+        "\"18446744073709.551616\"",
+    ] {
+        let words = refusal(&format!("budget_config:\n  max_usd: {text}\n"));
+        assert!(
+            words.starts_with("line 5, column 12: `budget_config.max_usd` must be US dollars"),
+            "{words}"
+        );
+        assert!(words.contains("in quotes"), "it tells to quote: {words}");
+    }
+    for text in [".inf", ".nan", "null", "[1]"] {
+        assert!(refusal(&format!("budget_config:\n  max_usd: {text}\n")).starts_with("line 5"), "{text}");
+    }
+    // The command line writes the manifest anew when its prompt is a file.
+    let text = "name: a\nmodel: m\nsystem_prompt: { file: p }\nbudget_config: { max_usd: 9007199254.740993 }";
+    let whole = inline_prompt_file(text, |_| Ok("p".to_owned())).expect("inlined");
+    let manifest = Manifest::parse(&whole).expect("a manifest");
+    assert_eq!(manifest.budget_config.max_usd, Some(MicroUsd(9_007_199_254_740_993)));
+}
+
+#[test]
+fn approvals_name_tools_of_the_catalogue() {
+    let names = |manifest: &Manifest| -> Vec<String> {
+        manifest.approval_required.iter().map(ToString::to_string).collect()
+    };
+    let manifest = with("approval_required: [web_fetch, file_write, web_fetch]");
+    assert_eq!(names(&manifest), ["file_write", "web_fetch"], "sorted, each once");
+    assert!(
+        names(&with("approval_required: []")).is_empty() && names(&with("approval_required:")).is_empty()
+    );
+    for (more, words) in [
+        (
+            "approval_required:\n  - echo\n  - file_wrte",
+            "line 6, column 5: unknown tool \"file_wrte\"; nearest: \"file_write\"",
+        ),
+        ("approval_required: [command_run]", "tool `command_run` is not supported in this version"),
+        ("approval_required: [7]", "line 4, column 21: `approval_required` must be text"),
+        ("approval_required: [*]", "unknown tool \"*\""),
+        ("approval_required: true", "`approval_required` must be a list"),
+        ("approval_required: { a: b }", "`approval_required` must be a list"),
+    ] {
+        let said = refusal(more);
+        assert!(said.contains(words), "{more}: {said}");
+    }
+}
+
+#[test]
+fn the_models_of_children_are_names() {
+    let manifest = with("child_models: [smart, deepseek/chat, smart]");
+    let names: Vec<&str> = manifest.child_models.iter().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["deepseek/chat", "smart"], "sorted, each once");
+    assert!(with("child_models: []").child_models.is_empty());
+    for (more, words) in [
+        (
+            "child_models:\n  - fast\n  - two words",
+            "line 6, column 5: `child_models`: model name may not hold",
+        ),
+        ("child_models: ['']", "model name is empty"),
+        ("child_models: [1]", "`child_models` must be text"),
+        ("child_models: fast", "line 4, column 15: `child_models` must be a list"),
+    ] {
+        let said = refusal(more);
+        assert!(said.contains(words), "{more}: {said}");
+    }
+    let many = refusal(&format!("child_models: [{}]", "m, ".repeat(300)));
+    assert!(many.contains("at most 256 names"), "{many}");
 }
 
 #[test]
@@ -106,15 +251,12 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
         "models: [cheap, better]",
         "misfire: skip",
         "lifecycle: { scheduled: '* * * * *' }",
-        "approval_required: [file_write]",
         "memory: { summarization_model: fast }",
         "memory: { summarization_threshold: 0.5 }",
         "memory: { archive_ttl_days: 3 }",
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
         "memory: { episodic_max_content_bytes: 10 }",
-        "budget_config: { max_usd: 1.50 }",
-        "budget_config: { reset_period_seconds: 60 }",
         "supervision: { restart: always }",
         "supervision: { max_restarts: 5 }",
         "supervision: { within_seconds: 5 }",
@@ -127,7 +269,6 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
 
 #[test]
 fn the_defaults_of_unbuilt_fields_may_be_written() {
-    with("approval_required: []");
     with("supervision: { restart: on-failure, max_restarts: 3, within_seconds: 60 }");
     with("budget_config: { reset_period_seconds: 0 }");
     with("memory: { episodic_enabled: false }");
@@ -139,6 +280,10 @@ fn misspelt_fields_name_place_and_nearest() {
         ("capabilites: []", "line 4, column 1", "\"capabilities\""),
         ("memory:\n  contextwindow: 8k", "line 5, column 3", "\"context_window\""),
         ("budget_config:\n  max_token: 8", "line 5, column 3", "\"max_tokens\""),
+        ("budget_config: { max_egres_bytes: 8 }", "line 4, column 18", "\"max_egress_bytes\""),
+        ("approval_require: [echo]", "line 4, column 1", "\"approval_required\""),
+        ("child_model: [fast]", "line 4, column 1", "\"child_models\""),
+        ("capabilities:\n  - tool: echo\n    approval_require: true", "line 6, column 5", "\"approval_required\""),
         ("supervision: { restrat: never }", "line 4, column 16", "\"restart\""),
         ("capabilities:\n  - file_raed: /a", "line 5, column 5", "\"file_read\""),
         ("capabilities:\n  - tool: echo\n    max_invocation: 1", "line 6, column 5", "\"max_invocations\""),
@@ -239,7 +384,11 @@ fn what_is_no_manifest_is_refused() {
 
 #[test]
 fn a_manifest_survives_the_journal() {
-    let manifest = with("capabilities: [ { tool: echo, max_invocations: 2 } ]\naccepts: { type: string }");
+    let manifest = with(
+        "capabilities: [ { tool: echo, max_invocations: 2, approval_required: true } ]\naccepts: { type: string }\n\
+         approval_required: [echo]\nchild_models: [fast]\n\
+         budget_config: { max_usd: 0.25, max_wall_seconds: 3, reset_period_seconds: 9 }",
+    );
     let json = serde_json::to_string(&manifest).expect("plain");
     assert_eq!(serde_json::from_str::<Manifest>(&json).expect("round trip"), manifest);
 }

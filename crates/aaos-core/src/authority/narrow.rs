@@ -8,6 +8,7 @@ use crate::effect::Denied;
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::AgentId;
 use crate::manifest::{Lifecycle, Manifest};
+use crate::name::ModelName;
 use crate::path::PathPattern;
 use crate::quantity::Timestamp;
 
@@ -67,6 +68,7 @@ fn tighten(held: Held<'_>, asked: Constraints, now: Timestamp) -> Constraints {
         expires_in_seconds: least(asked.expires_in_seconds, seconds_left),
         delegate: asked.delegate,
         usable: asked.usable,
+        approval_required: asked.approval_required || held.record.constraints.approval_required,
     }
 }
 
@@ -128,7 +130,7 @@ fn is_public_name(rule: &HostRule) -> bool {
 /// Computes a child's manifest under its parent's: the fields that restrain or spend are never looser.
 ///
 /// # Errors
-/// [`Denied`] when the child asks to outlive its goal.
+/// [`Denied`] when the child asks to outlive its goal, or for a model that its parent may not hand out.
 pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifest, Denied> {
     if child.lifecycle == Lifecycle::Persistent {
         return Err(Denied {
@@ -137,10 +139,34 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
             hint: "leave lifecycle out, or write on-demand".to_owned(),
         });
     }
+    for model in std::iter::once(&child.model).chain(&child.child_models) {
+        if !may_hand_out(parent, model) {
+            return Err(foreign_model(parent, model));
+        }
+    }
     let (mine, own) = (&mut child.memory, &parent.memory);
     mine.context_window = mine.context_window.min(own.context_window);
     mine.max_history_messages = mine.max_history_messages.min(own.max_history_messages);
-    let ceilings = [child.budget_config.max_tokens, parent.budget_config.max_tokens];
-    child.budget_config.max_tokens = ceilings.into_iter().flatten().min();
+    // The window stays as the child wrote it, in both directions. Without one its ceilings hold for life, which is
+    // narrower than the parent's. With one below a parent that has none, only its own ceilings are granted anew:
+    // what it spends still comes out of every purse above.
+    child.budget_config = child.budget_config.lower(&parent.budget_config);
+    child.approval_required.extend(parent.approval_required.iter().cloned());
+    child.approval_required.sort();
+    child.approval_required.dedup();
     Ok(child)
+}
+
+fn may_hand_out(parent: &Manifest, model: &ModelName) -> bool {
+    *model == parent.model || parent.child_models.contains(model)
+}
+
+fn foreign_model(parent: &Manifest, model: &ModelName) -> Denied {
+    let others = parent.child_models.iter().filter(|one| **one != parent.model);
+    let allowed: Vec<&str> = std::iter::once(&parent.model).chain(others).map(ModelName::as_str).collect();
+    Denied {
+        missing: format!("child_models: [{model}]"),
+        reason: format!("a child of {} may not use the model {model} or hand it on", parent.name),
+        hint: format!("use one of: {}", allowed.join(", ")),
+    }
 }

@@ -11,7 +11,8 @@ use crate::tool::CATALOGUE;
 use super::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
 
 const FORMS: [&str; 6] = ["file_read", "file_write", "tool", "web_search", "network", "spawn_child"];
-const CONSTRAINTS: [&str; 5] = ["max_invocations", "max_per_minute", "expires_in_seconds", "delegate", "use"];
+const CONSTRAINTS: [&str; 6] =
+    ["max_invocations", "max_per_minute", "expires_in_seconds", "delegate", "use", "approval_required"];
 pub(super) const SPAWN_EXAMPLE: &str = "spawn_child: [reader, writer]";
 /// In the grammar, not built yet.
 const LATER_FORMS: [&str; 2] = ["exec", "message_send"];
@@ -258,6 +259,9 @@ fn constrain(into: &mut Constraints, key: &str, value: &Value<'_>) -> Result<boo
         }
         "delegate" => into.delegate = flag("delegate", "delegate: false", value)?,
         "use" => into.usable = flag("use", "use: false", value)?,
+        "approval_required" => {
+            into.approval_required = flag("approval_required", "approval_required: true", value)?;
+        }
         _ => return Ok(false),
     }
     Ok(true)
@@ -304,15 +308,19 @@ fn tool(value: &Value<'_>) -> Result<ToolSet, CapabilityError> {
     if *text == "*" {
         return Ok(ToolSet::All);
     }
-    if LATER_TOOLS.contains(text) {
+    tool_name(text).map(ToolSet::One)
+}
+
+/// The name of a tool that is in the catalogue.
+pub(crate) fn tool_name(text: &str) -> Result<ToolName, CapabilityError> {
+    if LATER_TOOLS.contains(&text) {
         return Err(CapabilityError::NotSupported { what: format!("tool `{text}`") });
     }
     let known: Vec<&'static str> = CATALOGUE.iter().map(|tool| tool.name).collect();
-    if !known.contains(text) {
+    if !known.contains(&text) {
         return Err(CapabilityError::UnknownTool { found: cut(text), nearest: nearest(text, &known) });
     }
-    let name = ToolName::parse(text).map_err(|source| CapabilityError::Name { form: "tool", source })?;
-    Ok(ToolSet::One(name))
+    ToolName::parse(text).map_err(|source| CapabilityError::Name { form: "tool", source })
 }
 
 pub(super) fn names(

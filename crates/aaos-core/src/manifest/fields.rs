@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::capability::nearest;
-use crate::limits::MAX_METADATA;
+use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_METADATA};
 use crate::quantity::Tokens;
 
 use super::yaml::{Content, Node, Pair, Place};
@@ -23,6 +23,7 @@ pub(super) fn wrong(node: &Node, field: &'static str, wanted: &'static str) -> M
     let found = match &node.content {
         Content::Text(text) => format!("{:?}", crate::capability::cut(text)),
         Content::Number(number) => number.to_string(),
+        Content::Fraction { written, .. } if !written.is_empty() => crate::capability::cut(written),
         other => other.kind().to_owned(),
     };
     error(node.place, Problem::Value { field, wanted, found })
@@ -54,6 +55,22 @@ pub(super) fn list<'n>(node: &'n Node, field: &'static str) -> Parsed<&'n [Node]
         Content::Null => Ok(&[]),
         _ => Err(wrong(node, field, "a list")),
     }
+}
+
+/// A list of names, sorted, each once.
+pub(super) fn names<T: Ord>(
+    node: &Node,
+    field: &'static str,
+    parse: impl Fn(&Node) -> Parsed<T>,
+) -> Parsed<Vec<T>> {
+    let entries = list(node, field)?;
+    if entries.len() > MAX_CAPABILITY_ITEMS {
+        return Err(wrong(node, field, "a list of at most 256 names"));
+    }
+    let mut names = entries.iter().map(parse).collect::<Parsed<Vec<T>>>()?;
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 /// A whole number from 1.

@@ -2,20 +2,23 @@
 
 use std::io;
 
-use crate::capability::GrantSpec;
+use crate::capability::{GrantSpec, tool_name};
 use crate::limits::{MAX_CAPABILITIES, MAX_SYSTEM_PROMPT_BYTES};
-use crate::name::{AgentName, ModelName, NameError};
-use crate::quantity::Tokens;
+use crate::name::{AgentName, ModelName, NameError, ToolName};
 
-use super::fields::{Parsed, count, error, list, map, metadata, text, unknown, unsupported, window, wrong};
+use super::budget::budget;
+use super::fields::{
+    Parsed, count, error, list, map, metadata, names, text, unknown, unsupported, window, wrong,
+};
 use super::yaml::{self, Content, Node, Pair, Place};
 use super::{BudgetConfig, Lifecycle, Manifest, ManifestError, MemoryConfig, Problem};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "accepts",
     "approval_required",
     "budget_config",
     "capabilities",
+    "child_models",
     "lifecycle",
     "memory",
     "metadata",
@@ -36,7 +39,6 @@ const MEMORY_FIELDS: [&str; 8] = [
     "summarization_model",
     "summarization_threshold",
 ];
-const BUDGET_FIELDS: [&str; 3] = ["max_tokens", "max_usd", "reset_period_seconds"];
 const SUPERVISION_FIELDS: [&str; 3] = ["max_restarts", "restart", "within_seconds"];
 
 pub(super) fn manifest(yaml: &str) -> Parsed<Manifest> {
@@ -65,6 +67,8 @@ struct Draft {
     capabilities: Vec<GrantSpec>,
     memory: MemoryConfig,
     budget_config: BudgetConfig,
+    approval_required: Vec<ToolName>,
+    child_models: Vec<ModelName>,
     accepts: Option<serde_json::Value>,
     metadata: std::collections::BTreeMap<String, String>,
 }
@@ -82,7 +86,13 @@ impl Draft {
             "budget_config" => self.budget_config = budget(value)?,
             "accepts" => self.accepts = Some(accepts(value)?),
             "metadata" => self.metadata = metadata(value)?,
-            "approval_required" => approval(pair)?,
+            "approval_required" => {
+                self.approval_required = names(value, "approval_required", known_tool)?;
+            }
+            "child_models" => {
+                let model = |node: &Node| named(node, "child_models", ModelName::parse);
+                self.child_models = names(value, "child_models", model)?;
+            }
             "supervision" => supervision(pair)?,
             "models" | "misfire" => return Err(unsupported(pair.at, pair.key.as_str())),
             _ => return Err(unknown(pair, "the manifest", &FIELDS)),
@@ -100,6 +110,8 @@ impl Draft {
             capabilities: self.capabilities,
             memory: self.memory,
             budget_config: self.budget_config,
+            approval_required: self.approval_required,
+            child_models: self.child_models,
             accepts: self.accepts,
             metadata: self.metadata,
         })
@@ -108,6 +120,11 @@ impl Draft {
 
 fn named<T>(node: &Node, field: &'static str, parse: fn(&str) -> Result<T, NameError>) -> Parsed<T> {
     parse(text(node, field)?).map_err(|source| error(node.place, Problem::Name { field, source }))
+}
+
+fn known_tool(node: &Node) -> Parsed<ToolName> {
+    let name = text(node, "approval_required")?;
+    tool_name(name).map_err(|why| error(node.place, Problem::Capability(why)))
 }
 
 fn prompt(node: &Node) -> Parsed<String> {
@@ -177,36 +194,11 @@ fn memory(node: &Node) -> Parsed<MemoryConfig> {
     Ok(memory)
 }
 
-fn budget(node: &Node) -> Parsed<BudgetConfig> {
-    let mut budget = BudgetConfig::default();
-    for pair in map(node, "budget_config")? {
-        match pair.key.as_str() {
-            "max_tokens" => {
-                budget.max_tokens = Some(Tokens(count(&pair.value, "budget_config.max_tokens")?));
-            }
-            "reset_period_seconds" if pair.value.content == Content::Number(0) => {}
-            later if BUDGET_FIELDS.contains(&later) => {
-                return Err(unsupported(pair.at, format!("budget_config.{later}")));
-            }
-            _ => return Err(unknown(pair, "budget_config", &BUDGET_FIELDS)),
-        }
-    }
-    Ok(budget)
-}
-
 fn accepts(node: &Node) -> Parsed<serde_json::Value> {
     match &node.content {
         Content::Map(_) | Content::Flag(_) => Ok(node.to_json()),
         _ => Err(wrong(node, "accepts", "a JSON Schema (a map, true or false)")),
     }
-}
-
-/// Approvals are not built: only the empty list, which asks for none, is taken.
-fn approval(pair: &Pair) -> Parsed<()> {
-    if list(&pair.value, "approval_required")?.is_empty() {
-        return Ok(());
-    }
-    Err(unsupported(pair.at, "approval_required"))
 }
 
 /// Supervision is not built beyond its default.
@@ -250,6 +242,21 @@ pub fn inline_prompt_file(
     let prompt = read(path).map_err(unreadable)?;
     let mut whole = root.to_json();
     whole["system_prompt"] = prompt.into();
+    if let Some(digits) = dollars_as_written(pairs) {
+        whole["budget_config"]["max_usd"] = digits.into();
+    }
     // JSON is YAML: the manifest is written anew, with the same fields.
     Ok(whole.to_string())
+}
+
+/// The digits of `max_usd`, which a number in JSON would round.
+fn dollars_as_written(pairs: &[Pair]) -> Option<&str> {
+    let find = |pairs: &'_ [Pair], key: &str| pairs.iter().position(|pair| pair.key == key);
+    let Content::Map(budget) = &pairs.get(find(pairs, "budget_config")?)?.value.content else {
+        return None;
+    };
+    match &budget.get(find(budget, "max_usd")?)?.value.content {
+        Content::Fraction { written, .. } => Some(written),
+        _ => None,
+    }
 }

@@ -35,7 +35,11 @@ pub(crate) enum Content {
     Null,
     Flag(bool),
     Number(i64),
-    Fraction(f64),
+    /// With its digits as written: the binary fraction may not be what the text says.
+    Fraction {
+        value: f64,
+        written: String,
+    },
     Text(String),
     List(Vec<Node>),
     /// In the order written.
@@ -46,6 +50,8 @@ pub(crate) enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Node {
     pub(crate) place: Place,
+    /// Where its text starts and how long it is, in bytes; absent where the parser does not say.
+    span: Option<(u64, u64)>,
     pub(crate) content: Content,
 }
 
@@ -73,7 +79,11 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     let mut text = std::borrow::Cow::Borrowed(text);
     for _ in 0..=MAX_BARE_STARS {
         let fault = match serde_saphyr::from_str_with_options::<Spanned<Content>>(&text, options()) {
-            Ok(root) => return Ok(node(root)),
+            Ok(root) => {
+                let mut root = node(root);
+                root.keep_digits(&text);
+                return Ok(root);
+            }
             Err(error) => fault(&error),
         };
         // YAML reads a bare `*` as an alias without a name. The grammar's own forms `tool: *` and `[*]` mean the
@@ -150,7 +160,10 @@ fn quote_bare_star(text: &str, place: Place) -> Option<String> {
 
 fn node(spanned: Spanned<Content>) -> Node {
     let at = spanned.referenced;
-    Node { place: Place { line: at.line(), column: at.column() }, content: spanned.value }
+    // An alias is written elsewhere; the digits are those of its anchor.
+    let written = spanned.defined.span();
+    let span = written.byte_offset().zip(written.byte_len());
+    Node { place: Place { line: at.line(), column: at.column() }, span, content: spanned.value }
 }
 
 impl<'de> Deserialize<'de> for Content {
@@ -193,7 +206,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E>(self, fraction: f64) -> Result<Content, E> {
-        Ok(Content::Fraction(fraction))
+        Ok(Content::Fraction { value: fraction, written: String::new() })
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Content, E> {
@@ -233,7 +246,7 @@ impl Content {
             Self::Null => "nothing",
             Self::Flag(_) => "true or false",
             Self::Number(_) => "a whole number",
-            Self::Fraction(_) => "a fraction",
+            Self::Fraction { .. } => "a fraction",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
             Self::Map(_) => "a map",
@@ -253,19 +266,35 @@ impl Content {
                 });
                 texts.collect::<Option<Vec<_>>>().map_or(Value::Other("a list of other things"), Value::List)
             }
-            Self::Fraction(_) | Self::Map(_) => Value::Other(self.kind()),
+            Self::Fraction { .. } | Self::Map(_) => Value::Other(self.kind()),
         }
     }
 }
 
 impl Node {
+    /// Gives every fraction the digits that the text has for it; none if its place is not known.
+    fn keep_digits(&mut self, text: &str) {
+        match &mut self.content {
+            Content::Fraction { written, .. } => {
+                let bounds = self.span.and_then(|(start, len)| {
+                    let start = usize::try_from(start).ok()?;
+                    Some(start..start.checked_add(usize::try_from(len).ok()?)?)
+                });
+                *written = bounds.and_then(|bounds| text.get(bounds)).unwrap_or_default().trim().to_owned();
+            }
+            Content::List(list) => list.iter_mut().for_each(|item| item.keep_digits(text)),
+            Content::Map(pairs) => pairs.iter_mut().for_each(|pair| pair.value.keep_digits(text)),
+            Content::Null | Content::Flag(_) | Content::Number(_) | Content::Text(_) => {}
+        }
+    }
+
     /// The same as JSON, for `accepts`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.content {
             Content::Null => serde_json::Value::Null,
             Content::Flag(flag) => (*flag).into(),
             Content::Number(number) => (*number).into(),
-            Content::Fraction(fraction) => (*fraction).into(),
+            Content::Fraction { value, .. } => (*value).into(),
             Content::Text(text) => text.as_str().into(),
             Content::List(list) => list.iter().map(Self::to_json).collect(),
             Content::Map(pairs) => {

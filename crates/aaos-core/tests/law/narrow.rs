@@ -158,6 +158,107 @@ fn the_manifest_is_narrowed_as_well() {
     );
 }
 
+fn manifest(more: &str) -> Manifest {
+    let text = format!("name: a\nsystem_prompt: p\n{more}");
+    Manifest::parse(&text).unwrap_or_else(|error| panic!("{more}: {error}"))
+}
+
+#[test]
+fn a_child_asks_whenever_its_parent_asks() {
+    let both = |parent: &str, child: &str| {
+        let given = narrow_manifest(
+            &manifest(&format!("model: m\napproval_required: {parent}")),
+            manifest(&format!("model: m\napproval_required: {child}")),
+        );
+        let names = given.expect("narrowed").approval_required;
+        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(both("[web_fetch, echo]", "[file_write, echo]"), "echo file_write web_fetch");
+    assert_eq!((both("[echo]", "[]").as_str(), both("[]", "[echo]").as_str()), ("echo", "echo"));
+    assert_eq!(both("[]", "[]"), "", "the control: neither asks");
+    let asks = "{ tool: echo, approval_required: true }";
+    for (parent, asked, inherited) in [
+        (asks, "tool: echo", true),
+        (asks, "{ tool: echo, approval_required: false }", true),
+        ("tool: echo", asks, true),
+        ("tool: echo", "tool: echo", false),
+    ] {
+        let mut law = world(&[parent]);
+        let given = child(&mut law, 1, 2, &[(1, 10, asked)]).expect("narrowed");
+        assert_eq!(given[0].constraints.approval_required, inherited, "{parent} -> {asked}");
+    }
+}
+
+#[test]
+fn a_child_has_a_model_that_its_parent_may_hand_out() {
+    let parent = manifest("model: smart\nchild_models: [fast, cheap]");
+    for allowed in [
+        "model: smart",
+        "model: fast",
+        "model: cheap\nchild_models: [cheap, fast, smart]",
+        "model: fast\nchild_models: []",
+    ] {
+        let wanted = manifest(allowed);
+        let given = narrow_manifest(&parent, wanted.clone()).expect(allowed);
+        assert_eq!((given.model, given.child_models), (wanted.model, wanted.child_models));
+    }
+    for refused in
+        ["model: dear", "model: fast\nchild_models: [dear]", "model: smart\nchild_models: [fast, dear]"]
+    {
+        let denied = narrow_manifest(&parent, manifest(refused)).expect_err(refused);
+        assert_eq!(denied.missing, "child_models: [dear]");
+        assert!(denied.reason.contains("a child of a may not use the model dear"), "{}", denied.reason);
+        assert_eq!(denied.hint, "use one of: smart, cheap, fast");
+    }
+    let alone = manifest("model: fast");
+    assert!(narrow_manifest(&alone, manifest("model: fast")).is_ok());
+    assert!(narrow_manifest(&alone, manifest("model: smart")).is_err(), "its own model only, by default");
+    // What the parent hands to its child is all that the child has to hand on.
+    let child = narrow_manifest(&parent, manifest("model: fast")).expect("narrowed");
+    assert!(narrow_manifest(&child, manifest("model: cheap")).is_err());
+}
+
+#[test]
+fn each_ceiling_is_the_lower_of_the_two() {
+    for field in [
+        "max_tokens",
+        "max_usd",
+        "max_wall_seconds",
+        "max_children",
+        "max_egress_bytes",
+        "max_written_bytes",
+        "max_files",
+        "max_journal_bytes",
+    ] {
+        let with = |most: Option<u32>| {
+            let budget = most.map(|most| format!("\nbudget_config: {{ {field}: {most} }}"));
+            manifest(&format!("model: m{}", budget.unwrap_or_default()))
+        };
+        for (parent, child, lower) in [
+            (Some(5), Some(8), Some(5)),
+            (Some(8), Some(5), Some(5)),
+            (Some(5), None, Some(5)),
+            (None, Some(5), Some(5)),
+            (None, None, None),
+        ] {
+            let given = narrow_manifest(&with(parent), with(child)).expect("narrowed");
+            assert_eq!(given.budget_config, with(lower).budget_config, "{field}: {parent:?}, {child:?}");
+        }
+    }
+}
+
+#[test]
+fn a_window_is_the_childs_own_and_never_inherited() {
+    let life = "model: m\nbudget_config: { max_tokens: 5 }";
+    let hourly = "model: m\nbudget_config: { max_tokens: 9, reset_period_seconds: 3600 }";
+    let given = narrow_manifest(&manifest(hourly), manifest(life)).expect("narrowed").budget_config;
+    assert_eq!(given, manifest(life).budget_config, "for life, which is narrower than by the hour");
+    let given = narrow_manifest(&manifest(hourly), manifest("model: m")).expect("narrowed").budget_config;
+    assert_eq!((given.max_tokens, given.reset_period), (Some(Tokens(9)), None));
+    let given = narrow_manifest(&manifest(life), manifest(hourly)).expect("narrowed").budget_config;
+    assert_eq!((given.max_tokens, given.reset_period), (Some(Tokens(5)), Some(Millis(3_600_000))));
+}
+
 /// Grants and needs over so small an alphabet that they meet often.
 const WORDS: [&str; 22] = [
     "file_read: /*",

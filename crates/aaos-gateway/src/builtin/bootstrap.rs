@@ -4,6 +4,7 @@
 //! exactly the inputs or outputs of its task; a child's failure is the goal's failure.
 
 use aaos_core::capability::GrantSpec;
+use aaos_core::name::ModelName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{FileKind, FileListInput, PriorFindings, SpawnAgentInput, SpawnAgentsInput};
@@ -36,6 +37,7 @@ struct Job {
     limit: Option<usize>,
     remarks: Vec<String>,
     base: AbsPath,
+    model: ModelName,
 }
 
 /// A URL with what its fetcher is granted.
@@ -68,6 +70,7 @@ fn prepare(plan: Plan, briefing: &Briefing<'_>, conversation: &Conversation<'_>)
         limit: plan.limit,
         remarks: plan.remarks,
         base: briefing.working_directory.clone().unwrap_or_else(root),
+        model: conversation.model().clone(),
     };
     for input in &plan.inputs {
         match input {
@@ -348,7 +351,7 @@ impl Job {
         };
         let also: &[Role] = if both { &[Role::Fetcher] } else { &[] };
         SpawnAgentInput {
-            manifest: task::manifest(role, also, &resources),
+            manifest: task::manifest(&self.model, role, also, &resources),
             message: task::message(role, &task),
             prior_findings: None,
         }
@@ -396,7 +399,7 @@ fn write(job: &Job, findings: &Findings) -> Result<Step, Stop> {
     assert!(!resources.is_empty(), "an output has a grant");
     let task = WriteTask { act: job.act.clone(), outputs: job.outputs.clone(), title: job.title() };
     let input = SpawnAgentInput {
-        manifest: task::manifest(Role::Writer, &[], &resources),
+        manifest: task::manifest(&job.model, Role::Writer, &[], &resources),
         message: task::message(Role::Writer, &task),
         prior_findings: Some(PriorFindings(findings.render())),
     };

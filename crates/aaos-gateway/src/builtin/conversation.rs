@@ -7,6 +7,7 @@ use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelReply, ModelRequest, ModelStop, RawArguments,
     RequestedTool, Usage,
 };
+use aaos_core::name::ModelName;
 use aaos_core::quantity::Tokens;
 use aaos_core::tool::{self, ToolInput};
 use serde::Deserialize;
@@ -68,6 +69,11 @@ impl<'r> Conversation<'r> {
             }
         }
         Some(read)
+    }
+
+    /// The model that was asked, by the name in its manifest.
+    pub(super) fn model(&self) -> &'r ModelName {
+        &self.request.model
     }
 
     fn pair(&mut self, calls: &[ModelCall], results: &'r [CallResult]) {

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use aaos_core::name::ModelName;
 use aaos_core::path::{AbsPath, PathPattern};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -108,9 +109,9 @@ pub(super) enum Resource {
     WebSearch,
 }
 
-/// The manifest of a child, YAML text.
-pub(super) fn manifest(role: Role, also: &[Role], resources: &[Resource]) -> String {
-    let mut yaml = format!("name: {}\nmodel: builtin\n", role.name());
+/// The manifest of a child, YAML text. Its model is its parent's, which a parent may always hand out.
+pub(super) fn manifest(model: &ModelName, role: Role, also: &[Role], resources: &[Resource]) -> String {
+    let mut yaml = format!("name: {}\nmodel: {}\n", role.name(), yaml_string(model.as_str()));
     let prompt = format!(
         "{ROLE_KEY}{}\n{} You are a deterministic program, not a language model.",
         role.name(),
@@ -178,6 +179,7 @@ pub(super) fn read<T: DeserializeOwned>(message: &str) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use aaos_core::name::ModelName;
     use aaos_core::path::PathPattern;
 
     use super::{Resource, Role, manifest, yaml_string};
@@ -197,8 +199,10 @@ mod tests {
 
     #[test]
     fn a_manifest_names_what_is_needed_and_no_more() {
+        let model = ModelName::parse("*a:#b").expect("a name");
         let pattern = PathPattern::parse("/w/my \"docs\": #1/*").expect("a pattern");
-        let yaml = manifest(Role::Reader, &[], &[Resource::Read(pattern)]);
+        let yaml = manifest(&model, Role::Reader, &[], &[Resource::Read(pattern)]);
+        assert!(yaml.starts_with("name: reader\nmodel: \"*a:#b\"\n"), "{yaml}");
         assert!(yaml.contains("  - file_read: \"/w/my \\\"docs\\\": #1/*\"\n"), "{yaml}");
         assert!(yaml.contains("system_prompt: \"aaos-builtin-role: reader\\n"), "{yaml}");
         assert!(!yaml.contains("file_write") && !yaml.contains("network"), "{yaml}");

@@ -73,7 +73,9 @@ fn lives() -> impl Strategy<Value = Event> {
             lifecycle: Lifecycle::Persistent,
             capabilities: vec![Capability::WebSearch.into()],
             memory: MemoryConfig::default(),
-            budget_config: BudgetConfig { max_tokens: Some(Tokens(9)) },
+            budget_config: BudgetConfig { max_tokens: Some(Tokens(9)), ..BudgetConfig::default() },
+            approval_required: Vec::new(),
+            child_models: Vec::new(),
             accepts: Some(serde_json::json!({ "type": "object", "maximum": 1.1 })),
             metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         })
