@@ -14,6 +14,7 @@ pub mod exit;
 pub mod grant;
 pub mod id;
 pub mod limits;
+pub mod lint;
 pub mod manifest;
 pub mod model;
 pub mod name;
