@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod model;
 pub mod name;
 pub mod path;
+pub mod price;
 pub mod quantity;
 pub mod services;
 pub mod state;

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::{Budget, Ceilings};
 use crate::capability::{CapabilityError, GrantSpec};
 use crate::name::{AgentName, ModelName, NameError, ToolName};
-use crate::quantity::{Bytes, MicroUsd, Millis, Tokens};
+use crate::quantity::{Bytes, MicroUsd, Millis, Quantity, Tokens};
 
 pub use parse::inline_prompt_file;
 pub use yaml::Place;
@@ -38,11 +39,11 @@ pub struct BudgetConfig {
     pub max_tokens: Option<Tokens>,
     /// Price of its inferences.
     pub max_usd: Option<MicroUsd>,
-    /// Time on the clock.
+    /// Time that its own runs last; descendants have their own.
     pub max_wall: Option<Millis>,
     /// Children spawned.
     pub max_children: Option<u64>,
-    /// Bytes sent to hosts.
+    /// Bytes received through the egress gateway.
     pub max_egress_bytes: Option<Bytes>,
     /// Bytes written to files.
     pub max_written_bytes: Option<Bytes>,
@@ -59,6 +60,21 @@ impl BudgetConfig {
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
         *self == Self { reset_period: self.reset_period, ..Self::default() }
+    }
+
+    /// The same as a purse takes it.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        let max = Ceilings::NONE
+            .with(Quantity::Tokens, self.max_tokens.map(|most| most.0))
+            .with(Quantity::MicroUsd, self.max_usd.map(|most| most.0))
+            .with(Quantity::WallMillis, self.max_wall.map(|most| most.0))
+            .with(Quantity::Children, self.max_children)
+            .with(Quantity::EgressBytes, self.max_egress_bytes.map(|most| most.0))
+            .with(Quantity::WrittenBytes, self.max_written_bytes.map(|most| most.0))
+            .with(Quantity::Files, self.max_files)
+            .with(Quantity::JournalBytes, self.max_journal_bytes.map(|most| most.0));
+        Budget { max, reset_period: self.reset_period }
     }
 
     /// The lower of each ceiling of the two. The window stays this one's own.

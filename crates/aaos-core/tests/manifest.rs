@@ -1,8 +1,9 @@
 //! A test per field of SPEC §1: its effect, or its refusal; and input that is out to do harm.
 
+use aaos_core::budget::Budget;
 use aaos_core::limits::{MAX_BARE_STARS, MAX_CAPABILITIES, MAX_MANIFEST_BYTES};
 use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, Problem, inline_prompt_file};
-use aaos_core::quantity::{Bytes, MicroUsd, Millis, Tokens};
+use aaos_core::quantity::{Bytes, MicroUsd, Millis, Quantity, Tokens};
 
 const HEAD: &str = "name: reader\nmodel: fast\nsystem_prompt: You read.\n";
 
@@ -60,6 +61,7 @@ fn each_built_field_has_its_effect() {
 fn every_ceiling_is_read_with_its_unit() {
     let budget = |field: &str| with(&format!("budget_config: {{ {field} }}")).budget_config;
     let none = BudgetConfig::default();
+    assert_eq!(none.budget(), Budget::default());
     for (field, wanted) in [
         ("max_tokens: 7", BudgetConfig { max_tokens: Some(Tokens(7)), ..none }),
         ("max_usd: 2", BudgetConfig { max_usd: Some(MicroUsd(2_000_000)), ..none }),
@@ -72,6 +74,18 @@ fn every_ceiling_is_read_with_its_unit() {
     ] {
         assert_eq!(budget(field), wanted, "{field}");
         assert!(!budget(field).is_unlimited(), "{field}");
+        let bounded: Vec<_> = budget(field).budget().max.iter().collect();
+        let most = match field {
+            "max_usd: 2" => (Quantity::MicroUsd, 2_000_000),
+            "max_wall_seconds: 7" => (Quantity::WallMillis, 7_000),
+            "max_tokens: 7" => (Quantity::Tokens, 7),
+            "max_children: 7" => (Quantity::Children, 7),
+            "max_egress_bytes: 7" => (Quantity::EgressBytes, 7),
+            "max_written_bytes: 7" => (Quantity::WrittenBytes, 7),
+            "max_files: 7" => (Quantity::Files, 7),
+            _ => (Quantity::JournalBytes, 7),
+        };
+        assert_eq!(bounded, [most], "{field}");
         let name = field.split(':').next().expect("a name");
         for bad in ["0", "-1", "true", "lots", "[1]", "", "{ a: 1 }"] {
             let words = refusal(&format!("budget_config:\n  {name}: {bad}\n"));
@@ -84,6 +98,7 @@ fn every_ceiling_is_read_with_its_unit() {
     }
     let window = budget("max_files: 1, reset_period_seconds: 60");
     assert_eq!(window.reset_period, Some(Millis(60_000)));
+    assert_eq!(window.budget().reset_period, Some(Millis(60_000)));
     assert_eq!(budget("max_files: 1, reset_period_seconds: 0").reset_period, None, "0 is never");
     for bad in ["max_tokens: 1, reset_period_seconds: -1", "max_tokens: 1, reset_period_seconds: 1.5"] {
         refusal(&format!("budget_config: {{ {bad} }}"));
@@ -283,7 +298,11 @@ fn misspelt_fields_name_place_and_nearest() {
         ("budget_config: { max_egres_bytes: 8 }", "line 4, column 18", "\"max_egress_bytes\""),
         ("approval_require: [echo]", "line 4, column 1", "\"approval_required\""),
         ("child_model: [fast]", "line 4, column 1", "\"child_models\""),
-        ("capabilities:\n  - tool: echo\n    approval_require: true", "line 6, column 5", "\"approval_required\""),
+        (
+            "capabilities:\n  - tool: echo\n    approval_require: true",
+            "line 6, column 5",
+            "\"approval_required\"",
+        ),
         ("supervision: { restrat: never }", "line 4, column 16", "\"restart\""),
         ("capabilities:\n  - file_raed: /a", "line 5, column 5", "\"file_read\""),
         ("capabilities:\n  - tool: echo\n    max_invocation: 1", "line 6, column 5", "\"max_invocations\""),
