@@ -4,4 +4,5 @@ mod decide;
 mod fold;
 mod narrow;
 mod support;
+mod table;
 mod tree;
