@@ -11,7 +11,7 @@ use aaos_core::model::{
     ModelStop, ToolSpec, Usage,
 };
 use aaos_core::name::ModelName;
-use aaos_core::quantity::{Bytes, Tokens};
+use aaos_core::quantity::{Bytes, Quantity, Tokens};
 use aaos_core::toolio::StopReason;
 
 use crate::context::{TokenMeter, fixed_size, messages_size};
@@ -58,8 +58,10 @@ pub enum MindEvent {
     ModelFailed(ModelFailure),
     /// Answer to [`Command::Ask`]: the purse does not cover it.
     BudgetExceeded {
+        /// Of what.
+        quantity: Quantity,
         /// What is left.
-        remaining: Tokens,
+        remaining: u64,
     },
     /// Answer to [`Command::Invoke`]: one result a call, in the order of the calls.
     ToolResults(Vec<CallResult>),
@@ -160,10 +162,11 @@ impl Mind {
                 self.take_request_size();
                 vec![self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))]
             }
-            MindEvent::BudgetExceeded { remaining } => {
+            MindEvent::BudgetExceeded { quantity, remaining } => {
                 self.take_request_size();
+                let left = quantity.show(remaining);
                 let error =
-                    format!("the token budget does not cover another turn; {remaining} tokens are left");
+                    format!("the budget ({}) does not cover another step; {left} left", quantity.field());
                 vec![self.finish(StopReason::BudgetExceeded, Some(error), None)]
             }
             MindEvent::ToolResults(results) => self.take_results(results),

@@ -6,28 +6,37 @@
 //! one already seen is read as the later one, so that a clock step gains nobody anything.
 
 mod admit;
+mod approve;
 mod decide;
+mod explain;
 mod index;
 pub mod narrow;
 mod purse;
+mod revoke;
 mod table;
 mod words;
 
 use std::collections::HashMap;
 
+use crate::approval::Question;
+use crate::budget::{Budget, Purse};
 use crate::effect::{Authorized, AuthorizedParts, Charge, Denied, Effect, RefundQueue};
 use crate::grant::GrantRecord;
-use crate::id::{AgentId, CallId, GrantId};
+use crate::id::{AgentId, ApprovalId, CallId, GrantId};
 use crate::limits::{MAX_AGENTS, MAX_CHILDREN_AT_ONCE, MAX_SPAWN_DEPTH};
-use crate::name::AgentName;
-use crate::quantity::{Timestamp, Tokens};
+use crate::manifest::{Lifecycle, Manifest};
+use crate::name::{AgentName, ToolName};
+use crate::quantity::{Amounts, Quantity, Timestamp};
 use crate::tool::{CATALOGUE, ResourceKind, ToolDescriptor};
 
+use approve::Approved;
 use index::HeldIndex;
-use purse::Purse;
+use revoke::OpenCall;
 use table::{GrantIx, GrantTable};
 
-pub use purse::{PurseView, tokens_spent};
+pub use explain::{Held, Reach};
+pub use purse::PurseView;
+pub use revoke::Revoked;
 
 /// How many agents there may be, and in what shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,25 +56,32 @@ impl Default for AuthorityLimits {
 }
 
 /// Why nothing was authorised. Nothing was charged either.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A capability is missing or cannot be used now.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The purse cannot cover it, whatever is given back.
-    #[error("{wanted} tokens wanted, {remaining} remain in the purse")]
+    #[error("{} wanted, {} left ({})", .quantity.show(*.wanted), .quantity.show(*.remaining), .quantity.field())]
     Budget {
+        /// Of what.
+        quantity: Quantity,
         /// What was wanted.
-        wanted: Tokens,
+        wanted: u64,
         /// What can be had at most.
-        remaining: Tokens,
+        remaining: u64,
     },
-    /// Only reservations of inferences in flight stand in the way.
-    #[error("{wanted} tokens wanted; they are free once running inferences are settled")]
+    /// Only reservations of effects in flight stand in the way.
+    #[error("{} wanted; they are free once what runs is settled", .quantity.show(*.wanted))]
     Waits {
+        /// Of what.
+        quantity: Quantity,
         /// What was wanted.
-        wanted: Tokens,
+        wanted: u64,
     },
+    /// A person has to approve it first.
+    #[error("{} waits for approval {}", .0.effect, .0.id)]
+    Approval(Box<Question>),
     /// A limit of the runtime, in words.
     #[error("{0}")]
     Limit(String),
@@ -81,8 +97,26 @@ pub struct Admission {
     pub agent: AgentId,
     /// Its name.
     pub name: AgentName,
-    /// The most tokens it and its descendants may use; a ceiling, nothing moves.
-    pub max_tokens: Option<Tokens>,
+    /// The most that it and its descendants may use; ceilings, nothing moves.
+    pub budget: Budget,
+    /// Tools that it may use only after a person approved, its ancestors' included.
+    pub approval_required: Vec<ToolName>,
+    /// Whether its identity outlives a run, so that it may write memory.
+    pub stable_identity: bool,
+}
+
+impl Admission {
+    /// The admission of an agent with this manifest, narrowed already where it has a parent.
+    #[must_use]
+    pub fn of(agent: AgentId, manifest: &Manifest, budget: Budget) -> Self {
+        Self {
+            agent,
+            name: manifest.name.clone(),
+            budget,
+            approval_required: manifest.approval_required.clone(),
+            stable_identity: manifest.lifecycle == Lifecycle::Persistent,
+        }
+    }
 }
 
 /// A parent's grant that covers a capability of a child.
@@ -94,11 +128,24 @@ pub struct Delegable {
     pub relative: Option<String>,
 }
 
+/// More was used of a quantity than was reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overdraft {
+    /// Of what.
+    pub quantity: Quantity,
+    /// Reserved.
+    pub reserved: u64,
+    /// Used.
+    pub used: u64,
+}
+
 /// What came of settling an effect.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settlement {
-    /// What was reserved and what was used, where more was used than reserved.
-    pub overdraft: Option<(Tokens, Tokens)>,
+    /// Where more was used than reserved.
+    pub overdrafts: Vec<Overdraft>,
+    /// Whether a grant that it used was revoked meanwhile: then its result is not delivered.
+    pub cut: bool,
 }
 
 /// One agent in the table. A stopped one stays only while charges of its own or of a descendant are open, so that
@@ -111,6 +158,12 @@ struct AgentNode {
     purse: Purse,
     grants: Vec<GrantIx>,
     index: HeldIndex,
+    approval_required: Vec<ToolName>,
+    /// What people approved for it and its descendants.
+    approvals: Vec<Approved>,
+    stable_identity: bool,
+    /// Since when a run of it goes on, and how much of its purse's wall time is reserved for that.
+    clock: Option<(Timestamp, u64)>,
     /// Alive children.
     children: Vec<AgentId>,
     /// Children in the table, stopped ones included.
@@ -127,6 +180,10 @@ pub struct Authority {
     agents: HashMap<AgentId, AgentNode>,
     alive: usize,
     grants: GrantTable,
+    /// Effects authorised and not yet settled, refunded or dropped.
+    calls: HashMap<CallId, OpenCall>,
+    /// Who holds which approval.
+    approvals: HashMap<ApprovalId, AgentId>,
     refunds: RefundQueue,
     latest: Timestamp,
 }
@@ -140,6 +197,8 @@ impl Authority {
             agents: HashMap::new(),
             alive: 0,
             grants: GrantTable::default(),
+            calls: HashMap::new(),
+            approvals: HashMap::new(),
             refunds: RefundQueue::default(),
             latest: Timestamp::ZERO,
         }
@@ -158,43 +217,50 @@ impl Authority {
     ) -> Result<Authorized<E>, Refusal> {
         let now = self.begin(now);
         self.alive(agent)?;
-        let met = self.meet(agent, &effect.needs(), now)?;
+        let met = self.meet(agent, call, &effect, now)?;
         let parts =
             AuthorizedParts { call, agent, effect, all: met.all, each: met.each, charges: met.charges };
+        self.open_call(&parts);
         Ok(Authorized::mint(parts, self.refunds.clone()))
     }
 
-    /// Settles a finished effect: its uses stay spent, its token reservation becomes `used`.
+    /// Settles a finished effect: its uses stay spent, its reservations become what it `spent`.
     /// More than was reserved is charged up to the root all the same, and reported.
-    pub fn settle(&mut self, charges: &[Charge], used: Tokens) -> Settlement {
-        self.take_back_dropped();
-        let reserved = charges.iter().map(reserved_by).fold(Tokens::ZERO, Tokens::plus);
-        let mut left = used;
-        let mut last_purse = None;
+    pub fn settle(
+        &mut self,
+        call: CallId,
+        charges: &[Charge],
+        spent: &Amounts,
+        now: Timestamp,
+    ) -> Settlement {
+        let now = self.begin(now);
+        let cut = self.close_call(call);
+        let mut overdrafts = Vec::new();
         for charge in charges {
-            if let Charge::Tokens { agent, reserved } = charge {
-                let part = Tokens(left.0.min(reserved.0));
-                left = left.minus(part);
-                self.spend(*agent, *reserved, part);
-                last_purse = Some(*agent);
+            if let Charge::Purse { agent, reserved } = charge {
+                self.spend(*agent, reserved, spent, now);
+                for (quantity, used) in spent.iter() {
+                    let reserved = reserved.get(quantity);
+                    if used > reserved {
+                        overdrafts.push(Overdraft { quantity, reserved, used });
+                    }
+                }
             }
         }
-        if let Some(agent) = last_purse {
-            self.spend(agent, Tokens::ZERO, left);
-        }
         for charge in charges {
-            self.close(charge);
+            match charge {
+                Charge::Approval { approval } => self.close_approval(*approval),
+                Charge::Use { .. } | Charge::Purse { .. } => self.close(charge),
+            }
         }
-        Settlement { overdraft: (last_purse.is_some() && left > Tokens::ZERO).then_some((reserved, used)) }
+        Settlement { overdrafts, cut }
     }
 
     /// Gives back what an effect was charged that certainly never happened. A slot of a per-minute rate is not
     /// given back: it frees itself within the minute.
-    pub fn refund(&mut self, charges: Vec<Charge>) {
+    pub fn refund(&mut self, call: CallId, charges: Vec<Charge>) {
         self.take_back_dropped();
-        for charge in charges {
-            self.give_back(&charge);
-        }
+        self.refund_one(call, charges);
     }
 
     /// Ends an agent and its descendants: their grants end, what they used stays counted in their ancestors,
@@ -204,12 +270,6 @@ impl Authority {
         for one in self.subtree_leaves_first(agent) {
             self.stop(one);
         }
-    }
-
-    /// Ends a grant and everything derived from it. Gives every grant that ended; empty for an unknown one.
-    pub fn revoke(&mut self, grant: GrantId) -> Vec<GrantId> {
-        self.take_back_dropped();
-        self.grants.revoke(grant)
     }
 
     /// The tools an agent may invoke now: the right to the tool, and a usable grant of each resource kind that
@@ -234,13 +294,6 @@ impl Authority {
         };
         let may = |tool: &&ToolDescriptor| lives(index.tool(tool.name)) || lives(&index.any_tool);
         CATALOGUE.iter().filter(may).filter(|tool| tool.resources.iter().all(has)).collect()
-    }
-
-    /// An agent's purse.
-    #[must_use]
-    pub fn purse(&self, agent: AgentId) -> Option<PurseView> {
-        let node = self.alive(agent).ok()?;
-        Some(node.purse.view(self.remaining(agent)))
     }
 
     /// The grants an agent holds, in the order they were issued.
@@ -288,7 +341,14 @@ impl Authority {
     }
 
     fn take_back_dropped(&mut self) {
-        for charge in self.refunds.take() {
+        for (call, charges) in self.refunds.take() {
+            self.refund_one(call, charges);
+        }
+    }
+
+    fn refund_one(&mut self, call: CallId, charges: Vec<Charge>) {
+        self.close_call(call);
+        for charge in charges {
             self.give_back(&charge);
         }
     }
@@ -300,7 +360,8 @@ impl Authority {
                     self.grants.uncharge(ix);
                 }
             }
-            Charge::Tokens { agent, reserved } => self.spend(*agent, *reserved, Tokens::ZERO),
+            Charge::Purse { agent, reserved } => self.spend(*agent, reserved, &Amounts::NONE, self.latest),
+            Charge::Approval { approval } => self.give_back_approval(*approval),
         }
         self.close(charge);
     }
@@ -325,7 +386,8 @@ impl Authority {
     fn close(&mut self, charge: &Charge) {
         let agent = match charge {
             Charge::Use { grant } => self.grants.holder(*grant),
-            Charge::Tokens { agent, .. } => Some(*agent),
+            Charge::Purse { agent, .. } => Some(*agent),
+            Charge::Approval { .. } => None,
         };
         if let Some(agent) = agent {
             self.close_charge(agent);
@@ -355,13 +417,17 @@ impl Authority {
     }
 
     fn stop(&mut self, agent: AgentId) {
-        let Some(node) = self.agents.get_mut(&agent).filter(|node| !node.stopped) else {
+        if self.alive(agent).is_err() {
             return;
-        };
+        }
+        self.stop_clock(agent, self.latest);
+        self.drop_approvals(agent);
+        let node = self.node_mut(agent);
         assert!(node.children.is_empty(), "children stop before their parent");
         node.stopped = true;
+        let parent = node.parent;
         self.alive -= 1;
-        if let Some(parent) = node.parent {
+        if let Some(parent) = parent {
             self.node_mut(parent).children.retain(|child| *child != agent);
         }
         self.forget_if_done(agent);
@@ -391,10 +457,3 @@ impl Authority {
 
 const RESOURCE_KINDS: [ResourceKind; 4] =
     [ResourceKind::FileRead, ResourceKind::FileWrite, ResourceKind::Network, ResourceKind::SpawnChild];
-
-fn reserved_by(charge: &Charge) -> Tokens {
-    match charge {
-        Charge::Use { .. } => Tokens::ZERO,
-        Charge::Tokens { reserved, .. } => *reserved,
-    }
-}

@@ -5,6 +5,7 @@
 //! the journal use this one type.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +103,21 @@ impl Budget {
     }
 }
 
+impl fmt::Display for Budget {
+    /// Each ceiling in words, and the window; `no limit` where there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.max == Ceilings::NONE {
+            return f.write_str("no limit");
+        }
+        let words: Vec<String> = self.max.iter().map(|(quantity, most)| quantity.show(most)).collect();
+        f.write_str(&words.join(", "))?;
+        match self.reset_period {
+            Some(period) => write!(f, " every {} s", period.0 / 1000),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Over what time a budget bounds anything.
 #[derive(Clone, Copy)]
 enum Bound {
@@ -193,13 +209,12 @@ impl Purse {
     pub fn reserve(&mut self, quantity: Quantity, amount: u64, now: Timestamp) {
         self.roll(now);
         assert!(self.holds(quantity, amount, now), "a reservation never passes a ceiling");
-        self.count_reserved(quantity, amount);
+        self.count_reserved(&Amounts::of(quantity, amount));
     }
 
-    /// Counts a reservation that another purse of this history admitted, whatever this one says.
-    pub(crate) fn count_reserved(&mut self, quantity: Quantity, amount: u64) {
-        let reserved = self.reserved.get(quantity).saturating_add(amount);
-        self.reserved = self.reserved.with(quantity, reserved);
+    /// Counts reservations that the purse of another time admitted, whatever this one says.
+    pub(crate) fn count_reserved(&mut self, amounts: &Amounts) {
+        self.reserved = self.reserved.plus(amounts);
     }
 
     /// Turns a reservation into use. Use counts in the window in which it becomes known, so that no window sees less
@@ -207,9 +222,15 @@ impl Purse {
     pub fn settle(&mut self, quantity: Quantity, reserved: u64, used: u64, now: Timestamp) {
         self.roll(now);
         let (before, spent) = (self.reserved.get(quantity), self.used.get(quantity));
-        debug_assert!(before >= reserved, "only what was reserved is settled");
         self.reserved = self.reserved.with(quantity, before.saturating_sub(reserved));
         self.used = self.used.with(quantity, spent.saturating_add(used));
+    }
+
+    /// [`Purse::settle`] for every quantity.
+    pub fn settle_all(&mut self, reserved: &Amounts, used: &Amounts, now: Timestamp) {
+        self.roll(now);
+        self.reserved = self.reserved.minus(reserved);
+        self.used = self.used.plus(used);
     }
 
     /// Counts all reservations as used: nobody will learn how their effects ended.

@@ -4,17 +4,21 @@
 //! inside this crate by [`crate::authority::Authority::authorize`]. Dropping one that no journal consumed
 //! gives its charges back (at the authority's next operation).
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use crate::capability::HostRule;
 use crate::event::{Event, Outcome, content_hash};
-use crate::id::{AgentId, CallId, GrantId, WorkerId};
+use crate::id::{AgentId, ApprovalId, CallId, GrantId, WorkerId};
+use crate::limits::{CALL_JOURNAL_BYTES, JOURNAL_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN};
+use crate::manifest::Manifest;
 use crate::model::{ModelFailure, ModelReply, ModelRequest};
 use crate::name::{AgentName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::{Bytes, Millis, Tokens};
+use crate::price::Price;
+use crate::quantity::{Amounts, Bytes, MicroUsd, Millis, Quantity, Tokens};
 use crate::tool::ToolCall;
 use crate::toolio::ToolFailure;
 
@@ -66,8 +70,6 @@ pub enum Need {
     Spawn(AgentName),
     /// To send a message to this agent.
     Message(AgentName),
-    /// Model tokens: the most this inference can use.
-    Tokens(Tokens),
 }
 
 /// All that an effect needs.
@@ -77,6 +79,25 @@ pub struct Needs {
     pub all: Vec<Need>,
     /// At least one of these (when there are any); the others become failed items of a batch.
     pub each: Vec<Need>,
+    /// The most that it can use of each quantity: reserved on the whole path to the root.
+    pub amounts: Amounts,
+}
+
+/// What a person is shown of an effect, and its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// BLAKE3 of the effect's name and arguments, hexadecimal.
+    pub digest: String,
+    /// Its arguments.
+    pub input: serde_json::Value,
+}
+
+impl Subject {
+    /// The subject of an effect of this name with these arguments.
+    #[must_use]
+    pub fn of(label: &str, input: serde_json::Value) -> Self {
+        Self { digest: content_hash(format!("{label} {input}").as_bytes()), input }
+    }
 }
 
 /// Something that acts outside the kernel's own memory.
@@ -84,11 +105,20 @@ pub trait Effect: std::fmt::Debug + Send + Sized + 'static {
     /// How it ended.
     type Outcome: std::fmt::Debug + Send + 'static;
     /// What it needs authority over.
-    fn needs(&self) -> Needs;
+    fn needs(&self) -> Cow<'_, Needs>;
     /// What may be done about it after a crash.
     fn class(&self) -> EffectClass;
     /// Its name in denials and logs, for example `file_write` or `inference`.
     fn label(&self) -> &'static str;
+    /// What a person is shown who has to approve it; `None` for an effect that is never asked about, which is
+    /// denied where it would have to be.
+    fn subject(&self) -> Option<Subject> {
+        None
+    }
+    /// What it used, of what was reserved for it. Journalled with the outcome.
+    fn spent(_parts: &AuthorizedParts<Self>, _outcome: &Self::Outcome) -> Amounts {
+        Amounts::NONE
+    }
     /// The journal entry that says it is about to happen.
     fn intent(parts: &AuthorizedParts<Self>) -> Event;
     /// The journal entry that says how it ended.
@@ -102,8 +132,18 @@ pub struct ToolOutcome {
     pub result: Result<String, ToolFailure>,
     /// The worker that ran it.
     pub worker: Option<WorkerId>,
+    /// What was moved, also where the call failed afterwards: bytes from the network, bytes and files written.
+    pub moved: Amounts,
     /// How long it took.
     pub elapsed: Millis,
+}
+
+impl ToolOutcome {
+    /// A call that ended before it moved anything.
+    #[must_use]
+    pub fn failed(failure: ToolFailure, elapsed: Millis) -> Self {
+        Self { result: Err(failure), worker: None, moved: Amounts::NONE, elapsed }
+    }
 }
 
 /// How an inference ended.
@@ -123,8 +163,8 @@ pub struct InferenceOutcome {
 impl Effect for ToolCall {
     type Outcome = ToolOutcome;
 
-    fn needs(&self) -> Needs {
-        Self::needs(self)
+    fn needs(&self) -> Cow<'_, Needs> {
+        Cow::Borrowed(Self::needs(self))
     }
     fn class(&self) -> EffectClass {
         self.input.class()
@@ -132,6 +172,15 @@ impl Effect for ToolCall {
 
     fn label(&self) -> &'static str {
         self.input.name()
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject::of(self.input.name(), self.input.arguments()))
+    }
+
+    fn spent(parts: &AuthorizedParts<Self>, outcome: &ToolOutcome) -> Amounts {
+        let journal = parts.effect.needs().amounts.get(Quantity::JournalBytes);
+        outcome.moved.with(Quantity::JournalBytes, journal)
     }
 
     fn intent(parts: &AuthorizedParts<Self>) -> Event {
@@ -157,6 +206,7 @@ impl Effect for ToolCall {
             result_bytes: Bytes(text.len() as u64),
             failure: failure.cloned(),
             worker: outcome.worker,
+            spent: Self::spent(parts, outcome),
             elapsed: outcome.elapsed,
         }
     }
@@ -169,13 +219,22 @@ pub struct Inference {
     pub request: ModelRequest,
     /// The most tokens it can use: an upper bound of the input plus `max_output_tokens`.
     pub reserve: Tokens,
+    /// What the model costs, where that is known. Money is reserved and charged by it.
+    pub price: Option<Price>,
 }
 
 impl Effect for Inference {
     type Outcome = InferenceOutcome;
 
-    fn needs(&self) -> Needs {
-        Needs { all: vec![Need::Tokens(self.reserve)], each: Vec::new() }
+    fn needs(&self) -> Cow<'_, Needs> {
+        let reply = self.request.max_output_tokens;
+        let journal = reply.0.saturating_mul(JOURNAL_BYTES_PER_TOKEN).saturating_add(CALL_JOURNAL_BYTES);
+        let input = self.reserve.minus(reply);
+        let money = self.price.map_or(MicroUsd::ZERO, |price| price.at_most(input, reply));
+        let amounts = Amounts::of(Quantity::Tokens, self.reserve.0)
+            .with(Quantity::MicroUsd, money.0)
+            .with(Quantity::JournalBytes, journal);
+        Cow::Owned(Needs { amounts, ..Needs::default() })
     }
     fn class(&self) -> EffectClass {
         EffectClass::Paid
@@ -185,6 +244,24 @@ impl Effect for Inference {
         "inference"
     }
 
+    fn spent(parts: &AuthorizedParts<Self>, outcome: &InferenceOutcome) -> Amounts {
+        let effect = &parts.effect;
+        let reserved = reserved_by(&parts.charges);
+        let bytes = effect.request.text_bytes();
+        let tokens = tokens_spent(&outcome.result, outcome.possibly_billed, bytes, effect.reserve);
+        let unreported = reserved.get(Quantity::MicroUsd).saturating_mul(u64::from(outcome.possibly_billed));
+        let reported = match (&outcome.result, effect.price) {
+            (Ok(reply), Some(price)) => {
+                price.cost(&reply.usage).max(price.at_least(least_tokens(reply, bytes)))
+            }
+            _ => MicroUsd::ZERO,
+        };
+        let journal = outcome.result.as_ref().map_or(0, |reply| reply_bytes(reply).0);
+        Amounts::of(Quantity::Tokens, tokens.0)
+            .with(Quantity::MicroUsd, reported.0.saturating_add(unreported))
+            .with(Quantity::JournalBytes, journal.saturating_add(CALL_JOURNAL_BYTES))
+    }
+
     fn intent(parts: &AuthorizedParts<Self>) -> Event {
         Event::InferenceRequested {
             call: parts.call,
@@ -192,6 +269,7 @@ impl Effect for Inference {
             messages: parts.effect.request.messages.len() as u64,
             request_bytes: parts.effect.request.text_bytes(),
             reserve: parts.effect.reserve,
+            price: parts.effect.price,
             charges: parts.charges.clone(),
         }
     }
@@ -201,10 +279,38 @@ impl Effect for Inference {
             call: parts.call,
             result: outcome.result.clone(),
             attempts: outcome.attempts,
-            possibly_billed: Some(outcome.possibly_billed),
+            possibly_billed: outcome.possibly_billed,
+            spent: Self::spent(parts, outcome),
             elapsed: outcome.elapsed,
         }
     }
+}
+
+/// What an inference is charged. A reply costs the larger of what the provider reports and what the bytes must
+/// have cost at least. Each failed attempt that the provider may have billed without a report costs the whole
+/// reservation. Where nobody was asked, or everybody turned it away, nothing.
+#[must_use]
+pub fn tokens_spent(
+    result: &Result<ModelReply, ModelFailure>,
+    possibly_billed: u32,
+    request_bytes: Bytes,
+    reserved: Tokens,
+) -> Tokens {
+    let unreported = Tokens(reserved.0.saturating_mul(u64::from(possibly_billed)));
+    match result {
+        Ok(reply) => unreported.plus(reply.usage.total().max(least_tokens(reply, request_bytes))),
+        Err(_) => unreported,
+    }
+}
+
+/// The least number of tokens that a reply and its request must have been.
+fn least_tokens(reply: &ModelReply, request_bytes: Bytes) -> Tokens {
+    Tokens(request_bytes.plus(reply_bytes(reply)).0 / MAX_BYTES_PER_TOKEN)
+}
+
+fn reply_bytes(reply: &ModelReply) -> Bytes {
+    let arguments: usize = reply.calls.iter().map(|call| call.arguments.0.len()).sum();
+    Bytes((reply.text.len() + arguments) as u64)
 }
 
 /// The admission of one child agent.
@@ -212,13 +318,33 @@ impl Effect for Inference {
 pub struct Spawn {
     /// The child's manifest name.
     pub child: AgentName,
+    /// Hash of its manifest.
+    pub manifest_hash: String,
+    /// Size of its manifest.
+    pub manifest_bytes: Bytes,
+}
+
+impl Spawn {
+    /// The admission of a child with this manifest.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        let text = serde_json::to_string(manifest)
+            .unwrap_or_else(|error| unreachable!("a manifest is plain JSON: {error}"));
+        Self {
+            child: manifest.name.clone(),
+            manifest_hash: content_hash(text.as_bytes()),
+            manifest_bytes: Bytes(text.len() as u64),
+        }
+    }
 }
 
 impl Effect for Spawn {
     type Outcome = Result<AgentId, ToolFailure>;
 
-    fn needs(&self) -> Needs {
-        Needs { all: vec![Need::Spawn(self.child.clone())], each: Vec::new() }
+    fn needs(&self) -> Cow<'_, Needs> {
+        let journal = self.manifest_bytes.0.saturating_mul(2).saturating_add(CALL_JOURNAL_BYTES);
+        let amounts = Amounts::of(Quantity::Children, 1).with(Quantity::JournalBytes, journal);
+        Cow::Owned(Needs { all: vec![Need::Spawn(self.child.clone())], each: Vec::new(), amounts })
     }
     fn class(&self) -> EffectClass {
         EffectClass::Once
@@ -226,6 +352,19 @@ impl Effect for Spawn {
 
     fn label(&self) -> &'static str {
         "spawn"
+    }
+
+    fn subject(&self) -> Option<Subject> {
+        let input = serde_json::json!({ "child": self.child, "manifest_hash": self.manifest_hash });
+        Some(Subject::of("spawn", input))
+    }
+
+    fn spent(parts: &AuthorizedParts<Self>, outcome: &Self::Outcome) -> Amounts {
+        let reserved = parts.effect.needs().amounts;
+        match outcome {
+            Ok(_) => reserved,
+            Err(_) => Amounts::of(Quantity::JournalBytes, CALL_JOURNAL_BYTES),
+        }
     }
 
     fn intent(parts: &AuthorizedParts<Self>) -> Event {
@@ -241,6 +380,7 @@ impl Effect for Spawn {
             call: parts.call,
             child: outcome.as_ref().ok().copied(),
             failure: outcome.as_ref().err().cloned(),
+            spent: Self::spent(parts, outcome),
         }
     }
 }
@@ -257,8 +397,8 @@ pub struct Delivery {
 impl Effect for Delivery {
     type Outcome = ();
 
-    fn needs(&self) -> Needs {
-        Needs::default()
+    fn needs(&self) -> Cow<'_, Needs> {
+        Cow::Owned(Needs::default())
     }
     fn class(&self) -> EffectClass {
         EffectClass::Once
@@ -282,14 +422,16 @@ impl Effect for Delivery {
 pub struct Access {
     /// What was needed.
     pub need: Need,
-    /// The grant that meets it; absent for tokens.
-    pub grant: Option<GrantId>,
+    /// The grant that meets it.
+    pub grant: GrantId,
     /// For a file: the path below the grant's root, no leading slash; may hold `..`, which the kernel judges.
     pub relative: Option<String>,
     /// For a host: the rules under which redirects may go on. Empty with `public` set means any public host.
     pub hosts: Vec<HostRule>,
     /// For a host: any public address is allowed.
     pub public: bool,
+    /// For a file: no symbolic link may be followed below the root, because what was approved is a place.
+    pub no_links: bool,
 }
 
 /// Why something was denied, in a form the model and a person can act on.
@@ -313,25 +455,40 @@ pub enum Charge {
         /// The grant that was used.
         grant: GrantId,
     },
-    /// Tokens reserved at an agent and all its ancestors.
-    Tokens {
+    /// Amounts reserved at an agent and all its ancestors.
+    Purse {
         /// The agent whose purse it is.
         agent: AgentId,
-        /// How many.
-        reserved: Tokens,
+        /// How much of each quantity.
+        reserved: Amounts,
     },
+    /// One use of what a person approved.
+    Approval {
+        /// Which approval.
+        approval: ApprovalId,
+    },
+}
+
+/// All that `charges` reserve.
+#[must_use]
+pub fn reserved_by(charges: &[Charge]) -> Amounts {
+    let reserved = charges.iter().filter_map(|charge| match charge {
+        Charge::Purse { reserved, .. } => Some(reserved),
+        Charge::Use { .. } | Charge::Approval { .. } => None,
+    });
+    reserved.fold(Amounts::NONE, |sum, one| sum.plus(one))
 }
 
 /// Where dropped authorisations put their charges until the authority takes them back.
 #[derive(Debug, Clone, Default)]
-pub struct RefundQueue(Arc<Mutex<Vec<Charge>>>);
+pub struct RefundQueue(Arc<Mutex<Vec<(CallId, Vec<Charge>)>>>);
 
 impl RefundQueue {
-    pub(crate) fn put(&self, charges: Vec<Charge>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(charges);
+    pub(crate) fn put(&self, call: CallId, charges: Vec<Charge>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((call, charges));
     }
 
-    pub(crate) fn take(&self) -> Vec<Charge> {
+    pub(crate) fn take(&self) -> Vec<(CallId, Vec<Charge>)> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -402,7 +559,7 @@ impl<E: Effect> Authorized<E> {
 impl<E: Effect> Drop for Authorized<E> {
     fn drop(&mut self) {
         if let Some(parts) = self.inner.take() {
-            self.refunds.put(parts.charges);
+            self.refunds.put(parts.call, parts.charges);
         }
     }
 }

@@ -5,15 +5,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{ApprovalGrant, Question};
+use crate::budget::Budget;
 use crate::confinement::{Boundary, ConfinementReceipt};
 use crate::effect::{Access, Charge, Denied, EffectClass};
 use crate::grant::GrantRecord;
-use crate::id::{AgentId, CallId, EntryId, GoalId, GrantId, Seq, TraceId, WorkerId};
+use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId, WorkerId};
 use crate::manifest::Manifest;
 use crate::model::{ModelFailure, ModelReply, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::{Bytes, Millis, Timestamp, Tokens};
+use crate::price::Price;
+use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{StopReason, ToolFailure};
 
 /// Where a goal stands.
@@ -114,7 +117,7 @@ pub enum Event {
         /// Deadline.
         deadline: Timestamp,
         /// Purse of the whole goal.
-        max_tokens: Tokens,
+        budget: Budget,
         /// uid of the principal.
         principal: u32,
     },
@@ -150,8 +153,8 @@ pub enum Event {
         depth: u32,
         /// Its manifest.
         manifest: Box<Manifest>,
-        /// Tokens it may use at most.
-        max_tokens: Option<Tokens>,
+        /// Its purse: the tighter of its manifest's and its goal's.
+        budget: Budget,
         /// uid of the principal whose agent it is.
         principal: u32,
     },
@@ -176,6 +179,12 @@ pub enum Event {
     CapabilityRevoked {
         /// The grant.
         grant: GrantId,
+        /// uid of the principal who revoked it.
+        principal: u32,
+        /// Grants that ended with it, itself included.
+        ended: Vec<GrantId>,
+        /// Calls in flight that were ended, whose results are not delivered.
+        cut: Vec<CallId>,
     },
     /// An agent's life ended.
     AgentStopped {
@@ -253,6 +262,8 @@ pub enum Event {
         failure: Option<ToolFailure>,
         /// The worker that ran it; `confinement_receipt` holds its receipt.
         worker: Option<WorkerId>,
+        /// What it used of its reservations.
+        spent: Amounts,
         /// How long it took.
         elapsed: Millis,
     },
@@ -272,10 +283,11 @@ pub enum Event {
         /// Messages sent.
         messages: u64,
         /// Bytes of text sent: bounds from below what it must have cost.
-        #[serde(default)]
         request_bytes: Bytes,
         /// Tokens reserved.
         reserve: Tokens,
+        /// What the model costs, where that is known.
+        price: Option<Price>,
         /// What was charged.
         charges: Vec<Charge>,
     },
@@ -287,10 +299,10 @@ pub enum Event {
         result: Result<ModelReply, ModelFailure>,
         /// Attempts made.
         attempts: u32,
-        /// Of those, the failed ones that the provider may have billed without a report. Absent in entries that
-        /// were written before these were counted: then the failure itself says it.
-        #[serde(default)]
-        possibly_billed: Option<u32>,
+        /// Of those, the failed ones that the provider may have billed without a report.
+        possibly_billed: u32,
+        /// What it used of its reservations.
+        spent: Amounts,
         /// How long it took, waits included.
         elapsed: Millis,
     },
@@ -307,22 +319,51 @@ pub enum Event {
     UsageReported {
         /// Of this agent alone.
         usage: Usage,
-        /// Tokens used in its purse, with its children.
-        used: Tokens,
+        /// Used of its purse, with its children.
+        used: Amounts,
     },
     /// A purse could not cover a request.
     BudgetExceeded {
+        /// Of what.
+        quantity: Quantity,
         /// What was wanted.
-        wanted: Tokens,
+        wanted: u64,
         /// What was left.
-        remaining: Tokens,
+        remaining: u64,
     },
-    /// A provider reported more than was reserved.
+    /// More was used than was reserved.
     Overdraft {
+        /// Of what.
+        quantity: Quantity,
         /// Reserved.
-        reserved: Tokens,
-        /// Reported.
-        used: Tokens,
+        reserved: u64,
+        /// Used, as reported.
+        used: u64,
+    },
+    /// An effect waits for a person.
+    HumanApprovalRequested {
+        /// The question.
+        question: Box<Question>,
+        /// When it counts as denied.
+        deadline: Timestamp,
+    },
+    /// A person approved an effect, or more like it.
+    HumanApprovalGranted {
+        /// What holds from now on.
+        approval: ApprovalGrant,
+        /// uid of the principal who approved.
+        principal: u32,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// An effect was not approved.
+    HumanApprovalDenied {
+        /// The question.
+        approval: ApprovalId,
+        /// uid of the principal who denied it; absent where nobody answered in time or the agent ended.
+        principal: Option<u32>,
+        /// Why.
+        reason: String,
     },
     /// Intent of a spawn.
     SpawnRequested {
@@ -331,7 +372,6 @@ pub enum Event {
         /// The child's name.
         child: AgentName,
         /// What was charged.
-        #[serde(default)]
         charges: Vec<Charge>,
     },
     /// Outcome of a spawn.
@@ -342,6 +382,8 @@ pub enum Event {
         child: Option<AgentId>,
         /// Why not.
         failure: Option<ToolFailure>,
+        /// What it used of its reservations.
+        spent: Amounts,
     },
     /// A failed child is tried once more.
     ChildRetried {
@@ -453,6 +495,9 @@ kinds! {
     UsageReported => "usage_reported",
     BudgetExceeded => "budget_exceeded",
     Overdraft => "overdraft",
+    HumanApprovalRequested => "human_approval_requested",
+    HumanApprovalGranted => "human_approval_granted",
+    HumanApprovalDenied => "human_approval_denied",
     SpawnRequested => "spawn_requested",
     SpawnCompleted => "spawn_completed",
     ChildRetried => "child_retried",
@@ -469,9 +514,6 @@ kinds! {
 const RESERVED_KINDS: &[&str] = &[
     "context_summarization_failed",
     "context_summarized",
-    "human_approval_denied",
-    "human_approval_granted",
-    "human_approval_requested",
     "memory_queried",
     "memory_stored",
     "session_store_error",

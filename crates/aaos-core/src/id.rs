@@ -80,6 +80,9 @@ typed_id!(
 typed_id!(
     /// One use of a tool, inference or spawn: joins intent and outcome in the journal.
     CallId, "call");
+typed_id!(
+    /// One question to a person about an effect, and the answer to it.
+    ApprovalId, "approval");
 
 /// Position of an entry in the journal; the first entry is 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

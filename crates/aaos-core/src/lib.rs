@@ -4,6 +4,7 @@
 //! is not async. Time, ids and random bits arrive as arguments. `Authorized<E>` can be minted only by
 //! [`authority::Authority`].
 
+pub mod approval;
 pub mod authority;
 pub mod budget;
 pub mod capability;

@@ -141,6 +141,18 @@ pub const MAX_URL_BYTES: usize = 8192;
 pub const KEPT_STDERR_BYTES: usize = 4096;
 /// Longest JSON text of a tool result shown to a model, bytes.
 pub const MAX_TOOL_RESULT_BYTES: usize = 6 * 1024 * 1024;
+/// Bytes of journal that one call is counted to take beside its arguments: intent, outcome and their hashes.
+pub const CALL_JOURNAL_BYTES: u64 = 2_048;
+/// Bytes of journal that one token of a model's reply is counted to take at most.
+pub const JOURNAL_BYTES_PER_TOKEN: u64 = 8;
+/// How long a person may take to answer before it counts as a denial, milliseconds.
+pub const APPROVAL_WAIT_MS: u64 = 3_600_000;
+/// Questions to a person that may be open at once.
+pub const MAX_PENDING_APPROVALS: usize = 1_024;
+/// Approvals in force for one agent.
+pub const MAX_APPROVALS_PER_AGENT: usize = 256;
+/// Uses that one scoped approval may cover.
+pub const MAX_APPROVED_USES: u32 = 10_000;
 /// The same tool with the same input this often in one run gets a hint.
 pub const REPEAT_GUARD: u32 = 3;
 /// Distinct calls of one agent that the repeat guard remembers; beyond that it forgets the one made longest ago.

@@ -223,6 +223,15 @@ impl Amounts {
     }
 }
 
+impl fmt::Display for Amounts {
+    /// Each quantity in words; `nothing` where there is none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self.iter().map(|(quantity, amount)| quantity.show(amount)).collect();
+        f.write_str(if words.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&words.join(", "))
+    }
+}
+
 impl From<Amounts> for BTreeMap<Quantity, u64> {
     fn from(amounts: Amounts) -> Self {
         amounts.iter().collect()

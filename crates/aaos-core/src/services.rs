@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{CallResult, ModelCall, ModelFailure, ModelReply, ModelRequest, Usage};
-use crate::quantity::Tokens;
+use crate::quantity::Quantity;
 
 /// Version of this interface; a far end that speaks another major version is refused.
 pub const AGENT_ABI_VERSION: u32 = 1;
@@ -33,8 +33,10 @@ pub enum ServiceReply {
     ModelFailed(ModelFailure),
     /// The purse cannot cover it.
     BudgetExceeded {
+        /// Of what.
+        quantity: Quantity,
         /// What is left.
-        remaining: Tokens,
+        remaining: u64,
     },
     /// The tool's result, ready to be shown to the model (failures and denials too).
     ToolResult(CallResult),

@@ -8,15 +8,17 @@ mod fold;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::approval::{ApprovalGrant, Question};
+use crate::budget::{Budget, Purse};
 use crate::effect::{Charge, EffectClass};
 use crate::event::{AgentEnd, GoalState, OutputObserved};
 use crate::grant::GrantRecord;
-use crate::id::{AgentId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
+use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
 use crate::manifest::Manifest;
 use crate::model::Usage;
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::{Bytes, Timestamp, Tokens};
+use crate::quantity::Timestamp;
 use crate::toolio::StopReason;
 
 /// A goal as far as the journal tells.
@@ -35,7 +37,7 @@ pub struct GoalRecord {
     /// Its deadline.
     pub deadline: Timestamp,
     /// Purse of the whole goal.
-    pub max_tokens: Tokens,
+    pub budget: Budget,
     /// uid of the principal.
     pub principal: u32,
     /// Where it stands: `Queued`, `Running`, or how it ended.
@@ -67,15 +69,6 @@ pub struct GoalEnd {
     pub exit_code: u8,
 }
 
-/// What an agent's purse holds; its limit is the agent's `max_tokens`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PurseRecord {
-    /// Reserved by inferences without a recorded outcome, descendants included. After a restart these count as used.
-    pub reserved: Tokens,
-    /// Used, descendants included.
-    pub used: Tokens,
-}
-
 /// A run in progress, or the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
@@ -87,6 +80,8 @@ pub struct RunRecord {
     pub trace: Option<TraceId>,
     /// How it ended; absent while it runs.
     pub end: Option<ReplyRecord>,
+    /// Whether the time it lasted is counted in its agent's purse.
+    pub clocked: bool,
 }
 
 /// How a run ended.
@@ -152,8 +147,6 @@ pub struct AgentRecord {
     pub manifest: Manifest,
     /// When it was admitted.
     pub spawned_at: Timestamp,
-    /// Its ceiling of tokens.
-    pub max_tokens: Option<Tokens>,
     /// uid of the principal whose agent it is.
     pub principal: u32,
     /// Whether it lives.
@@ -163,7 +156,7 @@ pub struct AgentRecord {
     /// Its grants, in the order they were issued.
     pub grants: Vec<GrantId>,
     /// Its purse.
-    pub purse: PurseRecord,
+    pub purse: Purse,
     /// Tokens of its own inferences, as providers reported them.
     pub usage: Usage,
     /// Its run in progress, or its last one.
@@ -205,8 +198,6 @@ pub enum PendingKind {
     Inference {
         /// Which model.
         model: ModelName,
-        /// Bytes sent.
-        request_bytes: Bytes,
     },
     /// A spawn.
     Spawn {
@@ -238,6 +229,19 @@ pub struct PendingCall {
     pub charges: Vec<Charge>,
 }
 
+/// A question that nobody has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingApproval {
+    /// The question.
+    pub question: Question,
+    /// For which goal.
+    pub goal: Option<GoalId>,
+    /// When it was asked.
+    pub asked_at: Timestamp,
+    /// When it counts as denied.
+    pub deadline: Timestamp,
+}
+
 /// All that the journal says is the case.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
@@ -253,6 +257,10 @@ pub struct State {
     pub grants: BTreeMap<GrantId, GrantState>,
     /// Effects begun without outcome.
     pub pending: BTreeMap<CallId, PendingCall>,
+    /// Questions that nobody has answered.
+    pub questions: BTreeMap<ApprovalId, PendingApproval>,
+    /// Approvals in force, with the uses that are left.
+    pub approved: BTreeMap<ApprovalId, ApprovalGrant>,
     /// The latest answers to delivered messages (bounded by `KEPT_TRACES`).
     pub replies: BTreeMap<TraceId, ReplyRecord>,
     stopped_agents: VecDeque<AgentId>,

@@ -7,10 +7,12 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Ceilings;
 use crate::effect::{EffectClass, FileRight, Need, Needs};
 use crate::limits;
 use crate::name::ToolName;
 use crate::path::AbsPath;
+use crate::quantity::{Amounts, Quantity};
 use crate::toolio::{
     EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput, FileWriteInput, GrepInput,
     SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
@@ -204,7 +206,7 @@ tools! {
 pub struct ToolCall {
     /// The typed input.
     pub input: ToolInput,
-    resources: Needs,
+    needs: Needs,
 }
 
 impl ToolCall {
@@ -213,16 +215,52 @@ impl ToolCall {
     /// # Errors
     /// [`ToolFailure`] (invalid arguments) when the input names no usable resource.
     pub fn new(input: ToolInput) -> Result<Self, ToolFailure> {
-        let resources = input.resources()?;
-        Ok(Self { input, resources })
+        let mut needs = input.resources()?;
+        needs.all.insert(0, Need::Tool(input.tool_name()));
+        needs.amounts = amounts_of(&input);
+        Ok(Self { input, needs })
     }
 
-    /// The right to the tool, and its resources.
+    /// The right to the tool, its resources, and the most that it can move.
     #[must_use]
-    pub fn needs(&self) -> Needs {
-        let mut all = vec![Need::Tool(self.input.tool_name())];
-        all.extend(self.resources.all.iter().cloned());
-        Needs { all, each: self.resources.each.clone() }
+    pub fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
+    /// The same call, moving no more than a purse has left: a fetch asks for a shorter body, an edit may leave a
+    /// smaller file. What cannot be made smaller stays, and is refused when it is authorised.
+    #[must_use]
+    pub fn clamped_to(mut self, remaining: &Ceilings) -> Self {
+        let quantity = match &self.input {
+            ToolInput::WebFetch(_) => Quantity::EgressBytes,
+            ToolInput::FileEdit(_) => Quantity::WrittenBytes,
+            _ => return self,
+        };
+        let wanted = self.needs.amounts.get(quantity);
+        let Some(left) = remaining.get(quantity).filter(|left| (1..wanted).contains(left)) else {
+            return self;
+        };
+        if let ToolInput::WebFetch(input) = &mut self.input {
+            input.max_bytes = left;
+        }
+        self.needs.amounts = self.needs.amounts.with(quantity, left);
+        self
+    }
+}
+
+/// The most that a call can move, as a purse counts it.
+fn amounts_of(input: &ToolInput) -> Amounts {
+    let arguments = input.arguments().to_string().len() as u64;
+    let journal = Amounts::of(Quantity::JournalBytes, arguments.saturating_add(limits::CALL_JOURNAL_BYTES));
+    match input {
+        ToolInput::FileWrite(input) => {
+            journal.with(Quantity::WrittenBytes, input.content.len() as u64).with(Quantity::Files, 1)
+        }
+        ToolInput::FileEdit(_) => {
+            journal.with(Quantity::WrittenBytes, limits::MAX_FILE_BYTES).with(Quantity::Files, 1)
+        }
+        ToolInput::WebFetch(input) => journal.with(Quantity::EgressBytes, input.max_bytes),
+        _ => journal,
     }
 }
 
@@ -241,7 +279,7 @@ fn file(right: FileRight, path: &AbsPath) -> Need {
 }
 
 fn only(needs: Vec<Need>) -> Result<Needs, ToolFailure> {
-    Ok(Needs { all: needs, each: Vec::new() })
+    Ok(Needs { all: needs, ..Needs::default() })
 }
 
 /// `echo`.
@@ -328,7 +366,7 @@ impl Tool for FileReadMany {
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(input: &FileReadManyInput) -> Result<Needs, ToolFailure> {
         let each = input.paths.iter().map(|path| file(FileRight::Read, path)).collect();
-        Ok(Needs { all: Vec::new(), each })
+        Ok(Needs { each, ..Needs::default() })
     }
 }
 

@@ -350,6 +350,10 @@ pub enum ToolFailureKind {
     TooLarge,
     /// `old_string` does not occur, or occurs more than once.
     NoUniqueMatch,
+    /// A person did not approve it, or nobody answered in time; nothing ran.
+    ApprovalDenied,
+    /// A grant that the call used was revoked while it ran; its result is not delivered.
+    Revoked,
     /// A limit of the runtime (children, depth, agents, mailbox).
     LimitReached,
     /// The purse cannot cover it.

@@ -5,10 +5,10 @@
 //! [`crate::Journal::begin`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
 //! is dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
 
-use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect};
+use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, reserved_by};
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, CallId, EntryId, GoalId, TraceId};
-use aaos_core::quantity::Timestamp;
+use aaos_core::quantity::{Amounts, Timestamp};
 
 /// When and because of what an effect begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,12 @@ impl<E: Effect> Permit<E> {
         &self.about
     }
 
+    /// What is reserved for it.
+    #[must_use]
+    pub fn reserved(&self) -> Amounts {
+        reserved_by(&self.parts.charges)
+    }
+
     /// Uses the permit up: this is how it ended.
     pub fn settle(self, outcome: E::Outcome) -> Receipt<E> {
         Receipt { parts: self.parts, about: self.about, intent: self.intent, outcome }
@@ -131,7 +137,15 @@ impl<E: Effect> Receipt<E> {
     }
 
     pub(crate) fn finish(self, entry: EntryId) -> Finished<E> {
-        Finished { outcome: self.outcome, charges: self.parts.charges, agent: self.parts.agent, entry }
+        let spent = E::spent(&self.parts, &self.outcome);
+        Finished {
+            outcome: self.outcome,
+            call: self.parts.call,
+            charges: self.parts.charges,
+            spent,
+            agent: self.parts.agent,
+            entry,
+        }
     }
 }
 
@@ -140,8 +154,12 @@ impl<E: Effect> Receipt<E> {
 pub struct Finished<E: Effect> {
     /// How it ended.
     pub outcome: E::Outcome,
+    /// The call's id.
+    pub call: CallId,
     /// What was charged; to be settled by the authority.
     pub charges: Vec<Charge>,
+    /// What it used of its reservations, as journalled.
+    pub spent: Amounts,
     /// Who acted.
     pub agent: AgentId,
     /// The entry that records the outcome.

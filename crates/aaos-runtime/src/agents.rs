@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use aaos_core::budget::Budget;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::AgentId;
 use aaos_core::manifest::{Lifecycle, Manifest};
@@ -29,7 +30,7 @@ impl Kernel {
 
     async fn spawn_for(&self, caller: Principal, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
         let persistent = manifest.lifecycle == Lifecycle::Persistent;
-        let origin = Origin { owner: caller.uid(), goal: None, max_tokens: None };
+        let origin = Origin { owner: caller.uid(), goal: None, budget: Budget::default() };
         let agent = self.admit_operator_agent(manifest, origin, self.closing().child_token()).await?;
         if persistent {
             self.start_mailbox_loop(&agent);
@@ -99,8 +100,9 @@ impl Kernel {
         let agent = self.agent_for(caller, id)?;
         let view = self.view(&agent);
         let (purse, grants) = {
+            let now = self.clock().now();
             let authority = self.authority();
-            (authority.purse(id), authority.grants_of(id))
+            (authority.purse(id, now), authority.grants_of(id))
         };
         let live = agent.live();
         Ok(AgentStatus {
@@ -112,12 +114,7 @@ impl Kernel {
             parent_agent: view.parent_agent,
             started_at: view.started_at,
             goal_id: agent.goal,
-            purse: purse.map(|purse| PurseReport {
-                limit: purse.limit,
-                reserved: purse.reserved,
-                used: purse.used,
-                remaining: purse.remaining,
-            }),
+            purse: purse.as_ref().map(PurseReport::of),
             usage: live.usage,
             grants,
             confinement: agent.receipt(),

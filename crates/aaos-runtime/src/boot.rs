@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::authority::Authority;
-use aaos_core::effect::EffectClass;
+use aaos_core::effect::{EffectClass, reserved_by};
 use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome, content_hash};
 use aaos_core::exit::Exit;
 use aaos_core::id::AgentId;
@@ -110,10 +110,12 @@ impl Kernel {
                     result_bytes: Bytes::ZERO,
                     failure: Some(unknown()),
                     worker: None,
+                    spent: reserved_by(&pending.charges),
                     elapsed: self.clock().now().since(pending.since),
                 },
                 PendingKind::Spawn { .. } => {
-                    Event::SpawnCompleted { call: pending.call, child: None, failure: Some(unknown()) }
+                    let spent = reserved_by(&pending.charges);
+                    Event::SpawnCompleted { call: pending.call, child: None, failure: Some(unknown()), spent }
                 }
                 PendingKind::Inference { .. } => return None,
             };
@@ -290,7 +292,7 @@ fn goal_of(record: &GoalRecord) -> Goal {
         client_key: record.client_key.clone(),
         priority: 0,
         deadline_seconds: 0,
-        max_tokens: Some(record.max_tokens),
+        budget: record.budget,
         grants: Vec::new(),
         manifest: None,
         working_directory: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
+use aaos_core::price::PriceTable;
 use aaos_core::quantity::Tokens;
 use aaos_llm::ModelsConfig;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,8 @@ pub struct KernelConfig {
     pub commit: String,
     /// Limits.
     pub limits: KernelLimits,
+    /// What models cost.
+    pub prices: PriceTable,
     /// The bootstrap agent of goals that bring none.
     pub bootstrap: Manifest,
     /// Directory below which each goal gets its workspace.

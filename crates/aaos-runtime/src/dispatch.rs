@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
-use aaos_core::authority::Refusal;
+use aaos_core::authority::{Overdraft, Refusal, Settlement};
 use aaos_core::effect::{Denied, Effect, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
-use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
-use aaos_journal::{Permit, Receipt};
+use aaos_journal::{Finished, Permit, Receipt};
 use tokio::time::Instant;
 
 use crate::denials;
@@ -185,17 +185,19 @@ impl Kernel {
             Refusal::Denied(denied) => {
                 Event::CapabilityDenied { effect: effect.to_owned(), denied: denied.clone() }
             }
-            Refusal::Budget { wanted, remaining } => {
-                Event::BudgetExceeded { wanted: *wanted, remaining: *remaining }
+            Refusal::Budget { quantity, wanted, remaining } => {
+                Event::BudgetExceeded { quantity: *quantity, wanted: *wanted, remaining: *remaining }
             }
-            Refusal::Waits { .. } | Refusal::Limit(_) | Refusal::UnknownAgent(_) => Event::CapabilityDenied {
-                effect: effect.to_owned(),
-                denied: Denied {
-                    missing: format!("a place for {effect}"),
-                    reason: refusal.to_string(),
-                    hint: "wait until something ends, or ask for less".to_owned(),
-                },
-            },
+            Refusal::Waits { .. } | Refusal::Limit(_) | Refusal::UnknownAgent(_) | Refusal::Approval(_) => {
+                Event::CapabilityDenied {
+                    effect: effect.to_owned(),
+                    denied: Denied {
+                        missing: format!("a place for {effect}"),
+                        reason: refusal.to_string(),
+                        hint: "wait until something ends, or ask for less".to_owned(),
+                    },
+                }
+            }
         };
         self.record_or_log(self.agent_entry(agent, event)).await;
         refusal
@@ -221,8 +223,26 @@ impl Kernel {
             }
         }
         let finished = self.journal().finish(receipt, self.clock().now()).await?;
-        self.authority().settle(&finished.charges, Tokens::ZERO);
+        self.settle(agent, &finished).await?;
         Ok(finished.outcome)
+    }
+
+    /// Settles what a finished effect was charged, and records what it used beyond its reservation.
+    pub(crate) async fn settle<E: Effect>(
+        &self,
+        agent: &Agent,
+        finished: &Finished<E>,
+    ) -> Result<Settlement, KernelError> {
+        let settlement = {
+            let now = self.clock().now();
+            self.authority().settle(finished.call, &finished.charges, &finished.spent, now)
+        };
+        self.budget_changed().notify_waiters();
+        for Overdraft { quantity, reserved, used } in settlement.overdrafts.iter().copied() {
+            let event = Event::Overdraft { quantity, reserved, used };
+            self.journal().record(self.agent_entry(agent, event)).await?;
+        }
+        Ok(settlement)
     }
 
     async fn run_worker_tool(
@@ -258,9 +278,7 @@ impl Kernel {
         self.record_or_log(self.agent_entry(agent, event)).await;
         match fetched {
             Ok(page) => self.run_worker_tool(agent, permit, Some(page)).await,
-            Err(failure) => {
-                permit.settle(ToolOutcome { result: Err(failure), worker: None, elapsed: elapsed(begun) })
-            }
+            Err(failure) => permit.settle(ToolOutcome::failed(failure, elapsed(begun))),
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum KernelError {
     /// A limit of the runtime.
     #[error("{0}")]
     Limit(String),
+    /// A person did not approve it, or nobody answered in time.
+    #[error("{0}")]
+    Approval(String),
     /// The provider failed.
     #[error(transparent)]
     Provider(#[from] ModelFailure),
@@ -70,6 +73,7 @@ impl KernelError {
             Self::Denied(_) => ErrorCode::CapabilityDenied,
             Self::Budget(_) => ErrorCode::BudgetExceeded,
             Self::Limit(_) => ErrorCode::LimitReached,
+            Self::Approval(_) => ErrorCode::ApprovalDenied,
             Self::Provider(failure) if failure.kind == ModelFailureKind::UnknownModel => {
                 ErrorCode::InvalidParams
             }
@@ -92,6 +96,7 @@ impl KernelError {
             Self::Denied(_) => "denied",
             Self::Budget(_) => "budget_exceeded",
             Self::Limit(_) => "limit_reached",
+            Self::Approval(_) => "approval_denied",
             Self::Provider(_) => "provider",
             Self::Tool(_) => "tool",
             Self::Sandbox(_) => "confinement_unavailable",
@@ -110,6 +115,7 @@ impl KernelError {
             Self::Denied(_) => ToolFailureKind::Denied,
             Self::Budget(_) => ToolFailureKind::BudgetExceeded,
             Self::Limit(_) => ToolFailureKind::LimitReached,
+            Self::Approval(_) => ToolFailureKind::ApprovalDenied,
             Self::Provider(failure) if failure.kind == ModelFailureKind::UnknownModel => {
                 ToolFailureKind::InvalidArguments
             }
@@ -132,6 +138,7 @@ impl From<Refusal> for KernelError {
             Refusal::Denied(denied) => Self::Denied(format!("{denied}; {}", denied.hint)),
             Refusal::Budget { .. } | Refusal::Waits { .. } => Self::Budget(refusal.to_string()),
             Refusal::Limit(_) => Self::Limit(refusal.to_string()),
+            Refusal::Approval(_) => Self::Approval(refusal.to_string()),
             Refusal::UnknownAgent(agent) => Self::unknown("agent", &agent),
         }
     }
@@ -147,7 +154,10 @@ fn tool_code(kind: ToolFailureKind) -> ErrorCode {
     match kind {
         ToolFailureKind::InvalidArguments => ErrorCode::InvalidParams,
         ToolFailureKind::UnknownTool | ToolFailureKind::NotFound => ErrorCode::NotFound,
-        ToolFailureKind::Denied | ToolFailureKind::OutsideRoot => ErrorCode::CapabilityDenied,
+        ToolFailureKind::Denied | ToolFailureKind::OutsideRoot | ToolFailureKind::Revoked => {
+            ErrorCode::CapabilityDenied
+        }
+        ToolFailureKind::ApprovalDenied => ErrorCode::ApprovalDenied,
         ToolFailureKind::BudgetExceeded => ErrorCode::BudgetExceeded,
         ToolFailureKind::ConfinementUnavailable => ErrorCode::SandboxUnavailable,
         ToolFailureKind::LimitReached | ToolFailureKind::TooLarge | ToolFailureKind::Timeout => {

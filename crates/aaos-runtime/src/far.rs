@@ -230,11 +230,7 @@ impl Kernel {
         // the cancellation is seen here.
         let ready = filled.and_then(|()| if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) });
         if let Err(failure) = ready {
-            return permit.settle(ToolOutcome {
-                result: Err(failure),
-                worker: None,
-                elapsed: elapsed(begun),
-            });
+            return permit.settle(ToolOutcome::failed(failure, elapsed(begun)));
         }
         let Some(one) = held.as_mut() else {
             unreachable!("the slot was filled under the same lock");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_agent::RunEnd;
+use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, GrantSpec};
 use aaos_core::event::{AgentEnd, Event, GoalState, OutputObserved};
 use aaos_core::id::{AgentId, GoalId};
@@ -17,7 +18,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::name::AgentName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::{Quantity, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -43,8 +44,8 @@ pub struct GoalRequest {
     pub priority: i64,
     /// It fails after this long.
     pub deadline_seconds: u64,
-    /// Purse of its whole tree; the configured default when absent.
-    pub max_tokens: Option<Tokens>,
+    /// Purse of its whole tree; the configured default of tokens where it bounds none.
+    pub budget: Budget,
     /// The operator's root grant.
     pub grants: Vec<GrantSpec>,
     /// Its root agent, when not the shipped one.
@@ -147,9 +148,15 @@ impl Kernel {
             outputs: request.outputs.clone(),
             client_key: request.client_key.clone(),
             deadline: deadline_from(self.clock().now(), request.deadline_seconds),
-            max_tokens: request.max_tokens.unwrap_or(self.config().limits.goal_tokens),
+            budget: self.goal_budget(request),
             principal: caller.uid(),
         }
+    }
+
+    fn goal_budget(&self, request: &GoalRequest) -> Budget {
+        let tokens = request.budget.max.get(Quantity::Tokens).unwrap_or(self.config().limits.goal_tokens.0);
+        let max = request.budget.max.with(Quantity::Tokens, Some(tokens));
+        Budget { max, ..request.budget }
     }
 
     /// Starts queued goals while there is room.
@@ -198,8 +205,7 @@ impl Kernel {
     ) -> Result<Verdict, KernelError> {
         let workspace = self.make_workspace(id).await?;
         let manifest = self.root_manifest(request, &workspace);
-        let max_tokens = Some(request.max_tokens.unwrap_or(self.config().limits.goal_tokens));
-        let origin = Origin { owner, goal: Some(id), max_tokens };
+        let origin = Origin { owner, goal: Some(id), budget: self.goal_budget(request) };
         let agent = self.admit_operator_agent(manifest, origin, cancel.child_token()).await?;
         let verdict = self.run_goal_agent(id, request, &agent, &workspace).await;
         let end = match &verdict {

@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::authority::{Refusal, tokens_spent};
+use aaos_core::authority::Refusal;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
-use aaos_core::quantity::{Millis, Tokens};
+use aaos_core::quantity::{Millis, Quantity, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
@@ -31,7 +31,7 @@ const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_S
 /// How an inference ended, and whether it cost more than was reserved.
 struct Ended {
     outcome: InferenceOutcome,
-    overdrawn: bool,
+    overdrawn: Option<Quantity>,
 }
 
 impl Kernel {
@@ -54,8 +54,8 @@ impl Kernel {
             let outcome = match self.run_inference(agent, permit, made, deadline).await {
                 _ if agent.cancel.is_cancelled() => return ServiceReply::Cancelled,
                 // A report above the reservation is recorded and charged, and stops the run.
-                Ok(Ended { overdrawn: true, .. }) => {
-                    return ServiceReply::BudgetExceeded { remaining: Tokens::ZERO };
+                Ok(Ended { overdrawn: Some(quantity), .. }) => {
+                    return ServiceReply::BudgetExceeded { quantity, remaining: 0 };
                 }
                 Ok(Ended { outcome, .. }) => outcome,
                 Err(error) => return ServiceReply::ModelFailed(as_model_failure(&error)),
@@ -109,11 +109,16 @@ impl Kernel {
             }
             // Registered before the decision, so that a settlement between the two is not missed.
             let changed = self.budget_changed().notified();
-            let remaining = self.authority().purse(agent.id).and_then(|purse| purse.remaining);
+            let remaining = {
+                let now = self.clock().now();
+                let purse = self.authority().purse(agent.id, now);
+                purse.and_then(|purse| purse.remaining.get(Quantity::Tokens)).map(Tokens)
+            };
             let least = Tokens(bytes.0 / MAX_BYTES_PER_TOKEN).plus(Tokens(1));
             if let Some(remaining) = remaining.filter(|left| *left < least) {
                 // Not even the prompt fits: asking would be an overdraft for certain.
-                let refusal = Refusal::Budget { wanted: least, remaining };
+                let quantity = Quantity::Tokens;
+                let refusal = Refusal::Budget { quantity, wanted: least.0, remaining: remaining.0 };
                 self.journal_refusal(agent, "inference", refusal.clone()).await;
                 return Err(refused(refusal));
             }
@@ -122,7 +127,8 @@ impl Kernel {
             let reserve = remaining.filter(|left| left.0 > 0).map_or(full, |left| full.min(left));
             let call = CallId::from_uuid(self.clock().fresh());
             let request = ModelRequest { max_output_tokens, ..request.clone() };
-            let effect = Inference { request, reserve };
+            let price = self.config().prices.get(&request.model);
+            let effect = Inference { request, reserve, price };
             let decision = {
                 let now = self.clock().now();
                 self.authority().authorize(agent.id, call, effect, now)
@@ -133,12 +139,12 @@ impl Kernel {
                     return permit
                         .map_err(|error| ServiceReply::ModelFailed(as_model_failure(&error.into())));
                 }
-                Err(Refusal::Waits { .. }) => {
+                Err(Refusal::Waits { quantity, .. }) => {
                     tokio::select! {
                         () = changed => {}
                         () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
                         () = tokio::time::sleep_until(deadline) => {
-                            return Err(ServiceReply::BudgetExceeded { remaining: Tokens::ZERO });
+                            return Err(ServiceReply::BudgetExceeded { quantity, remaining: 0 });
                         }
                     }
                     // A reservation whose outcome cannot be journalled is never settled.
@@ -162,7 +168,6 @@ impl Kernel {
         deadline: Instant,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
-        let (bytes, reserve) = (permit.effect().request.text_bytes(), permit.effect().reserve);
         let receipt = match self.models().await {
             Ok(models) => {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
@@ -185,15 +190,9 @@ impl Kernel {
             self.budget_changed().notify_waiters();
         }
         let finished = finished?;
+        let settlement = self.settle(agent, &finished).await?;
+        let overdrawn = settlement.overdrafts.first().map(|overdraft| overdraft.quantity);
         let outcome = finished.outcome;
-        let used = tokens_spent(&outcome.result, outcome.possibly_billed, bytes, reserve);
-        let settlement = self.authority().settle(&finished.charges, used);
-        self.budget_changed().notify_waiters();
-        let overdrawn = settlement.overdraft.is_some();
-        if overdrawn {
-            let event = Event::Overdraft { reserved: reserve, used };
-            self.journal().record(self.agent_entry(agent, event)).await?;
-        }
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
         {
@@ -228,7 +227,7 @@ fn clamp_output(wanted: Tokens, input: Tokens, remaining: Option<Tokens>) -> Tok
 
 fn refused(refusal: Refusal) -> ServiceReply {
     match refusal {
-        Refusal::Budget { remaining, .. } => ServiceReply::BudgetExceeded { remaining },
+        Refusal::Budget { quantity, remaining, .. } => ServiceReply::BudgetExceeded { quantity, remaining },
         Refusal::UnknownAgent(_) => ServiceReply::Cancelled,
         other => ServiceReply::ModelFailed(as_model_failure(&KernelError::from(other))),
     }

@@ -11,7 +11,7 @@ use aaos_core::effect::Delivery;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::TraceId;
 use aaos_core::limits;
-use aaos_core::quantity::Tokens;
+
 use aaos_ipc::TraceState as Known;
 
 use crate::error::KernelError;
@@ -74,7 +74,7 @@ impl Kernel {
         let effect = Delivery { to: agent.id, message };
         let permit = self.begin(agent, Some(trace), effect).await?;
         let finished = self.journal().finish(permit.settle(()), self.clock().now()).await?;
-        self.authority().settle(&finished.charges, Tokens::ZERO);
+        self.settle(agent, &finished).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aaos_core::limits::RUN_TOKENS;
 use aaos_core::model::Usage;
-use aaos_core::quantity::Tokens;
+use aaos_core::quantity::{Quantity, Tokens};
 
 use crate::kernel::Kernel;
 use crate::registry::Agent;
@@ -47,7 +47,9 @@ impl Kernel {
         let parent = agent.parent.and_then(|parent| self.table().agent(parent));
         let inherited = parent.and_then(|parent| parent.live().meter.clone());
         inherited.unwrap_or_else(|| {
-            let has_ceiling = self.authority().purse(agent.id).is_some_and(|purse| purse.remaining.is_some());
+            let now = self.clock().now();
+            let purse = self.authority().purse(agent.id, now);
+            let has_ceiling = purse.is_some_and(|purse| purse.remaining.get(Quantity::Tokens).is_some());
             Arc::new(RunMeter::new((!has_ceiling).then_some(Tokens(RUN_TOKENS))))
         })
     }
@@ -57,7 +59,7 @@ impl Kernel {
 mod tests {
     use super::RunMeter;
     use aaos_core::model::Usage;
-    use aaos_core::quantity::Tokens;
+    use aaos_core::quantity::{Quantity, Tokens};
 
     fn usage(input: u64, output: u64) -> Usage {
         Usage { input_tokens: Tokens(input), output_tokens: Tokens(output), cached_input_tokens: Tokens(0) }

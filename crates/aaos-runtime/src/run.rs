@@ -13,7 +13,7 @@ use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{CallResult, ModelCall, ModelRequest, Usage};
-use aaos_core::quantity::Tokens;
+use aaos_core::quantity::{Amounts, Quantity, Tokens};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
 use aaos_core::tool::ToolDescriptor;
 use aaos_core::toolio::ToolFailure;
@@ -52,9 +52,10 @@ impl AgentServices for InProcess<'_> {
 impl InProcess<'_> {
     async fn ask(&self, request: ModelRequest) -> ServiceReply {
         if self.meter.is_spent() {
-            let refusal = Refusal::Budget { wanted: request.max_output_tokens, remaining: Tokens::ZERO };
+            let (quantity, wanted) = (Quantity::Tokens, request.max_output_tokens.0);
+            let refusal = Refusal::Budget { quantity, wanted, remaining: 0 };
             self.kernel.journal_refusal(self.agent, "inference", refusal).await;
-            return ServiceReply::BudgetExceeded { remaining: Tokens::ZERO };
+            return ServiceReply::BudgetExceeded { quantity, remaining: 0 };
         }
         let reply = self.kernel.ask_model(self.agent, self.trace, request).await;
         if let ServiceReply::Model(reply) = &reply {
@@ -176,7 +177,8 @@ impl Kernel {
 
     fn report_usage(&self, agent: &Agent, usage: Usage) {
         agent.live().usage = usage;
-        let used = self.authority().purse(agent.id).map_or(Tokens::ZERO, |purse| purse.used);
+        let now = self.clock().now();
+        let used = self.authority().purse(agent.id, now).map_or(Amounts::NONE, |purse| purse.used);
         self.note_or_log(self.agent_entry(agent, Event::UsageReported { usage, used }));
     }
 }
@@ -205,7 +207,9 @@ fn reply_event(reply: ServiceReply) -> MindEvent {
     match reply {
         ServiceReply::Model(reply) => MindEvent::Reply(reply),
         ServiceReply::ModelFailed(failure) => MindEvent::ModelFailed(failure),
-        ServiceReply::BudgetExceeded { remaining } => MindEvent::BudgetExceeded { remaining },
+        ServiceReply::BudgetExceeded { quantity, remaining } => {
+            MindEvent::BudgetExceeded { quantity, remaining }
+        }
         ServiceReply::Cancelled => MindEvent::Cancelled,
         ServiceReply::ToolResult(_) | ServiceReply::Ok => unreachable!("AskModel is answered by a model"),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use aaos_core::authority::narrow::narrow_manifest;
 use aaos_core::authority::{Admission, Refusal};
+use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Denied, Spawn};
 use aaos_core::event::{AgentEnd, Event};
@@ -14,7 +15,7 @@ use aaos_core::grant::{GrantRecord, GrantRequest};
 use aaos_core::id::{AgentId, GoalId, GrantId, TraceId};
 use aaos_core::manifest::Manifest;
 use aaos_core::path::PathPattern;
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::Timestamp;
 use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 
@@ -29,7 +30,7 @@ pub(crate) struct Origin {
     pub(crate) owner: u32,
     pub(crate) goal: Option<GoalId>,
     /// A ceiling for its purse, beside the manifest's own.
-    pub(crate) max_tokens: Option<Tokens>,
+    pub(crate) budget: Budget,
 }
 
 /// Opened roots of an admission that is not complete; closed again unless it completes.
@@ -109,7 +110,8 @@ impl Kernel {
         accepted_messages(&manifest)?;
         self.check_model(&manifest.model).await?;
         let id = AgentId::from_uuid(self.clock().fresh());
-        let admission = admission(id, &manifest, origin.max_tokens);
+        let budget = manifest.budget_config.budget().under(&origin.budget);
+        let admission = Admission::of(id, &manifest, budget);
         let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
         let room = self.config().limits.max_agents;
         if self.authority().agent_count() >= room {
@@ -149,7 +151,7 @@ impl Kernel {
             started_at: now,
             cancel,
         };
-        self.publish(facts, records, origin.max_tokens, open).await
+        self.publish(facts, records, budget, open).await
     }
 
     async fn open_operator_root(
@@ -186,7 +188,7 @@ impl Kernel {
         self.check_open().map_err(KernelError::into_tool_failure)?;
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
-        let permit = self.begin(parent, trace, Spawn { child: manifest.name.clone() }).await?;
+        let permit = self.begin(parent, trace, Spawn::of(&manifest)).await?;
         let built = self.build_child(parent, manifest).await;
         if let Err(KernelError::Denied(reason)) = &built {
             let denied = Denied {
@@ -205,7 +207,7 @@ impl Kernel {
         };
         let finished = self.journal().finish(permit.settle(outcome), self.clock().now()).await;
         let finished = finished.map_err(|error| KernelError::from(error).into_tool_failure())?;
-        self.authority().settle(&finished.charges, Tokens::ZERO);
+        self.settle(parent, &finished).await.map_err(KernelError::into_tool_failure)?;
         child
     }
 
@@ -224,8 +226,9 @@ impl Kernel {
             requests.push((from.grant, request(grant, spec, root)));
         }
         let now = self.clock().now();
+        let budget = manifest.budget_config.budget();
         let records =
-            self.authority().admit_child(parent.id, admission(id, &manifest, None), requests, now)?;
+            self.authority().admit_child(parent.id, Admission::of(id, &manifest, budget), requests, now)?;
         let facts = AgentFacts {
             id,
             manifest,
@@ -236,7 +239,7 @@ impl Kernel {
             started_at: now,
             cancel: parent.cancel.child_token(),
         };
-        self.publish(facts, records, None, open).await
+        self.publish(facts, records, budget, open).await
     }
 
     async fn derive_root(
@@ -259,12 +262,11 @@ impl Kernel {
         &self,
         facts: AgentFacts,
         records: Vec<GrantRecord>,
-        max_tokens: Option<Tokens>,
+        budget: Budget,
         open: OpenRoots<'_>,
     ) -> Result<Arc<Agent>, KernelError> {
         let agent = Agent::new(facts);
         let manifest = &agent.manifest;
-        let own = ceiling(manifest.budget_config.max_tokens, max_tokens);
         let mut entries = vec![self.agent_entry(
             &agent,
             Event::AgentSpawned {
@@ -272,7 +274,7 @@ impl Kernel {
                 parent: agent.parent,
                 depth: agent.depth,
                 manifest: Box::new(manifest.clone()),
-                max_tokens: own,
+                budget,
                 principal: agent.owner,
             },
         )];
@@ -327,19 +329,6 @@ impl Kernel {
         if let Err(error) = self.retire(agent, end).await {
             tracing::error!(%error, agent = %agent.id, "the end of an agent could not be journalled");
         }
-    }
-}
-
-fn admission(agent: AgentId, manifest: &Manifest, max_tokens: Option<Tokens>) -> Admission {
-    let max_tokens = ceiling(manifest.budget_config.max_tokens, max_tokens);
-    Admission { agent, name: manifest.name.clone(), max_tokens }
-}
-
-/// The tighter of two optional ceilings.
-fn ceiling(one: Option<Tokens>, other: Option<Tokens>) -> Option<Tokens> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }
 

@@ -13,6 +13,7 @@ use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::name::AgentName;
+use aaos_core::quantity::Amounts;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
     SpawnAgentInput, SpawnAgentOutput, SpawnAgentsInput, SpawnAgentsOutput, StopReason, ToolFailure,
@@ -68,7 +69,7 @@ impl Kernel {
             ToolInput::SpawnAgents(input) => to_json(&self.spawn_many(parent, trace, input).await),
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
-        permit.settle(ToolOutcome { result, worker: None, elapsed: elapsed(begun) })
+        permit.settle(ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) })
     }
 
     /// Runs independent children, a few at once, in input order; one failure does not stop the others.

@@ -2,13 +2,14 @@
 //!
 //! Invariant: views are copies; changing one changes nothing.
 
+use aaos_core::authority::PurseView;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName};
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::{Quantity, Timestamp, Tokens};
 use aaos_core::toolio::StopReason;
 use serde::{Deserialize, Serialize};
 
@@ -45,17 +46,60 @@ pub struct AgentView {
     pub started_at: Timestamp,
 }
 
-/// A purse as shown.
+/// A purse as shown: its tokens, and every quantity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurseReport {
-    /// Its own ceiling.
+    /// Its own ceiling of tokens.
     pub limit: Option<Tokens>,
-    /// Reserved by inferences in flight.
+    /// Tokens reserved by inferences in flight.
     pub reserved: Tokens,
-    /// Used, children included.
+    /// Tokens used, children included.
     pub used: Tokens,
-    /// What may still be reserved, ancestors considered.
+    /// Tokens that may still be reserved, ancestors considered.
     pub remaining: Option<Tokens>,
+    /// Every quantity that is bounded or used.
+    pub quantities: Vec<QuantityReport>,
+    /// When the present window ends, milliseconds since the epoch; absent without windows.
+    pub window_ends: Option<Timestamp>,
+}
+
+/// One quantity of a purse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuantityReport {
+    /// Which.
+    pub quantity: Quantity,
+    /// The purse's own ceiling.
+    pub limit: Option<u64>,
+    /// Reserved by effects in flight.
+    pub reserved: u64,
+    /// Used in the present window, children included.
+    pub used: u64,
+    /// What may still be reserved, ancestors considered.
+    pub remaining: Option<u64>,
+}
+
+impl PurseReport {
+    /// What is shown of a purse.
+    #[must_use]
+    pub fn of(purse: &PurseView) -> Self {
+        let report = |quantity| QuantityReport {
+            quantity,
+            limit: purse.budget.max.get(quantity),
+            reserved: purse.reserved.get(quantity),
+            used: purse.used.get(quantity),
+            remaining: purse.remaining.get(quantity),
+        };
+        let tokens = report(Quantity::Tokens);
+        let told = |one: &QuantityReport| one.remaining.is_some() || one.used > 0 || one.reserved > 0;
+        Self {
+            limit: tokens.limit.map(Tokens),
+            reserved: Tokens(tokens.reserved),
+            used: Tokens(tokens.used),
+            remaining: tokens.remaining.map(Tokens),
+            quantities: Quantity::ALL.into_iter().map(report).filter(told).collect(),
+            window_ends: purse.window_ends,
+        }
+    }
 }
 
 /// `agent.status`.

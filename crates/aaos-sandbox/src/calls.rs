@@ -10,7 +10,7 @@ use std::time::Duration;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::id::WorkerId;
 use aaos_core::limits::TOOL_TIME_MS;
-use aaos_core::quantity::Millis;
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{ToolCall, ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{JobOutput, WorkerReply, WorkerRequest};
@@ -39,6 +39,7 @@ impl Worker {
             each: permit.each().to_vec(),
             page,
             table: roots.clone(),
+            most: permit.reserved(),
         };
         let outcome = self.run_request(request).await;
         permit.settle(outcome)
@@ -48,18 +49,25 @@ impl Worker {
     pub(crate) async fn run_request(&mut self, request: Request) -> ToolOutcome {
         let started = Instant::now();
         let input = request.input.clone();
+        let fetched = request.page.as_ref().map_or(0, |page| page.bytes.0);
+        let mut moved = Moved { most: request.most, done: Amounts::of(Quantity::EgressBytes, fetched) };
         let mut worker = None;
         let result = match plan(request).await {
             Ok(plan) => {
                 worker = Some(self.id());
-                self.run_plan(&input, plan).await
+                self.run_plan(&input, plan, &mut moved).await
             }
             Err(failure) => Err(failure),
         };
-        outcome(&input, result, worker, started)
+        outcome(&input, result, worker, moved.done, started)
     }
 
-    async fn run_plan(&mut self, input: &ToolInput, plan: Plan) -> Result<String, ToolFailure> {
+    async fn run_plan(
+        &mut self,
+        input: &ToolInput,
+        plan: Plan,
+        moved: &mut Moved,
+    ) -> Result<String, ToolFailure> {
         let Plan { job, descriptors, broker, commit } = plan;
         let mut turn = InCall { worker: self, over: false };
         let call = turn.worker.next_call();
@@ -88,12 +96,38 @@ impl Worker {
         }
         if let Some(commit) = commit {
             let claimed = claimed_bytes(&output);
+            moved.check_write(claimed)?;
             if let Err(error) = off_thread(move || commit.run(claimed)).await? {
                 turn.over = !error.is_by_the_worker();
                 return Err(error.to_failure());
             }
+            moved.count_write(claimed);
         }
         limited(input, render(&output))
+    }
+}
+
+/// What a call may move and what it has moved.
+struct Moved {
+    most: Amounts,
+    done: Amounts,
+}
+
+impl Moved {
+    /// Refuses a file that is larger than what was reserved for it: an edit's size is known only now.
+    fn check_write(&self, bytes: Bytes) -> Result<(), ToolFailure> {
+        let most = self.most.get(Quantity::WrittenBytes);
+        if bytes.0 <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "the file would have {bytes} bytes, and the budget (max_written_bytes) leaves {most}; nothing was written"
+        );
+        Err(ToolFailure::new(ToolFailureKind::BudgetExceeded, message))
+    }
+
+    fn count_write(&mut self, bytes: Bytes) {
+        self.done = self.done.with(Quantity::WrittenBytes, bytes.0).with(Quantity::Files, 1);
     }
 }
 
@@ -194,11 +228,12 @@ fn outcome(
     input: &ToolInput,
     result: Result<String, ToolFailure>,
     worker: Option<WorkerId>,
+    moved: Amounts,
     started: Instant,
 ) -> ToolOutcome {
     let elapsed = Millis(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     if let Err(failure) = &result {
         tracing::debug!(tool = input.name(), kind = ?failure.kind, "a tool call failed");
     }
-    ToolOutcome { result, worker, elapsed }
+    ToolOutcome { result, worker, moved, elapsed }
 }

@@ -9,7 +9,7 @@ use aaos_core::effect::{Access, Denied, FileRight, Need};
 use aaos_core::id::GrantId;
 use aaos_core::limits::{MAX_FILE_BYTES, MAX_READ_MANY_PATHS};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::Bytes;
+use aaos_core::quantity::{Amounts, Bytes};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{
     FileEditInput, FileKind, FileReadManyInput, FileReadManyOutput, FileWriteInput, ToolFailure,
@@ -72,6 +72,8 @@ pub(crate) struct Request {
     pub(crate) each: Vec<Result<Access, Denied>>,
     pub(crate) page: Option<FetchedPage>,
     pub(crate) table: RootTable,
+    /// What is reserved for it.
+    pub(crate) most: Amounts,
 }
 
 impl Request {
@@ -247,7 +249,7 @@ fn plan_page(page: Option<FetchedPage>) -> Result<Plan, ToolFailure> {
 }
 
 fn through(access: &Access) -> Option<(GrantId, &str)> {
-    Some((access.grant?, access.relative.as_deref()?))
+    Some((access.grant, access.relative.as_deref()?))
 }
 
 fn unmet(path: &AbsPath) -> ToolFailure {

@@ -308,6 +308,7 @@ async fn start_kernel(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: env!("AAOS_COMMIT").to_owned(),
         limits: settings.limits,
+        prices: settings.prices.clone(),
         bootstrap: settings.bootstrap()?,
         workspaces: settings.state_dir.join("workspace"),
         protected: settings.protected(),

@@ -1,15 +1,16 @@
 //! Admission of agents into the tree, and the table's rebuilding from the journal's fold.
 
+use crate::budget::Purse;
 use crate::capability::Capability;
 use crate::effect::Denied;
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::{AgentId, GrantId};
-use crate::quantity::{Timestamp, Tokens};
+use crate::quantity::Timestamp;
 use crate::state::{AgentRecord, State};
 
+use super::approve::Approved;
 use super::index::HeldIndex;
 use super::narrow::{self, Held};
-use super::purse::Purse;
 use super::table::{Counters, GrantIx, Unusable};
 use super::{Admission, AgentNode, Authority, AuthorityLimits, Delegable, Refusal, words};
 
@@ -41,7 +42,7 @@ impl Authority {
             root: request.root,
         };
         let records: Vec<_> = grants.into_iter().map(issue).collect();
-        self.enter(admission, None, 0);
+        self.enter(admission, None, 0, now);
         self.hold(&records);
         Ok(records)
     }
@@ -75,7 +76,7 @@ impl Authority {
         for (from, request) in grants {
             records.push(self.narrowed(parent, admission.agent, from, request, now)?);
         }
-        self.enter(admission, Some(parent), depth);
+        self.enter(admission, Some(parent), depth, now);
         self.hold(&records);
         Ok(records)
     }
@@ -124,11 +125,19 @@ impl Authority {
             if one.parent.is_some_and(|parent| !authority.agents.contains_key(&parent)) {
                 continue;
             }
-            let admission = Admission { agent: one.id, name: one.name.clone(), max_tokens: one.max_tokens };
-            authority.enter(admission, one.parent, one.depth);
-            authority.node_mut(one.id).purse.used = one.purse.used.plus(one.purse.reserved);
+            let admission = Admission::of(one.id, &one.manifest, *one.purse.budget());
+            authority.enter(admission, one.parent, one.depth, one.spawned_at);
+            let node = authority.node_mut(one.id);
+            node.purse = one.purse;
+            node.purse.spend_reserved(state.latest);
             for id in &one.grants {
                 authority.restore_grant(state, *id);
+            }
+        }
+        for approval in state.approved.values().filter(|one| one.uses > 0) {
+            if let Some(holder) = authority.agents.get_mut(&approval.holder) {
+                holder.approvals.push(Approved::new(approval.clone()));
+                authority.approvals.insert(approval.id, approval.holder);
             }
         }
         authority
@@ -181,14 +190,18 @@ impl Authority {
         self.grants.standing(ix, now)
     }
 
-    fn enter(&mut self, admission: Admission, parent: Option<AgentId>, depth: u32) {
+    fn enter(&mut self, admission: Admission, parent: Option<AgentId>, depth: u32, born: Timestamp) {
         let node = AgentNode {
             name: admission.name,
             parent,
             depth,
-            purse: Purse { limit: admission.max_tokens, reserved: Tokens::ZERO, used: Tokens::ZERO },
+            purse: Purse::new(admission.budget, born),
             grants: Vec::new(),
             index: HeldIndex::default(),
+            approval_required: admission.approval_required,
+            approvals: Vec::new(),
+            stable_identity: admission.stable_identity,
+            clock: None,
             children: Vec::new(),
             kept_children: 0,
             open_charges: 0,

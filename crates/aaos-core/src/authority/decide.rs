@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 
 use crate::capability::{Capability, HostRule, NameSet};
-use crate::effect::{Access, Charge, Denied, FileRight, Need, Needs};
+use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Needs};
 use crate::grant::GrantRecord;
-use crate::id::AgentId;
+use crate::id::{AgentId, CallId};
 use crate::name::AgentName;
-use crate::quantity::{Timestamp, Tokens};
+use crate::quantity::{Amounts, Timestamp};
 
 use super::table::{GrantIx, Unusable};
 use super::{Authority, Refusal, words};
@@ -20,11 +20,31 @@ pub(super) struct Met {
     pub(super) charges: Vec<Charge>,
 }
 
+impl Met {
+    /// Every access that was granted.
+    pub(super) fn accesses(&self) -> impl Iterator<Item = &Access> {
+        self.all.iter().chain(self.each.iter().filter_map(|one| one.as_ref().ok()))
+    }
+
+    pub(super) fn forbid_links(&mut self) {
+        let each = self.each.iter_mut().filter_map(|one| one.as_mut().ok());
+        for access in self.all.iter_mut().chain(each) {
+            access.no_links = true;
+        }
+    }
+}
+
 impl Authority {
     /// Meets and charges all needs, or changes nothing.
-    pub(super) fn meet(&mut self, agent: AgentId, needs: &Needs, now: Timestamp) -> Result<Met, Refusal> {
+    pub(super) fn meet<E: Effect>(
+        &mut self,
+        agent: AgentId,
+        call: CallId,
+        effect: &E,
+        now: Timestamp,
+    ) -> Result<Met, Refusal> {
         let mut met = Met::default();
-        match self.meet_into(&mut met, agent, needs, now) {
+        match self.meet_into(&mut met, agent, call, effect, now) {
             Ok(()) => {
                 for _ in &met.charges {
                     self.open_charge(agent);
@@ -32,36 +52,49 @@ impl Authority {
                 Ok(met)
             }
             Err(refusal) => {
-                self.roll_back(&met.charges);
+                self.roll_back(&met.charges, now);
                 Err(refusal)
             }
         }
     }
 
-    fn meet_into(
+    fn meet_into<E: Effect>(
         &mut self,
         met: &mut Met,
         agent: AgentId,
-        needs: &Needs,
+        call: CallId,
+        effect: &E,
         now: Timestamp,
     ) -> Result<(), Refusal> {
+        let needs = effect.needs();
         for need in &needs.all {
-            let access = self.meet_one(&mut met.charges, agent, need, now)?;
-            met.all.push(access);
+            match self.meet_one(&mut met.charges, agent, need, now) {
+                Ok(access) => met.all.push(access),
+                Err(denied) => return Err(self.all_missing(agent, &needs, denied, now).into()),
+            }
         }
         for need in &needs.each {
-            let item = match self.meet_one(&mut met.charges, agent, need, now) {
-                Ok(access) => Ok(access),
-                Err(Refusal::Denied(denied)) => Err(denied),
-                Err(other) => return Err(other),
-            };
+            let item = self.meet_one(&mut met.charges, agent, need, now);
             met.each.push(item);
         }
         let mut denied = met.each.iter().filter_map(|item| item.as_ref().err());
-        match denied.next() {
-            Some(first) if met.each.iter().all(Result::is_err) => Err(first.clone().into()),
-            _ => Ok(()),
+        if let Some(first) = denied.next()
+            && met.each.iter().all(Result::is_err)
+        {
+            return Err(first.clone().into());
         }
+        if !needs.amounts.is_none() {
+            met.charges.push(self.reserve(agent, &needs.amounts, now)?);
+        }
+        self.pass_approval(met, agent, call, effect)
+    }
+
+    /// The first denial, naming every grant that is missing beside it, so that nobody has to ask twice.
+    fn all_missing(&self, agent: AgentId, needs: &Needs, first: Denied, now: Timestamp) -> Denied {
+        let denied = needs.all.iter().filter_map(|need| self.choose(agent, need, now).err());
+        let mut missing: Vec<String> = denied.map(|denied| denied.missing).collect();
+        missing.dedup();
+        if missing.len() < 2 { first } else { Denied { missing: missing.join("; "), ..first } }
     }
 
     fn meet_one(
@@ -70,27 +103,32 @@ impl Authority {
         agent: AgentId,
         need: &Need,
         now: Timestamp,
-    ) -> Result<Access, Refusal> {
-        let bare =
-            Access { need: need.clone(), grant: None, relative: None, hosts: Vec::new(), public: false };
-        if let Need::Tokens(amount) = need {
-            charges.push(self.reserve(agent, *amount)?);
-            return Ok(bare);
+    ) -> Result<Access, Denied> {
+        let (ix, access) = self.access(agent, need, now)?;
+        if self.grants.charge(ix, now) {
+            charges.push(Charge::Use { grant: access.grant });
         }
+        Ok(access)
+    }
+
+    /// How a need would be met; nothing is charged.
+    pub(super) fn access(
+        &self,
+        agent: AgentId,
+        need: &Need,
+        now: Timestamp,
+    ) -> Result<(GrantIx, Access), Denied> {
         let (ix, relative) = self.choose(agent, need, now)?;
-        let grant = self.grants.record(ix).id;
         let (hosts, public) = match need {
             Need::Host { .. } => self.reachable_hosts(agent, ix, now),
             _ => (Vec::new(), false),
         };
-        if self.grants.charge(ix, now) {
-            charges.push(Charge::Use { grant });
-        }
-        Ok(Access { grant: Some(grant), relative, hosts, public, ..bare })
+        let grant = self.grants.record(ix).id;
+        Ok((ix, Access { need: need.clone(), grant, relative, hosts, public, no_links: false }))
     }
 
     /// The most specific usable grant for a need; else why the most specific one there is cannot be used.
-    fn choose(
+    pub(super) fn choose(
         &self,
         agent: AgentId,
         need: &Need,
@@ -110,11 +148,13 @@ impl Authority {
                 let found = held.matching(path).map(|(ix, below)| (ix, Some(below)));
                 pick(found, usable).map(|(ix, below)| (ix, below.map(str::to_owned)))
             }
+            Need::Tool(name) if writes_memory(name.as_str()) && !self.node(agent).stable_identity => {
+                return Err(words::no_stable_identity(name));
+            }
             Need::Tool(name) => first(&mut index.tool(name.as_str()).iter().chain(&index.any_tool).copied()),
             Need::Host { host, port } => first(&mut self.host_grants(agent, host, *port).into_iter()),
             Need::Spawn(name) => first(&mut self.naming(&index.spawn, name)),
             Need::Message(name) => first(&mut self.naming(&index.message, name)),
-            Need::Tokens(_) => unreachable!("tokens are met by the purse"),
         };
         chosen.map_err(|because| words::denied(need, because))
     }
@@ -130,7 +170,7 @@ impl Authority {
     }
 
     /// Grants that reach a host, most specific first, `web_search` last.
-    fn host_grants(&self, agent: AgentId, host: &str, port: u16) -> Vec<GrantIx> {
+    pub(super) fn host_grants(&self, agent: AgentId, host: &str, port: u16) -> Vec<GrantIx> {
         let index = &self.node(agent).index;
         let mut found: Vec<_> = index
             .network
@@ -159,7 +199,7 @@ impl Authority {
     }
 
     /// Takes back charges of this very operation, newest first.
-    fn roll_back(&mut self, charges: &[Charge]) {
+    fn roll_back(&mut self, charges: &[Charge], now: Timestamp) {
         for charge in charges.iter().rev() {
             match charge {
                 Charge::Use { grant } => {
@@ -167,10 +207,16 @@ impl Authority {
                         self.grants.roll_back(ix);
                     }
                 }
-                Charge::Tokens { agent, reserved } => self.spend(*agent, *reserved, Tokens::ZERO),
+                Charge::Purse { agent, reserved } => self.spend(*agent, reserved, &Amounts::NONE, now),
+                Charge::Approval { .. } => unreachable!("an approval is the last charge of a decision"),
             }
         }
     }
+}
+
+/// Whether a tool writes memory, which outlives its agent unless the agent's identity is stable.
+fn writes_memory(tool: &str) -> bool {
+    matches!(tool, "memory_store" | "memory_delete")
 }
 
 /// The first that is usable; else why the first there is cannot be used, `None` where there is none.

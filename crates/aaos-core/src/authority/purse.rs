@@ -1,118 +1,128 @@
-//! Token purses as nodes {limit, reserved, used} of the agent tree.
-//!
-//! Invariant: `used + reserved ≤ limit` held at every purse on the path when a reservation was admitted. Only an
-//! overdraft, which is reported, takes `used` further; nothing more is admitted there.
+//! Purses as nodes of the agent tree: a reservation is on the whole path to the root, or nowhere.
 
+use crate::budget::{Budget, Ceilings};
 use crate::effect::Charge;
 use crate::id::AgentId;
-use crate::limits::MAX_BYTES_PER_TOKEN;
-use crate::model::{ModelFailure, ModelReply};
-use crate::quantity::{Bytes, Tokens};
+use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
 
 use super::{Authority, Refusal};
-
-/// One purse.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Purse {
-    pub(super) limit: Option<Tokens>,
-    pub(super) reserved: Tokens,
-    pub(super) used: Tokens,
-}
 
 /// A purse as it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PurseView {
-    /// Its own ceiling.
-    pub limit: Option<Tokens>,
-    /// Reserved by inferences in flight, descendants included.
-    pub reserved: Tokens,
-    /// Used, descendants included.
-    pub used: Tokens,
-    /// The most that a request may be clamped to: the least of limit − used over it and its ancestors. Reservations
+    /// Its own ceilings and window.
+    pub budget: Budget,
+    /// Reserved by effects in flight, descendants included.
+    pub reserved: Amounts,
+    /// Used in the present window, descendants included.
+    pub used: Amounts,
+    /// The most that a request may be clamped to: the least of ceiling − used over it and its ancestors. Reservations
     /// are not subtracted, because they come back in part; where only they stand in the way, a request waits.
-    /// `None` where no ancestor has a limit either.
-    pub remaining: Option<Tokens>,
-}
-
-impl Purse {
-    pub(super) fn view(&self, remaining: Option<Tokens>) -> PurseView {
-        PurseView { limit: self.limit, reserved: self.reserved, used: self.used, remaining }
-    }
-
-    /// Whether `amount` can be reserved, once nothing else is reserved.
-    fn could_ever_hold(&self, amount: Tokens) -> bool {
-        self.limit.is_none_or(|limit| self.used < limit && self.used.plus(amount) <= limit)
-    }
-
-    fn holds(&self, amount: Tokens) -> bool {
-        let asked = self.used.plus(self.reserved).plus(amount);
-        self.could_ever_hold(amount) && self.limit.is_none_or(|limit| asked <= limit)
-    }
+    /// Unbounded where no ancestor has a ceiling either.
+    pub remaining: Ceilings,
+    /// When its window ends.
+    pub window_ends: Option<Timestamp>,
 }
 
 impl Authority {
+    /// An agent's purse.
+    #[must_use]
+    pub fn purse(&self, agent: AgentId, now: Timestamp) -> Option<PurseView> {
+        let now = self.latest.max(now);
+        let purse = &self.alive(agent).ok()?.purse;
+        Some(PurseView {
+            budget: *purse.budget(),
+            reserved: *purse.reserved(),
+            used: purse.used_at(now),
+            remaining: Quantity::ALL.into_iter().fold(Ceilings::NONE, |ceilings, quantity| {
+                ceilings.with(quantity, self.remaining(agent, quantity, now))
+            }),
+            window_ends: purse.window_ends(now),
+        })
+    }
+
+    /// The run of an agent begins: all the wall time that its purse has left is reserved for it. Gives that time;
+    /// `None` where nothing bounds it.
+    ///
+    /// # Errors
+    /// [`Refusal::Budget`] when no wall time is left, [`Refusal::UnknownAgent`].
+    pub fn start_clock(&mut self, agent: AgentId, now: Timestamp) -> Result<Option<Millis>, Refusal> {
+        let now = self.begin(now);
+        let node = self.alive(agent)?;
+        let left = node.purse.remaining(Quantity::WallMillis, now);
+        if left == Some(0) {
+            return Err(Refusal::Budget { quantity: Quantity::WallMillis, wanted: 1, remaining: 0 });
+        }
+        self.stop_clock(agent, now);
+        let node = self.node_mut(agent);
+        if let Some(left) = left {
+            node.purse.reserve(Quantity::WallMillis, left, now);
+        }
+        node.clock = Some((now, left.unwrap_or(0)));
+        Ok(left.map(Millis))
+    }
+
+    /// The run of an agent ended: the time that it lasted is used. Without a run in progress nothing happens.
+    pub fn stop_clock(&mut self, agent: AgentId, now: Timestamp) {
+        let now = self.latest.max(now);
+        let Some(node) = self.agents.get_mut(&agent) else {
+            return;
+        };
+        if let Some((since, reserved)) = node.clock.take() {
+            node.purse.settle(Quantity::WallMillis, reserved, now.since(since).0, now);
+        }
+    }
+
     /// Reserves on the whole path to the root, or nowhere.
-    pub(super) fn reserve(&mut self, agent: AgentId, wanted: Tokens) -> Result<Charge, Refusal> {
-        let path = self.path_to_root(agent);
-        let purses = || path.iter().map(|one| &self.node(*one).purse);
-        if !purses().all(|purse| purse.could_ever_hold(wanted)) {
-            let remaining = self.remaining(agent).unwrap_or_default();
-            return Err(Refusal::Budget { wanted, remaining });
+    pub(super) fn reserve(
+        &mut self,
+        agent: AgentId,
+        wanted: &Amounts,
+        now: Timestamp,
+    ) -> Result<Charge, Refusal> {
+        for (quantity, amount) in wanted.iter() {
+            let mut purses = self.path_to_root(agent).map(|one| &self.node(one).purse);
+            if !purses.all(|purse| purse.could_ever_hold(quantity, amount, now)) {
+                let remaining = self.remaining(agent, quantity, now).unwrap_or_default();
+                return Err(Refusal::Budget { quantity, wanted: amount, remaining });
+            }
         }
-        if !purses().all(|purse| purse.holds(wanted)) {
-            return Err(Refusal::Waits { wanted });
+        for (quantity, amount) in wanted.iter() {
+            let mut purses = self.path_to_root(agent).map(|one| &self.node(one).purse);
+            if !purses.all(|purse| purse.holds(quantity, amount, now)) {
+                return Err(Refusal::Waits { quantity, wanted: amount });
+            }
         }
-        for one in path {
-            let purse = &mut self.node_mut(one).purse;
-            purse.reserved = purse.reserved.plus(wanted);
-            let held = purse.used.plus(purse.reserved);
-            assert!(purse.limit.is_none_or(|limit| held <= limit), "a reservation never passes a limit");
+        let mut next = Some(agent);
+        while let Some(node) = next.and_then(|one| self.agents.get_mut(&one)) {
+            for (quantity, amount) in wanted.iter() {
+                debug_assert!(quantity.is_shared(), "wall time is reserved by a run, not by an effect");
+                node.purse.reserve(quantity, amount, now);
+            }
+            next = node.parent;
         }
-        Ok(Charge::Tokens { agent, reserved: wanted })
+        Ok(Charge::Purse { agent, reserved: *wanted })
     }
 
     /// Turns `reserved` into `used` on the whole path; an agent no longer in the table is ignored.
-    pub(super) fn spend(&mut self, agent: AgentId, reserved: Tokens, used: Tokens) {
-        for one in self.path_to_root(agent) {
-            let purse = &mut self.node_mut(one).purse;
-            debug_assert!(purse.reserved >= reserved, "only what was reserved is settled");
-            purse.reserved = purse.reserved.minus(reserved);
-            purse.used = purse.used.plus(used);
+    pub(super) fn spend(&mut self, agent: AgentId, reserved: &Amounts, used: &Amounts, now: Timestamp) {
+        let mut next = Some(agent);
+        while let Some(node) = next.and_then(|one| self.agents.get_mut(&one)) {
+            node.purse.settle_all(reserved, used, now);
+            next = node.parent;
         }
     }
 
-    /// The least of limit − used over an agent and its ancestors.
-    pub(super) fn remaining(&self, agent: AgentId) -> Option<Tokens> {
-        let path = self.path_to_root(agent);
-        let purses = path.iter().map(|one| &self.node(*one).purse);
-        purses.filter_map(|purse| purse.limit.map(|limit| limit.minus(purse.used))).min()
+    /// The least of ceiling − used over an agent and its ancestors.
+    pub(super) fn remaining(&self, agent: AgentId, quantity: Quantity, now: Timestamp) -> Option<u64> {
+        let reach = if quantity.is_shared() { usize::MAX } else { 1 };
+        let purses = self.path_to_root(agent).take(reach).map(|one| &self.node(one).purse);
+        purses.filter_map(|purse| purse.remaining(quantity, now)).min()
     }
 
-    fn path_to_root(&self, agent: AgentId) -> Vec<AgentId> {
+    /// An agent and its ancestors; nothing for one that is not in the table.
+    pub(super) fn path_to_root(&self, agent: AgentId) -> impl Iterator<Item = AgentId> {
         let first = self.agents.contains_key(&agent).then_some(agent);
-        std::iter::successors(first, |one| self.node(*one).parent).collect()
-    }
-}
-
-/// What an inference is charged. A reply costs the larger of what the provider reports and what the bytes must
-/// have cost at least. Each failed attempt that the provider may have billed without a report costs the whole
-/// reservation. Where nobody was asked, or everybody turned it away, nothing. The fold over the journal uses this
-/// too.
-#[must_use]
-pub fn tokens_spent(
-    result: &Result<ModelReply, ModelFailure>,
-    possibly_billed: u32,
-    request_bytes: Bytes,
-    reserved: Tokens,
-) -> Tokens {
-    let unreported = Tokens(reserved.0.saturating_mul(u64::from(possibly_billed)));
-    match result {
-        Ok(reply) => {
-            let arguments: usize = reply.calls.iter().map(|call| call.arguments.0.len()).sum();
-            let bytes = request_bytes.plus(Bytes((reply.text.len() + arguments) as u64));
-            let reply = reply.usage.total().max(Tokens(bytes.0 / MAX_BYTES_PER_TOKEN));
-            unreported.plus(reply)
-        }
-        Err(_) => unreported,
+        std::iter::successors(first, |one| self.node(*one).parent)
     }
 }

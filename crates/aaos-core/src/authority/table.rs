@@ -107,6 +107,17 @@ impl GrantTable {
         self.find(id).map(|(_, agent)| agent)
     }
 
+    /// A grant and what it derives from, nearest first.
+    pub(super) fn ancestors(&self, id: GrantId) -> impl Iterator<Item = GrantId> {
+        let first = self.by_id.get(&id).copied();
+        std::iter::successors(first, |ix| self.node(*ix).parent).map(|ix| self.node(ix).record.id)
+    }
+
+    /// Whether a person has to approve its uses: it, or one that it derives from, says so.
+    pub(super) fn asks(&self, ix: GrantIx) -> bool {
+        self.path(ix).any(|node| node.record.constraints.approval_required)
+    }
+
     pub(super) fn record(&self, ix: GrantIx) -> &GrantRecord {
         &self.node(ix).record
     }

@@ -2,13 +2,13 @@
 
 use crate::capability::{Capability, HostRule, NameSet, ToolSet};
 use crate::effect::{Denied, FileRight, Need};
+use crate::name::ToolName;
 use crate::path::{PathPattern, Reach};
-use crate::quantity::Tokens;
 
 use super::table::Unusable;
 
 impl Unusable {
-    fn reason(self) -> String {
+    pub(super) fn reason(self) -> String {
         match self {
             Self::Revoked => "the grant that covered it was revoked".to_owned(),
             Self::Expired => "the grant that covers it has expired".to_owned(),
@@ -50,7 +50,6 @@ pub(super) fn missing(need: &Need) -> String {
         }
         Need::Spawn(name) => Capability::SpawnChild(NameSet::Only(vec![name.clone()])).to_string(),
         Need::Message(name) => Capability::MessageSend(NameSet::Only(vec![name.clone()])).to_string(),
-        Need::Tokens(Tokens(count)) => format!("{count} tokens"),
     }
 }
 
@@ -72,7 +71,16 @@ fn none_covers_hint(need: &Need) -> &'static str {
         Need::Tool(_) => "use one of the tools on offer",
         Need::Spawn(_) => "give the child a name that the spawn_child grant lists",
         Need::Message(_) => "write to one of the agents that the message_send grant lists",
-        Need::Tokens(_) => "ask for less",
+    }
+}
+
+/// A denial of writing memory to an agent that is gone after its run.
+pub(super) fn no_stable_identity(tool: &ToolName) -> Denied {
+    Denied {
+        missing: format!("a stable identity for tool: {tool}"),
+        reason: "an agent without stable identity never writes memory, whatever tools it is granted"
+            .to_owned(),
+        hint: "return what is worth remembering to your parent; a persistent agent may store it".to_owned(),
     }
 }
 

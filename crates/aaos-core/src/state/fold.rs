@@ -2,23 +2,24 @@
 
 use std::collections::VecDeque;
 
-use crate::authority::tokens_spent;
+use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass};
 use crate::event::{AgentEnd, Entry, Event, GoalState};
 use crate::id::{AgentId, CallId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
-use crate::model::{ModelFailure, ModelReply};
-use crate::quantity::{Bytes, Millis, Timestamp, Tokens};
+use crate::model::Usage;
+use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
 
 use super::{
-    AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingCall, PendingKind,
-    PurseRecord, ReplyRecord, RunRecord, State,
+    AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingApproval,
+    PendingCall, PendingKind, ReplyRecord, RunRecord, State,
 };
 
 impl State {
     /// Applies the next entry.
     pub fn apply(&mut self, entry: &Entry) {
         self.seq = entry.seq;
+        let before = self.latest;
         self.latest = self.latest.max(entry.timestamp);
         match &entry.event {
             Event::DaemonStarted { interrupted_goals, .. } => {
@@ -27,14 +28,14 @@ impl State {
                         goal.state = GoalState::Interrupted;
                     }
                 }
-                self.forget_unfinished();
+                self.forget_unfinished(before);
             }
             Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
                 self.apply_goal(entry);
             }
             Event::AgentSpawned { .. } => self.admit(entry),
             Event::CapabilityGranted { grant } => self.grant(entry, grant),
-            Event::CapabilityRevoked { grant } => {
+            Event::CapabilityRevoked { grant, .. } => {
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.revoked = true;
                 }
@@ -49,15 +50,18 @@ impl State {
             Event::ToolInvoked { .. } | Event::InferenceRequested { .. } | Event::SpawnRequested { .. } => {
                 self.apply_intent(entry);
             }
-            Event::ToolResult { call, .. } | Event::SpawnCompleted { call, .. } => {
-                self.pending.remove(call);
+            Event::ToolResult { call, spent, .. } | Event::SpawnCompleted { call, spent, .. } => {
+                self.settle(*call, spent);
             }
-            Event::InferenceCompleted { call, result, possibly_billed, .. } => {
-                // What was written before the attempts were counted charged by the failure alone.
-                let by_failure = || result.as_ref().is_err_and(|failure| failure.kind.may_be_billed());
-                let possibly_billed = possibly_billed.unwrap_or_else(|| u32::from(by_failure()));
-                self.settle(*call, result, possibly_billed);
+            Event::InferenceCompleted { call, result, spent, .. } => {
+                let agent = self.settle(*call, spent);
+                if let (Some(agent), Ok(reply)) = (agent.and_then(|id| self.agents.get_mut(&id)), result) {
+                    agent.usage = agent.usage.plus(reply.usage);
+                }
             }
+            Event::HumanApprovalRequested { .. }
+            | Event::HumanApprovalGranted { .. }
+            | Event::HumanApprovalDenied { .. } => self.apply_approval(entry),
             _ => {}
         }
     }
@@ -70,7 +74,7 @@ impl State {
             return;
         };
         match &entry.event {
-            Event::GoalAccepted { goal, outputs, client_key, deadline, max_tokens, principal } => {
+            Event::GoalAccepted { goal, outputs, client_key, deadline, budget, principal } => {
                 let record = GoalRecord {
                     id,
                     goal: goal.clone(),
@@ -78,7 +82,7 @@ impl State {
                     client_key: client_key.clone(),
                     accepted_at: entry.timestamp,
                     deadline: *deadline,
-                    max_tokens: *max_tokens,
+                    budget: *budget,
                     principal: *principal,
                     state: GoalState::Queued,
                     started_at: None,
@@ -119,7 +123,7 @@ impl State {
     }
 
     fn admit(&mut self, entry: &Entry) {
-        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, max_tokens, principal }) =
+        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, budget, principal }) =
             (entry.agent_id, &entry.event)
         else {
             return;
@@ -132,13 +136,12 @@ impl State {
             depth: *depth,
             manifest: (**manifest).clone(),
             spawned_at: entry.timestamp,
-            max_tokens: *max_tokens,
             principal: *principal,
             life: AgentLife::Alive,
             paused: false,
             grants: Vec::new(),
-            purse: PurseRecord::default(),
-            usage: crate::model::Usage::default(),
+            purse: Purse::new(*budget, entry.timestamp),
+            usage: Usage::default(),
             run: None,
             mailbox: VecDeque::new(),
         };
@@ -173,6 +176,8 @@ impl State {
         };
         agent.life = AgentLife::Stopped { end: end.clone(), at: entry.timestamp };
         agent.mailbox.clear();
+        self.questions.retain(|_, asked| asked.question.agent != id);
+        self.approved.retain(|_, approval| approval.holder != id);
         self.stopped_agents.push_back(id);
         if let Some(oldest) = over(&mut self.stopped_agents, KEPT_ENDED)
             && let Some(agent) = self.agents.remove(&oldest)
@@ -196,8 +201,12 @@ impl State {
         match &entry.event {
             Event::AgentExecutionStarted { message, .. } => {
                 let (at, trace) = (entry.timestamp, entry.trace_id);
-                let run = RunRecord { started_at: at, message: message.clone(), trace, end: None };
-                self.with_agent(entry, |agent| agent.run = Some(run));
+                let message = message.clone();
+                let run = RunRecord { started_at: at, message, trace, end: None, clocked: false };
+                self.with_agent(entry, |agent| {
+                    end_clock(agent, at);
+                    agent.run = Some(run);
+                });
             }
             Event::AgentExecutionCompleted { response, usage, iterations, stop_reason, error } => {
                 let Some(agent) = entry.agent_id else {
@@ -214,6 +223,7 @@ impl State {
                 };
                 self.with_agent(entry, |agent| {
                     agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
+                    end_clock(agent, entry.timestamp);
                     if let Some(run) = &mut agent.run {
                         run.end = Some(reply.clone());
                     }
@@ -258,9 +268,8 @@ impl State {
             Event::ToolInvoked { call, tool, class, charges, .. } => {
                 (*call, PendingKind::Tool { tool: tool.clone() }, *class, charges)
             }
-            Event::InferenceRequested { call, model, request_bytes, charges, .. } => {
-                let kind = PendingKind::Inference { model: model.clone(), request_bytes: *request_bytes };
-                (*call, kind, EffectClass::Paid, charges)
+            Event::InferenceRequested { call, model, charges, .. } => {
+                (*call, PendingKind::Inference { model: model.clone() }, EffectClass::Paid, charges)
             }
             Event::SpawnRequested { call, child, charges } => {
                 (*call, PendingKind::Spawn { child: child.clone() }, EffectClass::Once, charges)
@@ -270,9 +279,14 @@ impl State {
         for charge in charges {
             match charge {
                 Charge::Use { grant } => self.count_use(*grant, entry.timestamp),
-                Charge::Tokens { agent, reserved } => self.move_tokens(*agent, |purse| {
-                    purse.reserved = purse.reserved.plus(*reserved);
+                Charge::Purse { agent, reserved } => self.on_path(*agent, |purse| {
+                    purse.count_reserved(reserved);
                 }),
+                Charge::Approval { approval } => {
+                    if let Some(approval) = self.approved.get_mut(approval) {
+                        approval.uses = approval.uses.saturating_sub(1);
+                    }
+                }
             }
         }
         let pending = PendingCall {
@@ -305,53 +319,43 @@ impl State {
         }
     }
 
-    fn settle(&mut self, call: CallId, result: &Result<ModelReply, ModelFailure>, possibly_billed: u32) {
-        let Some(pending) = self.pending.remove(&call) else {
-            return;
-        };
-        let bytes = match pending.kind {
-            PendingKind::Inference { request_bytes, .. } => request_bytes,
-            _ => Bytes::ZERO,
-        };
-        let reserved = reserved_by(&pending.charges);
-        self.spend(&pending.charges, tokens_spent(result, possibly_billed, bytes, reserved));
-        if let (Some(agent), Ok(reply)) = (pending.agent, result)
-            && let Some(agent) = self.agents.get_mut(&agent)
-        {
-            agent.usage = agent.usage.plus(reply.usage);
+    /// Ends a call: what it reserved becomes what it spent. Gives who acted.
+    fn settle(&mut self, call: CallId, spent: &Amounts) -> Option<AgentId> {
+        let pending = self.pending.remove(&call)?;
+        let now = self.latest;
+        for charge in &pending.charges {
+            match charge {
+                Charge::Purse { agent, reserved } => {
+                    self.on_path(*agent, |purse| purse.settle_all(reserved, spent, now));
+                }
+                Charge::Approval { approval } => {
+                    if self.approved.get(approval).is_some_and(|one| one.uses == 0) {
+                        self.approved.remove(approval);
+                    }
+                }
+                Charge::Use { .. } => {}
+            }
         }
+        pending.agent
     }
 
-    /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent.
-    fn forget_unfinished(&mut self) {
+    /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent. A run that
+    /// was cut short lasted at least until the last entry before.
+    fn forget_unfinished(&mut self, last_entry: Timestamp) {
+        let now = self.latest;
         for pending in std::mem::take(&mut self.pending).into_values() {
-            let reserved = reserved_by(&pending.charges);
-            self.spend(&pending.charges, reserved);
+            for charge in &pending.charges {
+                if let Charge::Purse { agent, reserved } = charge {
+                    self.on_path(*agent, |purse| purse.settle_all(reserved, reserved, now));
+                }
+            }
+        }
+        for agent in self.agents.values_mut() {
+            end_clock(agent, last_entry);
         }
     }
 
-    /// Turns what `charges` reserved into `used`, as the authority's `settle` does.
-    fn spend(&mut self, charges: &[Charge], used: Tokens) {
-        let mut left = used;
-        let purses: Vec<(AgentId, Tokens)> = charges
-            .iter()
-            .filter_map(|charge| match charge {
-                Charge::Tokens { agent, reserved } => Some((*agent, *reserved)),
-                Charge::Use { .. } => None,
-            })
-            .collect();
-        for (at, (agent, reserved)) in purses.iter().enumerate() {
-            let last = at + 1 == purses.len();
-            let part = if last { left } else { left.min(*reserved) };
-            left = left.minus(part);
-            self.move_tokens(*agent, |purse| {
-                purse.reserved = purse.reserved.minus(*reserved);
-                purse.used = purse.used.plus(part);
-            });
-        }
-    }
-
-    fn move_tokens(&mut self, agent: AgentId, mut change: impl FnMut(&mut PurseRecord)) {
+    fn on_path(&mut self, agent: AgentId, mut change: impl FnMut(&mut Purse)) {
         let mut next = Some(agent);
         for _ in 0..MAX_PATH {
             let Some(record) = next.and_then(|id| self.agents.get_mut(&id)) else {
@@ -363,12 +367,44 @@ impl State {
     }
 }
 
-fn reserved_by(charges: &[Charge]) -> Tokens {
-    let reserved = charges.iter().map(|charge| match charge {
-        Charge::Tokens { reserved, .. } => *reserved,
-        Charge::Use { .. } => Tokens::ZERO,
-    });
-    reserved.fold(Tokens::ZERO, Tokens::plus)
+// Approvals.
+impl State {
+    fn apply_approval(&mut self, entry: &Entry) {
+        match &entry.event {
+            Event::HumanApprovalRequested { question, deadline } => {
+                let asks = |agent: &AgentRecord| agent.is_alive();
+                if self.agents.get(&question.agent).is_some_and(asks) {
+                    let pending = PendingApproval {
+                        question: (**question).clone(),
+                        goal: entry.goal_id,
+                        asked_at: entry.timestamp,
+                        deadline: *deadline,
+                    };
+                    self.questions.insert(question.id, pending);
+                }
+            }
+            Event::HumanApprovalGranted { approval, .. } => {
+                // Only what was asked and is open can be answered, once.
+                let asked = self.questions.remove(&approval.id).is_some();
+                if asked && self.agents.get(&approval.holder).is_some_and(AgentRecord::is_alive) {
+                    self.approved.insert(approval.id, approval.clone());
+                }
+            }
+            Event::HumanApprovalDenied { approval, .. } => {
+                self.questions.remove(approval);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The wall time of a run that ends at `at` is used.
+fn end_clock(agent: &mut AgentRecord, at: Timestamp) {
+    if let Some(run) = agent.run.as_mut().filter(|run| !run.clocked) {
+        run.clocked = true;
+        let lasted = at.since(run.started_at).0;
+        agent.purse.settle(Quantity::WallMillis, 0, lasted, at);
+    }
 }
 
 /// The oldest, taken out, when there are more than `most`.

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use aaos_core::approval::{ApprovalScope, AskedBecause};
+use aaos_core::budget::Budget;
 use aaos_core::confinement::{Boundary, ConfinementReceipt, Evidence};
 use aaos_core::effect::Denied;
 use aaos_core::event::{AgentEnd, Entry, Event, Outcome, OutputObserved};
@@ -93,16 +95,54 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         | Event::CapabilityDenied { .. }
         | Event::DenialsSuppressed { .. }
         | Event::CapabilityRevoked { .. } => capability(event),
+        Event::HumanApprovalRequested { .. }
+        | Event::HumanApprovalGranted { .. }
+        | Event::HumanApprovalDenied { .. } => approval(event),
         _ => agent(event, names),
+    }
+}
+
+fn approval(event: &Event) -> String {
+    let why = |reason: &str| format!(": {}", cut(reason, REASON_CHARS));
+    match event {
+        Event::HumanApprovalRequested { question, .. } => {
+            let input = cut(&question.input.to_string(), VALUE_CHARS);
+            format!("{} {}: {} {input}", question.effect, question.id, approval_reason(&question.because))
+        }
+        Event::HumanApprovalGranted { approval, principal, reason } => {
+            let why = reason.as_deref().map(why).unwrap_or_default();
+            let scope = match &approval.scope {
+                ApprovalScope::Exactly { .. } => "this very call".to_owned(),
+                ApprovalScope::Tool { effect, below: None, .. } => {
+                    format!("{effect}, {} times", approval.uses)
+                }
+                ApprovalScope::Tool { effect, below: Some(below), .. } => {
+                    format!("{effect} below {below}, {} times", approval.uses)
+                }
+            };
+            format!("{} by uid {principal}, {scope}{why}", approval.id)
+        }
+        Event::HumanApprovalDenied { approval, principal, reason } => {
+            let by = principal.map_or("nobody in time".to_owned(), |uid| format!("uid {uid}"));
+            format!("{approval} by {by}{}", why(reason))
+        }
+        _ => String::new(),
+    }
+}
+
+fn approval_reason(because: &AskedBecause) -> String {
+    match because {
+        AskedBecause::Tool => "the manifest asks for approval of the tool".to_owned(),
+        AskedBecause::Grant(grant) => format!("grant {grant} asks for approval"),
     }
 }
 
 fn goal(event: &Event, names: &Names) -> String {
     match event {
-        Event::GoalAccepted { goal, outputs, max_tokens, principal, .. } => {
+        Event::GoalAccepted { goal, outputs, budget, principal, .. } => {
             let outputs = listed(outputs.iter().map(ToString::to_string));
             let goal = cut(goal, VALUE_CHARS);
-            format!("\"{goal}\" for uid {principal}, at most {max_tokens} tokens, outputs {outputs}")
+            format!("\"{goal}\" for uid {principal}, at most {budget}, outputs {outputs}")
         }
         Event::GoalStarted { root_agent, workspace } => {
             format!("root agent {}, workspace {}", names.of(root_agent), cut(workspace.as_str(), VALUE_CHARS))
@@ -119,9 +159,10 @@ fn goal(event: &Event, names: &Names) -> String {
 
 fn agent(event: &Event, names: &Names) -> String {
     match event {
-        Event::AgentSpawned { parent, depth, manifest, max_tokens, .. } => {
+        Event::AgentSpawned { parent, depth, manifest, budget, .. } => {
             let parent = parent.as_ref().map_or("the operator".to_owned(), |id| names.of(id));
-            let most = max_tokens.map(|most| format!(", at most {most} tokens")).unwrap_or_default();
+            let most =
+                if *budget == Budget::default() { String::new() } else { format!(", at most {budget}") };
             format!("child of {parent}, depth {depth}, model {}{most}", manifest.model)
         }
         Event::AgentStopped { end } => agent_end(end),
@@ -169,7 +210,12 @@ fn capability(event: &Event) -> String {
         Event::DenialsSuppressed { count } => {
             format!("{count} more refused calls within the minute, not listed one by one")
         }
-        Event::CapabilityRevoked { grant } => format!("grant {grant} and what derives from it"),
+        Event::CapabilityRevoked { grant, principal, ended, cut } => {
+            let (derived, calls) = (ended.len().saturating_sub(1), cut.len());
+            format!(
+                "grant {grant} and {derived} derived ones, by uid {principal}; {calls} calls in flight ended"
+            )
+        }
         _ => String::new(),
     }
 }
@@ -205,10 +251,12 @@ fn inference(event: &Event) -> String {
             format!("again in {}: {}", span(*wait), model_failure(failure))
         }
         Event::UsageReported { usage, used } => format!("{}, {used} with its children", tokens(*usage)),
-        Event::BudgetExceeded { wanted, remaining } => {
-            format!("{wanted} tokens wanted, {remaining} left")
+        Event::BudgetExceeded { quantity, wanted, remaining } => {
+            format!("{} wanted, {} left", quantity.show(*wanted), quantity.show(*remaining))
         }
-        Event::Overdraft { reserved, used } => format!("{used} tokens used, {reserved} were reserved"),
+        Event::Overdraft { quantity, reserved, used } => {
+            format!("{} used, {} reserved", quantity.show(*used), quantity.show(*reserved))
+        }
         _ => String::new(),
     }
 }

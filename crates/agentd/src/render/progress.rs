@@ -167,11 +167,13 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
         Event::SpawnCompleted { child: None, failure: Some(failure), .. } => {
             (Tone::Bad, format!("no child: {}", entry::failure_words(failure)))
         }
-        Event::BudgetExceeded { wanted, remaining } => {
-            (Tone::Bad, format!("out of budget: {wanted} tokens wanted, {remaining} left"))
+        Event::BudgetExceeded { quantity, wanted, remaining } => {
+            let (wanted, left) = (quantity.show(*wanted), quantity.show(*remaining));
+            (Tone::Bad, format!("out of budget: {wanted} wanted, {left} left"))
         }
-        Event::Overdraft { reserved, used } => {
-            (Tone::Warn, format!("the provider used {used} tokens where {reserved} were reserved"))
+        Event::Overdraft { quantity, reserved, used } => {
+            let (used, reserved) = (quantity.show(*used), quantity.show(*reserved));
+            (Tone::Warn, format!("{used} were used where {reserved} were reserved"))
         }
         Event::ToolRepeatGuardFired { tool, count } => {
             (Tone::Warn, format!("{tool} was called {count} times with the same input"))

@@ -316,7 +316,7 @@ fn goal_request(params: Submit) -> Result<GoalRequest, RpcError> {
         client_key: params.client_key,
         priority: params.priority,
         deadline_seconds: params.deadline_seconds.unwrap_or(limits::GOAL_DEADLINE_SECONDS),
-        max_tokens: params.budget.map(|budget| budget.max_tokens),
+        budget: params.budget.map(Into::into).unwrap_or_default(),
         grants,
         manifest: manifest.map_err(|error| refused(error.into()))?,
         working_directory: params.working_directory,

@@ -4,11 +4,13 @@
 
 use std::path::PathBuf;
 
+use aaos_core::budget::{Budget, Ceilings};
 use aaos_core::event::GoalState;
 use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::Tokens;
-use serde::Deserialize;
+use aaos_core::quantity::{MicroUsd, Millis, Quantity};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 /// No parameters.
 #[derive(Debug, Deserialize)]
@@ -65,10 +67,43 @@ pub(crate) struct SpawnAndRun {
 }
 
 /// `budget` of a goal.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Budget {
-    pub(crate) max_tokens: Tokens,
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GoalBudget {
+    pub(crate) max_tokens: Option<u64>,
+    /// Decimal text: a binary fraction is no amount of money.
+    #[serde(deserialize_with = "dollars")]
+    pub(crate) max_usd: Option<MicroUsd>,
+    pub(crate) max_wall_seconds: Option<u64>,
+    pub(crate) max_children: Option<u64>,
+    pub(crate) max_egress_bytes: Option<u64>,
+    pub(crate) max_written_bytes: Option<u64>,
+    pub(crate) max_files: Option<u64>,
+    pub(crate) max_journal_bytes: Option<u64>,
+    pub(crate) reset_period_seconds: Option<u64>,
+}
+
+fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MicroUsd>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let read = MicroUsd::from_decimal(&text);
+    read.map(Some).ok_or_else(|| D::Error::custom("max_usd is decimal text, for example \"1.50\""))
+}
+
+impl From<GoalBudget> for Budget {
+    fn from(asked: GoalBudget) -> Self {
+        let millis = |seconds: u64| seconds.saturating_mul(1000);
+        let max = Ceilings::NONE
+            .with(Quantity::Tokens, asked.max_tokens)
+            .with(Quantity::MicroUsd, asked.max_usd.map(|usd| usd.0))
+            .with(Quantity::WallMillis, asked.max_wall_seconds.map(millis))
+            .with(Quantity::Children, asked.max_children)
+            .with(Quantity::EgressBytes, asked.max_egress_bytes)
+            .with(Quantity::WrittenBytes, asked.max_written_bytes)
+            .with(Quantity::Files, asked.max_files)
+            .with(Quantity::JournalBytes, asked.max_journal_bytes);
+        let period = asked.reset_period_seconds.filter(|seconds| *seconds > 0);
+        Self { max, reset_period: period.map(|seconds| Millis(millis(seconds))) }
+    }
 }
 
 /// `goal.submit` and `agent.submit_streaming`.
@@ -82,7 +117,7 @@ pub(crate) struct Submit {
     #[serde(default)]
     pub(crate) priority: i64,
     pub(crate) deadline_seconds: Option<u64>,
-    pub(crate) budget: Option<Budget>,
+    pub(crate) budget: Option<GoalBudget>,
     /// Capabilities in the grammar of SPEC §2, as in a manifest's list.
     #[serde(default)]
     pub(crate) grants: Vec<serde_json::Value>,

@@ -22,6 +22,7 @@ pub(crate) struct ConfigFile {
     pub(crate) anthropic_base_url: Option<String>,
     pub(crate) openai_base_url: Option<String>,
     pub(crate) bootstrap_manifest: Option<PathBuf>,
+    pub(crate) prices: Option<PathBuf>,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) libexec_dir: Option<PathBuf>,
@@ -100,6 +101,7 @@ mod tests {
         assert_eq!(read("max_agents = 7").expect("valid").max_agents, Some(7));
         let error = read("max_agent = 7").expect_err("misspelt");
         assert!(error.contains("max_agent") && error.contains("line 1"), "{error}");
+        assert_eq!(read("prices = \"/p.toml\"").expect("valid").prices, Some("/p.toml".into()));
         assert!(read("openai_api_key = \"x\"").is_err(), "keys are not settings");
         assert!(read("[confinement]\nrequire = [\"seccomp\"]\nprefer = []\nlandlock_abi = 4").is_ok());
     }

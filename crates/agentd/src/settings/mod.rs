@@ -4,6 +4,7 @@
 
 mod file;
 mod keys;
+mod prices;
 pub(crate) mod providers;
 pub(crate) mod vars;
 
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use aaos_core::confinement::{Boundary, ConfinementPolicy};
 use aaos_core::limits::MAX_CHILDREN_AT_ONCE;
 use aaos_core::manifest::Manifest;
+use aaos_core::price::PriceTable;
 use aaos_core::wire::ModelsSetup;
 use aaos_runtime::KernelLimits;
 use anyhow::{Context, Result, bail};
@@ -45,6 +47,9 @@ pub(crate) struct Settings {
     pub(crate) models: ModelsSetup,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
+    /// What models cost, by every name that leads to them.
+    pub(crate) prices: PriceTable,
+    price_file: Option<PathBuf>,
     bootstrap: Option<PathBuf>,
     config_home: Option<PathBuf>,
 }
@@ -74,6 +79,7 @@ impl Settings {
             model: text_of(vars::AAOS_MODEL.name)?.or_else(|| file.model.clone()),
         };
         let (provider, models) = providers::setup(&chosen, &file_urls(&file)?, keys)?;
+        let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
             worker: libexec.join("aaos-worker"),
@@ -81,6 +87,8 @@ impl Settings {
             limits: limits(&file)?,
             policy: policy(file.confinement.as_ref())?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
+            prices: prices::load(price_file.as_deref(), &models)?,
+            price_file,
             models,
             provider,
             bootstrap: path_of(vars::AAOS_BOOTSTRAP_MANIFEST.name)
@@ -108,6 +116,7 @@ impl Settings {
         protected.extend([self.worker.clone(), self.gateway.clone()]);
         protected.extend(std::env::current_exe().ok());
         protected.extend(self.bootstrap.clone());
+        protected.extend(self.price_file.clone());
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected

@@ -42,6 +42,8 @@ vars! {
         "model that the aliases `smart` and `fast` mean";
     AAOS_BOOTSTRAP_MANIFEST = "AAOS_BOOTSTRAP_MANIFEST", Some("bootstrap_manifest"), "the shipped one",
         "manifest of the agent that works on goals";
+    AAOS_PRICES = "AAOS_PRICES", Some("prices"), "the shipped ones alone",
+        "TOML file with prices of models, which stand over the shipped ones";
     AAOS_STATE_DIR = "AAOS_STATE_DIR", Some("state_dir"), "$XDG_STATE_HOME/aaos, else ~/.local/state/aaos",
         "directory of the journal and the workspaces";
     AAOS_SOCKET = "AAOS_SOCKET", Some("socket"), "$XDG_RUNTIME_DIR/aaos/agentd.sock, else agentd.sock in the state directory",

@@ -1,0 +1,199 @@
+//! Approvals: when a person has to be asked, and which answers cover an effect.
+//!
+//! Invariants: nothing is charged while a question is open; an answer is used up by the decision that it lets pass,
+//! in the same step; it covers no agent outside its holder's subtree and no grant outside those it names.
+
+use crate::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
+use crate::effect::{Access, Charge, Denied, Effect, Need, Subject};
+use crate::id::{AgentId, ApprovalId, CallId, GrantId};
+use crate::limits::MAX_APPROVALS_PER_AGENT;
+use crate::path::{AbsPath, PathPattern};
+
+use super::decide::Met;
+use super::{Authority, Refusal};
+
+/// An approval in force.
+#[derive(Debug)]
+pub(super) struct Approved {
+    grant: ApprovalGrant,
+    /// Effects that used it and are not settled: one that is refunded gives its use back.
+    open: u32,
+}
+
+impl Approved {
+    pub(super) const fn new(grant: ApprovalGrant) -> Self {
+        Self { grant, open: 0 }
+    }
+}
+
+impl Authority {
+    /// Puts an approval in force. It ends when it is used up or its holder stops.
+    ///
+    /// # Errors
+    /// [`Refusal`] when its holder is not alive, or holds too many already.
+    ///
+    /// # Panics
+    /// When its id is in force already, which is a bug of the caller.
+    pub fn approve(&mut self, approval: ApprovalGrant) -> Result<(), Refusal> {
+        self.take_back_dropped();
+        let holder = approval.holder;
+        let in_force = self.alive(holder)?.approvals.len();
+        if in_force >= MAX_APPROVALS_PER_AGENT {
+            let words = format!("{MAX_APPROVALS_PER_AGENT} approvals are in force for one agent already");
+            return Err(Refusal::Limit(words));
+        }
+        let before = self.approvals.insert(approval.id, holder);
+        assert!(before.is_none(), "approval ids are fresh");
+        self.node_mut(holder).approvals.push(Approved::new(approval));
+        Ok(())
+    }
+
+    /// Approvals in force that an agent holds itself, with the uses that are left.
+    #[must_use]
+    pub fn approvals_of(&self, agent: AgentId) -> Vec<ApprovalGrant> {
+        let held = |node: &super::AgentNode| node.approvals.iter().map(|one| one.grant.clone()).collect();
+        self.alive(agent).map(held).unwrap_or_default()
+    }
+
+    /// The oldest ancestor of an agent; itself for a root agent.
+    #[must_use]
+    pub fn root_of(&self, agent: AgentId) -> Option<AgentId> {
+        self.alive(agent).ok()?;
+        self.path_to_root(agent).last()
+    }
+
+    /// Charges an approval where one is needed.
+    pub(super) fn pass_approval<E: Effect>(
+        &mut self,
+        met: &mut Met,
+        agent: AgentId,
+        call: CallId,
+        effect: &E,
+    ) -> Result<(), Refusal> {
+        let Some(because) = self.asked_because(agent, effect.label(), met) else {
+            return Ok(());
+        };
+        let Some(Subject { digest, input }) = effect.subject() else {
+            let reason =
+                format!("{} would need a person's approval and cannot be shown to one", effect.label());
+            let hint = "use a grant that asks for no approval".to_owned();
+            return Err(Denied { missing: "an approval".to_owned(), reason, hint }.into());
+        };
+        if let Some(approval) = self.take_approval(agent, effect.label(), &digest, met) {
+            met.charges.push(Charge::Approval { approval });
+            return Ok(());
+        }
+        let grants = met.accesses().map(|access| access.grant).collect();
+        let needs = met.accesses().map(|access| access.need.clone()).collect();
+        Err(Refusal::Approval(Box::new(Question {
+            id: ApprovalId::from_uuid(*call.as_uuid()),
+            agent,
+            call,
+            effect: effect.label().to_owned(),
+            digest,
+            because,
+            needs,
+            grants,
+            input,
+            targets: Vec::new(),
+        })))
+    }
+
+    fn asked_because(&self, agent: AgentId, label: &str, met: &Met) -> Option<AskedBecause> {
+        if self.node(agent).approval_required.iter().any(|tool| tool.as_str() == label) {
+            return Some(AskedBecause::Tool);
+        }
+        let asks =
+            |access: &&Access| self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix));
+        met.accesses().find(asks).map(|access| AskedBecause::Grant(access.grant))
+    }
+
+    /// Uses up one use of an approval that covers the effect, if there is one; one of this very effect first.
+    fn take_approval(
+        &mut self,
+        agent: AgentId,
+        label: &str,
+        digest: &str,
+        met: &mut Met,
+    ) -> Option<ApprovalId> {
+        let holders: Vec<AgentId> = self.path_to_root(agent).collect();
+        let held = holders.iter().flat_map(|holder| &self.node(*holder).approvals).map(|one| &one.grant);
+        let covering = held.filter(|one| one.uses > 0 && self.covers_effect(one, agent, label, digest, met));
+        let chosen = covering.min_by_key(|one| !matches!(one.scope, ApprovalScope::Exactly { .. }))?;
+        let (id, holder) = (chosen.id, chosen.holder);
+        if let ApprovalScope::Tool { below: Some(_), .. } = chosen.scope {
+            met.forbid_links();
+        }
+        let one = self.approved_mut(holder, id)?;
+        one.grant.uses -= 1;
+        one.open += 1;
+        Some(id)
+    }
+
+    fn covers_effect(
+        &self,
+        approval: &ApprovalGrant,
+        agent: AgentId,
+        label: &str,
+        digest: &str,
+        met: &Met,
+    ) -> bool {
+        match &approval.scope {
+            ApprovalScope::Exactly { digest: approved } => approval.holder == agent && approved == digest,
+            ApprovalScope::Tool { effect, grants, below } => {
+                effect == label
+                    && met.accesses().all(|access| self.derives_from_one(access.grant, grants))
+                    && below.as_ref().is_none_or(|below| all_lie(met, below))
+            }
+        }
+    }
+
+    fn approved_mut(&mut self, holder: AgentId, id: ApprovalId) -> Option<&mut Approved> {
+        self.agents.get_mut(&holder)?.approvals.iter_mut().find(|one| one.grant.id == id)
+    }
+
+    fn derives_from_one(&self, grant: GrantId, among: &[GrantId]) -> bool {
+        self.grants.ancestors(grant).any(|one| among.contains(&one))
+    }
+
+    /// Takes back the use of an effect that never happened.
+    pub(super) fn give_back_approval(&mut self, approval: ApprovalId) {
+        let holder = self.approvals.get(&approval).copied();
+        if let Some(one) = holder.and_then(|holder| self.approved_mut(holder, approval)) {
+            one.grant.uses = one.grant.uses.saturating_add(1);
+        }
+        self.close_approval(approval);
+    }
+
+    /// An effect that used an approval is over. One that is used up is forgotten then.
+    pub(super) fn close_approval(&mut self, approval: ApprovalId) {
+        let Some(holder) = self.approvals.get(&approval).copied() else {
+            return;
+        };
+        let Some(one) = self.approved_mut(holder, approval) else {
+            return;
+        };
+        one.open = one.open.saturating_sub(1);
+        if one.open == 0 && one.grant.uses == 0 {
+            self.node_mut(holder).approvals.retain(|one| one.grant.id != approval);
+            self.approvals.remove(&approval);
+        }
+    }
+
+    /// Forgets what was approved for an agent that stops.
+    pub(super) fn drop_approvals(&mut self, agent: AgentId) {
+        for one in std::mem::take(&mut self.node_mut(agent).approvals) {
+            self.approvals.remove(&one.grant.id);
+        }
+    }
+}
+
+/// Whether files are needed and all lie below an approved place. `..` may lead anywhere, so it lies nowhere.
+fn all_lie(met: &Met, below: &PathPattern) -> bool {
+    let mut files = met.accesses().filter_map(|access| match &access.need {
+        Need::File { path, .. } => Some(path),
+        Need::Tool(_) | Need::Host { .. } | Need::Spawn(_) | Need::Message(_) => None,
+    });
+    let lies = |path: &AbsPath| !path.has_parent_component() && below.matches(path).is_some();
+    files.next().is_some_and(lies) && files.all(lies)
+}

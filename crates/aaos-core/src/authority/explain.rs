@@ -1,0 +1,114 @@
+//! Answers to people: why something would be refused, and who can reach what.
+//!
+//! Invariant: nothing here mints, charges or changes anything; no effect goes by these answers.
+
+use crate::capability::{Capability, GrantSpec, NameSet, ToolSet};
+use crate::effect::{Access, Denied, FileRight, Need, Needs};
+use crate::grant::GrantRecord;
+use crate::id::{AgentId, GrantId};
+use crate::name::AgentName;
+use crate::quantity::Timestamp;
+
+use super::Authority;
+use super::table::GrantIx;
+
+/// One agent that can reach something, and through what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its name.
+    pub name: AgentName,
+    /// Its grants that cover it, each with what it derives from.
+    pub through: Vec<Held>,
+}
+
+/// A grant that covers something, as its holder has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The grant.
+    pub grant: GrantId,
+    /// In the grammar's words, with its constraints.
+    pub words: String,
+    /// What it derives from, nearest first.
+    pub derives_from: Vec<GrantId>,
+    /// Whether its holder may use it now; else why not.
+    pub use_now: Result<(), String>,
+    /// Whether its holder may hand it on now.
+    pub delegate_now: bool,
+}
+
+impl Authority {
+    /// How each need would be met now, or everything that is missing.
+    ///
+    /// # Errors
+    /// A denial for each need that nothing meets; empty for an agent that is not alive.
+    pub fn explain(&self, agent: AgentId, needs: &Needs, now: Timestamp) -> Result<Vec<Access>, Vec<Denied>> {
+        let now = self.latest.max(now);
+        if self.alive(agent).is_err() {
+            return Err(Vec::new());
+        }
+        let (mut met, mut denied) = (Vec::new(), Vec::new());
+        for need in needs.all.iter().chain(&needs.each) {
+            match self.access(agent, need, now) {
+                Ok((_, access)) => met.push(access),
+                Err(missing) => denied.push(missing),
+            }
+        }
+        if denied.is_empty() { Ok(met) } else { Err(denied) }
+    }
+
+    /// Every agent alive that holds a grant covering `need`, whether it may use it or only hand it on. Revoked grants
+    /// are left out.
+    #[must_use]
+    pub fn reach(&self, need: &Need, now: Timestamp) -> Vec<Reach> {
+        let now = self.latest.max(now);
+        let alive = self.agents.iter().filter(|(_, node)| !node.stopped);
+        let mut found: Vec<Reach> = alive
+            .filter_map(|(agent, node)| {
+                let held = node.grants.iter().filter(|ix| !self.grants.is_revoked(**ix));
+                let covering = held.filter(|ix| covers_need(self.grants.record(**ix), need));
+                let through: Vec<Held> = covering.map(|ix| self.held(*ix, now)).collect();
+                (!through.is_empty()).then(|| Reach { agent: *agent, name: node.name.clone(), through })
+            })
+            .collect();
+        found.sort_by_key(|reach| reach.agent);
+        found
+    }
+
+    fn held(&self, ix: GrantIx, now: Timestamp) -> Held {
+        let record = self.grants.record(ix);
+        let spec = GrantSpec { capability: record.capability.clone(), constraints: record.constraints };
+        Held {
+            grant: record.id,
+            words: spec.to_string(),
+            derives_from: self.grants.ancestors(record.id).skip(1).collect(),
+            use_now: self.grants.usable(ix, now).map_err(super::table::Unusable::reason),
+            delegate_now: record.constraints.delegate && self.grants.standing(ix, now).is_ok(),
+        }
+    }
+}
+
+/// Whether a grant covers a need, constraints aside.
+fn covers_need(record: &GrantRecord, need: &Need) -> bool {
+    let named = |set: &NameSet, name: &AgentName| match set {
+        NameSet::All => true,
+        NameSet::Only(names) => names.contains(name),
+    };
+    match (&record.capability, need) {
+        (Capability::FileRead(pattern), Need::File { right: FileRight::Read, path })
+        | (Capability::FileWrite(pattern), Need::File { right: FileRight::Write, path }) => {
+            let spelled = record.spelled.as_ref().and_then(|spelled| spelled.matches(path));
+            pattern.matches(path).or(spelled).is_some()
+        }
+        (Capability::Tool(ToolSet::All), Need::Tool(_)) => true,
+        (Capability::Tool(ToolSet::One(name)), Need::Tool(wanted)) => name == wanted,
+        (Capability::WebSearch, Need::Host { host, port }) => crate::capability::is_public_web(host, *port),
+        (Capability::Network(rules), Need::Host { host, port }) => {
+            rules.iter().any(|rule| rule.matches(host, *port))
+        }
+        (Capability::SpawnChild(set), Need::Spawn(name))
+        | (Capability::MessageSend(set), Need::Message(name)) => named(set, name),
+        _ => false,
+    }
+}

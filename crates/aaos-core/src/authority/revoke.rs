@@ -1,0 +1,63 @@
+//! Revocation: the whole derived subtree ends, and what runs under it is cut.
+//!
+//! Invariant: an effect is open from its authorisation until it is settled, refunded or dropped; the revocation of a
+//! grant that it uses marks it, once and for all, so that neither a late result nor a late start goes unnoticed.
+
+use crate::effect::AuthorizedParts;
+use crate::id::{CallId, GrantId};
+
+use super::Authority;
+
+/// What a revocation ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// The grants, the revoked one first; empty where it was unknown or ended before.
+    pub grants: Vec<GrantId>,
+    /// Effects in flight that use one of them.
+    pub calls: Vec<CallId>,
+}
+
+/// An effect that was authorised and is not settled.
+#[derive(Debug)]
+pub(super) struct OpenCall {
+    grants: Vec<GrantId>,
+    cut: bool,
+}
+
+impl Authority {
+    /// Ends a grant and everything derived from it.
+    pub fn revoke(&mut self, grant: GrantId) -> Revoked {
+        self.take_back_dropped();
+        let mut grants = self.grants.revoke(grant);
+        grants.sort_by_key(|one| *one != grant);
+        let mut calls = Vec::new();
+        if !grants.is_empty() {
+            for (id, call) in &mut self.calls {
+                if !call.cut && call.grants.iter().any(|used| grants.contains(used)) {
+                    call.cut = true;
+                    calls.push(*id);
+                }
+            }
+            calls.sort_unstable();
+        }
+        Revoked { grants, calls }
+    }
+
+    /// Whether a grant that this open effect uses was revoked since it was authorised.
+    #[must_use]
+    pub fn is_cut(&self, call: CallId) -> bool {
+        self.calls.get(&call).is_some_and(|open| open.cut)
+    }
+
+    pub(super) fn open_call<E>(&mut self, parts: &AuthorizedParts<E>) {
+        let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
+        let grants = parts.all.iter().chain(granted).map(|access| access.grant).collect();
+        let before = self.calls.insert(parts.call, OpenCall { grants, cut: false });
+        assert!(before.is_none(), "call ids are fresh");
+    }
+
+    /// Forgets an open effect; whether it was cut.
+    pub(super) fn close_call(&mut self, call: CallId) -> bool {
+        self.calls.remove(&call).is_some_and(|open| open.cut)
+    }
+}
