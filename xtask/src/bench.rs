@@ -6,12 +6,57 @@ use crate::run::{program, succeed};
 use anyhow::Result;
 use std::path::Path;
 
+/// What one run measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The shipped programs, from outside.
+    House,
+    /// One decision of the authority, within this process.
+    Authorize,
+}
+
+impl Part {
+    /// The parts that the first word names, both where it names none, and the words for them.
+    fn split(args: &[String]) -> (&'static [Self], &[String]) {
+        match args.split_first() {
+            Some((word, rest)) if word == "house" => (&[Self::House], rest),
+            Some((word, rest)) if word == "authorize" => (&[Self::Authorize], rest),
+            _ => (&[Self::House, Self::Authorize], args),
+        }
+    }
+
+    fn run(self, root: &Path, args: &[String]) -> Result<()> {
+        let (package, bench) = match self {
+            Self::House => ("xtask", "house"),
+            Self::Authorize => ("aaos-core", "authorize"),
+        };
+        if self == Self::House {
+            let shipped = ["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway"];
+            let mut build = program("cargo", ["build", "--release", "--quiet", "--bins"], root);
+            build.args(shipped);
+            succeed(build)?;
+        }
+        let mut measure = program("cargo", ["bench", "--quiet", "-p", package, "--bench", bench, "--"], root);
+        measure.args(args);
+        succeed(measure)
+    }
+}
+
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
-    let shipped = ["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway"];
-    let mut build = program("cargo", ["build", "--release", "--quiet", "--bins"], root);
-    build.args(shipped);
-    succeed(build)?;
-    let mut measure = program("cargo", ["bench", "--quiet", "-p", "xtask", "--bench", "house", "--"], root);
-    measure.args(args);
-    succeed(measure)
+    let (parts, args) = Part::split(args);
+    parts.iter().try_for_each(|part| part.run(root, args))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_may_name_a_part() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let quick = words(&["--quick"]);
+        assert_eq!(Part::split(&quick), (&[Part::House, Part::Authorize][..], &quick[..]));
+        assert_eq!(Part::split(&words(&["authorize", "--quick"])), (&[Part::Authorize][..], &quick[..]));
+        assert_eq!(Part::split(&words(&["house"])), (&[Part::House][..], &[][..]));
+    }
 }

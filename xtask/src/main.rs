@@ -1,11 +1,14 @@
-//! The house's own chores: `cargo xtask tidy | test | readme | bench`.
+//! The house's own chores: `cargo xtask tidy | test | readme | bench | instructions | mutants`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
-//! a file of the checkout.
+//! a file of the checkout, unless `--record` asks it to.
 
 mod bench;
+mod checkout;
 mod floors;
+mod instructions;
 mod linked;
+mod mutants;
 mod readme;
 mod rules;
 mod run;
@@ -22,7 +25,14 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
-  bench [ARGS…]   build release and measure it beside baselines; --quick for few rounds, --json for machines";
+  bench [house | authorize] [ARGS…]
+                  build release and measure it beside baselines; --quick for few rounds, --json for machines
+  instructions [--check | --record]
+                  count what one decision costs under valgrind; compare with docs/authorize.instructions.toml
+  mutants [--record] [--again]
+                  change the law in every way, run the tests; goes on where it was; --record writes docs/mutants.md
+  mutants --diff [COMMIT]
+                  the same for what changed since COMMIT, or since the recorded one; a sample where it is much";
 
 /// What this program can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +41,8 @@ enum Chore {
     Test { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
     Bench { args: Vec<String> },
+    Instructions { args: Vec<String> },
+    Mutants { args: Vec<String> },
 }
 
 impl Chore {
@@ -42,6 +54,8 @@ impl Chore {
             "test" => Ok(Self::Test { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
             "bench" => Ok(Self::Bench { args: rest }),
+            "instructions" => Ok(Self::Instructions { args: rest }),
+            "mutants" => Ok(Self::Mutants { args: rest }),
             _ => bail!("unknown command {name:?}\n{USAGE}"),
         }
     }
@@ -53,6 +67,8 @@ impl Chore {
             Self::Test { runner_args } => suite::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
             Self::Bench { args } => bench::run(&root, &args),
+            Self::Instructions { args } => instructions::run(&root, &args),
+            Self::Mutants { args } => mutants::run(&root, &args),
         }
     }
 }

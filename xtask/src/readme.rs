@@ -4,9 +4,10 @@
 //! clone of HEAD, without provider keys in the environment, so the result does not hang on who runs it; a mark that no
 //! block carries is an error, so a renamed block cannot silently drop out.
 
-use crate::run::{program, read, say, succeed};
+use crate::checkout::{CleanCheckout, note_uncommitted, target_directory};
+use crate::run::{program, say, succeed};
 use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Taken out of the environment: what a README promises holds without an account anywhere.
 const KEYS: [&str; 8] = [
@@ -31,10 +32,7 @@ struct Block {
 pub(crate) fn run(root: &Path, marks: &[String]) -> Result<()> {
     let wanted: Vec<&str> =
         if marks.is_empty() { MARKS.to_vec() } else { marks.iter().map(String::as_str).collect() };
-    let dirty = read(program("git", ["status", "--porcelain"], root))?;
-    if !dirty.is_empty() {
-        say(&format!("note: {} uncommitted paths are not in the clean checkout", dirty.lines().count()));
-    }
+    note_uncommitted(root)?;
     let clone = CleanCheckout::make(root)?;
     let text = std::fs::read_to_string(clone.checkout().join("README.md")).context("read README.md")?;
     for mark in wanted {
@@ -65,43 +63,6 @@ fn run_block(block: &Block, clone: &CleanCheckout) -> Result<()> {
         command.env("CARGO_TARGET_DIR", shared.join("clean-checkout"));
     }
     succeed(command).with_context(|| format!("README.md, block marked `sh {}`", block.mark))
-}
-
-#[expect(clippy::disallowed_methods, reason = "cargo's own setting, passed on to cargo")]
-fn target_directory() -> Option<PathBuf> {
-    std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from)
-}
-
-/// A folder in the temporary directory with a clone of HEAD and room for state, gone with the value.
-struct CleanCheckout {
-    base: PathBuf,
-}
-
-impl CleanCheckout {
-    fn make(root: &Path) -> Result<Self> {
-        let clone = Self::empty("clone")?;
-        let (from, to) = (root.as_os_str(), clone.checkout());
-        succeed(program("git", ["clone".as_ref(), "--quiet".as_ref(), from, to.as_os_str()], root))?;
-        Ok(clone)
-    }
-
-    fn empty(purpose: &str) -> Result<Self> {
-        let base = std::env::temp_dir().join(format!("aaos-readme-{purpose}-{}", std::process::id()));
-        std::fs::create_dir(&base).with_context(|| format!("make {}", base.display()))?;
-        Ok(Self { base })
-    }
-
-    fn checkout(&self) -> PathBuf {
-        self.base.join("checkout")
-    }
-}
-
-impl Drop for CleanCheckout {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.base) {
-            say(&format!("note: {} is left behind: {error}", self.base.display()));
-        }
-    }
 }
 
 /// The marked blocks of a Markdown text, in order.
