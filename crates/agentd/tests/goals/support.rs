@@ -9,7 +9,8 @@ use testkit::{Client, Daemon, DaemonBuilder, Dialect, ModelServer, Script, SeenR
 pub(crate) const LEAD_MARK: &str = "You are the lead.";
 
 /// A root agent that does what its script says; its authority comes from the goal's grants.
-pub(crate) const LEAD: &str = "name: lead\nmodel: smart\nchild_models: [fast]\nsystem_prompt: You are the lead.\n";
+pub(crate) const LEAD: &str =
+    "name: lead\nmodel: smart\nchild_models: [fast]\nsystem_prompt: You are the lead.\n";
 
 /// The directory that a goal works in; made before the script that names paths in it.
 pub(crate) struct Work {

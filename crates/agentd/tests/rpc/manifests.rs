@@ -16,7 +16,9 @@ const MISSPELT: &[(&str, &[&str])] = &[
     ("capabilities:\n  - file_read: /data/**\n", &["line 5", "/data/**"]),
     ("capabilities:\n  - file_read: data/*\n", &["line 5", "not absolute"]),
     ("model: other\n", &["line 4, column 1", "model", "once"]),
-    ("approval_required: [file_write]\n", &["line 4", "not supported in this version"]),
+    ("approval_required: [file_wirte]\n", &["line 4", "file_wirte", "file_write"]),
+    ("child_model: [fast]\n", &["line 4", "child_model", "child_models"]),
+    ("budget_config: { max_usd: 1e3 }\n", &["line 4", "1e3", "in quotes"]),
     ("supervision: { restart: always }\n", &["line 4", "not supported in this version"]),
     ("capabilities: [\n", &["line"]),
 ];
