@@ -1,9 +1,11 @@
 //! What a manifest's own words show to be a mistake or a risk (`agentd check`).
 //!
-//! Invariants: pure, like all of this crate: only the manifest is looked at, so what depends on a machine (whether
-//! a root exists) is the caller's to add. A finding decides nothing: the authority does. The manifest is judged as
-//! it stands, without the grants that a goal may add. A rule's name is stable: scripts filter by it.
+//! Invariants: pure, like all of this crate: only the manifest is looked at, so what depends on a machine
+//! (whether a root exists) is the caller's to add. A finding decides nothing: the authority does. The
+//! manifest is judged as it stands, without the grants that a goal may add. A rule's name is stable: scripts
+//! filter by it.
 
+mod approvals;
 mod flow;
 mod grants;
 mod paths;
@@ -37,7 +39,8 @@ pub struct Finding {
     pub level: Level,
     /// The rule's name, in kebab case.
     pub rule: &'static str,
-    /// Place of the grant concerned in `capabilities`, from 0; absent when it is about more than one, or none.
+    /// Place of the grant concerned in `capabilities`, from 0; absent when it is about more than one, or
+    /// none.
     pub grant: Option<usize>,
     /// What is wrong.
     pub message: String,
@@ -52,6 +55,7 @@ pub fn lint(manifest: &Manifest) -> Vec<Finding> {
     let mut findings = grants::findings(&held);
     findings.extend(tools::findings(&held));
     findings.extend(paths::findings(&held));
+    findings.extend(approvals::findings(&held, &manifest.approval_required));
     findings.extend(flow::findings(&held));
     sort(&mut findings);
     findings

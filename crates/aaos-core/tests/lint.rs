@@ -2,6 +2,7 @@
 
 use aaos_core::lint::{Finding, Level, lint};
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ToolName;
 
 fn manifest(entries: &[&str]) -> Manifest {
     let mut text = "name: one\nmodel: fast\nsystem_prompt: Work.\ncapabilities:\n".to_owned();
@@ -219,6 +220,46 @@ fn limits_that_a_wider_grant_undoes_are_told() {
         let found = check(&["tool: file_write", outer, inner]);
         let second = found.iter().find(|one| one.grant == Some(2));
         assert_eq!(second, None, "{inner} adds to {outer}");
+    }
+}
+
+/// A manifest that wants approval of a tool.
+fn asking(tool: &str, entries: &[&str]) -> Vec<Finding> {
+    let mut asking = manifest(entries);
+    asking.approval_required = vec![ToolName::parse(tool).expect("a tool's name")];
+    lint(&asking)
+}
+
+#[test]
+fn approval_is_asked_for_tools_that_there_are() {
+    let entries = ["tool: file_write", "\"file_write: /out/*\""];
+    let found = asking("web_fetch", &entries);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].rule, found[0].level), ("approval-without-tool", Level::Warning));
+    assert!(found[0].message.contains("web_fetch"), "{}", found[0].message);
+    assert_eq!(asking("file_write", &entries), []);
+    assert!(asking("web_fetch", &["tool: \"*\""]).iter().all(|one| one.rule != "approval-without-tool"));
+    let handed = spawning(&["{ tool: web_fetch, use: false }", "network: example.org"]);
+    assert_eq!(asking("web_fetch", &handed), [], "a child's use is asked for, too");
+}
+
+#[test]
+fn an_approval_that_a_wider_grant_goes_round_is_told() {
+    let asks = "{ file_write: /out/final/*, approval_required: true }";
+    let wide = "\"file_write: /out/*\"";
+    clean(&["tool: file_write", asks, wide]);
+    clean(&["tool: file_write", asks, "\"file_write: /drafts/*\""]);
+    clean(&["tool: file_write", asks, "{ file_write: /out/*, approval_required: true, max_invocations: 3 }"]);
+    clean(&spawning(&["tool: file_write", asks, "{ file_write: /out/*, delegate: false }"]));
+    let round = spawning(&["tool: file_write", asks, wide]);
+    let found = one("approval-gap", &round);
+    assert_eq!((found.level, found.grant), (Level::Warning, Some(3)), "a child may get the wider one alone");
+    for limited in [
+        "{ file_write: /out/final/*, approval_required: true, max_invocations: 1 }",
+        "{ file_write: /out/final/*, approval_required: true, expires_in_seconds: 60 }",
+        "{ file_write: /out/*, approval_required: true }",
+    ] {
+        assert_eq!(one("approval-gap", &["tool: file_write", limited, wide]).grant, Some(1), "{limited}");
     }
 }
 

@@ -63,6 +63,9 @@ pub(crate) enum Command {
     /// Start an agent from a manifest and print its id
     #[command(after_help = help::SPAWN)]
     Spawn(SpawnArgs),
+    /// Find mistakes and risks in a manifest, before anything runs
+    #[command(after_help = help::CHECK)]
+    Check(CheckArgs),
     /// Send an agent a message and print its answer
     #[command(after_help = help::MESSAGE)]
     Message(MessageArgs),
@@ -156,6 +159,20 @@ pub(crate) struct SpawnArgs {
     /// The manifest file
     #[arg(value_name = "MANIFEST")]
     pub(crate) manifest: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The manifest file
+    #[arg(value_name = "MANIFEST")]
+    pub(crate) manifest: PathBuf,
+    /// Fail on warnings, too
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

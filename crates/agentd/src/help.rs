@@ -64,6 +64,19 @@ The manifest says what the agent may do. `system_prompt: { file: PATH }` is read
 Example:
   agentd spawn helper.yaml";
 
+pub(crate) const CHECK: &str = "\
+Reads the manifest as `spawn` does, starts nothing and needs no daemon. It reports grants that can never be \
+used, tools without their resource, roots that are missing, refused or very wide, and grants that together \
+let private data leave: reading files, fetching pages, and a way out, in one agent or across what it can \
+delegate. Grants that `run` or `submit` would add are not counted.
+
+Exit codes: 0 no errors, 1 errors (with --strict also warnings), 2 the manifest cannot be read.
+
+Examples:
+  agentd check helper.yaml
+  agentd check --strict helper.yaml
+  agentd check helper.yaml --json";
+
 pub(crate) const MESSAGE: &str = "\
 Example:
   agentd message helper \"What did you find?\"";

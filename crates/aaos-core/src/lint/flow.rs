@@ -1,8 +1,8 @@
 //! Whether private data can leave: reading it, untrusted content and a way out, together.
 //!
 //! What counts: everything that a `file_read` grant reaches is private; everything that is fetched from the
-//! network is untrusted, and may hold instructions; a request carries data out in its URL, so every host that can
-//! be fetched from can be sent to. What a file that others can write holds is not judged.
+//! network is untrusted, and may hold instructions; a request carries data out in its URL, so every host that
+//! can be fetched from can be sent to. What a file that others can write holds is not judged.
 
 use crate::capability::{Capability, GrantSpec};
 use crate::tool::ResourceKind;
@@ -69,8 +69,8 @@ pub(super) fn findings(held: &Held<'_>) -> Vec<Finding> {
     if let Some(meeting) = &alone {
         findings.push(meeting.finding(
             "this one agent, by its own use,",
-            "let one child read without a network and another fetch without files, and hold the grants for them \
-             with `use: false`",
+            "let one child read without a network and another fetch without files, and hold the grants for \
+             them with `use: false`",
         ));
     }
     // Said besides the first only where it is worse.
@@ -79,8 +79,8 @@ pub(super) fn findings(held: &Held<'_>) -> Vec<Finding> {
     {
         findings.push(meeting.finding(
             "not this agent alone, but only with what it can delegate, it",
-            "give no child both, nor what one has read to one that fetches; a grant with `delegate: false` is \
-             given to none",
+            "give no child both, nor what one has read to one that fetches; a grant with `delegate: false` \
+             is given to none",
         ));
     }
     findings

@@ -85,8 +85,9 @@ fn covered(held: &Held<'_>, at: usize, spec: &GrantSpec) -> Option<Finding> {
     })
 }
 
-/// Whether a grant within `outer` bounds allows, again and again, all that one within `inner` allows. A count of
-/// uses never does: a second grant adds its own uses to it.
+/// Whether a grant within `outer` bounds allows, again and again, all that one within `inner` allows. A count
+/// of uses never does: a second grant adds its own uses to it. Approval is another matter: the narrower grant
+/// is taken first, with or without it.
 fn allows(outer: &Constraints, inner: &Constraints) -> bool {
     let lasts = match (outer.expires_in_seconds, inner.expires_in_seconds) {
         (None, _) => true,
@@ -96,6 +97,7 @@ fn allows(outer: &Constraints, inner: &Constraints) -> bool {
     outer.max_invocations.is_none()
         && outer.max_per_minute.is_none()
         && lasts
+        && outer.approval_required == inner.approval_required
         && (outer.delegate || !inner.delegate)
         && (outer.usable || !inner.usable)
 }

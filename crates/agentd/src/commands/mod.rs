@@ -4,6 +4,7 @@
 //! said, unchanged; a command that reads changes nothing.
 
 mod agents;
+mod check;
 mod doctor;
 mod entries;
 mod goal;
@@ -39,6 +40,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
             ask(&settings, async move |mut client| agents::stop(&mut client, &args, screen).await)
         }
         Command::Spawn(args) => agents::spawn(&settings, &args, screen),
+        Command::Check(args) => check::check(&settings, &args, screen),
         Command::Message(args) => {
             ask(&settings, async move |mut client| agents::message(&mut client, &args, screen).await)
         }
