@@ -4,13 +4,14 @@
 //! no call is refused, so what is measured is always a whole decision with its charges.
 
 use aaos_core::authority::{Admission, Authority, AuthorityLimits};
+use aaos_core::budget::Budget;
 use aaos_core::capability::GrantSpec;
 use aaos_core::effect::Authorized;
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GrantId};
 use aaos_core::name::AgentName;
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Timestamp};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::FileReadInput;
 use uuid::Uuid;
@@ -133,13 +134,13 @@ impl World {
     /// Settles a call that was done.
     pub(crate) fn settle(&mut self, done: Authorized<ToolCall>) {
         let parts = done.into_parts();
-        self.authority.settle(&parts.charges, Tokens::ZERO);
+        self.authority.settle(parts.call, &parts.charges, &Amounts::NONE, Timestamp(self.asked));
     }
 
     /// Takes a call back that was never done.
     pub(crate) fn refund(&mut self, dropped: Authorized<ToolCall>) {
         let parts = dropped.into_parts();
-        self.authority.refund(parts.charges);
+        self.authority.refund(parts.call, parts.charges);
     }
 }
 
@@ -160,7 +161,13 @@ fn grant(holder: u128, at: u128) -> GrantId {
 
 fn admission(number: u128) -> Admission {
     let name = AgentName::parse(&format!("agent-{number}")).expect("a name");
-    Admission { agent: agent(number), name, max_tokens: None }
+    Admission {
+        agent: agent(number),
+        name,
+        budget: Budget::default(),
+        approval_required: Vec::new(),
+        stable_identity: false,
+    }
 }
 
 fn request(id: u128, words: &str, uses: Option<u32>) -> GrantRequest {
