@@ -1,4 +1,4 @@
-//! Limits of SPEC §6 and SECURITY "Exhaustion" that hold in the kernel, whoever calls. Each with its control.
+//! Limits of SPEC §6 and SECURITY "Exhaustion" that hold in the kernel, whoever calls. Each with a control.
 
 use crate::support::{
     Rig, assert_intact, entries, invoke, manifest, spawn, text, wait_for_entries, wait_for_entry,

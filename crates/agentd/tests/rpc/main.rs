@@ -7,6 +7,7 @@ mod hostile_clients;
 mod limits;
 mod manifests;
 mod methods;
+mod paths;
 mod persistent;
 mod restart;
 mod streams;
