@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use aaos_core::budget::Budget;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::AgentId;
 use aaos_core::manifest::{Lifecycle, Manifest};
@@ -30,7 +29,7 @@ impl Kernel {
 
     async fn spawn_for(&self, caller: Principal, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
         let persistent = manifest.lifecycle == Lifecycle::Persistent;
-        let origin = Origin { owner: caller.uid(), goal: None, budget: Budget::default() };
+        let origin = Origin { owner: caller.uid(), goal: None, budget: self.purse_ceiling(caller) };
         let agent = self.admit_operator_agent(manifest, origin, self.closing().child_token()).await?;
         if persistent {
             self.start_mailbox_loop(&agent);

@@ -12,6 +12,8 @@ use aaos_core::quantity::Tokens;
 use aaos_llm::ModelsConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::principal::Principals;
+
 /// Limits that the operator may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelLimits {
@@ -84,4 +86,6 @@ pub struct KernelConfig {
     pub workspaces: PathBuf,
     /// Directories that no grant reaches: state, configuration, sockets.
     pub protected: Vec<PathBuf>,
+    /// Who may ask for what.
+    pub principals: Principals,
 }

@@ -113,6 +113,7 @@ impl Kernel {
     pub async fn submit(&self, caller: Principal, request: GoalRequest) -> Result<GoalId, KernelError> {
         self.check_open()?;
         check_request(&request)?;
+        let request = self.within_ceiling(caller, request)?;
         let _one_at_a_time = self.submit_gate().lock().await;
         let key = request.client_key.clone().map(|key| (caller.uid(), key));
         if let Some(known) = key.as_ref().and_then(|key| self.table().goal_of_key.get(key).copied()) {
@@ -153,7 +154,7 @@ impl Kernel {
         }
     }
 
-    fn goal_budget(&self, request: &GoalRequest) -> Budget {
+    pub(crate) fn goal_budget(&self, request: &GoalRequest) -> Budget {
         let tokens = request.budget.max.get(Quantity::Tokens).unwrap_or(self.config().limits.goal_tokens.0);
         let max = request.budget.max.with(Quantity::Tokens, Some(tokens));
         Budget { max, ..request.budget }

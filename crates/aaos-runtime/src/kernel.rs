@@ -25,7 +25,8 @@ use crate::config::KernelConfig;
 use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
-use crate::principal::Principal;
+use crate::goals::Goal;
+use crate::principal::{Principal, Right};
 use crate::registry::{Agent, Table};
 use crate::view::{RuntimeStatus, ToolView};
 
@@ -214,6 +215,12 @@ impl Kernel {
         self.inner.closed.store(true, Ordering::Release);
     }
 
+    /// The principal of a peer's uid, if that uid may speak to this daemon.
+    #[must_use]
+    pub fn admit(&self, uid: u32) -> Option<Principal> {
+        self.config().principals.admit(uid)
+    }
+
     /// An agent that this principal may touch.
     pub(crate) fn agent_for(&self, caller: Principal, id: AgentId) -> Result<Arc<Agent>, KernelError> {
         let found = self.table().agent(id).filter(|agent| caller.may_touch(agent.owner));
@@ -260,15 +267,22 @@ impl Kernel {
         }))
     }
 
-    /// What the daemon is and how it stands.
-    pub async fn status(&self) -> RuntimeStatus {
-        let (providers, providers_problem) = match self.providers().await {
-            Ok(providers) => (providers.to_vec(), self.inner.gateways.lost().map(ToOwned::to_owned)),
-            Err(error) => (Vec::new(), Some(error.to_string())),
+    /// What the daemon is and how it stands; of what is not the caller's own, only to an administrator.
+    pub async fn status(&self, caller: Principal) -> RuntimeStatus {
+        let all = caller.may(Right::Administer);
+        let (providers, providers_problem) = match all {
+            true => self.provider_states().await,
+            false => (Vec::new(), None),
         };
         let (agents, goals_running, goals_queued) = {
             let table = self.table();
-            (table.agents.len(), table.running_goals(), table.queue.len())
+            let mine = |goal: &&Goal| caller.may_touch(goal.owner);
+            let of_mine = |id: &&GoalId| table.goals.get(id).as_ref().is_some_and(mine);
+            (
+                table.agents.values().filter(|agent| caller.may_touch(agent.owner)).count(),
+                table.goals.values().filter(mine).filter(|goal| goal.is_running()).count(),
+                table.queue.iter().filter(of_mine).count(),
+            )
         };
         RuntimeStatus {
             version: self.config().version.clone(),
@@ -280,9 +294,16 @@ impl Kernel {
             agents,
             goals_running,
             goals_queued,
-            inference_queue: self.inner.gateways.queue_depth(),
-            journal_head: *self.journal().head().borrow(),
+            inference_queue: all.then(|| self.inner.gateways.queue_depth()),
+            journal_head: all.then(|| *self.journal().head().borrow()),
             limits: self.config().limits,
+        }
+    }
+
+    async fn provider_states(&self) -> (Vec<ProviderState>, Option<String>) {
+        match self.providers().await {
+            Ok(providers) => (providers.to_vec(), self.inner.gateways.lost().map(ToOwned::to_owned)),
+            Err(error) => (Vec::new(), Some(error.to_string())),
         }
     }
 }

@@ -5,7 +5,9 @@
 //! complete. No lock is held across an await.
 
 mod agents;
+mod audit;
 mod boot;
+mod ceiling;
 mod clock;
 mod config;
 mod denials;
@@ -27,12 +29,14 @@ mod spawning_tools;
 mod verdict;
 mod view;
 
+pub use audit::{AuditPage, AuditReader};
+pub use ceiling::Ceiling;
 pub use clock::Clock;
 pub use config::{KernelConfig, KernelLimits};
 pub use error::KernelError;
 pub use goals::GoalRequest;
 pub use kernel::{Kernel, KernelParts};
-pub use principal::Principal;
+pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
     AgentState, AgentStatus, AgentView, GoalView, PurseReport, RunAnswer, RunResult, RuntimeStatus, ToolView,
     TraceReport, TraceState,

@@ -20,6 +20,7 @@ use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 
 use crate::agents::accepted_messages;
+use crate::ceiling::Bound;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts, Departure};
@@ -81,6 +82,14 @@ fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRe
     }
 }
 
+/// The request within its principal's ceiling, judged by what was opened.
+fn bounded(mut request: GrantRequest, bound: &Option<Bound>) -> Result<GrantRequest, KernelError> {
+    if let Some(bound) = bound {
+        request.constraints = bound.tighten(&request.capability, request.constraints)?;
+    }
+    Ok(request)
+}
+
 /// What to do about a write root that does not exist.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MissingRoot {
@@ -112,6 +121,10 @@ impl Kernel {
         let id = AgentId::from_uuid(self.clock().fresh());
         let budget = manifest.budget_config.budget().under(&origin.budget);
         let admission = Admission::of(id, &manifest, budget);
+        let bound = self.bound(&origin).await?;
+        for spec in &manifest.capabilities {
+            bound.as_ref().map_or(Ok(()), |bound| bound.check(&spec.capability))?;
+        }
         let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
         let room = self.config().limits.max_agents;
         if self.authority().agent_count() >= room {
@@ -121,22 +134,22 @@ impl Kernel {
         let mut missing = Vec::new();
         for spec in &manifest.capabilities {
             let grant = GrantId::from_uuid(self.clock().fresh());
-            match self.open_operator_root(grant, &spec.capability, MissingRoot::Report).await? {
+            match self.open_operator_root(grant, &spec.capability, MissingRoot::Report, &bound).await? {
                 Found::Missing => missing.push((grant, spec)),
                 Found::Root(root) => {
                     open.opened.push(grant);
-                    requests.push(request(grant, spec, Some(root)));
+                    requests.push(bounded(request(grant, spec, Some(root)), &bound)?);
                 }
-                Found::NoFile => requests.push(request(grant, spec, None)),
+                Found::NoFile => requests.push(bounded(request(grant, spec, None), &bound)?),
             }
         }
         // Directories are made last, when nothing else can be wrong with the manifest.
         for (grant, spec) in missing {
             if let Found::Root(root) =
-                self.open_operator_root(grant, &spec.capability, MissingRoot::Make).await?
+                self.open_operator_root(grant, &spec.capability, MissingRoot::Make, &bound).await?
             {
                 open.opened.push(grant);
-                requests.push(request(grant, spec, Some(root)));
+                requests.push(bounded(request(grant, spec, Some(root)), &bound)?);
             }
         }
         let now = self.clock().now();
@@ -159,12 +172,20 @@ impl Kernel {
         grant: GrantId,
         capability: &Capability,
         if_missing: MissingRoot,
+        bound: &Option<Bound>,
     ) -> Result<Found, KernelError> {
         let Some(pattern) = capability.file_pattern() else { return Ok(Found::NoFile) };
         let writes = matches!(capability, Capability::FileWrite(_));
         let make = writes && if_missing == MissingRoot::Make;
         let (roots, pattern) = (self.roots().clone(), pattern.clone());
-        match off_thread(move || roots.open_root(grant, &pattern, make)).await? {
+        let (asked, bound) = (capability.clone(), bound.clone());
+        let open = move || match bound.map(|bound| bound.real_pattern(&asked)).transpose() {
+            // Behind its links the ceiling covers it; a link that is put there now is not followed.
+            Ok(Some(Some(real))) => Ok(roots.open_real_root(grant, &real, make)),
+            Ok(_) => Ok(roots.open_root(grant, &pattern, make)),
+            Err(refused) => Err(refused),
+        };
+        match off_thread(open).await?? {
             Ok(root) => Ok(Found::Root(root)),
             Err(RootError::NotFound { .. }) if writes && !make => Ok(Found::Missing),
             Err(error) => Err(KernelError::Invalid(format!("cannot grant {capability}: {error}"))),

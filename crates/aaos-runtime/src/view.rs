@@ -235,7 +235,7 @@ pub struct RuntimeStatus {
     pub version: String,
     /// Commit it was built from.
     pub commit: String,
-    /// Providers; none while they cannot be asked.
+    /// Providers, for an administrator; none while they cannot be asked.
     pub providers: Vec<ProviderState>,
     /// Why they cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -244,16 +244,18 @@ pub struct RuntimeStatus {
     pub confinement_policy: ConfinementPolicy,
     /// Preferred boundaries that the last worker lacked.
     pub confinement_degraded: Vec<Boundary>,
-    /// Agents alive.
+    /// Agents alive that the caller may see.
     pub agents: usize,
-    /// Goals running.
+    /// Goals running that the caller may see.
     pub goals_running: usize,
-    /// Goals waiting for their turn.
+    /// Goals waiting for their turn that the caller may see.
     pub goals_queued: usize,
-    /// Inferences waiting or running.
-    pub inference_queue: usize,
-    /// Last durable journal entry.
-    pub journal_head: Seq,
+    /// Inferences waiting or running, for an administrator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub inference_queue: Option<usize>,
+    /// Last durable journal entry, for an administrator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub journal_head: Option<Seq>,
     /// Limits in force.
     pub limits: crate::config::KernelLimits,
 }

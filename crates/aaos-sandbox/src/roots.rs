@@ -256,13 +256,36 @@ impl RootTable {
         pattern: &PathPattern,
         create_missing: bool,
     ) -> Result<OpenedRoot, RootError> {
+        self.open_ambient(grant, pattern, create_missing, AMBIENT)
+    }
+
+    /// The same for a path whose links were resolved and judged: one that is there now is not followed.
+    ///
+    /// # Errors
+    /// [`RootError`]; nothing is in the table then.
+    pub fn open_real_root(
+        &self,
+        grant: GrantId,
+        pattern: &PathPattern,
+        create_missing: bool,
+    ) -> Result<OpenedRoot, RootError> {
+        self.open_ambient(grant, pattern, create_missing, AMBIENT_NO_LINKS)
+    }
+
+    fn open_ambient(
+        &self,
+        grant: GrantId,
+        pattern: &PathPattern,
+        create_missing: bool,
+        resolve: ResolveFlags,
+    ) -> Result<OpenedRoot, RootError> {
         let shown = pattern.root().as_str();
         let slash = open_slash()?;
         if create_missing {
-            self.create_root(&slash, pattern)?;
+            self.create_root(&slash, pattern, resolve)?;
         }
         let opener = self.operator(&slash, shown);
-        let (root, opened) = opener.open(&shown[1..], pattern.reach(), AMBIENT)?;
+        let (root, opened) = opener.open(&shown[1..], pattern.reach(), resolve)?;
         self.insert(grant, root);
         Ok(opened)
     }
@@ -395,7 +418,12 @@ impl RootTable {
     }
 
     /// Makes the missing directories of an operator's write root, one at a time, never in a protected place.
-    fn create_root(&self, slash: &OwnedFd, pattern: &PathPattern) -> Result<(), RootError> {
+    fn create_root(
+        &self,
+        slash: &OwnedFd,
+        pattern: &PathPattern,
+        resolve: ResolveFlags,
+    ) -> Result<(), RootError> {
         let shown = pattern.root().as_str();
         let wanted = match pattern.reach() {
             Reach::Subtree => pattern.root().clone(),
@@ -405,9 +433,9 @@ impl RootTable {
             },
         };
         let fail = |errno| RootError::from_errno("create", shown, errno);
-        let mut current = open_location(slash, b"", OFlags::empty(), AMBIENT).map_err(fail)?;
+        let mut current = open_location(slash, b"", OFlags::empty(), resolve).map_err(fail)?;
         for name in wanted.components() {
-            let next = open_location(&current, name.as_bytes(), OFlags::DIRECTORY, AMBIENT);
+            let next = open_location(&current, name.as_bytes(), OFlags::DIRECTORY, resolve);
             current = match next {
                 Err(Errno::NOENT) => {
                     let path = kernel_path(&current).map_err(fail)?.join(name);

@@ -4,14 +4,14 @@
 //! holds `state.lock`; a daemon is ready only when everything that the journal recorded has been taken up.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aaos_core::state::State;
 use aaos_journal::{Journal, JournalConfig};
-use aaos_runtime::{Clock, Kernel, KernelConfig, KernelParts};
+use aaos_runtime::{Clock, Kernel, KernelConfig, KernelParts, Principals};
 use aaos_sandbox::{Sandbox, ZygoteSeed};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -37,6 +37,7 @@ const SOCKET_PAUSE: Duration = Duration::from_millis(20);
 /// A daemon that owns its state directory and has its zygote, before any thread exists.
 struct Groundwork {
     settings: Settings,
+    principals: Principals,
     listener: StdListener,
     seed: ZygoteSeed,
     descriptors: u64,
@@ -66,7 +67,7 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
 
 /// Runs `work` against the daemon that owns the state directory; hosts one for as long as `work` takes when there
 /// is none.
-pub(crate) fn with_daemon<F, Fut>(settings: Settings, work: F) -> Result<Exit>
+pub(crate) fn with_daemon<F, Fut>(mut settings: Settings, work: F) -> Result<Exit>
 where
     F: FnOnce(PathBuf) -> Fut,
     Fut: Future<Output = Result<Exit>>,
@@ -78,6 +79,7 @@ where
             work(socket).await
         });
     };
+    settings.serve_nobody_else();
     let groundwork = lay(settings, lock)?;
     start_runtime()?.block_on(async move {
         let daemon = Daemon::start(groundwork).await?;
@@ -159,12 +161,13 @@ fn private_directory(path: &Path) -> Result<()> {
 fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
     private_directory(&settings.state_dir.join("workspace"))?;
     let descriptors = raise_descriptor_limit();
-    let listener = bind(&settings.socket)?;
+    let principals = settings.principals()?;
+    let listener = bind(&settings.socket, settings.socket_group()?)?;
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
     })?;
     aaos_confine::lock_daemon().context("cannot lock the daemon itself down")?;
-    Ok(Groundwork { settings, listener, seed, descriptors, _lock: lock })
+    Ok(Groundwork { settings, principals, listener, seed, descriptors, _lock: lock })
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns what is in force.
@@ -178,10 +181,11 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
-/// Binds the control socket, mode 0660. A socket that a dead daemon left is removed: the state lock is ours.
-fn bind(path: &Path) -> Result<StdListener> {
+/// Binds the control socket, mode 0660, of a group if one is to connect. A socket that a dead daemon left is removed:
+/// the state lock is ours.
+fn bind(path: &Path, group: Option<u32>) -> Result<StdListener> {
     if let Some(parent) = path.parent() {
-        private_directory(parent)?;
+        socket_directory(parent, group)?;
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
@@ -198,8 +202,43 @@ fn bind(path: &Path) -> Result<StdListener> {
     let bound = StdListener::bind(path);
     umask(before);
     let listener = bound.with_context(|| format!("cannot listen at {}", path.display()))?;
+    if let Some(group) = group {
+        give_to_group(path, group)?;
+    }
     listener.set_nonblocking(true).context("cannot make the control socket non-blocking")?;
     Ok(listener)
+}
+
+/// Makes the socket's directory if it is missing: for the daemon alone, or so that a group can go through it. One that
+/// is there is never opened further.
+fn socket_directory(path: &Path, group: Option<u32>) -> Result<()> {
+    let Some(group) = group else { return private_directory(path) };
+    if !path.exists() {
+        let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        private_directory(path)?;
+        for made in missing {
+            give_to_group(made, group)?;
+            let mode = std::fs::Permissions::from_mode(0o710);
+            std::fs::set_permissions(made, mode)
+                .with_context(|| format!("cannot open the directory {} to its group", made.display()))?;
+        }
+        return Ok(());
+    }
+    let found = std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let for_group = found.gid() == group && found.mode() & 0o010 != 0;
+    if for_group || found.mode() & 0o001 != 0 {
+        return Ok(());
+    }
+    bail!(
+        "the members of socket_group cannot go through {0}, where the socket lies; set `socket` to a directory of \
+         its own, or run `chgrp {group} {0} && chmod 0710 {0}`",
+        path.display()
+    )
+}
+
+fn give_to_group(path: &Path, group: u32) -> Result<()> {
+    std::os::unix::fs::chown(path, None, Some(group))
+        .with_context(|| format!("cannot give {} to the group {group} (socket_group)", path.display()))
 }
 
 /// The signals that end a daemon.
@@ -237,7 +276,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
-        let Groundwork { mut settings, listener, seed, descriptors, _lock } = groundwork;
+        let Groundwork { mut settings, principals, listener, seed, descriptors, _lock } = groundwork;
         let path = settings.state_dir.join("journal.db");
         let opening = JournalConfig { path: path.clone(), audit_stdout: settings.audit_stdout };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
@@ -245,7 +284,7 @@ impl Daemon {
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let sandbox = Sandbox::adopt(seed, settings.policy.clone()).context("cannot take over the zygote")?;
-        let kernel = start_kernel(&mut settings, journal, sandbox.clone(), &state).await?;
+        let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), &state).await?;
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));
@@ -300,6 +339,7 @@ impl Daemon {
 
 async fn start_kernel(
     settings: &mut Settings,
+    principals: Principals,
     journal: Journal,
     sandbox: Sandbox,
     state: &State,
@@ -312,6 +352,7 @@ async fn start_kernel(
         bootstrap: settings.bootstrap()?,
         workspaces: settings.state_dir.join("workspace"),
         protected: settings.protected(),
+        principals,
     };
     let clock = Clock::starting_at(state.latest);
     let models = std::mem::take(&mut settings.models);

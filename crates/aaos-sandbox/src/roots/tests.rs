@@ -215,6 +215,23 @@ fn a_root_that_is_a_link_is_resolved_once() {
 }
 
 #[test]
+fn a_real_root_is_reached_and_made_through_no_link() {
+    let fixture = Fixture::new();
+    symlink(fixture.path("outside"), fixture.path("data/link")).expect("linked");
+    for (wanted, make) in [("data/link", false), ("data/link/new", true)] {
+        let wanted = pattern(&fixture.path(wanted), "/*");
+        let refused = fixture.table.open_real_root(CHILD, &wanted, make);
+        assert!(matches!(refused, Err(RootError::Outside { .. })), "{refused:?}");
+    }
+    assert!(!fixture.path("outside/new").exists(), "nothing was made behind the link");
+    fixture.table.open_real_root(CHILD, &pattern(&fixture.path("data/new"), "/*"), true).expect("made");
+    // The control: the operator's own root follows the link, and makes what is missing there.
+    let followed = pattern(&fixture.path("data/link/new"), "/*");
+    fixture.table.open_root(GRANDCHILD, &followed, true).expect("through the link");
+    assert!(fixture.path("outside/new").is_dir());
+}
+
+#[test]
 fn an_exact_file_grant_reaches_that_file_only() {
     let fixture = Fixture::new();
     fs::write(fixture.path("data/g"), "other").expect("written");

@@ -56,7 +56,7 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
     };
     let limits = &status.limits;
     let policy = &status.confinement_policy;
-    vec![
+    let mut facts = vec![
         ("version", cut(&format!("{} ({})", status.version, status.commit), REASON_CHARS)),
         ("providers", providers),
         ("agents", format!("{} of {}", status.agents, limits.max_agents)),
@@ -69,10 +69,12 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
         ),
         (
             "inferences",
-            format!(
-                "{} waiting or running, {} at once a provider",
-                status.inference_queue, limits.inference_slots
-            ),
+            match status.inference_queue {
+                Some(queue) => {
+                    format!("{queue} waiting or running, {} at once a provider", limits.inference_slots)
+                }
+                None => format!("{} at once a provider", limits.inference_slots),
+            },
         ),
         ("goal budget", format!("{} tokens unless told otherwise", limits.goal_tokens)),
         ("spawning", format!("{} children at once, depth {}", limits.max_children, limits.max_depth)),
@@ -82,8 +84,9 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
         ),
         ("prefers", named(&policy.prefer)),
         ("degraded", named(&status.confinement_degraded)),
-        ("journal", format!("entry {}", status.journal_head)),
-    ]
+    ];
+    facts.extend(status.journal_head.map(|head| ("journal", format!("entry {head}"))));
+    facts
 }
 
 fn provider(state: &ProviderState) -> String {

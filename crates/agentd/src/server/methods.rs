@@ -14,7 +14,7 @@ use aaos_core::model::ModelFailure;
 use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
 use aaos_journal::{Filter, Head};
-use aaos_runtime::{GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
+use aaos_runtime::{AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -23,7 +23,7 @@ use super::params::{
     Audit, Empty, Goals, Invoke, Logs, OneAgent, OneGoal, Run, Spawn, SpawnAndRun, Submit, TraceResult,
     Verify,
 };
-use super::stream;
+use super::{rights, stream};
 
 /// Longest wait of `agent.result`.
 const MAX_RESULT_WAIT: Duration = Duration::from_secs(limits::GOAL_DEADLINE_SECONDS);
@@ -70,15 +70,16 @@ pub(super) fn lists(request: &Request) -> bool {
 
 /// Answers one request.
 pub(super) async fn call(kernel: &Kernel, caller: Principal, outbox: &Outbox, request: &Request) -> Answer {
+    rights::check(caller, &request.method)?;
     let (group, _) = request.method.split_once('.').unwrap_or((&request.method, ""));
     match group {
         "agent" => agent_method(kernel, caller, outbox, request).await,
         "goal" => goal_method(kernel, caller, request).await,
         "tool" => tool_method(kernel, caller, request).await,
-        "audit" => audit_method(kernel, outbox, request).await,
+        "audit" => audit_method(kernel, caller, outbox, request).await,
         "runtime" if request.method == "runtime.status" => {
             let Empty {} = request.params.parse()?;
-            json(&kernel.status().await)
+            json(&kernel.status(caller).await)
         }
         _ => Err(RpcError::method_not_found(&request.method)),
     }
@@ -246,7 +247,7 @@ async fn tool_method(kernel: &Kernel, caller: Principal, request: &Request) -> A
     }
 }
 
-async fn audit_method(kernel: &Kernel, outbox: &Outbox, request: &Request) -> Answer {
+async fn audit_method(kernel: &Kernel, caller: Principal, outbox: &Outbox, request: &Request) -> Answer {
     #[derive(Serialize)]
     struct Entries {
         entries: Vec<aaos_core::event::Entry>,
@@ -255,13 +256,14 @@ async fn audit_method(kernel: &Kernel, outbox: &Outbox, request: &Request) -> An
     match request.method.as_str() {
         "audit.query" => {
             let filter = filter_of(request.params.parse()?)?;
-            let head = *kernel.journal().head().borrow();
-            let entries = kernel.journal().read(filter).await.map_err(|error| refused(error.into()))?;
+            let mut reader = AuditReader::new(kernel, caller);
+            let entries = reader.query(filter).await.map_err(refused)?;
+            let head = reader.head(&entries);
             json(&Entries { entries, head })
         }
         "audit.stream" => {
             let filter = filter_of(request.params.parse()?)?;
-            stream::audit(kernel, outbox, request, filter).await
+            stream::audit(kernel, caller, outbox, request, filter).await
         }
         "audit.verify" => {
             let Verify { head } = request.params.parse()?;

@@ -7,6 +7,7 @@ mod connection;
 mod methods;
 mod params;
 mod peer;
+mod rights;
 mod stream;
 
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub(crate) async fn serve(kernel: Kernel, listener: UnixListener, most: usize) {
             Ok((stream, _)) => {
                 let kernel = kernel.clone();
                 connections.spawn(async move {
-                    match peer::admit(&stream) {
+                    match peer::admit(&stream, &kernel) {
                         Ok(principal) => connection::run(kernel, principal, stream).await,
                         Err(refused) => tracing::warn!(%refused, "a peer was refused"),
                     }

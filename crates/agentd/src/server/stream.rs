@@ -10,7 +10,7 @@ use aaos_core::id::{AgentId, GoalId, Seq};
 use aaos_core::quantity::Millis;
 use aaos_ipc::{ErrorCode, FrameBody, Request, RequestId, RpcError, StreamFrame, stream_frame_line};
 use aaos_journal::Filter;
-use aaos_runtime::{GoalRequest, GoalView, Kernel, KernelError, Principal};
+use aaos_runtime::{AuditPage, AuditReader, GoalRequest, GoalView, Kernel, KernelError, Principal};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -59,16 +59,17 @@ impl<'s> Stream<'s> {
     /// Sends matching entries as they become durable, until `is_last` holds for one.
     async fn follow(
         &self,
+        caller: Principal,
         mut filter: Filter,
         is_last: impl Fn(&Event) -> bool,
     ) -> Result<Stopped, KernelError> {
         let mut head = self.kernel.journal().head();
         let mut was_behind = false;
+        let mut reader = AuditReader::new(self.kernel, caller);
         loop {
             let durable = *head.borrow_and_update();
             loop {
-                let entries = self.kernel.journal().read(filter.clone()).await?;
-                let Some(last) = entries.last().map(|entry| entry.seq) else { break };
+                let AuditPage { entries, last: Some(last) } = reader.page(&filter).await? else { break };
                 for entry in entries {
                     let at_end = is_last(&entry.event);
                     // Told once each time it falls behind.
@@ -117,8 +118,10 @@ pub(super) async fn submit(
     let known_already = kernel.goal(caller, goal_id).map_err(refused)?.root_agent.is_some();
     let after_seq = if known_already { None } else { Some(before) };
     let filter = Filter { goal: Some(goal_id), after_seq, ..Filter::default() };
-    let stopped =
-        stream.follow(filter, |event| matches!(event, Event::GoalFinished { .. })).await.map_err(refused)?;
+    let stopped = stream
+        .follow(caller, filter, |event| matches!(event, Event::GoalFinished { .. }))
+        .await
+        .map_err(refused)?;
     if stopped == Stopped::Closing {
         return Err(refused(KernelError::ShuttingDown));
     }
@@ -157,13 +160,19 @@ pub(super) async fn logs(
     kernel.agent_status(caller, agent).map_err(refused)?;
     let filter = Filter { agent: Some(agent), after_seq, ..Filter::default() };
     let is_last = |event: &Event| matches!(event, Event::AgentStopped { .. });
-    let stopped = stream.follow(filter, is_last).await.map_err(refused)?;
+    let stopped = stream.follow(caller, filter, is_last).await.map_err(refused)?;
     json(&Ended { agent_id: agent, ended: stopped == Stopped::AtEnd })
 }
 
 /// `audit.stream`: every matching entry, from a position on, until the client or the daemon goes.
-pub(super) async fn audit(kernel: &Kernel, outbox: &Outbox, request: &Request, filter: Filter) -> Answer {
+pub(super) async fn audit(
+    kernel: &Kernel,
+    caller: Principal,
+    outbox: &Outbox,
+    request: &Request,
+    filter: Filter,
+) -> Answer {
     let stream = Stream::new(kernel, outbox, request)?;
-    stream.follow(filter, |_| false).await.map_err(refused)?;
+    stream.follow(caller, filter, |_| false).await.map_err(refused)?;
     Err(refused(KernelError::ShuttingDown))
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use aaos_core::confinement::ConfinementPolicy;
 use serde::Deserialize;
 
+use super::principals::PrincipalEntry;
+
 /// The file of a system service; a user's own comes second.
 const SYSTEM_FILE: &str = "/etc/aaos/config.toml";
 /// Longest file, bytes.
@@ -31,6 +33,9 @@ pub(crate) struct ConfigFile {
     pub(crate) max_concurrent_inference: Option<usize>,
     pub(crate) min_inference_delay_ms: Option<u64>,
     pub(crate) audit_stdout: Option<bool>,
+    pub(crate) socket_group: Option<String>,
+    #[serde(default)]
+    pub(crate) principals: Vec<PrincipalEntry>,
     /// What is demanded of confinement; the default is DESIGN's.
     pub(crate) confinement: Option<ConfinementPolicy>,
 }

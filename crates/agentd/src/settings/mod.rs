@@ -5,6 +5,7 @@
 mod file;
 mod keys;
 mod prices;
+mod principals;
 pub(crate) mod providers;
 pub(crate) mod vars;
 
@@ -17,7 +18,7 @@ use aaos_core::limits::MAX_CHILDREN_AT_ONCE;
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::KernelLimits;
+use aaos_runtime::{KernelLimits, Principals};
 use anyhow::{Context, Result, bail};
 
 pub(crate) use keys::{Keys, take as take_keys};
@@ -50,6 +51,8 @@ pub(crate) struct Settings {
     /// What models cost, by every name that leads to them.
     pub(crate) prices: PriceTable,
     price_file: Option<PathBuf>,
+    socket_group: Option<String>,
+    principals: Vec<principals::PrincipalEntry>,
     bootstrap: Option<PathBuf>,
     config_home: Option<PathBuf>,
 }
@@ -91,11 +94,29 @@ impl Settings {
             price_file,
             models,
             provider,
+            socket_group: file.socket_group,
+            principals: file.principals,
             bootstrap: path_of(vars::AAOS_BOOTSTRAP_MANIFEST.name)
                 .or_else(|| file.bootstrap_manifest.clone()),
             config_home,
             state_dir,
         })
+    }
+
+    /// Who may speak to the daemon, which is this process.
+    pub(crate) fn principals(&self) -> Result<Principals> {
+        principals::resolve(&self.principals, rustix::process::geteuid().as_raw())
+    }
+
+    /// The group whose members may connect to the control socket.
+    pub(crate) fn socket_group(&self) -> Result<Option<u32>> {
+        self.socket_group.as_deref().map(principals::group).transpose()
+    }
+
+    /// Serves nobody but the daemon's own user and root: it is hosted for one command.
+    pub(crate) fn serve_nobody_else(&mut self) {
+        self.socket_group = None;
+        self.principals.clear();
     }
 
     /// The agent that works on goals.

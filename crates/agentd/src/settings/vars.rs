@@ -103,6 +103,27 @@ these, proved, nothing is run |
 that asks for less is refused at the start.
 ";
 
+/// The part of the reference page about who may speak to the daemon.
+const PRINCIPALS: &str = "
+## Principals
+
+Only the daemon's own user and root may speak to it, unless the file lists others; `agentd serve` reads this part:
+
+| key | default | meaning |
+|---|---|---|
+| `socket_group` | – | group, by name or number in quotes, whose members may connect: the socket gets it, mode 0660, and \
+a directory that is made for the socket gets it, mode 0710 |
+| `[[principals]]` | – | one table for each further user |
+
+| key of `[[principals]]` | default | meaning |
+|---|---|---|
+| `uid` or `user` | required | the user, by number, or by its name in `/etc/passwd` |
+| `rights` | required | any of `observe`, `submit`, `approve`, `administer` |
+| `grants` | none | the ceiling: capabilities as in a manifest, each a text |
+| `max_tokens` | no ceiling | most tokens of each goal's or agent's purse |
+| `max_usd` | no ceiling | the same in dollars, as a text such as `'5.00'` |
+";
+
 /// The reference page of all variables.
 pub(crate) fn reference() -> String {
     let mut page = String::from(
@@ -117,6 +138,7 @@ pub(crate) fn reference() -> String {
         page.push_str(&format!("| `{}` | {key} | {default} | {} |\n", var.name, var.meaning));
     }
     page.push_str(CONFINEMENT);
+    page.push_str(PRINCIPALS);
     page
 }
 

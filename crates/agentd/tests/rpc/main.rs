@@ -9,6 +9,7 @@ mod manifests;
 mod methods;
 mod paths;
 mod persistent;
+mod principals;
 mod restart;
 mod streams;
 mod support;
