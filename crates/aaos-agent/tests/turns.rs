@@ -7,7 +7,7 @@ use aaos_core::model::{
     ModelStop, RawArguments, RequestedTool, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
-use aaos_core::quantity::Tokens;
+use aaos_core::quantity::{Quantity, Tokens};
 use aaos_core::toolio::StopReason;
 use proptest::prelude::*;
 
@@ -147,7 +147,7 @@ fn failures_name_their_kind() {
     assert_eq!(end.stop_reason, StopReason::Error);
     assert_eq!(end.failure, Some(ModelFailureKind::Unauthorized));
     assert_eq!(end.error.as_deref(), Some("the key is wrong"));
-    let commands = asking().step(MindEvent::BudgetExceeded { remaining: Tokens(7) });
+    let commands = asking().step(MindEvent::BudgetExceeded { quantity: Quantity::Tokens, remaining: 7 });
     assert_eq!(finished(&commands).stop_reason, StopReason::BudgetExceeded);
     assert!(finished(&commands).error.as_deref().is_some_and(|error| error.contains('7')));
 }

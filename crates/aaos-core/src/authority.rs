@@ -106,6 +106,12 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// The admission of an agent that nobody is asked about and whose identity ends with it.
+    #[must_use]
+    pub const fn plain(agent: AgentId, name: AgentName, budget: Budget) -> Self {
+        Self { agent, name, budget, approval_required: Vec::new(), stable_identity: false }
+    }
+
     /// The admission of an agent with this manifest, narrowed already where it has a parent.
     #[must_use]
     pub fn of(agent: AgentId, manifest: &Manifest, budget: Budget) -> Self {
@@ -159,6 +165,8 @@ struct AgentNode {
     grants: Vec<GrantIx>,
     index: HeldIndex,
     approval_required: Vec<ToolName>,
+    /// Those of its grants that say so themselves.
+    asking: Vec<GrantIx>,
     /// What people approved for it and its descendants.
     approvals: Vec<Approved>,
     stable_identity: bool,

@@ -479,16 +479,19 @@ pub fn reserved_by(charges: &[Charge]) -> Amounts {
     reserved.fold(Amounts::NONE, |sum, one| sum.plus(one))
 }
 
+/// The charges of an effect that was authorised and dropped.
+type Dropped = (CallId, Vec<Charge>);
+
 /// Where dropped authorisations put their charges until the authority takes them back.
 #[derive(Debug, Clone, Default)]
-pub struct RefundQueue(Arc<Mutex<Vec<(CallId, Vec<Charge>)>>>);
+pub struct RefundQueue(Arc<Mutex<Vec<Dropped>>>);
 
 impl RefundQueue {
     pub(crate) fn put(&self, call: CallId, charges: Vec<Charge>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push((call, charges));
     }
 
-    pub(crate) fn take(&self) -> Vec<(CallId, Vec<Charge>)> {
+    pub(crate) fn take(&self) -> Vec<Dropped> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

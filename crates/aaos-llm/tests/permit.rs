@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use aaos_core::authority::{Admission, Authority, AuthorityLimits};
+use aaos_core::budget::Budget;
 use aaos_core::effect::Inference;
 use aaos_core::id::{AgentId, CallId};
 use aaos_core::model::{Message, ModelFailure, ModelFailureKind, ModelRequest};
 use aaos_core::name::{AgentName, ModelName};
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Quantity, Timestamp, Tokens};
 use aaos_core::wire::{
     FRAME_HEADER_BYTES, ModelsReply, ModelsRequest, decode_frame, encode_frame, frame_length,
 };
@@ -27,7 +28,7 @@ fn agent() -> AgentId {
 fn authority() -> Authority {
     let mut authority = Authority::new(AuthorityLimits::default());
     let name = AgentName::parse("root").expect("a name");
-    let admission = Admission { agent: agent(), name, max_tokens: Some(Tokens(1_000)) };
+    let admission = Admission::plain(agent(), name, Budget::of(Quantity::Tokens, 1_000));
     authority.admit_root(admission, Vec::new(), NOW).expect("room");
     authority
 }
@@ -41,7 +42,7 @@ async fn permit(authority: &mut Authority, journal: &Journal) -> Permit<Inferenc
         max_output_tokens: Tokens(100),
     };
     let call: CallId = "00000000-0000-7000-8000-000000000002".parse().expect("an id");
-    let effect = Inference { request, reserve: Tokens(600) };
+    let effect = Inference { request, reserve: Tokens(600), price: None };
     let authorized = authority.authorize(agent(), call, effect, NOW).expect("the purse covers it");
     let about = About { timestamp: NOW, goal_id: None, trace_id: None, parent_event: None };
     journal.begin(authorized, about).await.expect("the intent is on disk")
@@ -76,7 +77,7 @@ async fn a_permit_becomes_a_receipt_even_when_the_model_fails() {
     let (journal, _) = Journal::open(config).expect("a fresh journal");
     let mut authority = authority();
     let permit = permit(&mut authority, &journal).await;
-    assert_eq!(authority.purse(agent()).expect("known").reserved, Tokens(600));
+    assert_eq!(authority.purse(agent(), NOW).expect("known").reserved.get(Quantity::Tokens), 600);
 
     let (near, far) = UnixStream::pair().expect("a pair");
     let gateway = tokio::spawn(refuse_everything(far));
@@ -94,8 +95,8 @@ async fn a_permit_becomes_a_receipt_even_when_the_model_fails() {
     assert_eq!(outcome.result.as_ref().expect_err("refused").kind, ModelFailureKind::UnknownModel);
 
     let finished = journal.finish(receipt, NOW).await.expect("the outcome is on disk");
-    authority.settle(&finished.charges, Tokens::ZERO);
-    assert_eq!(authority.purse(agent()).expect("known").reserved, Tokens::ZERO);
+    authority.settle(finished.call, &finished.charges, &finished.spent, NOW);
+    assert_eq!(authority.purse(agent(), NOW).expect("known").reserved, Amounts::NONE);
     let entries = journal.read(Filter::default()).await.expect("readable");
     let kinds: Vec<_> = entries.iter().map(|entry| entry.event.kind()).collect();
     assert_eq!(kinds, ["inference_requested", "inference_completed"]);

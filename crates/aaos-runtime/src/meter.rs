@@ -59,7 +59,7 @@ impl Kernel {
 mod tests {
     use super::RunMeter;
     use aaos_core::model::Usage;
-    use aaos_core::quantity::{Quantity, Tokens};
+    use aaos_core::quantity::Tokens;
 
     fn usage(input: u64, output: u64) -> Usage {
         Usage { input_tokens: Tokens(input), output_tokens: Tokens(output), cached_input_tokens: Tokens(0) }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal};
+use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, ToolSet};
 use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::effect::ToolOutcome;
@@ -87,7 +88,7 @@ impl Lab {
             grants.push(GrantRequest { root: Some(opened.identity), ..Self::request(number, capability) });
         }
         let name = AgentName::parse("tester").expect("a name");
-        let admission = Admission { agent: AGENT, name, max_tokens: None };
+        let admission = Admission::plain(AGENT, name, Budget::default());
         self.authority.admit_root(admission, grants, NOW).expect("admitted");
     }
 

@@ -199,6 +199,7 @@ impl Authority {
             grants: Vec::new(),
             index: HeldIndex::default(),
             approval_required: admission.approval_required,
+            asking: Vec::new(),
             approvals: Vec::new(),
             stable_identity: admission.stable_identity,
             clock: None,
@@ -228,6 +229,9 @@ impl Authority {
         let ix = self.grants.insert(record, counters);
         let node = self.agents.get_mut(&agent).unwrap_or_else(|| unreachable!("{agent:?} was entered"));
         node.grants.push(ix);
+        if self.grants.record(ix).constraints.approval_required {
+            node.asking.push(ix);
+        }
         node.index.add(self.grants.record(ix), ix);
     }
 }

@@ -10,6 +10,7 @@ use crate::limits::MAX_APPROVALS_PER_AGENT;
 use crate::path::{AbsPath, PathPattern};
 
 use super::decide::Met;
+use super::explain::covers_need;
 use super::{Authority, Refusal};
 
 /// An approval in force.
@@ -103,9 +104,18 @@ impl Authority {
         if self.node(agent).approval_required.iter().any(|tool| tool.as_str() == label) {
             return Some(AskedBecause::Tool);
         }
-        let asks =
-            |access: &&Access| self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix));
-        met.accesses().find(asks).map(|access| AskedBecause::Grant(access.grant))
+        met.accesses().find_map(|access| self.asking_grant(agent, access)).map(AskedBecause::Grant)
+    }
+
+    /// The grant because of which a person is asked: the one that is used, or one of the agent or an ancestor that
+    /// covers the same need. A wider grant is no way round a narrower one that asks.
+    fn asking_grant(&self, agent: AgentId, access: &Access) -> Option<GrantId> {
+        if self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix)) {
+            return Some(access.grant);
+        }
+        let asking = self.path_to_root(agent).flat_map(|one| &self.node(one).asking);
+        let mut records = asking.map(|ix| self.grants.record(*ix));
+        records.find(|record| covers_need(record, &access.need)).map(|record| record.id)
     }
 
     /// Uses up one use of an approval that covers the effect, if there is one; one of this very effect first.

@@ -90,7 +90,7 @@ impl Authority {
 }
 
 /// Whether a grant covers a need, constraints aside.
-fn covers_need(record: &GrantRecord, need: &Need) -> bool {
+pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
     let named = |set: &NameSet, name: &AgentName| match set {
         NameSet::All => true,
         NameSet::Only(names) => names.contains(name),

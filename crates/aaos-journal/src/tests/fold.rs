@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, NameSet, ToolSet};
 use aaos_core::effect::{Charge, EffectClass};
 use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome};
@@ -11,7 +12,7 @@ use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, MemoryConfig};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
 use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::{Bytes, Millis, Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::State;
 use aaos_core::toolio::StopReason;
 use proptest::prelude::*;
@@ -59,8 +60,10 @@ fn grant() -> impl Strategy<Value = GrantRecord> {
 
 fn charges() -> impl Strategy<Value = Vec<Charge>> {
     let used = ids(GrantId::from_uuid).prop_map(|grant| Charge::Use { grant });
-    let tokens = (ids(AgentId::from_uuid), 0_u64..100)
-        .prop_map(|(agent, reserved)| Charge::Tokens { agent, reserved: Tokens(reserved) });
+    let tokens = (ids(AgentId::from_uuid), 0_u64..100).prop_map(|(agent, reserved)| Charge::Purse {
+        agent,
+        reserved: Amounts::of(Quantity::Tokens, reserved),
+    });
     proptest::collection::vec(prop_oneof![used, tokens], 0..3)
 }
 
@@ -86,7 +89,7 @@ fn lives() -> impl Strategy<Value = Event> {
             parent,
             depth,
             manifest: manifest(),
-            max_tokens: Some(Tokens(tokens)),
+            budget: Budget::of(Quantity::Tokens, tokens),
             principal: 0,
         },
     );
@@ -108,7 +111,12 @@ fn lives() -> impl Strategy<Value = Event> {
         1 => ".{0,8}".prop_map(|message| Event::MessageDelivered { message }),
         1 => Just(Event::AgentMessageReceived {}),
         3 => grant().prop_map(|grant| Event::CapabilityGranted { grant }),
-        1 => ids(GrantId::from_uuid).prop_map(|grant| Event::CapabilityRevoked { grant }),
+        1 => ids(GrantId::from_uuid).prop_map(|grant| Event::CapabilityRevoked {
+            grant,
+            principal: 0,
+            ended: vec![grant],
+            cut: Vec::new(),
+        }),
     ]
 }
 
@@ -130,6 +138,7 @@ fn effects() -> impl Strategy<Value = Event> {
         result_bytes: Bytes(2),
         failure: None,
         worker: None,
+        spent: Amounts::of(Quantity::Files, 1),
         elapsed: Millis(1),
     });
     let requested = (ids(CallId::from_uuid), 0_u64..100, charges()).prop_map(|(call, reserve, charges)| {
@@ -139,6 +148,7 @@ fn effects() -> impl Strategy<Value = Event> {
             messages: 1,
             request_bytes: Bytes(100),
             reserve: Tokens(reserve),
+            price: None,
             charges,
         }
     });
@@ -151,7 +161,14 @@ fn effects() -> impl Strategy<Value = Event> {
         retry_after: Some(Millis(5)),
     }));
     let completed = (ids(CallId::from_uuid), prop_oneof![reply, failure]).prop_map(|(call, result)| {
-        Event::InferenceCompleted { call, result, attempts: 1, possibly_billed: Some(0), elapsed: Millis(1) }
+        Event::InferenceCompleted {
+            call,
+            result,
+            attempts: 1,
+            possibly_billed: 0,
+            spent: Amounts::of(Quantity::Tokens, 3),
+            elapsed: Millis(1),
+        }
     });
     prop_oneof![invoked, result, requested, completed]
 }
@@ -163,7 +180,7 @@ fn goals() -> impl Strategy<Value = Event> {
             outputs: vec![AbsPath::parse("/out/a.md").expect("a path")],
             client_key,
             deadline: Timestamp(99),
-            max_tokens: Tokens(1_000),
+            budget: Budget::of(Quantity::Tokens, 1_000),
             principal: 0,
         });
     let started = ids(AgentId::from_uuid).prop_map(|root_agent| Event::GoalStarted {

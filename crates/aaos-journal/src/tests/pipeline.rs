@@ -1,13 +1,14 @@
 //! Begin and finish, with effects that a real authority authorised.
 
 use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal};
+use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, NameSet, ToolSet};
 use aaos_core::effect::{Authorized, Effect, Spawn, ToolOutcome};
 use aaos_core::event::{Event, Outcome};
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GoalId, GrantId, TraceId};
 use aaos_core::name::AgentName;
-use aaos_core::quantity::{Millis, Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::EchoInput;
 use uuid::Uuid;
@@ -45,11 +46,8 @@ fn authority() -> Authority {
     };
     let grants =
         vec![once(10, Capability::Tool(ToolSet::All)), once(11, Capability::SpawnChild(NameSet::All))];
-    let admission = Admission {
-        agent: agent(),
-        name: AgentName::parse("tester").expect("a name"),
-        max_tokens: Some(Tokens(100)),
-    };
+    let name = AgentName::parse("tester").expect("a name");
+    let admission = Admission::plain(agent(), name, Budget::of(Quantity::Tokens, 100));
     let mut authority = Authority::new(AuthorityLimits::default());
     authority.admit_root(admission, grants, NOW).expect("admitted");
     authority
@@ -64,7 +62,12 @@ fn echo(authority: &mut Authority, number: u128) -> Result<Authorized<ToolCall>,
 /// An effect that is never repeated.
 fn spawn(authority: &mut Authority, number: u128) -> Result<Authorized<Spawn>, Refusal> {
     let child = AgentName::parse("child").expect("a name");
-    authority.authorize(agent(), call(number), Spawn { child }, NOW)
+    authority.authorize(
+        agent(),
+        call(number),
+        Spawn { child, manifest_hash: "00".into(), manifest_bytes: Bytes(9) },
+        NOW,
+    )
 }
 
 async fn poison(journal: &Journal) {
@@ -135,7 +138,12 @@ async fn a_safe_effect_waits_for_no_disk_and_is_journalled_all_the_same() {
         .expect("a permit while the writer is busy")
         .expect("journalled");
     let intent = permit.intent();
-    let outcome = ToolOutcome { result: Ok("\"hello\"".into()), worker: None, elapsed: Millis(1) };
+    let outcome = ToolOutcome {
+        result: Ok("\"hello\"".into()),
+        worker: None,
+        moved: Amounts::NONE,
+        elapsed: Millis(1),
+    };
     let finished = ready_at_once(journal.finish(permit.settle(outcome), NOW))
         .await
         .expect("an end while the writer is busy")

@@ -1,5 +1,6 @@
 //! How entries look: short, complete, harmless.
 
+use aaos_core::budget::Budget;
 use aaos_core::capability::GrantSpec;
 use aaos_core::confinement::Boundary;
 use aaos_core::confinement::{BoundaryReceipt, ConfinementReceipt, Evidence, Substrate};
@@ -10,7 +11,7 @@ use aaos_core::id::{AgentId, CallId, EntryId, GrantId, Seq, WorkerId};
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::name::ToolName;
-use aaos_core::quantity::{Bytes, Millis, Timestamp};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Timestamp};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
@@ -42,7 +43,7 @@ pub(crate) fn spawned() -> Entry {
         parent: Some(AgentId::from_uuid(Uuid::from_u128(9))),
         depth: 1,
         manifest: Box::new(manifest),
-        max_tokens: None,
+        budget: Budget::default(),
         principal: 0,
     })
 }
@@ -70,6 +71,7 @@ pub(crate) fn result(failure: Option<ToolFailure>) -> Entry {
         outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
         result_hash: String::new(),
         result_bytes: Bytes(2048),
+        spent: Amounts::NONE,
         failure,
         worker: Some(WorkerId::from_uuid(Uuid::from_u128(5))),
         elapsed: Millis(12),
@@ -142,7 +144,8 @@ fn what_agents_wrote_cannot_drive_the_terminal() {
             call: CallId::from_uuid(Uuid::from_u128(4)),
             result: Err(model),
             attempts: 1,
-            possibly_billed: Some(1),
+            possibly_billed: 1,
+            spent: Amounts::NONE,
             elapsed: Millis(1),
         },
         Event::MessageDelivered { message: evil.to_owned() },

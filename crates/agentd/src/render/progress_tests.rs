@@ -4,7 +4,7 @@ use aaos_core::confinement::Boundary;
 use aaos_core::event::{AgentEnd, Entry, Event};
 use aaos_core::id::{CallId, WorkerId};
 use aaos_core::model::{ModelFailure, ModelFailureKind, Usage};
-use aaos_core::quantity::{Bytes, Millis, Tokens};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ fn trouble_is_always_told_and_in_its_tone() {
     let failed = told(&[spawned(), result(Some(failure))]);
     assert_eq!(failed[1].0, Tone::Bad);
     assert_eq!(failed[1].1, "    0 ms  reader: file_read failed: there is no /x/y (not_found) in 12 ms");
-    let budget = entry(Event::BudgetExceeded { wanted: Tokens(9), remaining: Tokens(3) });
+    let budget = entry(Event::BudgetExceeded { quantity: Quantity::Tokens, wanted: 9, remaining: 3 });
     assert_eq!(told(&[budget])[0].0, Tone::Bad);
 }
 
@@ -80,7 +80,8 @@ fn a_reason_is_told_once_and_another_one_again() {
         call: CallId::from_uuid(Uuid::from_u128(4)),
         result: Err(failure),
         attempts: 1,
-        possibly_billed: None,
+        possibly_billed: 0,
+        spent: Amounts::NONE,
         elapsed: Millis(1),
     });
     let ended = |why: &str| {
