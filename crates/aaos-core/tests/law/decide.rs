@@ -1,14 +1,15 @@
 //! Single decisions: what matches, what is charged, what a denial says.
 
-use aaos_core::authority::Refusal;
+use aaos_core::authority::{Overdraft, Refusal};
+use aaos_core::budget::Ceilings;
 use aaos_core::capability::HostRule;
-use aaos_core::effect::Need;
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::effect::{Authorized, Need};
+use aaos_core::quantity::{Quantity, Timestamp};
 
 use crate::support::{
-    NOW, act, agent, all, ask, call, child, denial, each, grant, host, inference, read, tool,
+    NOW, act, agent, all, all_and_tokens, ask, child, denial, each, fresh_call, grant, host, inference, read,
+    settle_tokens, tokens_of, tool, world, world_with, write,
 };
-use crate::support::{world, world_with, write};
 
 #[test]
 fn files_match_on_whole_components_and_leave_parents_to_the_kernel() {
@@ -49,10 +50,10 @@ fn the_most_specific_usable_grant_is_taken() {
         world(&["file_read: /a/*", "{ file_read: /a/b/*, max_invocations: 1 }", "file_read: /a/b/c"]);
     let chosen =
         |law: &mut _, path: &str| ask(law, 1, all([read(path)])).expect(path).into_parts().all[0].grant;
-    assert_eq!(chosen(&mut law, "/a/b/c"), Some(grant(3)));
-    assert_eq!(chosen(&mut law, "/a/b/x"), Some(grant(2)));
-    assert_eq!(chosen(&mut law, "/a/b/x"), Some(grant(1)), "the specific one is used up");
-    assert_eq!(chosen(&mut law, "/a/x"), Some(grant(1)));
+    assert_eq!(chosen(&mut law, "/a/b/c"), grant(3));
+    assert_eq!(chosen(&mut law, "/a/b/x"), grant(2));
+    assert_eq!(chosen(&mut law, "/a/b/x"), grant(1), "the specific one is used up");
+    assert_eq!(chosen(&mut law, "/a/x"), grant(1));
 }
 
 #[test]
@@ -72,10 +73,10 @@ fn a_denied_effect_charges_nothing() {
     let mut law = world_with(&["{ file_read: /a/*, max_invocations: 1, max_per_minute: 1 }"], Some(100));
     for _ in 0..3 {
         assert!(ask(&mut law, 1, all([read("/a/x"), write("/a/x")])).is_err());
-        assert!(ask(&mut law, 1, all([read("/a/x"), Need::Tokens(Tokens(50)), write("/a/x")])).is_err());
+        assert!(ask(&mut law, 1, all_and_tokens([read("/a/x"), write("/a/x")], 50)).is_err());
         assert!(ask(&mut law, 1, all([read("/a/x"), read("/a/y")])).is_err(), "two uses wanted, one is left");
     }
-    assert_eq!(law.purse(agent(1)).expect("a purse").reserved, Tokens::ZERO);
+    assert_eq!(tokens_of(&law, agent(1), NOW), (0, 0));
     act(&mut law, 1, read("/a/x")).expect("the one use is still there");
     assert!(act(&mut law, 1, read("/a/x")).is_err());
 }
@@ -88,7 +89,7 @@ fn a_batch_is_denied_only_as_a_whole() {
     let fine: Vec<bool> = parts.each.iter().map(Result::is_ok).collect();
     assert_eq!(fine, [false, true, true, false], "the third use of two");
     assert_eq!(parts.charges.len(), 2);
-    law.refund(parts.charges);
+    law.refund(parts.call, parts.charges);
     assert_eq!(denial(ask(&mut law, 1, each([read("/b"), read("/c")]))).0, "file_read: /b");
     assert!(ask(&mut law, 1, each([])).is_ok(), "nothing wanted");
 }
@@ -97,8 +98,12 @@ fn a_batch_is_denied_only_as_a_whole() {
 fn rates_count_in_any_minute() {
     let mut law = world(&["{ tool: echo, max_per_minute: 2 }"]);
     let mut at = |ms: u64| {
-        let granted =
-            law.authorize(agent(1), call(0), all([tool("echo")]), NOW.after(aaos_core::quantity::Millis(ms)));
+        let granted = law.authorize(
+            agent(1),
+            fresh_call(),
+            all([tool("echo")]),
+            NOW.after(aaos_core::quantity::Millis(ms)),
+        );
         granted.map(|granted| granted.into_parts().charges.len()).map_err(|refusal| refusal.to_string())
     };
     assert_eq!(at(0), Ok(1));
@@ -114,7 +119,7 @@ fn rates_count_in_any_minute() {
 fn expiry_is_exact_and_clock_steps_gain_nothing() {
     let mut law = world(&["{ tool: echo, expires_in_seconds: 10 }"]);
     let mut at =
-        |ms: u64| law.authorize(agent(1), call(0), all([tool("echo")]), Timestamp(NOW.0 + ms)).is_ok();
+        |ms: u64| law.authorize(agent(1), fresh_call(), all([tool("echo")]), Timestamp(NOW.0 + ms)).is_ok();
     assert!(at(9_999));
     assert!(!at(10_000));
     assert!(!at(0), "back in time");
@@ -124,11 +129,11 @@ fn expiry_is_exact_and_clock_steps_gain_nothing() {
 fn hosts_are_met_by_network_or_web_search() {
     let mut law = world(&["network: 127.0.0.1:8080, a.org", "network: *.b.org", "web_search"]);
     let granted = ask(&mut law, 1, all([host("127.0.0.1", 8080)])).expect("granted literally").into_parts();
-    assert_eq!(granted.all[0].grant, Some(grant(1)));
+    assert_eq!(granted.all[0].grant, grant(1));
     assert_eq!(granted.all[0].hosts.len(), 3, "redirects may use every network grant");
     assert!(granted.all[0].public);
     let public = ask(&mut law, 1, all([host("c.org", 443)])).expect("public").into_parts();
-    assert_eq!(public.all[0].grant, Some(grant(3)));
+    assert_eq!(public.all[0].grant, grant(3));
     for (name, port) in [("127.0.0.1", 80), ("localhost", 80), ("10.0.0.1", 443), ("::1", 443), ("c.org", 22)]
     {
         assert!(ask(&mut law, 1, all([host(name, port)])).is_err(), "{name}:{port}");
@@ -154,7 +159,7 @@ fn redirects_never_use_a_grant_that_would_have_to_be_charged() {
     assert_eq!((names(&by_web.all[0].hosts), by_web.all[0].public), (vec!["free.x.org".to_owned()], true));
     assert!(by_web.charges.is_empty());
     let by_api = ask(&mut law, 1, all([host("api.x.org", 443)])).expect("once").into_parts();
-    assert_eq!((by_api.all[0].grant, by_api.charges.len()), (Some(grant(2)), 1));
+    assert_eq!((by_api.all[0].grant, by_api.charges.len()), (grant(2), 1));
     assert_eq!(names(&by_api.all[0].hosts), ["api.x.org", "free.x.org"], "its own rules are paid for");
 
     let mut law = world(&["{ web_search: , max_invocations: 5 }", "network: free.x.org"]);
@@ -195,7 +200,7 @@ fn hand_on_only_grants_are_not_used() {
 fn a_dropped_authorisation_is_refunded_and_a_taken_one_is_not() {
     let mut law = world_with(&["{ tool: echo, max_invocations: 1 }"], Some(100));
     for _ in 0..3 {
-        drop(ask(&mut law, 1, all([tool("echo"), Need::Tokens(Tokens(100))])).expect("free again"));
+        drop(ask(&mut law, 1, all_and_tokens([tool("echo")], 100)).expect("free again"));
     }
     let parts = ask(&mut law, 1, all([tool("echo")])).expect("free again").into_parts();
     drop(parts);
@@ -208,7 +213,7 @@ fn unknown_agents_have_no_authority() {
     assert!(matches!(ask(&mut law, 9, all([])), Err(Refusal::UnknownAgent(who)) if who == agent(9)));
     law.remove(agent(1));
     assert!(matches!(ask(&mut law, 1, all([])), Err(Refusal::UnknownAgent(_))));
-    assert!(law.purse(agent(1)).is_none() && law.grants_of(agent(1)).is_empty());
+    assert!(law.purse(agent(1), NOW).is_none() && law.grants_of(agent(1)).is_empty());
 }
 
 #[test]
@@ -237,17 +242,21 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
 fn purses_refuse_wait_and_run_over() {
     let mut law = world_with(&[], Some(100));
     let infer = |law: &mut aaos_core::authority::Authority, reserve| {
-        law.authorize(agent(1), call(0), inference(reserve), NOW).map(|granted| granted.into_parts().charges)
+        law.authorize(agent(1), fresh_call(), inference(reserve), NOW).map(Authorized::into_parts)
     };
     let budget = infer(&mut law, 101).expect_err("more than there is");
-    assert_eq!(budget, Refusal::Budget { wanted: Tokens(101), remaining: Tokens(100) });
+    assert_eq!(budget, Refusal::Budget { quantity: Quantity::Tokens, wanted: 101, remaining: 100 });
     let first = infer(&mut law, 60).expect("60 of 100");
-    assert_eq!(infer(&mut law, 60).expect_err("held"), Refusal::Waits { wanted: Tokens(60) });
-    assert_eq!(law.settle(&first, Tokens(10)).overdraft, None);
+    assert_eq!(
+        infer(&mut law, 60).expect_err("held"),
+        Refusal::Waits { quantity: Quantity::Tokens, wanted: 60 }
+    );
+    assert_eq!(settle_tokens(&mut law, &first, 10).overdrafts, []);
     let second = infer(&mut law, 60).expect("10 used");
-    let overdraft = law.settle(&second, Tokens(95)).overdraft;
-    assert_eq!(overdraft, Some((Tokens(60), Tokens(95))));
-    let purse = law.purse(agent(1)).expect("a purse");
-    assert_eq!((purse.used, purse.reserved, purse.remaining), (Tokens(105), Tokens(0), Some(Tokens(0))));
-    assert!(matches!(infer(&mut law, 0), Err(Refusal::Budget { .. })), "nothing more is admitted");
+    let overdrafts = settle_tokens(&mut law, &second, 95).overdrafts;
+    assert_eq!(overdrafts, [Overdraft { quantity: Quantity::Tokens, reserved: 60, used: 95 }]);
+    assert_eq!(tokens_of(&law, agent(1), NOW), (105, 0));
+    let remaining = law.purse(agent(1), NOW).expect("a purse").remaining;
+    assert_eq!(remaining, Ceilings::of(Quantity::Tokens, 0));
+    assert!(matches!(infer(&mut law, 1), Err(Refusal::Budget { .. })), "nothing more is admitted");
 }

@@ -1,20 +1,23 @@
 //! The fold: what a restart finds, at every prefix of a journal.
 
-use aaos_core::authority::{Authority, AuthorityLimits, Refusal, tokens_spent};
-use aaos_core::effect::{AuthorizedParts, Effect, Inference};
+use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
+use aaos_core::budget::Budget;
+use aaos_core::effect::{AuthorizedParts, Effect, Inference, InferenceOutcome, tokens_spent};
 use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
-use aaos_core::id::{AgentId, CallId, EntryId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::{Bytes, Millis, Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::{AgentLife, PendingKind, State};
 use aaos_core::toolio::StopReason;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::support::{NOW, Wish, admission, agent, all, call, grant, inference, request, tool};
+use crate::support::{
+    NOW, Wish, admission, agent, all, call, fresh_call, grant, inference, request, tokens_of, tool,
+};
 
 fn goal(number: u128) -> GoalId {
     GoalId::from_uuid(Uuid::from_u128(number))
@@ -49,7 +52,7 @@ fn accepted() -> Event {
         outputs: Vec::new(),
         client_key: None,
         deadline: Timestamp(NOW.0 * 2),
-        max_tokens: Tokens(1000),
+        budget: Budget::of(Quantity::Tokens, 1000),
         principal: 0,
     }
 }
@@ -65,9 +68,10 @@ fn finished(state: GoalState) -> Event {
     }
 }
 
-fn spawned(parent: Option<AgentId>, depth: u32, max_tokens: Option<Tokens>) -> Event {
+fn spawned(parent: Option<AgentId>, depth: u32, max_tokens: Option<u64>) -> Event {
     let name = aaos_core::name::AgentName::parse("a").expect("a name");
-    Event::AgentSpawned { name, parent, depth, manifest: Box::new(manifest()), max_tokens, principal: 7 }
+    let budget = max_tokens.map(|most| Budget::of(Quantity::Tokens, most)).unwrap_or_default();
+    Event::AgentSpawned { name, parent, depth, manifest: Box::new(manifest()), budget, principal: 7 }
 }
 
 fn reply(usage: u64) -> ModelReply {
@@ -79,8 +83,12 @@ fn failure(kind: ModelFailureKind) -> ModelFailure {
     ModelFailure { kind, message: "no".to_owned(), retry_after: None }
 }
 
-fn completed(call: CallId, result: Result<ModelReply, ModelFailure>, possibly_billed: Option<u32>) -> Event {
-    Event::InferenceCompleted { call, result, attempts: 1, possibly_billed, elapsed: Millis(1) }
+fn ended(result: Result<ModelReply, ModelFailure>, possibly_billed: u32) -> InferenceOutcome {
+    InferenceOutcome { result, attempts: 1, possibly_billed, elapsed: Millis(1) }
+}
+
+fn tokens_used(state: &State) -> u64 {
+    state.agents[&agent(1)].purse.used_at(state.latest).get(Quantity::Tokens)
 }
 
 /// Folds events, each of agent 1 at its place.
@@ -153,21 +161,22 @@ fn an_unfinished_inference_stays_paid() {
     let mut law = Authority::new(AuthorityLimits::default());
     law.admit_root(admission(1, Some(100)), Vec::new(), NOW).expect("room");
     let parts = law.authorize(agent(1), call(1), inference(60), NOW).expect("tokens").into_parts();
-    let begun = fold(vec![spawned(None, 0, Some(Tokens(100))), Inference::intent(&parts)]);
+    let begun = fold(vec![spawned(None, 0, Some(100)), Inference::intent(&parts)]);
     assert!(matches!(begun.pending[&call(1)].kind, PendingKind::Inference { .. }));
     let mut restored = Authority::restore(AuthorityLimits::default(), &begun);
-    let purse = restored.purse(agent(1)).expect("alive");
-    assert_eq!((purse.used, purse.reserved, purse.remaining), (Tokens(60), Tokens(0), Some(Tokens(40))));
+    assert_eq!(tokens_of(&restored, agent(1), NOW), (60, 0));
+    let remaining = restored.purse(agent(1), NOW).expect("alive").remaining;
+    assert_eq!(remaining.get(Quantity::Tokens), Some(40));
     assert!(matches!(restored.authorize(agent(1), call(2), inference(41), NOW), Err(Refusal::Budget { .. })));
     let restarted = Event::DaemonStarted { version: "1".to_owned(), interrupted_goals: Vec::new() };
     let mut later = begun.clone();
     later.apply(&entry(3, None, restarted));
     assert!(later.pending.is_empty());
-    assert_eq!(later.agents[&agent(1)].purse.used, Tokens(60));
+    assert_eq!(tokens_used(&later), 60);
     let mut settled = begun;
-    let done = completed(call(1), Ok(reply(10)), Some(0));
+    let done = Inference::result(&parts, &ended(Ok(reply(10)), 0));
     settled.apply(&entry(3, Some(agent(1)), done));
-    assert_eq!(settled.agents[&agent(1)].purse.used, Tokens(10));
+    assert_eq!(tokens_used(&settled), 10);
     assert_eq!(settled.agents[&agent(1)].usage.input_tokens, Tokens(10));
 }
 
@@ -193,15 +202,18 @@ fn the_fold_charges_attempts_as_the_law_does() {
         let mut law = Authority::new(AuthorityLimits::default());
         law.admit_root(admission(1, Some(1000)), Vec::new(), NOW).expect("room");
         let parts = law.authorize(agent(1), call(1), inference(60), NOW).expect("tokens").into_parts();
-        let spawned = spawned(None, 0, Some(Tokens(1000)));
-        let done = completed(call(1), result, possibly_billed);
-        fold(vec![spawned, Inference::intent(&parts), done]).agents[&agent(1)].purse.used
+        let outcome = ended(result, possibly_billed);
+        law.settle(parts.call, &parts.charges, &Inference::spent(&parts, &outcome), NOW);
+        let done = Inference::result(&parts, &outcome);
+        let state = fold(vec![spawned(None, 0, Some(1000)), Inference::intent(&parts), done]);
+        let purse = law.purse(agent(1), NOW).expect("alive");
+        assert_eq!(state.agents[&agent(1)].purse.used_at(state.latest), purse.used, "all quantities");
+        tokens_used(&state)
     };
-    assert_eq!(used_after(Ok(reply(10)), Some(2)), Tokens(130));
-    assert_eq!(used_after(Err(failure(ModelFailureKind::Unavailable)), Some(1)), Tokens(60));
-    assert_eq!(used_after(Err(failure(ModelFailureKind::Timeout)), Some(0)), Tokens::ZERO);
-    assert_eq!(used_after(Err(failure(ModelFailureKind::Timeout)), None), Tokens(60), "an older entry");
-    assert_eq!(used_after(Err(failure(ModelFailureKind::RateLimited)), None), Tokens::ZERO);
+    assert_eq!(used_after(Ok(reply(10)), 2), 130);
+    assert_eq!(used_after(Err(failure(ModelFailureKind::Unavailable)), 1), 60);
+    assert_eq!(used_after(Err(failure(ModelFailureKind::Timeout)), 0), 0);
+    assert_eq!(used_after(Err(failure(ModelFailureKind::RateLimited)), 0), 0);
 }
 
 #[test]
@@ -274,7 +286,7 @@ impl Run {
         let grants = words.iter().zip(1..).map(|(words, id)| request(id, words)).collect();
         let grants = run.law.admit_root(admission(1, Some(800)), grants, NOW).expect("room");
         run.write(None, accepted());
-        run.write(Some(agent(1)), spawned(None, 0, Some(Tokens(800))));
+        run.write(Some(agent(1)), spawned(None, 0, Some(800)));
         for grant in grants {
             run.write(Some(agent(1)), Event::CapabilityGranted { grant });
         }
@@ -315,11 +327,10 @@ impl Run {
             Step::Complete { open, used, billed } if !self.open.is_empty() => {
                 let parts = self.open.swap_remove(open % self.open.len());
                 let result = used.map(reply).ok_or_else(|| failure(ModelFailureKind::Timeout));
-                let (bytes, reserve) = (parts.effect.request.text_bytes(), parts.effect.reserve);
-                let used = tokens_spent(&result, *billed, bytes, reserve);
-                self.law.settle(&parts.charges, used);
-                let event = completed(parts.call, result, Some(*billed));
-                self.write(Some(parts.agent), event);
+                let outcome = ended(result, *billed);
+                let spent = Inference::spent(&parts, &outcome);
+                self.law.settle(parts.call, &parts.charges, &spent, now);
+                self.write(Some(parts.agent), Inference::result(&parts, &outcome));
             }
             Step::Complete { .. } => {}
             Step::Use { agent: at } => {
@@ -327,15 +338,17 @@ impl Run {
                 self.next += 1;
                 if let Ok(granted) = self.law.authorize(who, id, all([tool("echo")]), now) {
                     let parts = granted.into_parts();
-                    self.law.settle(&parts.charges, Tokens::ZERO);
+                    self.law.settle(id, &parts.charges, &Amounts::NONE, now);
                     self.write(Some(who), Wish::intent(&parts));
                 }
             }
             Step::Revoke { agent: at } => {
                 let held = self.law.grants_of(agent(self.pick(*at)));
                 if let Some(last) = held.last().filter(|last| last.agent != agent(1)) {
-                    self.law.revoke(last.id);
-                    self.write(Some(last.agent), Event::CapabilityRevoked { grant: last.id });
+                    let ended = self.law.revoke(last.id);
+                    let (grant, principal) = (last.id, 0);
+                    let (ended, cut) = (ended.grants, ended.calls);
+                    self.write(Some(last.agent), Event::CapabilityRevoked { grant, principal, ended, cut });
                 }
             }
         }
@@ -357,7 +370,7 @@ impl Run {
         let Ok(grants) = admitted else { return };
         let depth = self.law.depth_of(agent(number)).expect("alive");
         self.agents.push(number);
-        self.write(Some(agent(number)), spawned(Some(agent(parent)), depth, Some(Tokens(300))));
+        self.write(Some(agent(number)), spawned(Some(agent(parent)), depth, Some(300)));
         for grant in grants {
             self.write(Some(agent(number)), Event::CapabilityGranted { grant });
         }
@@ -380,8 +393,9 @@ impl Run {
             assert_eq!(restored.grants_of(who), self.law.grants_of(who));
             assert_eq!(restored.depth_of(who), self.law.depth_of(who));
             assert_eq!(restored.children_of(who).len(), self.law.children_of(who).len());
-            let (then, live) = (restored.purse(who).expect("alive"), self.law.purse(who).expect("alive"));
-            assert_eq!((then.used, then.reserved), (live.used.plus(live.reserved), Tokens::ZERO));
+            let purse = |law: &Authority| law.purse(who, self.now).expect("alive");
+            let (then, live) = (purse(&restored), purse(&self.law));
+            assert_eq!((then.used, then.reserved), (live.used.plus(&live.reserved), Amounts::NONE));
             let names = |law: &Authority| {
                 law.tools_of(who, self.now).iter().map(|tool| tool.name).collect::<Vec<_>>()
             };
@@ -396,7 +410,7 @@ impl Run {
             let now = self.now.after(Millis(later));
             for who in self.agents.clone() {
                 let ask = |law: &mut Authority| {
-                    law.authorize(agent(who), call(0), all([tool("echo")]), now)
+                    law.authorize(agent(who), fresh_call(), all([tool("echo")]), now)
                         .map(|granted| granted.into_parts().charges)
                 };
                 assert_eq!(ask(&mut restored), ask(&mut self.law), "agent {who}, {later} ms on");
@@ -437,8 +451,9 @@ proptest! {
             state.apply(index.get(&run.journal));
             let mut restored = Authority::restore(AuthorityLimits::default(), &state);
             for who in run.agents.iter().map(|one| agent(*one)) {
-                if let Ok(granted) = restored.authorize(who, call(0), all([tool("echo")]), NOW) {
-                    restored.refund(granted.into_parts().charges);
+                if let Ok(granted) = restored.authorize(who, fresh_call(), all([tool("echo")]), NOW) {
+                    let parts = granted.into_parts();
+                    restored.refund(parts.call, parts.charges);
                 }
             }
         }

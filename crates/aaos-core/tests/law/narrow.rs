@@ -9,7 +9,7 @@ use aaos_core::quantity::{Millis, Tokens};
 use proptest::prelude::*;
 
 use crate::support::{
-    NOW, Wish, act, admission, agent, call, child, grant, host, read, request, tool, world, write,
+    NOW, Wish, act, admission, agent, child, fresh_call, grant, host, read, request, tool, world, write,
 };
 
 #[test]
@@ -305,8 +305,8 @@ fn every_need() -> Vec<Need> {
 
 /// Whether `who` would be allowed it at `later`; the probe is dropped and thereby refunded.
 fn may(law: &mut Authority, who: u128, need: &Need, later: u64) -> bool {
-    let wish = Wish(Needs { all: vec![need.clone()], each: Vec::new() });
-    law.authorize(agent(who), call(0), wish, NOW.after(Millis(later))).is_ok()
+    let wish = Wish(Needs { all: vec![need.clone()], ..Needs::default() });
+    law.authorize(agent(who), fresh_call(), wish, NOW.after(Millis(later))).is_ok()
 }
 
 proptest! {

@@ -1,6 +1,10 @@
 //! Small worlds for the tests: ids by number, grants by their words.
 
-use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal};
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal, Settlement};
+use aaos_core::budget::Budget;
 use aaos_core::capability::GrantSpec;
 use aaos_core::effect::{
     Authorized, AuthorizedParts, Effect, EffectClass, FileRight, Inference, Need, Needs,
@@ -11,7 +15,7 @@ use aaos_core::id::{AgentId, CallId, GrantId};
 use aaos_core::model::ModelRequest;
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::{Timestamp, Tokens};
+use aaos_core::quantity::{Amounts, Quantity, Timestamp, Tokens};
 use uuid::Uuid;
 
 /// Anything that needs these.
@@ -20,8 +24,8 @@ pub(crate) struct Wish(pub(crate) Needs);
 
 impl Effect for Wish {
     type Outcome = ();
-    fn needs(&self) -> Needs {
-        self.0.clone()
+    fn needs(&self) -> Cow<'_, Needs> {
+        Cow::Borrowed(&self.0)
     }
     fn class(&self) -> EffectClass {
         EffectClass::Safe
@@ -58,9 +62,21 @@ pub(crate) fn call(number: u128) -> CallId {
     CallId::from_uuid(Uuid::from_u128(number))
 }
 
+/// An id that no other call of this process has.
+pub(crate) fn fresh_call() -> CallId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    call(u128::from(NEXT.fetch_add(1, Ordering::Relaxed)) << 64)
+}
+
 pub(crate) fn admission(number: u128, max_tokens: Option<u64>) -> Admission {
     let name = AgentName::parse(&format!("agent-{number}")).expect("a name");
-    Admission { agent: agent(number), name, max_tokens: max_tokens.map(Tokens) }
+    Admission {
+        agent: agent(number),
+        name,
+        budget: max_tokens.map(|most| Budget::of(Quantity::Tokens, most)).unwrap_or_default(),
+        approval_required: Vec::new(),
+        stable_identity: false,
+    }
 }
 
 pub(crate) fn request(id: u128, words: &str) -> GrantRequest {
@@ -114,22 +130,43 @@ pub(crate) fn host(host: &str, port: u16) -> Need {
 }
 
 pub(crate) fn all(needs: impl Into<Vec<Need>>) -> Wish {
-    Wish(Needs { all: needs.into(), each: Vec::new() })
+    Wish(Needs { all: needs.into(), ..Needs::default() })
 }
 
 pub(crate) fn each(needs: impl Into<Vec<Need>>) -> Wish {
-    Wish(Needs { all: Vec::new(), each: needs.into() })
+    Wish(Needs { each: needs.into(), ..Needs::default() })
+}
+
+/// All of these, and a reservation of tokens.
+pub(crate) fn all_and_tokens(needs: impl Into<Vec<Need>>, tokens: u64) -> Wish {
+    let amounts = Amounts::of(Quantity::Tokens, tokens);
+    Wish(Needs { all: needs.into(), amounts, ..Needs::default() })
 }
 
 pub(crate) fn ask(authority: &mut Authority, who: u128, wish: Wish) -> Result<Authorized<Wish>, Refusal> {
-    authority.authorize(agent(who), call(0), wish, NOW)
+    authority.authorize(agent(who), fresh_call(), wish, NOW)
 }
 
 /// Uses it up: the charge stays.
 pub(crate) fn act(authority: &mut Authority, who: u128, need: Need) -> Result<(), Refusal> {
     let parts = ask(authority, who, all([need]))?.into_parts();
-    authority.settle(&parts.charges, Tokens::ZERO);
+    authority.settle(parts.call, &parts.charges, &Amounts::NONE, NOW);
     Ok(())
+}
+
+/// Settles an inference as one that used so many tokens and nothing else.
+pub(crate) fn settle_tokens(
+    authority: &mut Authority,
+    parts: &AuthorizedParts<Inference>,
+    tokens: u64,
+) -> Settlement {
+    authority.settle(parts.call, &parts.charges, &Amounts::of(Quantity::Tokens, tokens), NOW)
+}
+
+/// Tokens used and reserved of an agent's purse.
+pub(crate) fn tokens_of(authority: &Authority, who: AgentId, now: Timestamp) -> (u64, u64) {
+    let purse = authority.purse(who, now).expect("a purse");
+    (purse.used.get(Quantity::Tokens), purse.reserved.get(Quantity::Tokens))
 }
 
 pub(crate) fn inference(reserve: u64) -> Inference {
@@ -140,7 +177,7 @@ pub(crate) fn inference(reserve: u64) -> Inference {
         tools: Vec::new(),
         max_output_tokens: Tokens(reserve),
     };
-    Inference { request, reserve: Tokens(reserve) }
+    Inference { request, reserve: Tokens(reserve), price: None }
 }
 
 /// The denial's words, or a panic.
