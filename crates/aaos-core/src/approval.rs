@@ -44,14 +44,16 @@ pub struct Question {
     pub targets: Vec<Target>,
 }
 
-/// What stands at a path.
+/// What stands at a path that would be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The path, as the agent spells it.
     pub path: String,
     /// The directory that the grant's root is.
     pub root: String,
-    /// BLAKE3 of the content, hexadecimal; absent where there is no such file.
+    /// Where the file really lies, links followed as the change would follow them.
+    pub place: String,
+    /// BLAKE3 of the content, hexadecimal; in words what else stands there; absent where nothing does.
     pub content_hash: Option<String>,
 }
 
@@ -59,10 +61,12 @@ pub struct Target {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ApprovalScope {
-    /// This very effect.
+    /// This very effect, while what it would change is what the person was shown.
     Exactly {
         /// Its hash.
         digest: String,
+        /// What stood at the paths that it would change.
+        targets: Vec<Target>,
     },
     /// Every use of one tool through these grants, or grants derived from them.
     Tool {

@@ -31,7 +31,7 @@ use crate::tool::{CATALOGUE, ResourceKind, ToolDescriptor};
 
 use approve::Approved;
 use index::HeldIndex;
-use revoke::OpenCall;
+use revoke::{Closed, OpenCall};
 use table::{GrantIx, GrantTable};
 
 pub use explain::{Held, Reach};
@@ -223,9 +223,26 @@ impl Authority {
         effect: E,
         now: Timestamp,
     ) -> Result<Authorized<E>, Refusal> {
+        self.decide(agent, call, effect, now).map_err(|(refusal, _)| refusal)
+    }
+
+    /// [`Authority::authorize`] that gives the effect back with a refusal, for a caller who asks again.
+    ///
+    /// # Errors
+    /// [`Refusal`]; then nothing is charged.
+    pub fn decide<E: Effect>(
+        &mut self,
+        agent: AgentId,
+        call: CallId,
+        effect: E,
+        now: Timestamp,
+    ) -> Result<Authorized<E>, (Refusal, E)> {
         let now = self.begin(now);
-        self.alive(agent)?;
-        let met = self.meet(agent, call, &effect, now)?;
+        let met = self.alive(agent).map(drop).and_then(|()| self.meet(agent, call, &effect, now));
+        let met = match met {
+            Ok(met) => met,
+            Err(refusal) => return Err((refusal, effect)),
+        };
         let parts =
             AuthorizedParts { call, agent, effect, all: met.all, each: met.each, charges: met.charges };
         self.open_call(&parts);
@@ -242,11 +259,11 @@ impl Authority {
         now: Timestamp,
     ) -> Settlement {
         let now = self.begin(now);
-        let cut = self.close_call(call);
+        let Closed { cut, paid } = self.close_call(call);
         let mut overdrafts = Vec::new();
         for charge in charges {
             if let Charge::Purse { agent, reserved } = charge {
-                self.spend(*agent, reserved, spent, now);
+                self.spend(*agent, &reserved.minus(&paid), &spent.minus(&paid), now);
                 for (quantity, used) in spent.iter() {
                     let reserved = reserved.get(quantity);
                     if used > reserved {
@@ -355,20 +372,22 @@ impl Authority {
     }
 
     fn refund_one(&mut self, call: CallId, charges: Vec<Charge>) {
-        self.close_call(call);
+        let Closed { paid, .. } = self.close_call(call);
         for charge in charges {
-            self.give_back(&charge);
+            self.give_back(&charge, &paid);
         }
     }
 
-    fn give_back(&mut self, charge: &Charge) {
+    fn give_back(&mut self, charge: &Charge, paid: &Amounts) {
         match charge {
             Charge::Use { grant } => {
                 if let Some((ix, _)) = self.grants.find(*grant) {
                     self.grants.uncharge(ix);
                 }
             }
-            Charge::Purse { agent, reserved } => self.spend(*agent, reserved, &Amounts::NONE, self.latest),
+            Charge::Purse { agent, reserved } => {
+                self.spend(*agent, &reserved.minus(paid), &Amounts::NONE, self.latest);
+            }
             Charge::Approval { approval } => self.give_back_approval(*approval),
         }
         self.close(charge);

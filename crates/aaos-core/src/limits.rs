@@ -153,6 +153,10 @@ pub const MAX_PENDING_APPROVALS: usize = 1_024;
 pub const MAX_APPROVALS_PER_AGENT: usize = 256;
 /// Uses that one scoped approval may cover.
 pub const MAX_APPROVED_USES: u32 = 10_000;
+/// How often one call is asked about anew because its target changed between question and use.
+pub const MAX_CHANGED_TARGETS: u32 = 3;
+/// Longest reason of an answer, bytes.
+pub const MAX_APPROVAL_REASON_BYTES: usize = 4_096;
 /// The same tool with the same input this often in one run gets a hint.
 pub const REPEAT_GUARD: u32 = 3;
 /// Distinct calls of one agent that the repeat guard remembers; beyond that it forgets the one made longest ago.

@@ -56,6 +56,27 @@ impl Authority {
         self.alive(agent).map(held).unwrap_or_default()
     }
 
+    /// An approval that is in force or was used up by an effect that is not settled.
+    #[must_use]
+    pub fn approval(&self, id: ApprovalId) -> Option<&ApprovalGrant> {
+        let node = self.agents.get(self.approvals.get(&id)?)?;
+        node.approvals.iter().map(|one| &one.grant).find(|one| one.id == id)
+    }
+
+    /// Ends an approval. Effects that used it go on.
+    pub fn withdraw(&mut self, id: ApprovalId) {
+        self.take_back_dropped();
+        if let Some(node) = self.approvals.remove(&id).and_then(|holder| self.agents.get_mut(&holder)) {
+            node.approvals.retain(|one| one.grant.id != id);
+        }
+    }
+
+    /// The grant that nothing was above when a grant was derived: itself for an operator's own.
+    #[must_use]
+    pub fn origin_of(&self, grant: GrantId) -> Option<GrantId> {
+        self.grants.ancestors(grant).last()
+    }
+
     /// The oldest ancestor of an agent; itself for a root agent.
     #[must_use]
     pub fn root_of(&self, agent: AgentId) -> Option<AgentId> {
@@ -149,7 +170,7 @@ impl Authority {
         met: &Met,
     ) -> bool {
         match &approval.scope {
-            ApprovalScope::Exactly { digest: approved } => approval.holder == agent && approved == digest,
+            ApprovalScope::Exactly { digest: approved, .. } => approval.holder == agent && approved == digest,
             ApprovalScope::Tool { effect, grants, below } => {
                 effect == label
                     && met.accesses().all(|access| self.derives_from_one(access.grant, grants))

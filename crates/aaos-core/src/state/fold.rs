@@ -392,6 +392,8 @@ impl State {
             }
             Event::HumanApprovalDenied { approval, .. } => {
                 self.questions.remove(approval);
+                // What was approved can be withdrawn: what stood at the target is not what the person was shown.
+                self.approved.remove(approval);
             }
             _ => {}
         }
