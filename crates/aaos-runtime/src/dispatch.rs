@@ -18,12 +18,14 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
 use aaos_journal::{Finished, Permit, Receipt};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::denials;
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
+use crate::revocation::revoked;
 
 /// Longest argument text of one call, bytes: a `file_write` of 1 MiB with every byte escaped.
 const MAX_ARGUMENT_BYTES: usize = 6 * 1024 * 1024 + 64 * 1024;
@@ -137,10 +139,12 @@ impl Kernel {
         call: ToolCall,
     ) -> Result<String, ToolFailure> {
         let permit = self.begin(agent, trace, call).await?;
+        let running = self.follow_call(permit.call(), agent);
+        let cancel = &running.cancel;
         let receipt = match permit.effect().input.place() {
-            ToolPlace::Kernel => self.run_spawning_tool(agent, trace, permit).await,
-            ToolPlace::Worker => self.run_worker_tool(agent, permit, None).await,
-            ToolPlace::EgressAndWorker => self.run_fetch(agent, permit).await,
+            ToolPlace::Kernel => self.run_spawning_tool(agent, trace, cancel, permit).await,
+            ToolPlace::Worker => self.run_worker_tool(agent, cancel, permit, None).await,
+            ToolPlace::EgressAndWorker => self.run_fetch(agent, cancel, permit).await,
         };
         let outcome = self.finish(agent, receipt).await.map_err(KernelError::into_tool_failure)?;
         outcome.result
@@ -222,9 +226,17 @@ impl Kernel {
                 self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
             }
         }
-        let finished = self.journal().finish(receipt, self.clock().now()).await?;
-        self.settle(agent, &finished).await?;
-        Ok(finished.outcome)
+        let finished = self.journal().finish(receipt, self.clock().now()).await;
+        if finished.is_err() {
+            self.budget_changed().notify_waiters();
+        }
+        let finished = finished?;
+        let settlement = self.settle(agent, &finished).await?;
+        let mut outcome = finished.outcome;
+        if settlement.cut {
+            outcome.result = Err(revoked());
+        }
+        Ok(outcome)
     }
 
     /// Settles what a finished effect was charged, and records what it used beyond its reservation.
@@ -248,15 +260,21 @@ impl Kernel {
     async fn run_worker_tool(
         &self,
         agent: &Agent,
+        cancel: &CancellationToken,
         permit: Permit<ToolCall>,
         page: Option<aaos_sandbox::FetchedPage>,
     ) -> Receipt<ToolCall> {
         let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
-        self.run_in_worker(&agent.worker, owner, &agent.cancel, permit, page).await
+        self.run_in_worker(&agent.worker, owner, cancel, permit, page).await
     }
 
     /// `web_fetch`: the egress gateway fetches, the worker reads what came.
-    async fn run_fetch(&self, agent: &Agent, permit: Permit<ToolCall>) -> Receipt<ToolCall> {
+    async fn run_fetch(
+        &self,
+        agent: &Agent,
+        cancel: &CancellationToken,
+        permit: Permit<ToolCall>,
+    ) -> Receipt<ToolCall> {
         let begun = Instant::now();
         let url = match &permit.effect().input {
             ToolInput::WebFetch(input) => input.url.clone(),
@@ -265,7 +283,7 @@ impl Kernel {
         let fetched = match self.egress().await {
             Ok(egress) => tokio::select! {
                 fetched = egress.fetch(&permit) => fetched,
-                () = agent.cancel.cancelled() => Err(cancelled()),
+                () = cancel.cancelled() => Err(cancelled()),
             },
             Err(error) => Err(error.into_tool_failure()),
         };
@@ -277,7 +295,7 @@ impl Kernel {
         };
         self.record_or_log(self.agent_entry(agent, event)).await;
         match fetched {
-            Ok(page) => self.run_worker_tool(agent, permit, Some(page)).await,
+            Ok(page) => self.run_worker_tool(agent, cancel, permit, Some(page)).await,
             Err(failure) => permit.settle(ToolOutcome::failed(failure, elapsed(begun))),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::Event;
-use aaos_core::id::{AgentId, GoalId};
+use aaos_core::id::{AgentId, CallId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -47,6 +47,8 @@ struct Held {
 struct Shown {
     receipt: Option<ConfinementReceipt>,
     killer: Option<WorkerKiller>,
+    /// The call that runs in it.
+    call: Option<CallId>,
 }
 
 impl WorkerSlot {
@@ -56,6 +58,14 @@ impl WorkerSlot {
 
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the worker at once if it runs this call.
+    pub(crate) fn kill_call(&self, call: CallId) {
+        let shown = self.shown();
+        if let Some(killer) = shown.killer.as_ref().filter(|_| shown.call == Some(call)) {
+            killer.kill();
+        }
     }
 
     /// Ends the worker at once, whatever it does; a call in flight fails.
@@ -219,23 +229,32 @@ impl Kernel {
         page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
         let begun = Instant::now();
-        let mut held = slot.worker.lock().await;
+        let waited = tokio::select! {
+            held = slot.worker.lock() => Some(held),
+            () = cancel.cancelled() => None,
+        };
+        let Some(mut held) = waited else {
+            return permit.settle(ToolOutcome::failed(cancelled(), elapsed(begun)));
+        };
         let filled = match cancel.is_cancelled() {
             true => Err(cancelled()),
             false => self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
                 ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
             }),
         };
-        // Whoever stops an agent cancels first and kills its worker then: either the killer finds this worker, or
-        // the cancellation is seen here.
+        // Whoever stops an agent, or revokes a grant, cancels first and kills the worker then: either the killer
+        // finds this worker with this call, or the cancellation is seen here.
+        slot.shown().call = Some(permit.call());
         let ready = filled.and_then(|()| if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) });
         if let Err(failure) = ready {
+            slot.shown().call = None;
             return permit.settle(ToolOutcome::failed(failure, elapsed(begun)));
         }
         let Some(one) = held.as_mut() else {
             unreachable!("the slot was filled under the same lock");
         };
         let receipt = one.worker.run(permit, self.roots(), page).await;
+        slot.shown().call = None;
         one.last_used = Instant::now();
         if !one.worker.is_usable() {
             self.empty_slot(slot, &mut held, owner).await;
@@ -262,7 +281,8 @@ impl Kernel {
         let worker = worker.map_err(|error: SandboxError| KernelError::Sandbox(error.to_string()))?;
         self.journal_start(&worker, owner).await?;
         self.show_degraded(worker.missing());
-        *slot.shown() = Shown { receipt: Some(worker.receipt().clone()), killer: Some(worker.killer()) };
+        *slot.shown() =
+            Shown { receipt: Some(worker.receipt().clone()), killer: Some(worker.killer()), call: None };
         *held = Some(Held { worker, last_used: Instant::now() });
         Ok(())
     }

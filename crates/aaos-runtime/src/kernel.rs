@@ -28,6 +28,7 @@ use crate::far::Gateways;
 use crate::goals::Goal;
 use crate::principal::{Principal, Right};
 use crate::registry::{Agent, Table};
+use crate::revocation::RunningCalls;
 use crate::view::{RuntimeStatus, ToolView};
 
 /// The kernel; clones share it.
@@ -51,6 +52,7 @@ struct Inner {
     closing: CancellationToken,
     closed: AtomicBool,
     budget_changed: Notify,
+    running_calls: RunningCalls,
     /// Held while a goal is accepted, so that one client key can never become two goals.
     submit_gate: tokio::sync::Mutex<()>,
     traces_changed: Notify,
@@ -91,6 +93,7 @@ impl Kernel {
                 closing: CancellationToken::new(),
                 closed: AtomicBool::new(false),
                 budget_changed: Notify::new(),
+                running_calls: RunningCalls::default(),
                 submit_gate: tokio::sync::Mutex::new(()),
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
@@ -135,6 +138,10 @@ impl Kernel {
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.inner.closing
+    }
+
+    pub(crate) fn running_calls(&self) -> &RunningCalls {
+        &self.inner.running_calls
     }
 
     pub(crate) fn budget_changed(&self) -> &Notify {

@@ -23,6 +23,7 @@ mod outputs;
 mod principal;
 mod registry;
 mod repeat;
+mod revocation;
 mod run;
 mod spawn;
 mod spawning_tools;

@@ -12,7 +12,7 @@ use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Denied, Spawn};
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::grant::{GrantRecord, GrantRequest};
-use aaos_core::id::{AgentId, GoalId, GrantId, TraceId};
+use aaos_core::id::{AgentId, GoalId, GrantId};
 use aaos_core::manifest::Manifest;
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::Timestamp;
@@ -24,6 +24,8 @@ use crate::ceiling::Bound;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts, Departure};
+use crate::revocation::revoked;
+use crate::spawning_tools::Under;
 
 /// Who asks for an agent, and for what goal.
 #[derive(Debug, Clone, Copy)]
@@ -196,7 +198,7 @@ impl Kernel {
     pub(crate) async fn spawn_child(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
+        under: &Under,
         manifest: Manifest,
     ) -> Result<Arc<Agent>, ToolFailure> {
         let manifest = match narrow_manifest(&parent.manifest, manifest) {
@@ -209,8 +211,8 @@ impl Kernel {
         self.check_open().map_err(KernelError::into_tool_failure)?;
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
-        let permit = self.begin(parent, trace, Spawn::of(&manifest)).await?;
-        let built = self.build_child(parent, manifest).await;
+        let permit = self.begin(parent, under.trace, Spawn::of(&manifest)).await?;
+        let built = self.build_child(parent, under, manifest).await;
         if let Err(KernelError::Denied(reason)) = &built {
             let denied = Denied {
                 missing: "a delegable grant for all that the child's manifest asks for".to_owned(),
@@ -228,11 +230,22 @@ impl Kernel {
         };
         let finished = self.journal().finish(permit.settle(outcome), self.clock().now()).await;
         let finished = finished.map_err(|error| KernelError::from(error).into_tool_failure())?;
-        self.settle(parent, &finished).await.map_err(KernelError::into_tool_failure)?;
-        child
+        let settlement = self.settle(parent, &finished).await.map_err(KernelError::into_tool_failure)?;
+        match child {
+            Ok(child) if settlement.cut => {
+                self.retire_or_log(&child, AgentEnd::Stopped).await;
+                Err(revoked())
+            }
+            child => child,
+        }
     }
 
-    async fn build_child(&self, parent: &Arc<Agent>, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
+    async fn build_child(
+        &self,
+        parent: &Arc<Agent>,
+        under: &Under,
+        manifest: Manifest,
+    ) -> Result<Arc<Agent>, KernelError> {
         let id = AgentId::from_uuid(self.clock().fresh());
         let mut open = OpenRoots { roots: self.roots(), opened: Vec::new() };
         let mut requests = Vec::with_capacity(manifest.capabilities.len());
@@ -258,7 +271,7 @@ impl Kernel {
             owner: parent.owner,
             depth: parent.depth + 1,
             started_at: now,
-            cancel: parent.cancel.child_token(),
+            cancel: under.cancel.child_token(),
         };
         self.publish(facts, records, budget, open).await
     }

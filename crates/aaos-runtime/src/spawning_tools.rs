@@ -21,12 +21,20 @@ use aaos_core::toolio::{
 };
 use aaos_journal::{Permit, Receipt};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::elapsed;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::fits;
 use crate::registry::Agent;
+
+/// The call that spawns: what its children are spawned for, and what ends them with it.
+#[derive(Debug, Clone)]
+pub(crate) struct Under {
+    pub(crate) trace: Option<TraceId>,
+    pub(crate) cancel: CancellationToken,
+}
 
 /// One attempt at a child that was admitted.
 struct Attempt {
@@ -59,14 +67,16 @@ impl Kernel {
         &self,
         parent: &Arc<Agent>,
         trace: Option<TraceId>,
+        cancel: &CancellationToken,
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
+        let under = Under { trace, cancel: cancel.clone() };
         let begun = Instant::now();
         let result = match permit.effect().input.clone() {
             ToolInput::SpawnAgent(input) => {
-                self.spawn_one(parent, trace, input).await.and_then(|output| to_json(&output))
+                self.spawn_one(parent, &under, input).await.and_then(|output| to_json(&output))
             }
-            ToolInput::SpawnAgents(input) => to_json(&self.spawn_many(parent, trace, input).await),
+            ToolInput::SpawnAgents(input) => to_json(&self.spawn_many(parent, &under, input).await),
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
         permit.settle(ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) })
@@ -76,7 +86,7 @@ impl Kernel {
     async fn spawn_many(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
+        under: &Under,
         input: SpawnAgentsInput,
     ) -> SpawnAgentsOutput {
         let width = self.config().limits.spawn_batch.min(self.config().limits.max_children).max(1);
@@ -84,10 +94,11 @@ impl Kernel {
         let mut running = Vec::with_capacity(input.children.len());
         for child in input.children {
             let (kernel, parent, gate) = (self.clone(), Arc::clone(parent), Arc::clone(&gate));
+            let under = under.clone();
             let tasks = parent.tasks.clone();
             running.push(tasks.spawn(async move {
                 let slot = gate.acquire_owned().await;
-                let output = kernel.spawn_one(&parent, trace, child).await;
+                let output = kernel.spawn_one(&parent, &under, child).await;
                 drop(slot);
                 output.unwrap_or_else(|failure| never_ran(&failure))
             }));
@@ -109,13 +120,13 @@ impl Kernel {
     async fn spawn_one(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
+        under: &Under,
         input: SpawnAgentInput,
     ) -> Result<SpawnAgentOutput, ToolFailure> {
         let manifest = self.read_child(&input);
         let name = manifest.as_ref().ok().map(|manifest| manifest.name.clone());
         let output = match manifest {
-            Ok(manifest) => self.spawn_with_retry(parent, trace, manifest, &input).await,
+            Ok(manifest) => self.spawn_with_retry(parent, under, manifest, &input).await,
             Err(failure) => Err(failure),
         };
         let failure = match &output {
@@ -129,20 +140,20 @@ impl Kernel {
     async fn spawn_with_retry(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
+        under: &Under,
         manifest: Manifest,
         input: &SpawnAgentInput,
     ) -> Result<SpawnAgentOutput, ToolFailure> {
         let message = self.child_message(parent, input);
-        let first = self.attempt(parent, trace, manifest.clone(), message.clone()).await?;
+        let first = self.attempt(parent, under, manifest.clone(), message.clone()).await?;
         let Some(reason) = first.failure() else { return Ok(output_of(first, None)) };
-        if !first.is_worth_another() || parent.cancel.is_cancelled() {
+        if !first.is_worth_another() || under.cancel.is_cancelled() {
             return Ok(output_of(first, None));
         }
         let event = Event::ChildRetried { child: first.child.id, reason: reason.clone() };
         self.note_or_log(self.agent_entry(parent, event));
         let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
-        let second = match self.attempt(parent, trace, manifest, again).await {
+        let second = match self.attempt(parent, under, manifest, again).await {
             Ok(second) => second,
             Err(failure) => {
                 let mut output = output_of(first, None);
@@ -178,11 +189,11 @@ impl Kernel {
     async fn attempt(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
+        under: &Under,
         manifest: Manifest,
         message: String,
     ) -> Result<Attempt, ToolFailure> {
-        let child = self.spawn_child(parent, trace, manifest).await?;
+        let child = self.spawn_child(parent, under, manifest).await?;
         let ran = self.run_agent(&child, self.mind_for(&child), message, None).await;
         let end = match &ran {
             Ok((_, end)) if end.stop_reason.is_success() => AgentEnd::Finished,
