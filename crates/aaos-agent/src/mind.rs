@@ -25,6 +25,9 @@ const TOO_MANY_CALLS: &str = r#"{"error":{"kind":"limit","message":"too many cal
 /// Result of a call that was in flight when the agent was stopped.
 const CALL_CANCELLED: &str = r#"{"error":{"kind":"cancelled","message":"the agent was stopped before the result arrived; the call may have run"}}"#;
 
+/// Result of a call of a turn that the budget did not cover.
+const CALL_NOT_COVERED: &str = r#"{"error":{"kind":"budget_exceeded","message":"the budget did not cover the calls of this turn; some of them may have run"}}"#;
+
 /// What a mind is made of; fixed for its life.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MindConfig {
@@ -56,7 +59,7 @@ pub enum MindEvent {
     Reply(Box<ModelReply>),
     /// Answer to [`Command::Ask`]: the model could not be asked.
     ModelFailed(ModelFailure),
-    /// Answer to [`Command::Ask`]: the purse does not cover it.
+    /// Answer to any command: the purse does not cover it.
     BudgetExceeded {
         /// Of what.
         quantity: Quantity,
@@ -163,7 +166,7 @@ impl Mind {
                 vec![self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))]
             }
             MindEvent::BudgetExceeded { quantity, remaining } => {
-                self.take_request_size();
+                self.leave_phase(CALL_NOT_COVERED);
                 let left = quantity.show(remaining);
                 let error =
                     format!("the budget ({}) does not cover another step; {left} left", quantity.field());
@@ -300,15 +303,7 @@ impl Mind {
     }
 
     fn cancel(&mut self) -> Vec<Command> {
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle => self.run = Run::default(),
-            Phase::Asking { .. } => {}
-            Phase::Acting(turn) => {
-                let lost = failed(&turn.invoked, CALL_CANCELLED);
-                let results = lost.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
-                self.history.push(Message::ToolResults { results });
-            }
-        }
+        self.leave_phase(CALL_CANCELLED);
         vec![self.finish(StopReason::Cancelled, Some("the agent was stopped".to_owned()), None)]
     }
 
@@ -323,6 +318,19 @@ impl Mind {
         let run = std::mem::take(&mut self.run);
         let Run { usage, iterations, last_text: response, .. } = run;
         Command::Finish(RunEnd { response, usage, iterations, stop_reason, error, failure })
+    }
+
+    /// Leaves whatever it waits for; calls without a result get this one.
+    fn leave_phase(&mut self, result: &'static str) {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => self.run = Run::default(),
+            Phase::Asking { .. } => {}
+            Phase::Acting(turn) => {
+                let lost = failed(&turn.invoked, result);
+                let results = lost.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
+                self.history.push(Message::ToolResults { results });
+            }
+        }
     }
 
     /// Leaves the asking phase.

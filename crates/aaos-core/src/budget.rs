@@ -118,6 +118,25 @@ impl fmt::Display for Budget {
     }
 }
 
+/// What a purse lacks for an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shortfall {
+    /// Of what.
+    pub quantity: Quantity,
+    /// What was wanted.
+    pub wanted: u64,
+    /// What can be had at most.
+    pub remaining: u64,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { quantity, wanted, remaining } = *self;
+        let field = quantity.field();
+        write!(f, "{} wanted, {} left ({field})", quantity.show(wanted), quantity.show(remaining))
+    }
+}
+
 /// Over what time a budget bounds anything.
 #[derive(Clone, Copy)]
 enum Bound {

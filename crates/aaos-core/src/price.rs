@@ -86,6 +86,15 @@ impl Price {
         sum([(input, self.input.max(self.cached_input)), (output, self.output)])
     }
 
+    /// The longest output that `left` pays for after so much input; `None` where output is free.
+    #[must_use]
+    pub fn output_within(&self, left: MicroUsd, input: Tokens) -> Option<Tokens> {
+        let exact = u128::from(left.0).saturating_mul(PRICED_TOKENS);
+        let before = u128::from(input.0).saturating_mul(u128::from(self.input.max(self.cached_input).0));
+        let tokens = exact.saturating_sub(before).checked_div(u128::from(self.output.0))?;
+        Some(Tokens(u64::try_from(tokens).unwrap_or(u64::MAX)))
+    }
+
     /// The least that so many tokens can cost.
     #[must_use]
     pub fn at_least(&self, tokens: Tokens) -> MicroUsd {

@@ -5,6 +5,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Shortfall;
 use crate::event::Outcome;
 use crate::id::AgentId;
 use crate::limits;
@@ -382,13 +383,22 @@ pub struct ToolFailure {
     pub kind: ToolFailureKind,
     /// In words.
     pub message: String,
+    /// What the purse lacks, where that is why; it ends the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<Shortfall>,
 }
 
 impl ToolFailure {
     /// A failure of `kind`.
     #[must_use]
     pub fn new(kind: ToolFailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), lacks: None }
+    }
+
+    /// The failure of a call that its agent's purse does not cover.
+    #[must_use]
+    pub fn budget(lacks: Shortfall, message: impl Into<String>) -> Self {
+        Self { lacks: Some(lacks), ..Self::new(ToolFailureKind::BudgetExceeded, message) }
     }
 
     /// How the call ended, for the journal.

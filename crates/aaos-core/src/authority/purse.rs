@@ -2,7 +2,7 @@
 
 use crate::budget::{Budget, Ceilings};
 use crate::effect::Charge;
-use crate::id::AgentId;
+use crate::id::{AgentId, CallId};
 use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
 
 use super::{Authority, Refusal};
@@ -71,6 +71,14 @@ impl Authority {
         if let Some((since, reserved)) = node.clock.take() {
             node.purse.settle(Quantity::WallMillis, reserved, now.since(since).0, now);
         }
+    }
+
+    /// What an open effect is certain to use of its reservation is used now, so that nobody waits for it: for an
+    /// effect that goes on as long as those of other agents, which draw on the same purses.
+    pub fn pay_ahead(&mut self, agent: AgentId, call: CallId, certain: &Amounts, now: Timestamp) {
+        let now = self.begin(now);
+        let paid = self.note_paid(call, certain);
+        self.spend(agent, &paid, &paid, now);
     }
 
     /// Reserves on the whole path to the root, or nowhere.

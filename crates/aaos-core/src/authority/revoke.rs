@@ -5,6 +5,7 @@
 
 use crate::effect::AuthorizedParts;
 use crate::id::{CallId, GrantId};
+use crate::quantity::Amounts;
 
 use super::Authority;
 
@@ -22,6 +23,16 @@ pub struct Revoked {
 pub(super) struct OpenCall {
     grants: Vec<GrantId>,
     cut: bool,
+    paid: Amounts,
+}
+
+/// How an effect stood when it was forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    /// Whether a grant that it uses was revoked.
+    pub(super) cut: bool,
+    /// What it had paid ahead.
+    pub(super) paid: Amounts,
 }
 
 impl Authority {
@@ -52,12 +63,21 @@ impl Authority {
     pub(super) fn open_call<E>(&mut self, parts: &AuthorizedParts<E>) {
         let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
         let grants = parts.all.iter().chain(granted).map(|access| access.grant).collect();
-        let before = self.calls.insert(parts.call, OpenCall { grants, cut: false });
+        let before = self.calls.insert(parts.call, OpenCall { grants, cut: false, paid: Amounts::NONE });
         assert!(before.is_none(), "call ids are fresh");
     }
 
-    /// Forgets an open effect; whether it was cut.
-    pub(super) fn close_call(&mut self, call: CallId) -> bool {
-        self.calls.remove(&call).is_some_and(|open| open.cut)
+    /// Notes what an open effect of an agent uses before it ends; gives what it had not paid yet.
+    pub(super) fn note_paid(&mut self, call: CallId, paid: &Amounts) -> Amounts {
+        let Some(open) = self.calls.get_mut(&call) else { return Amounts::NONE };
+        let more = paid.minus(&open.paid);
+        open.paid = open.paid.plus(&more);
+        more
+    }
+
+    /// Forgets an open effect.
+    pub(super) fn close_call(&mut self, call: CallId) -> Closed {
+        let open = self.calls.remove(&call);
+        open.map(|open| Closed { cut: open.cut, paid: open.paid }).unwrap_or_default()
     }
 }
