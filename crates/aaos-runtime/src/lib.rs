@@ -7,6 +7,7 @@
 mod agents;
 mod audit;
 mod boot;
+mod capabilities;
 mod ceiling;
 mod clock;
 mod config;
@@ -29,8 +30,10 @@ mod spawn;
 mod spawning_tools;
 mod verdict;
 mod view;
+mod waits;
 
 pub use audit::{AuditPage, AuditReader};
+pub use capabilities::{Asked, Explanation, GrantView, MetView, ReachView};
 pub use ceiling::Ceiling;
 pub use clock::Clock;
 pub use config::{KernelConfig, KernelLimits};

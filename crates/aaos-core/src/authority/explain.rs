@@ -32,6 +32,8 @@ pub struct Held {
     pub words: String,
     /// What it derives from, nearest first.
     pub derives_from: Vec<GrantId>,
+    /// Uses left over all that share them; `None` where nothing bounds them.
+    pub uses_left: Option<u32>,
     /// Whether its holder may use it now; else why not.
     pub use_now: Result<(), String>,
     /// Whether its holder may hand it on now.
@@ -76,6 +78,17 @@ impl Authority {
         found
     }
 
+    /// The grants of an agent that are not revoked, in the order they were issued.
+    #[must_use]
+    pub fn held_by(&self, agent: AgentId, now: Timestamp) -> Vec<Held> {
+        let now = self.latest.max(now);
+        let Ok(node) = self.alive(agent) else {
+            return Vec::new();
+        };
+        let held = node.grants.iter().filter(|ix| !self.grants.is_revoked(**ix));
+        held.map(|ix| self.held(*ix, now)).collect()
+    }
+
     fn held(&self, ix: GrantIx, now: Timestamp) -> Held {
         let record = self.grants.record(ix);
         let spec = GrantSpec { capability: record.capability.clone(), constraints: record.constraints };
@@ -83,6 +96,7 @@ impl Authority {
             grant: record.id,
             words: spec.to_string(),
             derives_from: self.grants.ancestors(record.id).skip(1).collect(),
+            uses_left: self.grants.uses_left(ix),
             use_now: self.grants.usable(ix, now).map_err(super::table::Unusable::reason),
             delegate_now: record.constraints.delegate && self.grants.standing(ix, now).is_ok(),
         }

@@ -14,14 +14,14 @@ use aaos_core::model::ModelFailure;
 use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
 use aaos_journal::{Filter, Head};
-use aaos_runtime::{AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
+use aaos_runtime::{Asked, AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::connection::Outbox;
 use super::params::{
-    Audit, Empty, Goals, Invoke, Logs, OneAgent, OneGoal, Run, Spawn, SpawnAndRun, Submit, TraceResult,
-    Verify,
+    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Revoke, Run, Spawn, SpawnAndRun, Submit,
+    TraceResult, Verify,
 };
 use super::{rights, stream};
 
@@ -76,6 +76,7 @@ pub(super) async fn call(kernel: &Kernel, caller: Principal, outbox: &Outbox, re
         "agent" => agent_method(kernel, caller, outbox, request).await,
         "goal" => goal_method(kernel, caller, request).await,
         "tool" => tool_method(kernel, caller, request).await,
+        "capability" => capability_method(kernel, caller, request).await,
         "audit" => audit_method(kernel, caller, outbox, request).await,
         "runtime" if request.method == "runtime.status" => {
             let Empty {} = request.params.parse()?;
@@ -178,7 +179,7 @@ fn failed_run(result: &RunResult) -> Option<RpcError> {
     let message = result.error.clone().unwrap_or_default();
     let cause = match (result.failure, result.stop_reason) {
         (Some(kind), _) => KernelError::Provider(ModelFailure { kind, message, retry_after: None }),
-        (None, StopReason::BudgetExceeded) => KernelError::Budget(message),
+        (None, StopReason::BudgetExceeded) => KernelError::Budget { message, lacks: None },
         (None, _) => return None,
     };
     let mut error = refused(cause);
@@ -242,6 +243,40 @@ async fn tool_method(kernel: &Kernel, caller: Principal, request: &Request) -> A
             let Invoke { agent_id, tool, input } = request.params.parse()?;
             let text = kernel.invoke_tool(caller, agent_id, &tool, input.get()).await.map_err(refused)?;
             json(&Invoked { result: RawValue::from_string(text).map_err(|error| internal(&error))? })
+        }
+        _ => Err(RpcError::method_not_found(&request.method)),
+    }
+}
+
+async fn capability_method(kernel: &Kernel, caller: Principal, request: &Request) -> Answer {
+    #[derive(Serialize)]
+    struct Grants {
+        grants: Vec<aaos_runtime::GrantView>,
+    }
+    #[derive(Serialize)]
+    struct Ended {
+        ok: bool,
+        grants: Vec<aaos_core::id::GrantId>,
+        calls: Vec<aaos_core::id::CallId>,
+    }
+    match request.method.as_str() {
+        "capability.list" => {
+            let OneAgent { agent_id } = request.params.parse()?;
+            json(&Grants { grants: kernel.capabilities(caller, agent_id).map_err(refused)? })
+        }
+        "capability.revoke" => {
+            let Revoke { agent_id, grant_id } = request.params.parse()?;
+            let revoked = kernel.revoke(caller, agent_id, grant_id).await.map_err(refused)?;
+            json(&Ended { ok: true, grants: revoked.grants, calls: revoked.calls })
+        }
+        "capability.explain" => {
+            let params: Explain = request.params.parse()?;
+            let asked = Asked { agent: params.agent_id, needs: params.needs() };
+            if asked.needs.all.is_empty() {
+                let why = "say what to explain: tool, read, write, host or spawn";
+                return Err(RpcError::new(ErrorCode::InvalidParams, why));
+            }
+            json(&kernel.explain(caller, &asked).map_err(refused)?)
         }
         _ => Err(RpcError::method_not_found(&request.method)),
     }

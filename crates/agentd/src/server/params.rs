@@ -5,8 +5,10 @@
 use std::path::PathBuf;
 
 use aaos_core::budget::{Budget, Ceilings};
+use aaos_core::effect::{FileRight, Need, Needs};
 use aaos_core::event::GoalState;
-use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
+use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{MicroUsd, Millis, Quantity};
 use serde::de::Error as _;
@@ -146,6 +148,48 @@ pub(crate) struct Invoke {
     pub(crate) agent_id: AgentId,
     pub(crate) tool: String,
     pub(crate) input: Box<serde_json::value::RawValue>,
+}
+
+/// `capability.revoke`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revoke {
+    pub(crate) agent_id: AgentId,
+    pub(crate) grant_id: GrantId,
+}
+
+/// `capability.explain`: at least one of what is asked about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Explain {
+    pub(crate) agent_id: Option<AgentId>,
+    pub(crate) tool: Option<ToolName>,
+    pub(crate) read: Option<AbsPath>,
+    pub(crate) write: Option<AbsPath>,
+    /// A host name or address.
+    pub(crate) host: Option<String>,
+    /// Its port; 443 when absent.
+    pub(crate) port: Option<u16>,
+    pub(crate) spawn: Option<AgentName>,
+}
+
+impl Explain {
+    /// What it would take.
+    pub(crate) fn needs(&self) -> Needs {
+        let file = |right, path: &Option<AbsPath>| path.clone().map(|path| Need::File { right, path });
+        let host = self
+            .host
+            .as_deref()
+            .map(|host| Need::Host { host: host.to_ascii_lowercase(), port: self.port.unwrap_or(443) });
+        let needs = [
+            self.tool.clone().map(Need::Tool),
+            file(FileRight::Read, &self.read),
+            file(FileRight::Write, &self.write),
+            host,
+            self.spawn.clone().map(Need::Spawn),
+        ];
+        Needs { all: needs.into_iter().flatten().collect(), ..Needs::default() }
+    }
 }
 
 /// `audit.query` and `audit.stream`.
