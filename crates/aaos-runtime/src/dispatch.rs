@@ -26,6 +26,7 @@ use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::revocation::revoked;
+use crate::waits::NotAdmitted;
 
 /// Longest argument text of one call, bytes: a `file_write` of 1 MiB with every byte escaped.
 const MAX_ARGUMENT_BYTES: usize = 6 * 1024 * 1024 + 64 * 1024;
@@ -90,7 +91,8 @@ impl Kernel {
         tool: &str,
         arguments: &str,
     ) -> Result<String, ToolFailure> {
-        if agent.cancel.is_cancelled() {
+        let stop = agent.stop_signal();
+        if stop.is_cancelled() {
             return Err(cancelled());
         }
         let call = self.parse_call(tool, arguments)?;
@@ -98,7 +100,7 @@ impl Kernel {
         let running = agent.tasks.spawn(async move {
             // Asked again inside the tracked task: an agent is retired by cancelling first and then
             // waiting for its tasks, so what gets past here is waited for.
-            if owned.cancel.is_cancelled() {
+            if stop.is_cancelled() {
                 return Err(cancelled());
             }
             kernel.perform(&owned, trace, call).await
@@ -138,6 +140,11 @@ impl Kernel {
         trace: Option<TraceId>,
         call: ToolCall,
     ) -> Result<String, ToolFailure> {
+        let remaining = {
+            let now = self.clock().now();
+            self.authority().purse(agent.id, now).map(|purse| purse.remaining)
+        };
+        let call = call.clamped_to(&remaining.unwrap_or_default());
         let permit = self.begin(agent, trace, call).await?;
         let running = self.follow_call(permit.call(), agent);
         let cancel = &running.cancel;
@@ -151,7 +158,7 @@ impl Kernel {
     }
 
     /// Authorises an effect and journals its intent; a refusal is journalled.
-    pub(crate) async fn begin<E: Effect>(
+    pub(crate) async fn begin<E: Effect + Clone>(
         &self,
         agent: &Agent,
         trace: Option<TraceId>,
@@ -159,16 +166,14 @@ impl Kernel {
     ) -> Result<Permit<E>, ToolFailure> {
         let label = effect.label();
         let call = CallId::from_uuid(self.clock().fresh());
-        let decision = {
-            let now = self.clock().now();
-            self.authority().authorize(agent.id, call, effect, now)
-        };
-        match decision {
+        match self.authorize_or_wait(agent, call, &effect).await {
             Ok(authorized) => {
                 let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
                 permit.map_err(|error| KernelError::from(error).into_tool_failure())
             }
-            Err(refusal) => {
+            Err(NotAdmitted::Stopped) => Err(cancelled()),
+            Err(NotAdmitted::Failed(error)) => Err(error.into_tool_failure()),
+            Err(NotAdmitted::Refused(refusal)) => {
                 let told = self.journal_refusal(agent, label, refusal).await;
                 Err(KernelError::from(told).into_tool_failure())
             }

@@ -3,6 +3,7 @@
 //! Invariant: an id that belongs to another principal answers exactly as an unknown one.
 
 use aaos_core::authority::Refusal;
+use aaos_core::budget::Shortfall;
 use aaos_core::manifest::ManifestError;
 use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -32,9 +33,14 @@ pub enum KernelError {
     /// A capability is missing.
     #[error("{0}")]
     Denied(String),
-    /// The purse is empty.
-    #[error("{0}")]
-    Budget(String),
+    /// The purse does not cover it.
+    #[error("{message}")]
+    Budget {
+        /// In words.
+        message: String,
+        /// What is lacking, where an effect was refused.
+        lacks: Option<Shortfall>,
+    },
     /// A limit of the runtime.
     #[error("{0}")]
     Limit(String),
@@ -71,7 +77,7 @@ impl KernelError {
             Self::NotFound { .. } => ErrorCode::NotFound,
             Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ErrorCode::InvalidParams,
             Self::Denied(_) => ErrorCode::CapabilityDenied,
-            Self::Budget(_) => ErrorCode::BudgetExceeded,
+            Self::Budget { .. } => ErrorCode::BudgetExceeded,
             Self::Limit(_) => ErrorCode::LimitReached,
             Self::Approval(_) => ErrorCode::ApprovalDenied,
             Self::Provider(failure) if failure.kind == ModelFailureKind::UnknownModel => {
@@ -94,7 +100,7 @@ impl KernelError {
             Self::Invalid(_) => "invalid",
             Self::State(_) => "state",
             Self::Denied(_) => "denied",
-            Self::Budget(_) => "budget_exceeded",
+            Self::Budget { .. } => "budget_exceeded",
             Self::Limit(_) => "limit_reached",
             Self::Approval(_) => "approval_denied",
             Self::Provider(_) => "provider",
@@ -110,10 +116,11 @@ impl KernelError {
     pub(crate) fn into_tool_failure(self) -> ToolFailure {
         let kind = match &self {
             Self::Tool(failure) => return failure.clone(),
+            Self::Budget { message, lacks: Some(lacks) } => return ToolFailure::budget(*lacks, message),
             Self::NotFound { .. } => ToolFailureKind::NotFound,
             Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ToolFailureKind::InvalidArguments,
             Self::Denied(_) => ToolFailureKind::Denied,
-            Self::Budget(_) => ToolFailureKind::BudgetExceeded,
+            Self::Budget { .. } => ToolFailureKind::BudgetExceeded,
             Self::Limit(_) => ToolFailureKind::LimitReached,
             Self::Approval(_) => ToolFailureKind::ApprovalDenied,
             Self::Provider(failure) if failure.kind == ModelFailureKind::UnknownModel => {
@@ -136,7 +143,11 @@ impl From<Refusal> for KernelError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Denied(denied) => Self::Denied(format!("{denied}; {}", denied.hint)),
-            Refusal::Budget { .. } | Refusal::Waits { .. } => Self::Budget(refusal.to_string()),
+            Refusal::Budget { quantity, wanted, remaining } => {
+                let lacks = Some(Shortfall { quantity, wanted, remaining });
+                Self::Budget { message: refusal.to_string(), lacks }
+            }
+            Refusal::Waits { .. } => Self::Budget { message: refusal.to_string(), lacks: None },
             Refusal::Limit(_) => Self::Limit(refusal.to_string()),
             Refusal::Approval(_) => Self::Approval(refusal.to_string()),
             Refusal::UnknownAgent(agent) => Self::unknown("agent", &agent),

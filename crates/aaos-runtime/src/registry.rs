@@ -72,6 +72,8 @@ pub(crate) struct Live {
     pub(crate) repeats: RepeatCounts,
     /// Of the run that is going on.
     pub(crate) meter: Option<Arc<RunMeter>>,
+    /// Ends the run that is going on; it hangs below the agent's own token.
+    pub(crate) run_stop: Option<CancellationToken>,
     pub(crate) waiting_for: Option<String>,
     pub(crate) mailbox: Mailbox<Mail>,
     /// Messages that are being journalled: each has its place in the mailbox already.
@@ -121,6 +123,7 @@ impl Agent {
                 usage: Usage::default(),
                 repeats: RepeatCounts::default(),
                 meter: None,
+                run_stop: None,
                 waiting_for: None,
                 mailbox: Mailbox::default(),
                 arriving: 0,
@@ -130,6 +133,12 @@ impl Agent {
 
     pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cancelled when what the agent does now is to end: it is stopped, or the time of its run is up. A call that a
+    /// client makes while a run goes on ends with that run's time.
+    pub(crate) fn stop_signal(&self) -> CancellationToken {
+        self.live().run_stop.clone().unwrap_or_else(|| self.cancel.clone())
     }
 
     /// Claims the right to end this agent; true for exactly one caller.

@@ -56,7 +56,7 @@ pub(crate) fn revoked() -> ToolFailure {
 impl Kernel {
     /// Notes that a call runs. One whose grant was revoked since it was authorised is cancelled at once.
     pub(crate) fn follow_call(&self, call: CallId, agent: &Arc<Agent>) -> RunningCall<'_> {
-        let cancel = agent.cancel.child_token();
+        let cancel = agent.stop_signal().child_token();
         self.running_calls().calls().insert(call, (cancel.clone(), Arc::clone(agent)));
         if self.authority().is_cut(call) {
             cancel.cancel();

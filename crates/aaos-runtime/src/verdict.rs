@@ -65,7 +65,7 @@ impl Verdict {
             KernelError::Sandbox(_) => Exit::Confinement,
             KernelError::Provider(failure) => exit_of(failure.kind),
             KernelError::Denied(_) => Exit::Denied,
-            KernelError::Budget(_) => Exit::Budget,
+            KernelError::Budget { .. } => Exit::Budget,
             KernelError::Manifest(_) | KernelError::Invalid(_) => Exit::Usage,
             _ => Exit::Failed,
         };
