@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::effect::Need;
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
-use crate::path::PathPattern;
+use crate::path::{AbsPath, PathPattern};
 
 /// Why a person is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,4 +90,17 @@ pub struct ApprovalGrant {
     pub scope: ApprovalScope,
     /// How often it may be used.
     pub uses: u32,
+}
+
+impl ApprovalScope {
+    /// Whether files are among the needs and all lie below an approved place. `..` may lead anywhere, so it lies
+    /// nowhere.
+    pub fn all_lie<'n>(needs: impl IntoIterator<Item = &'n Need>, below: &PathPattern) -> bool {
+        let mut files = needs.into_iter().filter_map(|need| match need {
+            Need::File { path, .. } => Some(path),
+            Need::Tool(_) | Need::Host { .. } | Need::Spawn(_) | Need::Message(_) => None,
+        });
+        let lies = |path: &AbsPath| !path.has_parent_component() && below.matches(path).is_some();
+        files.next().is_some_and(lies) && files.all(lies)
+    }
 }

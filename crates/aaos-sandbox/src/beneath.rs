@@ -24,6 +24,23 @@ pub(crate) const BELOW: ResolveFlags =
 /// The same without following any link: for tree walks and for directories just made.
 pub(crate) const BELOW_NO_LINKS: ResolveFlags = BELOW.union(ResolveFlags::NO_SYMLINKS);
 
+/// Whether symbolic links on the way to a path are followed, as long as they stay below the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    Follow,
+    /// What was approved is a place: a link could lead to another one.
+    Refuse,
+}
+
+impl Links {
+    pub(crate) const fn resolve(self) -> ResolveFlags {
+        match self {
+            Self::Follow => BELOW,
+            Self::Refuse => BELOW_NO_LINKS,
+        }
+    }
+}
+
 /// File systems whose files are not files, by the magic number of `statfs(2)` (`linux/magic.h`).
 const PSEUDO: &[(u64, &str)] = &[
     (0x9fa0, "proc"),

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
 use rustix::rand::GetRandomFlags;
 
-use crate::beneath::{BELOW, BELOW_NO_LINKS, Base, Facts, facts, open_for_io, open_location};
+use crate::beneath::{BELOW, BELOW_NO_LINKS, Base, Facts, Links, facts, open_for_io, open_location};
 use crate::roots::{Root, RootError, RootTable};
 
 /// Mode of a new file, before the umask.
@@ -119,15 +119,23 @@ pub(crate) enum WriteMode {
 
 /// Where a write goes, as far as it exists. Looking creates nothing.
 #[derive(Debug)]
-struct Target {
+pub(crate) struct Target {
     /// Deepest directory on the way that exists.
-    directory: OwnedFd,
+    pub(crate) directory: OwnedFd,
     directory_path: PathBuf,
     directory_facts: Facts,
     /// Directories to be made below it.
     missing: Vec<String>,
-    name: String,
-    existing: Option<Facts>,
+    pub(crate) name: String,
+    pub(crate) existing: Option<Facts>,
+}
+
+impl Target {
+    /// Where it really lies.
+    pub(crate) fn place(&self) -> PathBuf {
+        let directory = self.missing.iter().fold(self.directory_path.clone(), |path, name| path.join(name));
+        directory.join(&self.name)
+    }
 }
 
 /// Whether a write could go there: kind, place and links. Changes nothing.
@@ -136,11 +144,19 @@ pub(crate) fn check_target(
     root: &Root,
     relative: &str,
     shown: &str,
+    links: Links,
 ) -> Result<(), RootError> {
-    find_target(table, root, relative, shown).map(|_| ())
+    find_target(table, root, relative, shown, links).map(|_| ())
 }
 
-fn find_target(table: &RootTable, root: &Root, relative: &str, shown: &str) -> Result<Target, RootError> {
+/// Finds where a write to `relative` goes.
+pub(crate) fn find_target(
+    table: &RootTable,
+    root: &Root,
+    relative: &str,
+    shown: &str,
+    links: Links,
+) -> Result<Target, RootError> {
     let base = root.base(table.protection(), shown);
     let relative = root.target(relative)?;
     let outside = || RootError::Outside { path: shown.to_owned() };
@@ -150,7 +166,7 @@ fn find_target(table: &RootTable, root: &Root, relative: &str, shown: &str) -> R
         let found = base.locate(relative.as_bytes(), BELOW)?.facts.kind;
         return Err(RootError::WrongKind { path: shown.to_owned(), found });
     }
-    let (location, missing) = deepest_existing(&base, parent)?;
+    let (location, missing) = deepest_existing(&base, parent, links)?;
     if location.facts.kind != FileKind::Directory {
         return Err(RootError::WrongKind { path: shown.to_owned(), found: location.facts.kind });
     }
@@ -180,11 +196,12 @@ fn find_target(table: &RootTable, root: &Root, relative: &str, shown: &str) -> R
 fn deepest_existing(
     base: &Base<'_>,
     parent: &str,
+    links: Links,
 ) -> Result<(crate::beneath::Location, Vec<String>), RootError> {
     let mut missing = Vec::new();
     let mut rest = parent;
     loop {
-        match base.locate(rest.as_bytes(), BELOW) {
+        match base.locate(rest.as_bytes(), links.resolve()) {
             Ok(location) => {
                 missing.reverse();
                 return Ok((location, missing));
@@ -219,11 +236,12 @@ pub(crate) fn commit(
     shown: &str,
     content: &[u8],
     mode: &WriteMode,
+    links: Links,
 ) -> Result<u64, CommitError> {
-    let target = find_target(table, root, relative, shown)?;
+    let target = find_target(table, root, relative, shown, links)?;
     let _order = table.commit_lock(target.directory_facts.inode, &target.name);
     // Looked at again under the lock: another commit may just have replaced it.
-    let target = find_target(table, root, relative, shown)?;
+    let target = find_target(table, root, relative, shown, links)?;
     check_unchanged(&target, mode, shown)?;
     let old = match (mode, &target.existing) {
         (WriteMode::Append, Some(_)) => Some(open_old(&target, shown)?),

@@ -14,6 +14,7 @@ mod egress;
 mod error;
 mod launch;
 mod launcher;
+mod observe;
 mod plan;
 mod process;
 mod protect;

@@ -18,7 +18,7 @@ use aaos_core::toolio::{
 use aaos_core::wire::{Handed, Handle, JobOutput, WorkerJob};
 use serde::Serialize;
 
-use crate::beneath::{Facts, Readable};
+use crate::beneath::{Facts, Links, Readable};
 use crate::broker::Broker;
 use crate::commit::{CommitError, WriteMode, check_target, commit, scratch, sealed_content, take_over};
 use crate::egress::FetchedPage;
@@ -45,6 +45,7 @@ pub(crate) struct PlannedCommit {
     relative: String,
     shown: AbsPath,
     mode: WriteMode,
+    links: Links,
     /// Hash of what the worker has to hand over, where that is known beforehand.
     asked: Option<blake3::Hash>,
 }
@@ -59,7 +60,7 @@ impl PlannedCommit {
             return Err(CommitError::Handover { why });
         }
         let root = self.table.root(self.grant)?;
-        commit(&self.table, &root, &self.relative, self.shown.as_str(), &content, &self.mode)?;
+        commit(&self.table, &root, &self.relative, self.shown.as_str(), &content, &self.mode, self.links)?;
         Ok(())
     }
 }
@@ -113,16 +114,16 @@ impl Request {
         }
     }
 
-    /// The grant and the path below it through which `path` is reached.
-    fn access(&self, right: FileRight, path: &AbsPath) -> Result<(GrantId, &str), ToolFailure> {
+    /// How `path` is reached.
+    fn access(&self, right: FileRight, path: &AbsPath) -> Result<Way<'_>, ToolFailure> {
         let need = Need::File { right, path: path.clone() };
         let access = self.all.iter().find(|access| access.need == need);
         access.and_then(through).ok_or_else(|| unmet(path))
     }
 
     fn open(&self, right: FileRight, path: &AbsPath) -> Result<Opened, ToolFailure> {
-        let (grant, relative) = self.access(right, path)?;
-        open_below(&self.table, grant, relative, path).map_err(|error| error.to_failure())
+        let way = self.access(right, path)?;
+        open_below(&self.table, way, path).map_err(|error| error.to_failure())
     }
 
     /// A directory with its broker, or a single file.
@@ -163,8 +164,8 @@ impl Request {
             None => return Err(unmet(path)),
         };
         let need = Need::File { right: FileRight::Read, path: path.clone() };
-        let (grant, relative) = through(access).filter(|_| access.need == need).ok_or_else(|| unmet(path))?;
-        let opened = open_below(&self.table, grant, relative, path);
+        let way = through(access).filter(|_| access.need == need).ok_or_else(|| unmet(path))?;
+        let opened = open_below(&self.table, way, path);
         opened.map(|opened| opened.readable).map_err(|error| error.to_failure())
     }
 
@@ -194,9 +195,10 @@ impl Request {
 
     /// Looks at the target of a write and makes the memfd that its worker fills.
     fn plan_commit(&self, path: &AbsPath, mode: WriteMode) -> Result<(PlannedCommit, OwnedFd), ToolFailure> {
-        let (grant, relative) = self.access(FileRight::Write, path)?;
+        let Way { grant, relative, links } = self.access(FileRight::Write, path)?;
         let root = self.table.root(grant).map_err(|error| error.to_failure())?;
-        check_target(&self.table, &root, relative, path.as_str()).map_err(|error| error.to_failure())?;
+        check_target(&self.table, &root, relative, path.as_str(), links)
+            .map_err(|error| error.to_failure())?;
         let own = scratch().map_err(|errno| out_of_descriptors(&errno.into()))?;
         let lent = own.try_clone().map_err(|error| out_of_descriptors(&error))?;
         let commit = PlannedCommit {
@@ -206,6 +208,7 @@ impl Request {
             relative: relative.to_owned(),
             shown: path.clone(),
             mode,
+            links,
             asked: None,
         };
         Ok((commit, lent))
@@ -218,15 +221,19 @@ struct Opened {
     exempt: bool,
 }
 
-fn open_below(
-    table: &RootTable,
+/// Through which grant a path is reached, and how.
+struct Way<'a> {
     grant: GrantId,
-    relative: &str,
-    path: &AbsPath,
-) -> Result<Opened, RootError> {
+    /// Below the grant's root.
+    relative: &'a str,
+    links: Links,
+}
+
+fn open_below(table: &RootTable, way: Way<'_>, path: &AbsPath) -> Result<Opened, RootError> {
+    let Way { grant, relative, links } = way;
     let root = table.root(grant)?;
     let base = root.base(table.protection(), path.as_str());
-    let readable = base.open_readable(root.target(relative)?.as_bytes(), root.resolve())?;
+    let readable = base.open_readable(root.target(relative)?.as_bytes(), root.resolve(links))?;
     Ok(Opened { readable, grant, exempt: root.is_exempt() })
 }
 
@@ -248,8 +255,9 @@ fn plan_page(page: Option<FetchedPage>) -> Result<Plan, ToolFailure> {
     Ok(Plan { descriptors: vec![page.memfd], ..bare(job) })
 }
 
-fn through(access: &Access) -> Option<(GrantId, &str)> {
-    Some((access.grant, access.relative.as_deref()?))
+fn through(access: &Access) -> Option<Way<'_>> {
+    let links = if access.no_links { Links::Refuse } else { Links::Follow };
+    Some(Way { grant: access.grant, relative: access.relative.as_deref()?, links })
 }
 
 fn unmet(path: &AbsPath) -> ToolFailure {

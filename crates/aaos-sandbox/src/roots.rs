@@ -23,7 +23,7 @@ use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::beneath::{BELOW, BELOW_NO_LINKS, Base, Facts, Location, open_location, pseudo_file_system};
+use crate::beneath::{BELOW_NO_LINKS, Base, Facts, Links, Location, open_location, pseudo_file_system};
 use crate::protect::{Protection, kernel_path};
 
 /// How the operator's own roots are resolved: any ordinary link is followed, once.
@@ -215,8 +215,8 @@ impl Root {
     }
 
     /// How paths below it are resolved.
-    pub(crate) fn resolve(&self) -> ResolveFlags {
-        if self.is_exact() { BELOW_NO_LINKS } else { BELOW }
+    pub(crate) fn resolve(&self, links: Links) -> ResolveFlags {
+        if self.is_exact() { BELOW_NO_LINKS } else { links.resolve() }
     }
 }
 
@@ -310,7 +310,7 @@ impl RootTable {
         }
         let issuer = Issuer::Parent { exempt: root.exempt };
         let opener = Opener { table: self, issuer, from: root.directory(), above: &from, shown: target };
-        let (child, opened) = opener.open(target, reach, root.resolve())?;
+        let (child, opened) = opener.open(target, reach, root.resolve(Links::Follow))?;
         self.insert(grant, child);
         Ok(opened)
     }
@@ -577,7 +577,7 @@ fn identity_of(facts: &Facts, path: AbsPath) -> RootIdentity {
 }
 
 /// Size and BLAKE3 of a file, read to its end but never beyond the limit.
-fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
+pub(crate) fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
     let mut file = std::fs::File::from(fd).take(MAX_OBSERVED_OUTPUT_BYTES);
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; HASH_PIECE];

@@ -4,10 +4,9 @@
 //! in the same step; it covers no agent outside its holder's subtree and no grant outside those it names.
 
 use crate::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
-use crate::effect::{Access, Charge, Denied, Effect, Need, Subject};
+use crate::effect::{Access, Charge, Denied, Effect, Subject};
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
 use crate::limits::MAX_APPROVALS_PER_AGENT;
-use crate::path::{AbsPath, PathPattern};
 
 use super::decide::Met;
 use super::explain::covers_need;
@@ -174,7 +173,9 @@ impl Authority {
             ApprovalScope::Tool { effect, grants, below } => {
                 effect == label
                     && met.accesses().all(|access| self.derives_from_one(access.grant, grants))
-                    && below.as_ref().is_none_or(|below| all_lie(met, below))
+                    && below.as_ref().is_none_or(|below| {
+                        ApprovalScope::all_lie(met.accesses().map(|one| &one.need), below)
+                    })
             }
         }
     }
@@ -217,14 +218,4 @@ impl Authority {
             self.approvals.remove(&one.grant.id);
         }
     }
-}
-
-/// Whether files are needed and all lie below an approved place. `..` may lead anywhere, so it lies nowhere.
-fn all_lie(met: &Met, below: &PathPattern) -> bool {
-    let mut files = met.accesses().filter_map(|access| match &access.need {
-        Need::File { path, .. } => Some(path),
-        Need::Tool(_) | Need::Host { .. } | Need::Spawn(_) | Need::Message(_) => None,
-    });
-    let lies = |path: &AbsPath| !path.has_parent_component() && below.matches(path).is_some();
-    files.next().is_some_and(lies) && files.all(lies)
 }

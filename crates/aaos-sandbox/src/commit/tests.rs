@@ -18,7 +18,7 @@ use testkit::{PATIENCE, Snapshot, scratch as scratch_dir};
 use uuid::Uuid;
 
 use super::{CommitError, WriteMode, commit, scratch, sealed_content, take_over};
-use crate::beneath::facts;
+use crate::beneath::{Links, facts};
 use crate::roots::RootTable;
 
 const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
@@ -48,12 +48,22 @@ impl Fixture {
     }
 
     fn write(&self, relative: &str, content: &str, mode: &WriteMode) -> Result<u64, ToolFailureKind> {
+        self.write_by(relative, content, mode, Links::Follow)
+    }
+
+    fn write_by(
+        &self,
+        relative: &str,
+        content: &str,
+        mode: &WriteMode,
+        links: Links,
+    ) -> Result<u64, ToolFailureKind> {
         let root = self.table.root(GRANT).expect("open");
         let filled = filled(content.as_bytes());
         let size = content.len() as u64;
         take_over(&filled, size, LIMIT).expect("sealed");
         let content = sealed_content(filled, size).expect("read");
-        commit(&self.table, &root, relative, relative, &content, mode)
+        commit(&self.table, &root, relative, relative, &content, mode, links)
             .map_err(|error| error.to_failure().kind)
     }
 
@@ -106,6 +116,22 @@ fn parents_below_the_root_are_made_on_commit() {
     assert_eq!(text(&fixture.path("data/a/b/c.txt")), "x");
     assert_eq!(fixture.replace("sub/../g", "y"), Ok(1));
     assert_eq!(text(&fixture.path("data/g")), "y");
+}
+
+#[test]
+fn where_a_place_was_approved_no_link_is_followed_on_the_way() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("data/other")).expect("made");
+    symlink("../other", fixture.path("data/sub/way")).expect("linked");
+    let before = Snapshot::of(fixture.dir.path());
+    for mode in [WriteMode::Replace, WriteMode::Append] {
+        let refused = fixture.write_by("sub/way/f", "x", &mode, Links::Refuse);
+        assert_eq!(refused, Err(ToolFailureKind::OutsideRoot));
+    }
+    assert_eq!(before, Snapshot::of(fixture.dir.path()));
+    assert_eq!(fixture.write_by("sub/f", "x", &WriteMode::Replace, Links::Refuse), Ok(1), "a plain path");
+    assert_eq!(fixture.replace("sub/way/f", "x"), Ok(1), "the control: followed where no place was approved");
+    assert_eq!(text(&fixture.path("data/other/f")), "x");
 }
 
 #[test]

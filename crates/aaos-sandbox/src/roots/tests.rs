@@ -18,6 +18,7 @@ use testkit::{PATIENCE, scratch};
 use uuid::Uuid;
 
 use super::{RootError, RootTable};
+use crate::beneath::Links;
 
 const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
 const CHILD: GrantId = GrantId::from_uuid(Uuid::from_u128(2));
@@ -31,9 +32,13 @@ fn pattern(path: &Path, suffix: &str) -> PathPattern {
 
 /// Reads through a grant as a tool call would.
 fn read(table: &RootTable, grant: GrantId, relative: &str) -> Result<String, RootError> {
+    read_by(table, grant, relative, Links::Follow)
+}
+
+fn read_by(table: &RootTable, grant: GrantId, relative: &str, links: Links) -> Result<String, RootError> {
     let root = table.root(grant)?;
     let base = root.base(table.protection(), relative);
-    let opened = base.open_readable(root.target(relative)?.as_bytes(), root.resolve())?;
+    let opened = base.open_readable(root.target(relative)?.as_bytes(), root.resolve(links))?;
     let mut text = String::new();
     let mut file = fs::File::from(opened.fd);
     match file.read_to_string(&mut text) {
@@ -79,6 +84,23 @@ fn what_lies_below_a_root_is_read_also_through_links_that_stay_below() {
         assert_eq!(fixture.read(relative).expect(relative), "inside");
     }
     assert!(matches!(fixture.read("nothing"), Err(RootError::NotFound { .. })));
+}
+
+#[test]
+fn where_a_place_was_approved_nothing_is_read_through_a_link() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.path("data/other")).expect("made");
+    fs::write(fixture.path("data/other/f"), "elsewhere").expect("written");
+    symlink("../other", fixture.path("data/sub/way")).expect("linked");
+    symlink("../other/f", fixture.path("data/sub/link")).expect("linked");
+    for relative in ["sub/way", "sub/way/f", "sub/link"] {
+        let refused = read_by(&fixture.table, GRANT, relative, Links::Refuse);
+        assert!(matches!(refused, Err(RootError::Outside { .. })), "{relative}: {refused:?}");
+    }
+    assert_eq!(read_by(&fixture.table, GRANT, "sub/f", Links::Refuse).expect("a plain path"), "inside");
+    for relative in ["sub/way/f", "sub/link"] {
+        assert_eq!(fixture.read(relative).expect("the control"), "elsewhere");
+    }
 }
 
 #[test]
