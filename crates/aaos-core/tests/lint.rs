@@ -244,26 +244,6 @@ fn approval_is_asked_for_tools_that_there_are() {
 }
 
 #[test]
-fn an_approval_that_a_wider_grant_goes_round_is_told() {
-    let asks = "{ file_write: /out/final/*, approval_required: true }";
-    let wide = "\"file_write: /out/*\"";
-    clean(&["tool: file_write", asks, wide]);
-    clean(&["tool: file_write", asks, "\"file_write: /drafts/*\""]);
-    clean(&["tool: file_write", asks, "{ file_write: /out/*, approval_required: true, max_invocations: 3 }"]);
-    clean(&spawning(&["tool: file_write", asks, "{ file_write: /out/*, delegate: false }"]));
-    let round = spawning(&["tool: file_write", asks, wide]);
-    let found = one("approval-gap", &round);
-    assert_eq!((found.level, found.grant), (Level::Warning, Some(3)), "a child may get the wider one alone");
-    for limited in [
-        "{ file_write: /out/final/*, approval_required: true, max_invocations: 1 }",
-        "{ file_write: /out/final/*, approval_required: true, expires_in_seconds: 60 }",
-        "{ file_write: /out/*, approval_required: true }",
-    ] {
-        assert_eq!(one("approval-gap", &["tool: file_write", limited, wide]).grant, Some(1), "{limited}");
-    }
-}
-
-#[test]
 fn roots_on_pseudo_file_systems_are_refused() {
     for root in ["/proc/*", "/proc/self/environ", "/sys/*", "/sys/class/*"] {
         let found = one("pseudo-file-system", &["tool: file_read", &format!("\"file_read: {root}\"")]);
