@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::model::Usage;
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::Timestamp;
+use crate::quantity::{Millis, Timestamp};
 use crate::toolio::StopReason;
 
 /// A goal as far as the journal tells.
@@ -170,6 +170,13 @@ impl AgentRecord {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.life == AgentLife::Alive
+    }
+
+    /// Time that its run in progress has lasted by `now`, not yet counted in its purse.
+    #[must_use]
+    pub fn unclocked(&self, now: Timestamp) -> Millis {
+        let run = self.run.as_ref().filter(|run| !run.clocked);
+        run.map_or(Millis::ZERO, |run| now.since(run.started_at))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::capability::Capability;
 use crate::effect::Denied;
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::{AgentId, GrantId};
-use crate::quantity::Timestamp;
+use crate::quantity::{Quantity, Timestamp};
 use crate::state::{AgentRecord, State};
 
 use super::approve::Approved;
@@ -114,7 +114,8 @@ impl Authority {
     }
 
     /// Rebuilds the table from the journal's fold. Agents that stopped are left out, and so is an agent whose parent
-    /// stopped before it. What an unfinished call was charged stays spent.
+    /// stopped before it. What an unfinished call was charged stays spent, and so does
+    /// the time of a run that was cut short.
     #[must_use]
     pub fn restore(limits: AuthorityLimits, state: &State) -> Self {
         let mut authority = Self::new(limits);
@@ -130,6 +131,8 @@ impl Authority {
             let node = authority.node_mut(one.id);
             node.purse = one.purse;
             node.purse.spend_reserved(state.latest);
+            let lasted = one.unclocked(state.latest).0;
+            node.purse.settle(Quantity::WallMillis, 0, lasted, state.latest);
             for id in &one.grants {
                 authority.restore_grant(state, *id);
             }

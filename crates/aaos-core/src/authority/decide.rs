@@ -46,7 +46,8 @@ impl Authority {
         let mut met = Met::default();
         match self.meet_into(&mut met, agent, call, effect, now) {
             Ok(()) => {
-                for _ in &met.charges {
+                // An approval is its holder's; closing one closes nothing of the agent that acts.
+                for _ in met.charges.iter().filter(|one| !matches!(one, Charge::Approval { .. })) {
                     self.open_charge(agent);
                 }
                 Ok(met)

@@ -48,12 +48,13 @@ impl Authority {
     /// [`Refusal::Budget`] when no wall time is left, [`Refusal::UnknownAgent`].
     pub fn start_clock(&mut self, agent: AgentId, now: Timestamp) -> Result<Option<Millis>, Refusal> {
         let now = self.begin(now);
-        let node = self.alive(agent)?;
-        let left = node.purse.remaining(Quantity::WallMillis, now);
+        self.alive(agent)?;
+        // First: what a run in progress has lasted is no longer left.
+        self.stop_clock(agent, now);
+        let left = self.node(agent).purse.remaining(Quantity::WallMillis, now);
         if left == Some(0) {
             return Err(Refusal::Budget { quantity: Quantity::WallMillis, wanted: 1, remaining: 0 });
         }
-        self.stop_clock(agent, now);
         let node = self.node_mut(agent);
         if let Some(left) = left {
             node.purse.reserve(Quantity::WallMillis, left, now);

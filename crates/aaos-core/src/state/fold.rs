@@ -135,12 +135,12 @@ impl State {
             parent: *parent,
             depth: *depth,
             manifest: (**manifest).clone(),
-            spawned_at: entry.timestamp,
+            spawned_at: self.latest,
             principal: *principal,
             life: AgentLife::Alive,
             paused: false,
             grants: Vec::new(),
-            purse: Purse::new(*budget, entry.timestamp),
+            purse: Purse::new(*budget, self.latest),
             usage: Usage::default(),
             run: None,
             mailbox: VecDeque::new(),
@@ -200,7 +200,7 @@ impl State {
     fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
             Event::AgentExecutionStarted { message, .. } => {
-                let (at, trace) = (entry.timestamp, entry.trace_id);
+                let (at, trace) = (self.latest, entry.trace_id);
                 let message = message.clone();
                 let run = RunRecord { started_at: at, message, trace, end: None, clocked: false };
                 self.with_agent(entry, |agent| {
@@ -221,9 +221,10 @@ impl State {
                     stop_reason: *stop_reason,
                     error: error.clone(),
                 };
+                let now = self.latest;
                 self.with_agent(entry, |agent| {
                     agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
-                    end_clock(agent, entry.timestamp);
+                    end_clock(agent, now);
                     if let Some(run) = &mut agent.run {
                         run.end = Some(reply.clone());
                     }
@@ -278,7 +279,7 @@ impl State {
         };
         for charge in charges {
             match charge {
-                Charge::Use { grant } => self.count_use(*grant, entry.timestamp),
+                Charge::Use { grant } => self.count_use(*grant, self.latest),
                 Charge::Purse { agent, reserved } => self.on_path(*agent, |purse| {
                     purse.count_reserved(reserved);
                 }),
@@ -339,14 +340,14 @@ impl State {
         pending.agent
     }
 
-    /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent. A run that
-    /// was cut short lasted at least until the last entry before.
+    /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent, in the window
+    /// of the last entry before, as [`crate::authority::Authority::restore`] has it. A run that was cut short lasted
+    /// at least until then.
     fn forget_unfinished(&mut self, last_entry: Timestamp) {
-        let now = self.latest;
         for pending in std::mem::take(&mut self.pending).into_values() {
             for charge in &pending.charges {
                 if let Charge::Purse { agent, reserved } = charge {
-                    self.on_path(*agent, |purse| purse.settle_all(reserved, reserved, now));
+                    self.on_path(*agent, |purse| purse.settle_all(reserved, reserved, last_entry));
                 }
             }
         }
@@ -402,9 +403,9 @@ impl State {
 
 /// The wall time of a run that ends at `at` is used.
 fn end_clock(agent: &mut AgentRecord, at: Timestamp) {
+    let lasted = agent.unclocked(at).0;
     if let Some(run) = agent.run.as_mut().filter(|run| !run.clocked) {
         run.clocked = true;
-        let lasted = at.since(run.started_at).0;
         agent.purse.settle(Quantity::WallMillis, 0, lasted, at);
     }
 }
