@@ -9,14 +9,16 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use aaos_core::authority::{Overdraft, Refusal, Settlement};
+use aaos_core::budget::Shortfall;
 use aaos_core::effect::{Denied, Effect, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
-use aaos_core::quantity::{Bytes, Millis};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
 use aaos_journal::{Finished, Permit, Receipt};
+use aaos_sandbox::{Fetched, FetchedPage};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -231,6 +233,10 @@ impl Kernel {
                 self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
             }
         }
+        if let Some(Shortfall { quantity, wanted, remaining }) = found_lacking(receipt.outcome()) {
+            let event = Event::BudgetExceeded { quantity, wanted, remaining };
+            self.record_or_log(self.agent_entry(agent, event)).await;
+        }
         let finished = self.journal().finish(receipt, self.clock().now()).await;
         if finished.is_err() {
             self.budget_changed().notify_waiters();
@@ -267,7 +273,7 @@ impl Kernel {
         agent: &Agent,
         cancel: &CancellationToken,
         permit: Permit<ToolCall>,
-        page: Option<aaos_sandbox::FetchedPage>,
+        page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
         let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
         self.run_in_worker(&agent.worker, owner, cancel, permit, page).await
@@ -285,23 +291,27 @@ impl Kernel {
             ToolInput::WebFetch(input) => input.url.clone(),
             other => unreachable!("{} does not fetch", other.name()),
         };
-        let fetched = match self.egress().await {
-            Ok(egress) => tokio::select! {
-                fetched = egress.fetch(&permit) => fetched,
-                () = cancel.cancelled() => Err(cancelled()),
-            },
-            Err(error) => Err(error.into_tool_failure()),
+        let stop = async {
+            cancel.cancelled().await;
+            cancelled()
+        };
+        let Fetched { received, page: fetched } = match self.egress().await {
+            Ok(egress) => egress.fetch(&permit, stop).await,
+            Err(error) => Fetched { received: Bytes::ZERO, page: Err(error.into_tool_failure()) },
         };
         let event = Event::NetworkFetched {
             call: permit.call(),
             url,
             final_url: fetched.as_ref().ok().map(|page| page.final_url.clone()),
-            bytes: fetched.as_ref().map_or(Bytes::ZERO, |page| page.bytes),
+            bytes: received,
         };
         self.record_or_log(self.agent_entry(agent, event)).await;
         match fetched {
             Ok(page) => self.run_worker_tool(agent, cancel, permit, Some(page)).await,
-            Err(failure) => permit.settle(ToolOutcome::failed(failure, elapsed(begun))),
+            Err(failure) => {
+                let moved = Amounts::of(Quantity::EgressBytes, received.0);
+                permit.settle(ToolOutcome { moved, ..ToolOutcome::failed(failure, elapsed(begun)) })
+            }
         }
     }
 }
@@ -313,6 +323,11 @@ fn denied_by_the_kernel(failure: &ToolFailure) -> Option<Denied> {
         reason: failure.message.clone(),
         hint: "ask for a grant of the directory that the path leads to".to_owned(),
     })
+}
+
+/// What a call that had begun found its purse to lack: how much it moves was known only then.
+fn found_lacking(outcome: &ToolOutcome) -> Option<Shortfall> {
+    outcome.result.as_ref().err().filter(|_| outcome.worker.is_some())?.lacks
 }
 
 /// The failure of a call whose agent is being stopped.

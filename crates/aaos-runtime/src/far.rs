@@ -11,6 +11,7 @@ use aaos_core::effect::ToolOutcome;
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
+use aaos_core::quantity::{Amounts, Quantity};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{ModelsSetup, encode_frame};
@@ -229,12 +230,15 @@ impl Kernel {
         page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
         let begun = Instant::now();
+        // What the network brought is moved, whatever becomes of it here.
+        let moved = Amounts::of(Quantity::EgressBytes, page.as_ref().map_or(0, |page| page.bytes.0));
+        let failed = |failure| ToolOutcome { moved, ..ToolOutcome::failed(failure, elapsed(begun)) };
         let waited = tokio::select! {
             held = slot.worker.lock() => Some(held),
             () = cancel.cancelled() => None,
         };
         let Some(mut held) = waited else {
-            return permit.settle(ToolOutcome::failed(cancelled(), elapsed(begun)));
+            return permit.settle(failed(cancelled()));
         };
         let filled = match cancel.is_cancelled() {
             true => Err(cancelled()),
@@ -248,7 +252,7 @@ impl Kernel {
         let ready = filled.and_then(|()| if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) });
         if let Err(failure) = ready {
             slot.shown().call = None;
-            return permit.settle(ToolOutcome::failed(failure, elapsed(begun)));
+            return permit.settle(failed(failure));
         }
         let Some(one) = held.as_mut() else {
             unreachable!("the slot was filled under the same lock");

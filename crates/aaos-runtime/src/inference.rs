@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::authority::Refusal;
+use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
-use aaos_core::quantity::{Millis, Quantity, Tokens};
+use aaos_core::name::ModelName;
+use aaos_core::price::Price;
+use aaos_core::quantity::{MicroUsd, Millis, Quantity, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
@@ -22,12 +25,10 @@ use tokio::time::Instant;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
+use crate::waits::WaitEnd;
 
 /// Ordinary text takes about 4 bytes a token, code and other scripts down to 2: this bounds from above.
 const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
-/// An inference outside a goal gives up after this long, its waits included; one of a goal at the goal's deadline.
-const INFERENCE_DEADLINE: Duration = Duration::from_secs(limits::GOAL_DEADLINE_SECONDS);
-
 /// How an inference ended, and whether it cost more than was reserved.
 struct Ended {
     outcome: InferenceOutcome,
@@ -42,8 +43,8 @@ impl Kernel {
         trace: Option<TraceId>,
         request: ModelRequest,
     ) -> ServiceReply {
-        let time = agent.goal.map_or(INFERENCE_DEADLINE, |goal| self.time_left(goal));
-        let deadline = Instant::now() + time;
+        let deadline = self.wait_deadline(agent);
+        let stop = agent.stop_signal();
         let mut made = 0;
         loop {
             let permit = match self.admit_inference(agent, trace, &request, deadline).await {
@@ -52,7 +53,7 @@ impl Kernel {
             };
             let call = permit.call();
             let outcome = match self.run_inference(agent, permit, made, deadline).await {
-                _ if agent.cancel.is_cancelled() => return ServiceReply::Cancelled,
+                _ if stop.is_cancelled() => return stopped(agent),
                 // A report above the reservation is recorded and charged, and stops the run.
                 Ok(Ended { overdrawn: Some(quantity), .. }) => {
                     return ServiceReply::BudgetExceeded { quantity, remaining: 0 };
@@ -68,13 +69,13 @@ impl Kernel {
             };
             let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
             self.show_retry(agent, call, failure, wait);
-            let stopped = tokio::select! {
+            let is_stopped = tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(wait.0)) => false,
-                () = agent.cancel.cancelled() => true,
+                () = stop.cancelled() => true,
             };
             agent.live().waiting_for = None;
-            if stopped {
-                return ServiceReply::Cancelled;
+            if is_stopped {
+                return stopped(agent);
             }
         }
     }
@@ -101,63 +102,68 @@ impl Kernel {
         request: &ModelRequest,
         deadline: Instant,
     ) -> Result<Permit<Inference>, ServiceReply> {
-        let bytes = request.text_bytes();
-        let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
         loop {
-            if agent.cancel.is_cancelled() {
-                return Err(ServiceReply::Cancelled);
+            if agent.stop_signal().is_cancelled() {
+                return Err(stopped(agent));
             }
             // Registered before the decision, so that a settlement between the two is not missed.
-            let changed = self.budget_changed().notified();
-            let remaining = {
-                let now = self.clock().now();
-                let purse = self.authority().purse(agent.id, now);
-                purse.and_then(|purse| purse.remaining.get(Quantity::Tokens)).map(Tokens)
+            let settled = self.budget_changed().notified();
+            let decision = match self.clamped_inference(agent, request)? {
+                Ok(effect) => {
+                    let call = CallId::from_uuid(self.clock().fresh());
+                    let now = self.clock().now();
+                    self.authority().authorize(agent.id, call, effect, now)
+                }
+                Err(refusal) => Err(refusal),
             };
-            let least = Tokens(bytes.0 / MAX_BYTES_PER_TOKEN).plus(Tokens(1));
-            if let Some(remaining) = remaining.filter(|left| *left < least) {
-                // Not even the prompt fits: asking would be an overdraft for certain.
-                let quantity = Quantity::Tokens;
-                let refusal = Refusal::Budget { quantity, wanted: least.0, remaining: remaining.0 };
-                self.journal_refusal(agent, "inference", refusal.clone()).await;
-                return Err(refused(refusal));
-            }
-            let max_output_tokens = clamp_output(request.max_output_tokens, input, remaining);
-            let full = input.plus(max_output_tokens);
-            let reserve = remaining.filter(|left| left.0 > 0).map_or(full, |left| full.min(left));
-            let call = CallId::from_uuid(self.clock().fresh());
-            let request = ModelRequest { max_output_tokens, ..request.clone() };
-            let price = self.config().prices.get(&request.model);
-            let effect = Inference { request, reserve, price };
-            let decision = {
-                let now = self.clock().now();
-                self.authority().authorize(agent.id, call, effect, now)
-            };
-            match decision {
+            let quantity = match decision {
                 Ok(authorized) => {
                     let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
                     return permit
                         .map_err(|error| ServiceReply::ModelFailed(as_model_failure(&error.into())));
                 }
-                Err(Refusal::Waits { quantity, .. }) => {
-                    tokio::select! {
-                        () = changed => {}
-                        () = agent.cancel.cancelled() => return Err(ServiceReply::Cancelled),
-                        () = tokio::time::sleep_until(deadline) => {
-                            return Err(ServiceReply::BudgetExceeded { quantity, remaining: 0 });
-                        }
-                    }
-                    // A reservation whose outcome cannot be journalled is never settled.
-                    if let Err(error) = self.journal().flush().await {
-                        return Err(ServiceReply::ModelFailed(as_model_failure(&error.into())));
-                    }
-                }
+                Err(Refusal::Waits { quantity, .. }) => quantity,
                 Err(refusal) => {
                     self.journal_refusal(agent, "inference", refusal.clone()).await;
                     return Err(refused(refusal));
                 }
-            }
+            };
+            self.wait_for_budget(agent, settled, deadline).await.map_err(|end| match end {
+                WaitEnd::Stopped => stopped(agent),
+                WaitEnd::TooLate => ServiceReply::BudgetExceeded { quantity, remaining: 0 },
+                WaitEnd::Failed(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
+            })?;
         }
+    }
+
+    /// The inference that asks for no more than the purse has left; a refusal where not even the prompt is covered.
+    fn clamped_inference(
+        &self,
+        agent: &Agent,
+        request: &ModelRequest,
+    ) -> Result<Result<Inference, Refusal>, ServiceReply> {
+        let bytes = request.text_bytes();
+        let remaining = {
+            let now = self.clock().now();
+            self.authority().purse(agent.id, now).map_or(Ceilings::NONE, |purse| purse.remaining)
+        };
+        let price = self.config().prices.get(&request.model);
+        if price.is_none() && remaining.get(Quantity::MicroUsd).is_some() {
+            return Err(ServiceReply::ModelFailed(as_model_failure(&unpriced(&request.model))));
+        }
+        let left = remaining.get(Quantity::Tokens);
+        let least = bytes.0 / MAX_BYTES_PER_TOKEN + 1;
+        if let Some(remaining) = left.filter(|left| *left < least) {
+            // Not even the prompt fits: asking would be an overdraft for certain.
+            let quantity = Quantity::Tokens;
+            return Ok(Err(Refusal::Budget { quantity, wanted: least, remaining }));
+        }
+        let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
+        let max_output_tokens = clamp_output(request.max_output_tokens, input, &remaining, price);
+        let full = input.plus(max_output_tokens);
+        let reserve = left.map_or(full, |left| full.min(Tokens(left)));
+        let request = ModelRequest { max_output_tokens, ..request.clone() };
+        Ok(Ok(Inference { request, reserve, price }))
     }
 
     async fn run_inference(
@@ -172,7 +178,8 @@ impl Kernel {
             Ok(models) => {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
-                models.run(permit, earlier, deadline, agent.cancel.cancelled(), progress).await
+                let stop = agent.stop_signal();
+                models.run(permit, earlier, deadline, stop.cancelled(), progress).await
             }
             Err(error) => {
                 let result = Err(as_model_failure(&error));
@@ -217,12 +224,34 @@ impl Kernel {
     }
 }
 
-/// The reply length that still fits the purse, at least one token.
-fn clamp_output(wanted: Tokens, input: Tokens, remaining: Option<Tokens>) -> Tokens {
-    match remaining {
-        None => wanted,
-        Some(left) => wanted.min(left.minus(input)).max(Tokens(1)),
+/// The longest reply that tokens, money and journal that are left still pay for, at least one token: what not even
+/// that fits is refused.
+fn clamp_output(wanted: Tokens, input: Tokens, remaining: &Ceilings, price: Option<Price>) -> Tokens {
+    let tokens = remaining.get(Quantity::Tokens).map(|left| left.saturating_sub(input.0));
+    let money = remaining.get(Quantity::MicroUsd).zip(price);
+    let money = money.and_then(|(left, price)| price.output_within(MicroUsd(left), input)).map(|most| most.0);
+    let journal = remaining
+        .get(Quantity::JournalBytes)
+        .map(|left| left.saturating_sub(limits::CALL_JOURNAL_BYTES) / limits::JOURNAL_BYTES_PER_TOKEN);
+    let least = [Some(wanted.0), tokens, money, journal].into_iter().flatten().min();
+    Tokens(least.unwrap_or(0).max(1))
+}
+
+/// Why nothing more is served: the agent is being stopped, or the time of its run is up.
+pub(crate) fn stopped(agent: &Agent) -> ServiceReply {
+    if agent.cancel.is_cancelled() {
+        return ServiceReply::Cancelled;
     }
+    ServiceReply::BudgetExceeded { quantity: Quantity::WallMillis, remaining: 0 }
+}
+
+/// Why a model without a price is not asked where money is bounded.
+pub(crate) fn unpriced(model: &ModelName) -> KernelError {
+    KernelError::Invalid(format!(
+        "max_usd cannot be kept: the model {model} has no price; give it one, [models.{:?}] in the file that \
+         `prices` in the configuration or AAOS_PRICES names, or leave max_usd out",
+        model.as_str()
+    ))
 }
 
 fn refused(refusal: Refusal) -> ServiceReply {
@@ -246,13 +275,31 @@ pub(crate) fn as_model_failure(error: &KernelError) -> ModelFailure {
 #[cfg(test)]
 mod tests {
     use super::clamp_output;
-    use aaos_core::quantity::Tokens;
+    use aaos_core::budget::Ceilings;
+    use aaos_core::price::Price;
+    use aaos_core::quantity::{Quantity, Tokens};
 
     #[test]
     fn a_reply_is_clamped_to_the_purse() {
-        assert_eq!(clamp_output(Tokens(100), Tokens(50), None), Tokens(100));
-        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(500))), Tokens(100));
-        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(80))), Tokens(30));
-        assert_eq!(clamp_output(Tokens(100), Tokens(50), Some(Tokens(10))), Tokens(1));
+        let clamped = |left: Option<u64>| {
+            let remaining = Ceilings::NONE.with(Quantity::Tokens, left);
+            clamp_output(Tokens(100), Tokens(50), &remaining, None).0
+        };
+        assert_eq!([None, Some(500), Some(80), Some(10)].map(clamped), [100, 100, 30, 1]);
+    }
+
+    #[test]
+    fn a_reply_is_clamped_to_the_money_after_the_input_and_to_the_journal() {
+        // A dollar a million tokens of input, two of output: 50 of input take 50 millionths.
+        let price = Price::parse("1", "0.5", "2").expect("a price");
+        let clamped = |quantity, left, price| {
+            clamp_output(Tokens(100), Tokens(50), &Ceilings::of(quantity, left), price).0
+        };
+        let with = |left| clamped(Quantity::MicroUsd, left, Some(price));
+        assert_eq!([250, 249, 51, 50, 0].map(with), [100, 99, 1, 1, 1]);
+        let free = Price::parse("1", "1", "0").expect("a price");
+        assert_eq!(clamped(Quantity::MicroUsd, 50, Some(free)), 100, "free output is not bounded by money");
+        let journal = |left| clamped(Quantity::JournalBytes, left, None);
+        assert_eq!([2_048 + 800, 2_048 + 88, 100].map(journal), [100, 11, 1]);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, wrap_tool_result};
 use aaos_core::authority::Refusal;
@@ -13,12 +14,14 @@ use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{CallResult, ModelCall, ModelRequest, Usage};
-use aaos_core::quantity::{Amounts, Quantity, Tokens};
+use aaos_core::quantity::{Amounts, Millis, Quantity, Tokens};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
 use aaos_core::tool::ToolDescriptor;
-use aaos_core::toolio::ToolFailure;
+use aaos_core::toolio::{StopReason, ToolFailure};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
+use crate::inference::stopped;
 use crate::kernel::Kernel;
 use crate::meter::RunMeter;
 use crate::registry::Agent;
@@ -31,12 +34,18 @@ struct InProcess<'k> {
     agent: &'k Arc<Agent>,
     trace: Option<TraceId>,
     meter: Arc<RunMeter>,
+    /// Cancelled when the agent is stopped or the time of this run is up.
+    stop: CancellationToken,
 }
 
 impl AgentServices for InProcess<'_> {
     async fn serve(&self, request: ServiceRequest) -> ServiceReply {
-        if !self.agent.wait_unpaused().await {
-            return ServiceReply::Cancelled;
+        let may_go_on = tokio::select! {
+            may = self.agent.wait_unpaused() => may && !self.stop.is_cancelled(),
+            () = self.stop.cancelled() => false,
+        };
+        if !may_go_on {
+            return stopped(self.agent);
         }
         match request {
             ServiceRequest::AskModel(request) => self.ask(*request).await,
@@ -66,6 +75,9 @@ impl InProcess<'_> {
 
     async fn invoke(&self, call: ModelCall) -> ServiceReply {
         let invoked = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
+        if let Err(ToolFailure { lacks: Some(lacks), .. }) = &invoked.result {
+            return ServiceReply::BudgetExceeded { quantity: lacks.quantity, remaining: lacks.remaining };
+        }
         let is_error = invoked.result.is_err();
         let json = invoked.result.unwrap_or_else(|failure| failure_json(&failure));
         // Fresh for each result: what stands inside cannot know it.
@@ -133,24 +145,89 @@ impl Kernel {
     ) -> Result<RunEnd, KernelError> {
         let message_hash = content_hash(message.as_bytes());
         let started = Event::AgentExecutionStarted { message_hash, message: message.clone() };
-        self.journal().record(about_trace(self.agent_entry(agent, started), trace)).await?;
+        let started = about_trace(self.agent_entry(agent, started), trace);
+        // By the entries' own times, so that the journal's fold counts what the authority counts.
+        let clock = self.authority().start_clock(agent.id, started.timestamp);
+        let began = self.journal().record(started).await;
+        let ended = match (began, clock) {
+            (Ok(_), Ok(time)) => Ok(self.run_in_time(agent, mind, message, trace, time).await),
+            (Ok(_), Err(refusal)) => Ok(self.run_without_time(agent, refusal).await),
+            (Err(error), _) => Err(error),
+        };
+        let completed = ended.map(|end| {
+            let entry = about_trace(self.agent_entry(agent, completed(&end)), trace);
+            (end, entry)
+        });
+        let at = completed.as_ref().map_or_else(|_| self.clock().now(), |(_, entry)| entry.timestamp);
+        self.authority().stop_clock(agent.id, at);
+        let (end, entry) = completed?;
+        self.journal().record(entry).await?;
+        Ok(end)
+    }
+
+    /// Drives the mind to its end, or until the time of the run is up.
+    async fn run_in_time(
+        &self,
+        agent: &Arc<Agent>,
+        mind: &mut Mind,
+        message: String,
+        trace: Option<TraceId>,
+        time: Option<Millis>,
+    ) -> RunEnd {
         let meter = self.meter_for(agent);
+        let stop = agent.cancel.child_token();
         {
             let mut live = agent.live();
             live.running = true;
             live.repeats = RepeatCounts::default();
             live.meter = Some(Arc::clone(&meter));
+            live.run_stop = Some(stop.clone());
         }
-        let services = InProcess { kernel: self, agent, trace, meter };
-        let end = self.drive(&services, mind, message).await;
-        {
-            let mut live = agent.live();
-            live.running = false;
-            live.meter = None;
-            live.usage = end.usage;
+        let services = InProcess { kernel: self, agent, trace, meter, stop };
+        let end = {
+            let driven = self.drive(&services, mind, message);
+            tokio::pin!(driven);
+            tokio::select! {
+                biased;
+                end = &mut driven => end,
+                () = sleep_for(time) => {
+                    self.end_run_in_flight(agent, &services.stop).await;
+                    driven.await
+                }
+            }
+        };
+        let mut live = agent.live();
+        live.running = false;
+        live.meter = None;
+        live.run_stop = None;
+        live.usage = end.usage;
+        end
+    }
+
+    /// The time of a run is up: its inference is cancelled, its worker and those of its children are killed. What was
+    /// in flight is settled as usual.
+    async fn end_run_in_flight(&self, agent: &Arc<Agent>, stop: &CancellationToken) {
+        stop.cancel();
+        agent.worker.kill();
+        for child in self.descendants(agent.id).iter().filter(|child| child.cancel.is_cancelled()) {
+            child.worker.kill();
         }
-        self.journal().record(about_trace(self.agent_entry(agent, completed(&end)), trace)).await?;
-        Ok(end)
+        let refusal = Refusal::Budget { quantity: Quantity::WallMillis, wanted: 1, remaining: 0 };
+        self.journal_refusal(agent, "run", refusal).await;
+    }
+
+    /// The end of a run that no time was left for.
+    async fn run_without_time(&self, agent: &Agent, refusal: Refusal) -> RunEnd {
+        let error = format!("nothing was begun: {refusal}");
+        self.journal_refusal(agent, "run", refusal).await;
+        RunEnd {
+            response: String::new(),
+            usage: Usage::default(),
+            iterations: 0,
+            stop_reason: StopReason::BudgetExceeded,
+            error: Some(error),
+            failure: None,
+        }
     }
 
     /// Feeds the mind until it finishes.
@@ -189,13 +266,24 @@ async fn invoke_all(services: &InProcess<'_>, calls: Vec<ModelCall>) -> MindEven
     for call in calls {
         match services.serve(ServiceRequest::InvokeTool(call)).await {
             ServiceReply::ToolResult(result) => results.push(result),
+            ServiceReply::BudgetExceeded { quantity, remaining } => {
+                return MindEvent::BudgetExceeded { quantity, remaining };
+            }
             _ => return MindEvent::Cancelled,
         }
     }
-    if services.agent.cancel.is_cancelled() {
-        return MindEvent::Cancelled;
+    if services.stop.is_cancelled() {
+        return reply_event(stopped(services.agent));
     }
     MindEvent::ToolResults(results)
+}
+
+/// For this long; for ever where nothing bounds it.
+async fn sleep_for(time: Option<Millis>) {
+    match time {
+        Some(time) => tokio::time::sleep(Duration::from_millis(time.0)).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn about_trace(mut entry: NewEntry, trace: Option<TraceId>) -> NewEntry {

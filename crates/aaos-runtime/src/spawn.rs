@@ -7,21 +7,23 @@ use std::sync::Arc;
 
 use aaos_core::authority::narrow::narrow_manifest;
 use aaos_core::authority::{Admission, Refusal};
-use aaos_core::budget::Budget;
+use aaos_core::budget::{Budget, Ceilings};
 use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Denied, Spawn};
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::grant::{GrantRecord, GrantRequest};
 use aaos_core::id::{AgentId, GoalId, GrantId};
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ModelName;
 use aaos_core::path::PathPattern;
-use aaos_core::quantity::Timestamp;
+use aaos_core::quantity::{Quantity, Timestamp};
 use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 
 use crate::agents::accepted_messages;
 use crate::ceiling::Bound;
 use crate::error::KernelError;
+use crate::inference::unpriced;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts, Departure};
 use crate::revocation::revoked;
@@ -122,6 +124,7 @@ impl Kernel {
         self.check_model(&manifest.model).await?;
         let id = AgentId::from_uuid(self.clock().fresh());
         let budget = manifest.budget_config.budget().under(&origin.budget);
+        self.check_priced(&manifest.model, &budget.max)?;
         let admission = Admission::of(id, &manifest, budget);
         let bound = self.bound(&origin).await?;
         for spec in &manifest.capabilities {
@@ -211,6 +214,7 @@ impl Kernel {
         self.check_open().map_err(KernelError::into_tool_failure)?;
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
+        self.check_child_priced(parent, &manifest).map_err(KernelError::into_tool_failure)?;
         let permit = self.begin(parent, under.trace, Spawn::of(&manifest)).await?;
         let built = self.build_child(parent, under, manifest).await;
         if let Err(KernelError::Denied(reason)) = &built {
@@ -238,6 +242,19 @@ impl Kernel {
             }
             child => child,
         }
+    }
+
+    /// Where money is bounded, the model has a price.
+    fn check_priced(&self, model: &ModelName, max: &Ceilings) -> Result<(), KernelError> {
+        let is_bounded = max.get(Quantity::MicroUsd).is_some();
+        if is_bounded && self.config().prices.get(model).is_none() { Err(unpriced(model)) } else { Ok(()) }
+    }
+
+    /// The same for a child, whose money any purse above it may bound.
+    fn check_child_priced(&self, parent: &Agent, manifest: &Manifest) -> Result<(), KernelError> {
+        let now = self.clock().now();
+        let above = self.authority().purse(parent.id, now).map_or(Ceilings::NONE, |purse| purse.remaining);
+        self.check_priced(&manifest.model, &above.tightest(&manifest.budget_config.budget().max))
     }
 
     async fn build_child(

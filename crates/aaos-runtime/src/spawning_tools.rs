@@ -72,23 +72,31 @@ impl Kernel {
     ) -> Receipt<ToolCall> {
         let under = Under { trace, cancel: cancel.clone() };
         let begun = Instant::now();
+        {
+            // The children draw on the same purses: they must not wait for what their own call reserves.
+            let now = self.clock().now();
+            self.authority().pay_ahead(permit.agent(), permit.call(), &permit.reserved(), now);
+        }
         let result = match permit.effect().input.clone() {
             ToolInput::SpawnAgent(input) => {
                 self.spawn_one(parent, &under, input).await.and_then(|output| to_json(&output))
             }
-            ToolInput::SpawnAgents(input) => to_json(&self.spawn_many(parent, &under, input).await),
+            ToolInput::SpawnAgents(input) => {
+                self.spawn_many(parent, &under, input).await.and_then(|output| to_json(&output))
+            }
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
         permit.settle(ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) })
     }
 
-    /// Runs independent children, a few at once, in input order; one failure does not stop the others.
+    /// Runs independent children, a few at once, in input order; one failure does not stop the others. Fails when
+    /// the purse did not cover one of them.
     async fn spawn_many(
         &self,
         parent: &Arc<Agent>,
         under: &Under,
         input: SpawnAgentsInput,
-    ) -> SpawnAgentsOutput {
+    ) -> Result<SpawnAgentsOutput, ToolFailure> {
         let width = self.config().limits.spawn_batch.min(self.config().limits.max_children).max(1);
         let gate = Arc::new(tokio::sync::Semaphore::new(width));
         let mut running = Vec::with_capacity(input.children.len());
@@ -100,19 +108,24 @@ impl Kernel {
                 let slot = gate.acquire_owned().await;
                 let output = kernel.spawn_one(&parent, &under, child).await;
                 drop(slot);
-                output.unwrap_or_else(|failure| never_ran(&failure))
+                output
             }));
         }
         let mut children = Vec::with_capacity(running.len());
+        let mut lacking = None;
         for one in running {
-            children.push(one.await.unwrap_or_else(|died| {
-                never_ran(&ToolFailure::new(
-                    ToolFailureKind::ChildFailed,
-                    format!("the child's task died: {died}"),
-                ))
+            let output = one.await.unwrap_or_else(|died| {
+                let why = format!("the child's task died: {died}");
+                Err(ToolFailure::new(ToolFailureKind::ChildFailed, why))
+            });
+            children.push(output.unwrap_or_else(|failure| {
+                let told = never_ran(&failure);
+                lacking = lacking.take().or(Some(failure).filter(|failure| failure.lacks.is_some()));
+                told
             }));
         }
-        SpawnAgentsOutput { count: children.len() as u64, children }
+        // All that could be begun is over; what was lacking ends the run of the parent, as it does for one child.
+        lacking.map_or(Ok(SpawnAgentsOutput { count: children.len() as u64, children }), Err)
     }
 
     /// Admits and runs one child, with one retry, and remembers for the goal how it ended in the end. Fails only
@@ -155,6 +168,7 @@ impl Kernel {
         let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
         let second = match self.attempt(parent, under, manifest, again).await {
             Ok(second) => second,
+            Err(failure) if failure.lacks.is_some() => return Err(failure),
             Err(failure) => {
                 let mut output = output_of(first, None);
                 output.error = Some(failure.message);

@@ -110,10 +110,13 @@ fn weigh(facts: &Facts<'_>) -> (GoalState, Exit, Option<String>) {
         StopReason::Cancelled => {
             (GoalState::Cancelled, Exit::Cancelled, Some("the goal was cancelled".to_owned()))
         }
-        StopReason::BudgetExceeded => failed(
-            Exit::Budget,
-            "the goal's token budget is used up; give more with --budget-tokens".to_owned(),
-        ),
+        StopReason::BudgetExceeded => {
+            let why = facts.end.error.as_deref().unwrap_or("the goal's budget is used up");
+            failed(
+                Exit::Budget,
+                format!("{why}; give the goal a larger budget (--budget-tokens, --budget-usd)"),
+            )
+        }
         stop => {
             let why = facts.end.error.clone().unwrap_or_else(|| format!("its agent stopped: {stop:?}"));
             failed(facts.end.failure.map_or(Exit::Failed, exit_of), why)

@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use aaos_core::budget::Shortfall;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::id::WorkerId;
 use aaos_core::limits::TOOL_TIME_MS;
@@ -82,7 +83,8 @@ impl Worker {
         let output = match tokio::time::timeout(time, talk).await {
             Ok(Ok(answer)) => {
                 turn.over = true;
-                answer?
+                // What a purse lacks is not for a worker to say.
+                answer.map_err(|failure| ToolFailure { lacks: None, ..failure })?
             }
             Ok(Err(error)) => return Err(turn.lost(&error).await),
             Err(_) => {
@@ -123,7 +125,8 @@ impl Moved {
         let message = format!(
             "the file would have {bytes} bytes, and the budget (max_written_bytes) leaves {most}; nothing was written"
         );
-        Err(ToolFailure::new(ToolFailureKind::BudgetExceeded, message))
+        let lacks = Shortfall { quantity: Quantity::WrittenBytes, wanted: bytes.0, remaining: most };
+        Err(ToolFailure::budget(lacks, message))
     }
 
     fn count_write(&mut self, bytes: Bytes) {

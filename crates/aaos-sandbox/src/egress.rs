@@ -51,6 +51,31 @@ pub struct FetchedPage {
     pub memfd: OwnedFd,
 }
 
+/// How a fetch ended.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Bytes of the body that arrived, also where the fetch failed afterwards.
+    pub received: Bytes,
+    /// The page.
+    pub page: Result<FetchedPage, ToolFailure>,
+}
+
+/// A fetched page, its body apart.
+struct PageFacts {
+    status: u16,
+    content_type: String,
+    final_url: String,
+    truncated: bool,
+    bytes: Bytes,
+}
+
+impl PageFacts {
+    fn with(self, memfd: OwnedFd) -> FetchedPage {
+        let Self { status, content_type, final_url, truncated, bytes } = self;
+        FetchedPage { status, content_type, final_url, truncated, bytes, memfd }
+    }
+}
+
 /// A frame on its way, with the memfd that rides on it.
 type Outgoing = (Vec<u8>, Option<OwnedFd>);
 
@@ -134,15 +159,36 @@ impl Egress {
         Self { pending, sender }
     }
 
-    /// Fetches the page of a permitted `web_fetch`. Dropping the future cancels the fetch.
-    ///
-    /// # Errors
-    /// The gateway's failure, or [`ToolFailureKind::Network`] when it is gone or too slow.
-    pub async fn fetch(&self, permit: &Permit<ToolCall>) -> Result<FetchedPage, ToolFailure> {
-        self.fetch_with(&permit.effect().input, permit.all()).await
+    /// Fetches the page of a permitted `web_fetch`, until `stop`. Dropping the future cancels the fetch.
+    pub async fn fetch(&self, permit: &Permit<ToolCall>, stop: impl Future<Output = ToolFailure>) -> Fetched {
+        self.fetch_until(&permit.effect().input, permit.all(), stop).await
     }
 
-    async fn fetch_with(&self, input: &ToolInput, all: &[Access]) -> Result<FetchedPage, ToolFailure> {
+    async fn fetch_until(
+        &self,
+        input: &ToolInput,
+        all: &[Access],
+        stop: impl Future<Output = ToolFailure>,
+    ) -> Fetched {
+        let memfd = match scratch() {
+            Ok(memfd) => memfd,
+            Err(errno) => return Fetched { received: Bytes::ZERO, page: Err(io_failure(&errno.into())) },
+        };
+        let page = tokio::select! {
+            page = self.fetch_into(&memfd, input, all) => page,
+            failure = stop => Err(failure),
+        };
+        // Also of a fetch that failed half-way: the gateway puts into it what it receives, as it comes.
+        let received = rustix::fs::fstat(&memfd).map_or(0, |facts| u64::try_from(facts.st_size).unwrap_or(0));
+        Fetched { received: Bytes(received), page: page.map(|facts| facts.with(memfd)) }
+    }
+
+    async fn fetch_into(
+        &self,
+        memfd: &OwnedFd,
+        input: &ToolInput,
+        all: &[Access],
+    ) -> Result<PageFacts, ToolFailure> {
         let ToolInput::WebFetch(input) = input else {
             return Err(ToolFailure::new(ToolFailureKind::UnknownTool, "only web_fetch fetches pages"));
         };
@@ -150,7 +196,6 @@ impl Egress {
             return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the host"));
         };
         let max_bytes = input.max_bytes.min(MAX_WEB_FETCH_BYTES);
-        let memfd = scratch().map_err(|errno| io_failure(&errno.into()))?;
         let lent = memfd.try_clone().map_err(|error| io_failure(&error))?;
         let (serial, receiver) = self.pending.enter()?;
         let mut fetch = InFlight { egress: self, serial, over: false };
@@ -199,11 +244,11 @@ impl Drop for InFlight<'_> {
 }
 
 /// Seals and measures what the gateway left.
-fn finish(reply: EgressReply, memfd: OwnedFd, max_bytes: u64) -> Result<FetchedPage, ToolFailure> {
+fn finish(reply: EgressReply, memfd: &OwnedFd, max_bytes: u64) -> Result<PageFacts, ToolFailure> {
     match reply {
         EgressReply::Fetched { status, content_type, final_url, bytes, truncated, .. } => {
-            take_over(&memfd, bytes.0, max_bytes).map_err(|error| error.to_failure())?;
-            Ok(FetchedPage { status, content_type, final_url, truncated, bytes, memfd })
+            take_over(memfd, bytes.0, max_bytes).map_err(|error| error.to_failure())?;
+            Ok(PageFacts { status, content_type, final_url, truncated, bytes })
         }
         EgressReply::Failed { failure, .. } => Err(failure),
         EgressReply::Locked(_) => Err(gateway_lost()),

@@ -25,7 +25,7 @@ mod zygote;
 
 pub use aaos_confine::GatewayRole;
 pub use aaos_confine::namespaces::{Abilities, NamespaceSet};
-pub use egress::{Egress, FetchedPage};
+pub use egress::{Egress, Fetched, FetchedPage};
 pub use error::SandboxError;
 pub use launch::{Gateway, Sandbox};
 pub use process::{FarProcess, WorkerEnd, WorkerKiller};

@@ -33,7 +33,7 @@ fn access() -> Vec<Access> {
 }
 
 async fn fetch(egress: &Egress, url: &str) -> Result<FetchedPage, ToolFailure> {
-    egress.fetch_with(&input(url), &access()).await
+    egress.fetch_until(&input(url), &access(), std::future::pending()).await.page
 }
 
 fn next_fetch(far: &Channel) -> (RequestSerial, String, OwnedFd) {
@@ -141,4 +141,29 @@ async fn a_gateway_that_ends_fails_every_fetch_at_once_and_for_good() {
     assert!(egress.is_closed());
     let failure = fetch(&egress, "http://example.org/").await.expect_err("still gone");
     assert_eq!(failure.kind, ToolFailureKind::Network);
+}
+
+#[tokio::test]
+async fn what_arrived_before_a_failure_or_a_stop_is_counted() {
+    let (egress, far) = pair();
+    let (wrote, written) = tokio::sync::oneshot::channel();
+    let gateway = tokio::task::spawn_blocking(move || {
+        let (serial, _, page) = next_fetch(&far);
+        File::from(page).write_all(b"half").expect("written");
+        let failure = ToolFailure::new(ToolFailureKind::Network, "cut");
+        far.send(&EgressReply::Failed { serial, failure }).expect("sent");
+        let (_, _, page) = next_fetch(&far);
+        File::from(page).write_all(b"some").expect("written");
+        wrote.send(()).expect("it is waited for");
+        far
+    });
+    let cut = egress.fetch_until(&input("http://example.org/"), &access(), std::future::pending()).await;
+    assert_eq!((cut.received, cut.page.expect_err("cut").kind), (Bytes(4), ToolFailureKind::Network));
+    let stop = async {
+        written.await.expect("the gateway says so");
+        ToolFailure::new(ToolFailureKind::Cancelled, "stopped")
+    };
+    let stopped = egress.fetch_until(&input("http://example.org/"), &access(), stop).await;
+    assert_eq!((stopped.received, stopped.page.expect_err("x").kind), (Bytes(4), ToolFailureKind::Cancelled));
+    drop(gateway.await.expect("ran"));
 }
