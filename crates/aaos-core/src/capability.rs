@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::name::{AgentName, NameError, ToolName};
 use crate::path::PathPattern;
 
-pub use grammar::{CapabilityError, Value, nearest};
-pub(crate) use grammar::{cut, tool_name};
+pub(crate) use grammar::cut;
+pub use grammar::{CapabilityError, Value, nearest, tool_name};
 pub use host::{HostRule, is_local_name, is_public_web};
 
 /// A set of names, or all of them. In JSON a list, as in a manifest.

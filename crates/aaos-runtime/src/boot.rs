@@ -295,6 +295,7 @@ fn goal_of(record: &GoalRecord) -> Goal {
         budget: record.budget,
         grants: Vec::new(),
         manifest: None,
+        approval_required: Vec::new(),
         working_directory: None,
     };
     let mut goal = Goal::new(request, record.principal, record.accepted_at, Default::default());

@@ -16,7 +16,7 @@ use aaos_core::id::{AgentId, GoalId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
-use aaos_core::name::AgentName;
+use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::{Quantity, Timestamp};
 use tokio::sync::watch;
@@ -50,6 +50,8 @@ pub struct GoalRequest {
     pub grants: Vec<GrantSpec>,
     /// Its root agent, when not the shipped one.
     pub manifest: Option<Manifest>,
+    /// Tools of which each use waits for a person, beside those of the root agent's manifest.
+    pub approval_required: Vec<ToolName>,
     /// Against which relative paths of the goal are meant.
     pub working_directory: Option<AbsPath>,
 }
@@ -328,6 +330,9 @@ impl Kernel {
         let mut manifest = request.manifest.clone().unwrap_or_else(|| self.config().bootstrap.clone());
         let below = PathPattern::from_parts(workspace.clone(), Reach::Subtree);
         manifest.capabilities.extend(request.grants.iter().cloned());
+        manifest.approval_required.extend(request.approval_required.iter().cloned());
+        manifest.approval_required.sort();
+        manifest.approval_required.dedup();
         for capability in [Capability::FileRead(below.clone()), Capability::FileWrite(below)] {
             manifest.capabilities.push(GrantSpec { capability, constraints: Constraints::default() });
         }

@@ -282,6 +282,8 @@ mod tests {
             &["agentd", "run", "x", "--budget-tokens", "0"],
             &["agentd", "run", "x", "--budget-tokens", "-1"],
             &["agentd", "run", "x", "--nonsense"],
+            &["agentd", "run", "x", "--approve", "no_such_tool"],
+            &["agentd", "run", "x", "--approve", "*"],
             &["agentd", "audit", "--goal", "nonsense"],
             &["agentd", "audit", "--head", "1:00"],
             &["agentd", "audit", "--verify", "--limit", "3"],
@@ -290,6 +292,9 @@ mod tests {
             let error = Cli::try_parse_from(line).expect_err("wrong");
             assert_eq!(error.exit_code(), 2, "{line:?}");
         }
+        let error =
+            Cli::try_parse_from(["agentd", "run", "x", "--approve", "file-wirte"]).expect_err("wrong");
+        assert!(error.to_string().contains("nearest: \"file_write\""), "{error}");
         assert_eq!(Cli::try_parse_from(["agentd", "--help"]).expect_err("help").exit_code(), 0);
     }
 }

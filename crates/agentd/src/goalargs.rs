@@ -3,10 +3,12 @@
 //! Invariants: what is granted here is printed before work begins; nothing in a goal's prose grants more than
 //! public hosts of its URLs; a flag replaces a default instead of widening it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use aaos_core::capability::{Capability, GrantSpec, HostRule, NameSet, ToolSet, Value};
+use aaos_core::capability::{Capability, GrantSpec, HostRule, NameSet, ToolSet, Value, tool_name};
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ToolName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::Tokens;
 use clap::Args;
@@ -40,6 +42,9 @@ pub(crate) struct GoalFlags {
     /// The goal's agent, instead of the bootstrap agent: its own capabilities replace the default grants
     #[arg(long, value_name = "FILE", help_heading = "Grants")]
     pub(crate) manifest: Option<std::path::PathBuf>,
+    /// Ask a person before each use of TOOL, by a child too; may be given again
+    #[arg(long, value_name = "TOOL", value_parser = tool_name, help_heading = "Grants")]
+    pub(crate) approve: Vec<ToolName>,
     /// A file that must exist or change for success, instead of the paths in the goal; may be given again
     #[arg(long, value_name = "PATH", help_heading = "Limits and results")]
     pub(crate) output: Vec<String>,
@@ -97,6 +102,8 @@ pub(crate) struct GoalPlan {
     pub(crate) own_grants: Vec<GrantSpec>,
     /// The manifest's text.
     pub(crate) manifest: Option<String>,
+    /// Tools of which each use waits for a person; the flags' and the manifest's.
+    pub(crate) approve: Vec<ToolName>,
     /// Declared outputs.
     pub(crate) outputs: Vec<AbsPath>,
     /// Purse.
@@ -142,12 +149,15 @@ impl GoalPlan {
         let grants: Vec<GrantSpec> = grants.into_iter().map(GrantSpec::from).collect();
         let writes: Vec<PathPattern> = own_grants.iter().chain(&grants).filter_map(write_pattern).collect();
         let outputs = declared_outputs(flags, &place.directory, &writes)?;
+        let asked = manifest.as_ref().map(|own| own.parsed.approval_required.clone()).unwrap_or_default();
+        let approve: BTreeSet<ToolName> = flags.approve.iter().cloned().chain(asked).collect();
         Ok(Self {
             goal: flags.goal.clone(),
             directory: place.directory.clone(),
             grants,
             own_grants,
             manifest: manifest.map(|own| own.text),
+            approve: approve.into_iter().collect(),
             outputs,
             max_tokens: flags.budget_tokens.map(Tokens),
             deadline_seconds: flags.deadline,

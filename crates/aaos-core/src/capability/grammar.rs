@@ -312,7 +312,10 @@ fn tool(value: &Value<'_>) -> Result<ToolSet, CapabilityError> {
 }
 
 /// The name of a tool that is in the catalogue.
-pub(crate) fn tool_name(text: &str) -> Result<ToolName, CapabilityError> {
+///
+/// # Errors
+/// [`CapabilityError`] with the nearest name that there is.
+pub fn tool_name(text: &str) -> Result<ToolName, CapabilityError> {
     if LATER_TOOLS.contains(&text) {
         return Err(CapabilityError::NotSupported { what: format!("tool `{text}`") });
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aaos_core::id::GoalId;
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ToolName};
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::Tokens;
 use aaos_runtime::RuntimeStatus;
@@ -33,6 +33,8 @@ pub(super) struct Submission<'p> {
     goal: &'p str,
     outputs: &'p [AbsPath],
     grants: Vec<WireGrant<'p>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    approval_required: &'p [ToolName],
     working_directory: &'p AbsPath,
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<&'p str>,
@@ -53,6 +55,7 @@ impl<'p> From<&'p GoalPlan> for Submission<'p> {
             goal: &plan.goal,
             outputs: &plan.outputs,
             grants: plan.grants.iter().map(WireGrant).collect(),
+            approval_required: &plan.approve,
             working_directory: &plan.directory,
             manifest: plan.manifest.as_deref(),
             deadline_seconds: plan.deadline_seconds,
@@ -154,6 +157,10 @@ fn grant_lines(plan: &GoalPlan) -> Vec<String> {
     let grants = plan.own_grants.iter().chain(&plan.grants);
     lines.extend(grants.map(|grant| format!("  {}", line(&grant.to_string()))));
     lines.push("  file_read and file_write: its own workspace".to_owned());
+    if !plan.approve.is_empty() {
+        lines.push("each use of these waits for your approval:".to_owned());
+        lines.extend(plan.approve.iter().map(|tool| format!("  {tool}")));
+    }
     if plan.outputs.is_empty() {
         lines.push("it declares no outputs: its agent's word will have to do (--output PATH)".to_owned());
     } else {
@@ -167,6 +174,7 @@ fn grant_lines(plan: &GoalPlan) -> Vec<String> {
 mod tests {
     use super::{Submission, grant_lines};
     use crate::goalargs::{GoalFlags, GoalPlan, Place};
+    use aaos_core::name::ToolName;
     use aaos_core::path::AbsPath;
 
     fn plan(goal: &str) -> GoalPlan {
@@ -191,6 +199,18 @@ mod tests {
                 "  /p/output/x.md",
             ]
         );
+    }
+
+    #[test]
+    fn tools_that_wait_for_approval_are_said_and_sent() {
+        let mut plan = plan("Write ./output/x.md");
+        assert!(!grant_lines(&plan).join("\n").contains("approval"), "the control");
+        plan.approve = vec![ToolName::parse("file_write").expect("a name")];
+        let said = grant_lines(&plan);
+        let at = said.iter().position(|line| line == "each use of these waits for your approval:");
+        assert_eq!(at.map(|at| said[at + 1].as_str()), Some("  file_write"), "{said:?}");
+        let json = serde_json::to_string(&Submission::from(&plan)).expect("JSON");
+        assert!(json.contains("\"approval_required\":[\"file_write\"]"), "{json}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aaos_core::capability::GrantSpec;
+use aaos_core::capability::{GrantSpec, tool_name};
 use aaos_core::event::{EVENT_KINDS, is_kind};
 use aaos_core::id::AgentId;
 use aaos_core::limits;
@@ -347,6 +347,7 @@ fn goal_request(params: Submit) -> Result<GoalRequest, RpcError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     let manifest = params.manifest.as_deref().map(Manifest::parse).transpose();
+    let asked = params.approval_required.iter().map(|tool| tool_name(tool)).collect::<Result<Vec<_>, _>>();
     Ok(GoalRequest {
         goal: params.goal,
         outputs: params.outputs,
@@ -356,6 +357,7 @@ fn goal_request(params: Submit) -> Result<GoalRequest, RpcError> {
         budget: params.budget.map(Into::into).unwrap_or_default(),
         grants,
         manifest: manifest.map_err(|error| refused(error.into()))?,
+        approval_required: asked.map_err(|error| invalid(format!("approval_required: {error}")))?,
         working_directory: params.working_directory,
     })
 }

@@ -124,6 +124,9 @@ pub(crate) struct Submit {
     #[serde(default)]
     pub(crate) grants: Vec<serde_json::Value>,
     pub(crate) manifest: Option<String>,
+    /// Tools of which each use waits for a person.
+    #[serde(default)]
+    pub(crate) approval_required: Vec<String>,
     pub(crate) working_directory: Option<AbsPath>,
 }
 
