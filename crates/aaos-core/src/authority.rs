@@ -223,26 +223,9 @@ impl Authority {
         effect: E,
         now: Timestamp,
     ) -> Result<Authorized<E>, Refusal> {
-        self.decide(agent, call, effect, now).map_err(|(refusal, _)| refusal)
-    }
-
-    /// [`Authority::authorize`] that gives the effect back with a refusal, for a caller who asks again.
-    ///
-    /// # Errors
-    /// [`Refusal`]; then nothing is charged.
-    pub fn decide<E: Effect>(
-        &mut self,
-        agent: AgentId,
-        call: CallId,
-        effect: E,
-        now: Timestamp,
-    ) -> Result<Authorized<E>, (Refusal, E)> {
         let now = self.begin(now);
-        let met = self.alive(agent).map(drop).and_then(|()| self.meet(agent, call, &effect, now));
-        let met = match met {
-            Ok(met) => met,
-            Err(refusal) => return Err((refusal, effect)),
-        };
+        self.alive(agent)?;
+        let met = self.meet(agent, call, &effect, now)?;
         let parts =
             AuthorizedParts { call, agent, effect, all: met.all, each: met.each, charges: met.charges };
         self.open_call(&parts);

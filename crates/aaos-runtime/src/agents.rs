@@ -103,6 +103,7 @@ impl Kernel {
             let authority = self.authority();
             (authority.purse(id, now), authority.grants_of(id))
         };
+        let waiting_for = agent.waiting_for();
         let live = agent.live();
         Ok(AgentStatus {
             id: view.id,
@@ -117,7 +118,7 @@ impl Kernel {
             usage: live.usage,
             grants,
             confinement: agent.receipt(),
-            waiting_for: live.waiting_for.clone(),
+            waiting_for,
         })
     }
 

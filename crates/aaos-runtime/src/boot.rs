@@ -19,6 +19,7 @@ use aaos_core::state::{AgentRecord, GoalRecord, PendingKind, State};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use aaos_sandbox::RootTable;
 
+use crate::approvals::ENDED_BY_RESTART;
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::goals::{Goal, GoalRequest};
@@ -67,6 +68,12 @@ impl Kernel {
         let mut entries = self.unknown_outcomes(state);
         for agent in state.alive().filter(|agent| !survives(agent)) {
             self.authority().remove(agent.id);
+            let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
+            entries.extend(asked.map(|asked| {
+                let (approval, reason) = (asked.question.id, ENDED_BY_RESTART.to_owned());
+                let denied = Event::HumanApprovalDenied { approval, principal: None, reason };
+                self.entry(agent.goal, Some(agent.id), denied)
+            }));
             let end = Event::AgentStopped { end: AgentEnd::Interrupted };
             entries.push(self.entry(agent.goal, Some(agent.id), end));
         }
@@ -187,6 +194,7 @@ impl Kernel {
             }
         }
         self.table().agents.insert(agent.id, Arc::clone(&agent));
+        self.recall_questions(state, &agent);
         if agent.manifest.lifecycle == Lifecycle::Persistent {
             self.start_mailbox_loop(&agent);
         }

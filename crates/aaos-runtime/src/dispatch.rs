@@ -13,6 +13,7 @@ use aaos_core::budget::Shortfall;
 use aaos_core::effect::{Denied, Effect, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
+use aaos_core::limits;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -22,6 +23,7 @@ use aaos_sandbox::{Fetched, FetchedPage};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::approvals::not_approved;
 use crate::denials;
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
@@ -159,25 +161,55 @@ impl Kernel {
         outcome.result
     }
 
-    /// Authorises an effect and journals its intent; a refusal is journalled.
+    /// Authorises an effect and journals its intent; a refusal is journalled. Where a person has to approve it, their
+    /// answer is waited for.
     pub(crate) async fn begin<E: Effect + Clone>(
         &self,
         agent: &Agent,
         trace: Option<TraceId>,
         effect: E,
     ) -> Result<Permit<E>, ToolFailure> {
+        self.begin_until(&agent.stop_signal(), agent, trace, effect).await
+    }
+
+    /// The same, with what ends the wait for a person.
+    pub(crate) async fn begin_until<E: Effect + Clone>(
+        &self,
+        stop: &CancellationToken,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        effect: E,
+    ) -> Result<Permit<E>, ToolFailure> {
         let label = effect.label();
-        let call = CallId::from_uuid(self.clock().fresh());
-        match self.authorize_or_wait(agent, call, &effect).await {
-            Ok(authorized) => {
+        let mut changed = 0;
+        loop {
+            // A question bears the id of the call that asks it: each attempt has its own.
+            let call = CallId::from_uuid(self.clock().fresh());
+            let authorized = match self.authorize_or_wait(agent, call, &effect).await {
+                Ok(authorized) => authorized,
+                Err(NotAdmitted::Stopped) => return Err(cancelled()),
+                Err(NotAdmitted::Failed(error)) => return Err(error.into_tool_failure()),
+                Err(NotAdmitted::Refused(Refusal::Approval(question))) => {
+                    self.ask_person(agent, trace, stop, *question).await?;
+                    continue;
+                }
+                Err(NotAdmitted::Refused(refusal)) => {
+                    let told = self.journal_refusal(agent, label, refusal).await;
+                    return Err(KernelError::from(told).into_tool_failure());
+                }
+            };
+            let checked = self.check_approval(agent, authorized).await;
+            if let Some(authorized) = checked.map_err(KernelError::into_tool_failure)? {
                 let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
-                permit.map_err(|error| KernelError::from(error).into_tool_failure())
+                return permit.map_err(|error| KernelError::from(error).into_tool_failure());
             }
-            Err(NotAdmitted::Stopped) => Err(cancelled()),
-            Err(NotAdmitted::Failed(error)) => Err(error.into_tool_failure()),
-            Err(NotAdmitted::Refused(refusal)) => {
-                let told = self.journal_refusal(agent, label, refusal).await;
-                Err(KernelError::from(told).into_tool_failure())
+            changed += 1;
+            if changed >= limits::MAX_CHANGED_TARGETS {
+                self.count_denial(agent);
+                return Err(not_approved(
+                    label,
+                    "what it would change is changed by somebody else all the time",
+                ));
             }
         }
     }
@@ -215,7 +247,7 @@ impl Kernel {
     }
 
     /// Remembers for the goal that something was denied; its exit code may tell.
-    fn count_denial(&self, agent: &Agent) {
+    pub(crate) fn count_denial(&self, agent: &Agent) {
         let Some(goal) = agent.goal else { return };
         if let Some(goal) = self.table().goals.get_mut(&goal) {
             goal.denials = goal.denials.saturating_add(1);

@@ -470,7 +470,7 @@ fn section(text: &mut String, name: &str, items: impl ExactSizeIterator<Item = i
 fn goal_view(id: GoalId, goal: &Goal, table: &crate::registry::Table) -> GoalView {
     let of_goal = |agent: &&Arc<Agent>| agent.goal == Some(id);
     let waiting_for = match goal.is_running() {
-        true => table.agents.values().filter(of_goal).find_map(|agent| agent.live().waiting_for.clone()),
+        true => table.agents.values().filter(of_goal).find_map(|agent| agent.waiting_for()),
         false => None,
     };
     let state = if waiting_for.is_some() { GoalState::Waiting } else { goal.state };

@@ -5,6 +5,7 @@
 //! complete. No lock is held across an await.
 
 mod agents;
+mod approvals;
 mod audit;
 mod boot;
 mod capabilities;
@@ -32,6 +33,7 @@ mod verdict;
 mod view;
 mod waits;
 
+pub use approvals::{Answer, Covers};
 pub use audit::{AuditPage, AuditReader};
 pub use capabilities::{Asked, Explanation, GrantView, MetView, ReachView};
 pub use ceiling::Ceiling;
@@ -42,6 +44,6 @@ pub use goals::GoalRequest;
 pub use kernel::{Kernel, KernelParts};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
-    AgentState, AgentStatus, AgentView, GoalView, PurseReport, RunAnswer, RunResult, RuntimeStatus, ToolView,
-    TraceReport, TraceState,
+    AgentState, AgentStatus, AgentView, ApprovalView, GoalView, PurseReport, RunAnswer, RunResult,
+    RuntimeStatus, ToolView, TraceReport, TraceState,
 };

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::approvals::Questions;
 use crate::denials::Denials;
 use crate::error::KernelError;
 use crate::far::WorkerSlot;
@@ -75,6 +76,8 @@ pub(crate) struct Live {
     /// Ends the run that is going on; it hangs below the agent's own token.
     pub(crate) run_stop: Option<CancellationToken>,
     pub(crate) waiting_for: Option<String>,
+    /// Questions to a person that calls of it wait for, in words.
+    asking: Vec<String>,
     pub(crate) mailbox: Mailbox<Mail>,
     /// Messages that are being journalled: each has its place in the mailbox already.
     arriving: usize,
@@ -125,6 +128,7 @@ impl Agent {
                 meter: None,
                 run_stop: None,
                 waiting_for: None,
+                asking: Vec::new(),
                 mailbox: Mailbox::default(),
                 arriving: 0,
             }),
@@ -139,6 +143,18 @@ impl Agent {
     /// client makes while a run goes on ends with that run's time.
     pub(crate) fn stop_signal(&self) -> CancellationToken {
         self.live().run_stop.clone().unwrap_or_else(|| self.cancel.clone())
+    }
+
+    /// What it waits for, in words; a person before anything else.
+    pub(crate) fn waiting_for(&self) -> Option<String> {
+        let live = self.live();
+        live.asking.first().or(live.waiting_for.as_ref()).cloned()
+    }
+
+    /// Shows that a call waits for a person, as long as what is returned lives.
+    pub(crate) fn show_question(&self, words: String) -> ShownQuestion<'_> {
+        self.live().asking.push(words.clone());
+        ShownQuestion { agent: self, words }
     }
 
     /// Claims the right to end this agent; true for exactly one caller.
@@ -199,9 +215,27 @@ impl Agent {
     }
 }
 
+/// Shows that a call waits for a person, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ShownQuestion<'a> {
+    agent: &'a Agent,
+    words: String,
+}
+
+impl Drop for ShownQuestion<'_> {
+    fn drop(&mut self) {
+        let asking = &mut self.agent.live().asking;
+        if let Some(at) = asking.iter().position(|words| *words == self.words) {
+            asking.remove(at);
+        }
+    }
+}
+
 /// Everything alive.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    /// What people are asked.
+    pub(crate) questions: Questions,
     pub(crate) agents: HashMap<AgentId, Arc<Agent>>,
     pub(crate) goals: BTreeMap<GoalId, Goal>,
     /// Goals that wait for their turn, next first.

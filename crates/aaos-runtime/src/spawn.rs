@@ -215,7 +215,7 @@ impl Kernel {
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
         self.check_child_priced(parent, &manifest).map_err(KernelError::into_tool_failure)?;
-        let permit = self.begin(parent, under.trace, Spawn::of(&manifest)).await?;
+        let permit = self.begin_until(&under.cancel, parent, under.trace, Spawn::of(&manifest)).await?;
         let built = self.build_child(parent, under, manifest).await;
         if let Err(KernelError::Denied(reason)) = &built {
             let denied = Denied {
@@ -359,6 +359,7 @@ impl Kernel {
         agent.worker.kill();
         agent.tasks.close();
         agent.tasks.wait().await;
+        self.close_questions_of(agent).await;
         self.fail_waiting_mail(agent);
         let owner = crate::far::WorkerOwner { agent: agent.id, goal: agent.goal };
         self.end_worker(&agent.worker, owner).await;

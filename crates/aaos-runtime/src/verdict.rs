@@ -64,7 +64,7 @@ impl Verdict {
         let exit = match error {
             KernelError::Sandbox(_) => Exit::Confinement,
             KernelError::Provider(failure) => exit_of(failure.kind),
-            KernelError::Denied(_) => Exit::Denied,
+            KernelError::Denied(_) | KernelError::Approval(_) => Exit::Denied,
             KernelError::Budget { .. } => Exit::Budget,
             KernelError::Manifest(_) | KernelError::Invalid(_) => Exit::Usage,
             _ => Exit::Failed,

@@ -2,11 +2,12 @@
 //!
 //! Invariant: views are copies; changing one changes nothing.
 
+use aaos_core::approval::Target;
 use aaos_core::authority::PurseView;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
-use aaos_core::id::{AgentId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, ApprovalId, GoalId, Seq, TraceId};
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
@@ -131,6 +132,35 @@ pub struct AgentStatus {
     pub confinement: Option<ConfinementReceipt>,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
+}
+
+/// One open question in `approval.list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalView {
+    /// Id, for `approval.respond`.
+    pub id: ApprovalId,
+    /// Who wants to act.
+    pub agent_id: AgentId,
+    /// Its name.
+    pub agent_name: AgentName,
+    /// Its goal.
+    pub goal_id: Option<GoalId>,
+    /// Who wants to do what, in the runtime's words.
+    pub description: String,
+    /// Why a person is asked, in the runtime's words.
+    pub because: String,
+    /// Name of the tool or effect.
+    pub tool: String,
+    /// Its arguments, as the agent wrote them; absent where the list would be too long with them.
+    pub input: Option<serde_json::Value>,
+    /// The grants that would be used, in the grammar's words.
+    pub grants: Vec<String>,
+    /// What stands at the paths that would be changed.
+    pub targets: Vec<Target>,
+    /// When it was asked.
+    pub timestamp: Timestamp,
+    /// When it counts as denied.
+    pub deadline: Timestamp,
 }
 
 /// The result of one run.

@@ -20,8 +20,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::connection::Outbox;
 use super::params::{
-    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Revoke, Run, Spawn, SpawnAndRun, Submit,
-    TraceResult, Verify,
+    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Respond, Revoke, Run, Spawn, SpawnAndRun,
+    Submit, TraceResult, Verify,
 };
 use super::{rights, stream};
 
@@ -65,7 +65,7 @@ struct RanBy<'r> {
 
 /// Whether a method lists things without a bound of its own: its answer may be very long.
 pub(super) fn lists(request: &Request) -> bool {
-    matches!(request.method.as_str(), "agent.list" | "goal.list" | "audit.query")
+    matches!(request.method.as_str(), "agent.list" | "goal.list" | "approval.list" | "audit.query")
 }
 
 /// Answers one request.
@@ -77,6 +77,7 @@ pub(super) async fn call(kernel: &Kernel, caller: Principal, outbox: &Outbox, re
         "goal" => goal_method(kernel, caller, request).await,
         "tool" => tool_method(kernel, caller, request).await,
         "capability" => capability_method(kernel, caller, request).await,
+        "approval" => approval_method(kernel, caller, request).await,
         "audit" => audit_method(kernel, caller, outbox, request).await,
         "runtime" if request.method == "runtime.status" => {
             let Empty {} = request.params.parse()?;
@@ -277,6 +278,27 @@ async fn capability_method(kernel: &Kernel, caller: Principal, request: &Request
                 return Err(RpcError::new(ErrorCode::InvalidParams, why));
             }
             json(&kernel.explain(caller, &asked).map_err(refused)?)
+        }
+        _ => Err(RpcError::method_not_found(&request.method)),
+    }
+}
+
+async fn approval_method(kernel: &Kernel, caller: Principal, request: &Request) -> Answer {
+    #[derive(Serialize)]
+    struct Pending {
+        pending: Vec<aaos_runtime::ApprovalView>,
+    }
+    match request.method.as_str() {
+        "approval.list" => {
+            let Empty {} = request.params.parse()?;
+            json(&Pending { pending: kernel.approvals(caller) })
+        }
+        "approval.respond" => {
+            let respond: Respond = request.params.parse()?;
+            let (id, reason) = (respond.id, respond.reason.clone());
+            let answer = respond.answer()?;
+            kernel.answer_approval(caller, id, answer, reason).await.map_err(refused)?;
+            json(&Done { ok: true })
         }
         _ => Err(RpcError::method_not_found(&request.method)),
     }

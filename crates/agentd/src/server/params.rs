@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use aaos_core::budget::{Budget, Ceilings};
 use aaos_core::effect::{FileRight, Need, Needs};
 use aaos_core::event::GoalState;
-use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
+use aaos_core::id::{AgentId, ApprovalId, GoalId, GrantId, Seq, TraceId};
 use aaos_core::name::{AgentName, ToolName};
-use aaos_core::path::AbsPath;
+use aaos_core::path::{AbsPath, PathPattern};
 use aaos_core::quantity::{MicroUsd, Millis, Quantity};
+use aaos_ipc::{ErrorCode, RpcError};
+use aaos_runtime::{Answer, Covers};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
@@ -151,6 +153,54 @@ pub(crate) struct Invoke {
     pub(crate) agent_id: AgentId,
     pub(crate) tool: String,
     pub(crate) input: Box<serde_json::value::RawValue>,
+}
+
+/// `decision` of `approval.respond`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Decision {
+    Approve,
+    Deny,
+}
+
+/// `scope` of `approval.respond`: more than the very call that was asked about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Scope {
+    /// Where the files have to lie, as a pattern of the grammar.
+    pub(crate) below: Option<PathPattern>,
+    /// How often; once when absent.
+    pub(crate) uses: Option<u32>,
+    /// For every agent of the goal, not the asking one and its descendants alone.
+    #[serde(default)]
+    pub(crate) for_goal: bool,
+}
+
+/// `approval.respond`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Respond {
+    pub(crate) id: ApprovalId,
+    pub(crate) decision: Decision,
+    pub(crate) reason: Option<String>,
+    /// Only with `approve`.
+    pub(crate) scope: Option<Scope>,
+}
+
+impl Respond {
+    /// What the person says.
+    pub(crate) fn answer(self) -> Result<Answer, RpcError> {
+        match (self.decision, self.scope) {
+            (Decision::Approve, None) => Ok(Answer::Approve(Covers::ThisCall)),
+            (Decision::Approve, Some(Scope { below, uses, for_goal })) => {
+                Ok(Answer::Approve(Covers::Tool { below, uses, for_goal }))
+            }
+            (Decision::Deny, None) => Ok(Answer::Deny),
+            (Decision::Deny, Some(_)) => {
+                Err(RpcError::new(ErrorCode::InvalidParams, "a denial has no scope; leave it out"))
+            }
+        }
+    }
 }
 
 /// `capability.revoke`.

@@ -1,0 +1,409 @@
+//! Questions to people: asked inside `begin`, answered over the control socket, kept across restarts.
+//!
+//! Invariants: a question is durable before anybody sees it, and an answer before it has any effect; each question is
+//! closed once, whoever comes first. Nothing is held while one waits: no inference slot, worker, purse or lock. An
+//! approval of one very effect is used only while what the effect would change is what the person was shown.
+
+mod questions;
+mod words;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_core::approval::{ApprovalGrant, ApprovalScope, Question, Target};
+use aaos_core::authority::Refusal;
+use aaos_core::effect::{Access, Authorized, Charge, Effect, FileRight, Need, Needs};
+use aaos_core::event::Event;
+use aaos_core::id::{AgentId, ApprovalId, GrantId, TraceId};
+use aaos_core::limits;
+use aaos_core::path::PathPattern;
+use aaos_core::quantity::{Millis, Timestamp};
+use aaos_core::state::{PendingApproval, State};
+use aaos_core::toolio::ToolFailure;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::principal::Principal;
+use crate::registry::Agent;
+use crate::spawn::off_thread;
+use crate::view::ApprovalView;
+
+pub(crate) use questions::Questions;
+use questions::{Open, Told, Waiter};
+
+/// How often a wait looks at the kernel's clock, which goes on while the machine sleeps.
+const DEADLINE_CHECK: Duration = Duration::from_secs(60);
+/// What is recorded for a question whose agent did not outlive the daemon.
+pub(crate) const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
+const AGENT_STOPPED: &str = "the agent was stopped";
+
+/// What a person says to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It may be done.
+    Approve(Covers),
+    /// It may not.
+    Deny,
+}
+
+/// What an approval is to cover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Covers {
+    /// The very call that was asked about.
+    ThisCall,
+    /// More uses of the same tool through the same grants.
+    Tool {
+        /// Where the files have to lie.
+        below: Option<PathPattern>,
+        /// How often; once when absent.
+        uses: Option<u32>,
+        /// Whether the whole tree of agents may use it, not the asking agent and its descendants alone.
+        for_goal: bool,
+    },
+}
+
+/// How a wait for a person ended.
+enum Ended {
+    Answered(Told),
+    Late,
+    Stopped,
+}
+
+// Asking.
+impl Kernel {
+    /// Asks a person about an effect and waits for the answer. After an approval the effect is to be authorised anew.
+    pub(crate) async fn ask_person(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        stop: &CancellationToken,
+        mut question: Question,
+    ) -> Result<(), ToolFailure> {
+        let effect = question.effect.clone();
+        let accesses = {
+            let needs = Needs { all: question.needs.clone(), ..Needs::default() };
+            let now = self.clock().now();
+            self.authority().explain(agent.id, &needs, now)
+        };
+        // Where a grant ended between the decision and now, the next decision says so.
+        let Ok(accesses) = accesses else { return Ok(()) };
+        question.targets = self.targets(accesses).await.map_err(KernelError::into_tool_failure)?;
+        let adopted = self.table().questions.adopt(&question);
+        let waiter = match adopted {
+            Some(waiter) => waiter,
+            None => self.open_question(agent, trace, question).await?,
+        };
+        let told = {
+            let _shown = agent.show_question(format!("approval {} of {effect}", waiter.id));
+            self.await_answer(agent, stop, waiter).await
+        };
+        match told {
+            Told::Approved => Ok(()),
+            Told::Denied(reason) => {
+                self.count_denial(agent);
+                Err(not_approved(&effect, &reason))
+            }
+        }
+    }
+
+    /// Records a question and lists it.
+    async fn open_question(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        question: Question,
+    ) -> Result<Waiter, ToolFailure> {
+        if !self.table().questions.reserve() {
+            let most = limits::MAX_PENDING_APPROVALS;
+            let words = format!("{most} questions wait for people already; try again when some are answered");
+            let told = self.journal_refusal(agent, &question.effect, Refusal::Limit(words)).await;
+            return Err(KernelError::from(told).into_tool_failure());
+        }
+        let deadline = self.answer_deadline(agent);
+        let asked = Event::HumanApprovalRequested { question: Box::new(question.clone()), deadline };
+        let mut entry = self.agent_entry(agent, asked);
+        entry.trace_id = trace;
+        let asked_at = entry.timestamp;
+        let recorded = self.journal().record(entry).await;
+        let pending = PendingApproval { question, goal: agent.goal, asked_at, deadline };
+        let grants = self.authority().grants_of(agent.id);
+        let mut table = self.table();
+        table.questions.release();
+        recorded.map_err(|error| KernelError::from(error).into_tool_failure())?;
+        Ok(table.questions.open(Open::new(pending, agent, &grants)))
+    }
+
+    fn answer_deadline(&self, agent: &Agent) -> Timestamp {
+        let left = agent.goal.map(|goal| self.time_left(goal).as_millis());
+        let left = left.map(|left| Millis(u64::try_from(left).unwrap_or(u64::MAX)));
+        let wait = Millis(limits::APPROVAL_WAIT_MS);
+        self.clock().now().after(left.map_or(wait, |left| left.min(wait)))
+    }
+
+    /// Waits for the answer to a question; closes it where none comes in time, or the agent stops.
+    async fn await_answer(&self, agent: &Agent, stop: &CancellationToken, mut waiter: Waiter) -> Told {
+        let ended = self.answer_or_end(stop, &mut waiter).await;
+        let late = self.clock().now() >= waiter.deadline;
+        let reason = match ended {
+            Ended::Answered(told) => return told,
+            Ended::Late => words::nobody_answered(waiter.wait),
+            Ended::Stopped if late => words::nobody_answered(waiter.wait),
+            // It stays open: an agent that goes on after the restart is still asked.
+            Ended::Stopped if self.closing().is_cancelled() => {
+                return Told::Denied("agentd is shutting down".to_owned());
+            }
+            Ended::Stopped if agent.cancel.is_cancelled() => AGENT_STOPPED.to_owned(),
+            Ended::Stopped => "the call that asked was stopped".to_owned(),
+        };
+        let taken = self.table().questions.take(waiter.id);
+        match taken {
+            Some(open) => {
+                self.close_denied(agent, open, None, reason.clone()).await;
+                Told::Denied(reason)
+            }
+            // Somebody is answering at this very moment.
+            None => waiter.told().await,
+        }
+    }
+
+    async fn answer_or_end(&self, stop: &CancellationToken, waiter: &mut Waiter) -> Ended {
+        loop {
+            let left = waiter.deadline.since(self.clock().now());
+            if left == Millis::ZERO {
+                return Ended::Late;
+            }
+            let look_again = Duration::from_millis(left.0).min(DEADLINE_CHECK);
+            tokio::select! {
+                biased;
+                told = waiter.told() => return Ended::Answered(told),
+                () = stop.cancelled() => return Ended::Stopped,
+                () = tokio::time::sleep(look_again) => {}
+            }
+        }
+    }
+
+    /// Records that a question was not approved, and tells whoever waits.
+    async fn close_denied(&self, agent: &Agent, open: Open, principal: Option<u32>, reason: String) {
+        let approval = open.question().id;
+        let denied = Event::HumanApprovalDenied { approval, principal, reason: reason.clone() };
+        self.record_or_log(self.agent_entry(agent, denied)).await;
+        open.tell(Told::Denied(reason));
+    }
+
+    /// Closes what an agent that is gone still asks.
+    pub(crate) async fn close_questions_of(&self, agent: &Agent) {
+        let left = self.table().questions.take_of(agent.id);
+        for open in left {
+            self.close_denied(agent, open, None, AGENT_STOPPED.to_owned()).await;
+        }
+    }
+}
+
+// Using an approval.
+impl Kernel {
+    /// Gives an authorised effect back, unless it uses the approval of this very effect and what it would change is
+    /// not what the person was shown: then the approval ends, and nothing is charged.
+    pub(crate) async fn check_approval<E: Effect>(
+        &self,
+        agent: &Agent,
+        authorized: Authorized<E>,
+    ) -> Result<Option<Authorized<E>>, KernelError> {
+        let Some((approval, shown, accesses)) = self.approval_to_check(&authorized) else {
+            return Ok(Some(authorized));
+        };
+        if self.targets(accesses).await? == shown {
+            return Ok(Some(authorized));
+        }
+        drop(authorized);
+        self.authority().withdraw(approval);
+        // What was reserved beside it is free again.
+        self.budget_changed().notify_waiters();
+        let reason = "what would be changed is not what was shown any more".to_owned();
+        let withdrawn = Event::HumanApprovalDenied { approval, principal: None, reason };
+        self.journal().record(self.agent_entry(agent, withdrawn)).await?;
+        Ok(None)
+    }
+
+    /// The approval of this very effect that an authorisation uses: what was shown of its targets, and how to look at
+    /// them again.
+    fn approval_to_check<E: Effect>(
+        &self,
+        authorized: &Authorized<E>,
+    ) -> Option<(ApprovalId, Vec<Target>, Vec<Access>)> {
+        let parts = authorized.parts();
+        let used = parts.charges.iter().find_map(|charge| match charge {
+            Charge::Approval { approval } => Some(*approval),
+            Charge::Use { .. } | Charge::Purse { .. } => None,
+        })?;
+        let scope = self.authority().approval(used).map(|approval| approval.scope.clone());
+        let targets = match scope {
+            Some(ApprovalScope::Exactly { targets, .. }) => targets,
+            // Its holder stopped meanwhile, and the call ends with it.
+            Some(ApprovalScope::Tool { .. }) | None => return None,
+        };
+        let each = parts.each.iter().filter_map(|one| one.as_ref().ok());
+        Some((used, targets, parts.all.iter().chain(each).cloned().collect()))
+    }
+
+    /// What stands where an effect would write.
+    async fn targets(&self, accesses: Vec<Access>) -> Result<Vec<Target>, KernelError> {
+        let writes: Vec<_> = accesses
+            .into_iter()
+            .filter_map(|access| match access.need {
+                Need::File { right: FileRight::Write, path } => Some((path, access.grant, access.relative?)),
+                _ => None,
+            })
+            .collect();
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let roots = self.roots().clone();
+        let look = move || {
+            let seen = writes.iter().map(|(path, grant, below)| roots.observe_target(path, *grant, below));
+            seen.collect()
+        };
+        off_thread(look).await
+    }
+}
+
+// Answering.
+impl Kernel {
+    /// `approval.list`, oldest first.
+    #[must_use]
+    pub fn approvals(&self, caller: Principal) -> Vec<ApprovalView> {
+        let now = self.clock().now();
+        self.table().questions.list(|open| caller.may_touch(open.owner) && open.is_open_at(now))
+    }
+
+    /// `approval.respond`. Of several answers to one question exactly one wins; for the others it is not known.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] for a question that is not open or not this principal's,
+    /// [`KernelError::Invalid`] for a scope that does not cover what was asked, a journal that fails.
+    pub async fn answer_approval(
+        &self,
+        caller: Principal,
+        id: ApprovalId,
+        answer: Answer,
+        reason: Option<String>,
+    ) -> Result<(), KernelError> {
+        let unknown = || KernelError::unknown("approval", &id);
+        if reason.as_ref().is_some_and(|reason| reason.len() > limits::MAX_APPROVAL_REASON_BYTES) {
+            let most = limits::MAX_APPROVAL_REASON_BYTES;
+            return Err(KernelError::Invalid(format!("a reason is at most {most} bytes long")));
+        }
+        let now = self.clock().now();
+        let (question, agent) = {
+            let table = self.table();
+            let open = table.questions.get(id).filter(|open| caller.may_touch(open.owner));
+            let question = open.filter(|open| open.is_open_at(now)).map(|open| open.question().clone());
+            let question = question.ok_or_else(unknown)?;
+            let agent = table.agent(question.agent).filter(|agent| !agent.cancel.is_cancelled());
+            (question, agent.ok_or_else(unknown)?)
+        };
+        match answer {
+            Answer::Deny => {
+                let open = self.table().questions.take(id).ok_or_else(unknown)?;
+                let reason = reason.unwrap_or_else(|| "no reason was given".to_owned());
+                let denied = Event::HumanApprovalDenied {
+                    approval: id,
+                    principal: Some(caller.uid()),
+                    reason: reason.clone(),
+                };
+                self.journal().record(self.agent_entry(&agent, denied)).await?;
+                open.tell(Told::Denied(reason));
+                Ok(())
+            }
+            Answer::Approve(covers) => {
+                let approval = self.approval_for(&question, covers)?;
+                let open = self.table().questions.take(id).ok_or_else(unknown)?;
+                self.approve(caller, &agent, open, approval, reason).await
+            }
+        }
+    }
+
+    async fn approve(
+        &self,
+        caller: Principal,
+        agent: &Agent,
+        open: Open,
+        approval: ApprovalGrant,
+        reason: Option<String>,
+    ) -> Result<(), KernelError> {
+        let granted =
+            Event::HumanApprovalGranted { approval: approval.clone(), principal: caller.uid(), reason };
+        self.journal().record(self.agent_entry(agent, granted)).await?;
+        let approved = self.authority().approve(approval);
+        if let Err(refusal) = approved {
+            // Its holder stopped, or holds too many, since the answer was looked at.
+            self.close_denied(agent, open, None, refusal.to_string()).await;
+            return Err(refusal.into());
+        }
+        open.tell(Told::Approved);
+        Ok(())
+    }
+
+    /// The approval that an answer asks for; it covers what was asked, or the wait would not end.
+    fn approval_for(&self, question: &Question, covers: Covers) -> Result<ApprovalGrant, KernelError> {
+        let (holder, uses, scope) = match covers {
+            Covers::ThisCall => {
+                let (digest, targets) = (question.digest.clone(), question.targets.clone());
+                (question.agent, 1, ApprovalScope::Exactly { digest, targets })
+            }
+            Covers::Tool { below, uses, for_goal } => {
+                let uses = uses.unwrap_or(1);
+                words::check_scope(question, below.as_ref(), uses)?;
+                let (holder, grants) = self.scope_holder(question, for_goal)?;
+                (holder, uses, ApprovalScope::Tool { effect: question.effect.clone(), grants, below })
+            }
+        };
+        if self.authority().approvals_of(holder).len() >= limits::MAX_APPROVALS_PER_AGENT {
+            let most = limits::MAX_APPROVALS_PER_AGENT;
+            return Err(KernelError::Limit(format!("{most} approvals are in force for one agent already")));
+        }
+        Ok(ApprovalGrant { id: question.id, holder, scope, uses })
+    }
+
+    /// Who may use a scoped approval, and through which grants: those of the question, or for a whole goal those that
+    /// they derive from.
+    fn scope_holder(
+        &self,
+        question: &Question,
+        for_goal: bool,
+    ) -> Result<(AgentId, Vec<GrantId>), KernelError> {
+        if !for_goal {
+            return Ok((question.agent, question.grants.clone()));
+        }
+        let authority = self.authority();
+        let holder = authority.root_of(question.agent);
+        let holder = holder.ok_or_else(|| KernelError::unknown("approval", &question.id))?;
+        let grants = question.grants.iter().filter_map(|grant| authority.origin_of(*grant)).collect();
+        Ok((holder, grants))
+    }
+}
+
+// Restarting.
+impl Kernel {
+    /// Lists what an agent that goes on was asking when the daemon ended. Nobody waits for these answers any more;
+    /// they are used when the agent does the same again.
+    pub(crate) fn recall_questions(&self, state: &State, agent: &Arc<Agent>) {
+        let grants = self.authority().grants_of(agent.id);
+        let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
+        for pending in asked {
+            let open = Open::recalled(pending.clone(), agent, &grants);
+            let waiter = self.table().questions.open(open);
+            let (kernel, owned) = (self.clone(), Arc::clone(agent));
+            drop(agent.tasks.spawn(async move {
+                let stop = owned.cancel.clone();
+                kernel.await_answer(&owned, &stop, waiter).await;
+            }));
+        }
+    }
+}
+
+/// The failure of a call that no person approved.
+pub(crate) fn not_approved(effect: &str, reason: &str) -> ToolFailure {
+    let words = format!("{effect} was not approved: {reason}; nothing was done, go on without it");
+    KernelError::Approval(words).into_tool_failure()
+}
