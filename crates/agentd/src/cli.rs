@@ -4,7 +4,9 @@
 
 use std::path::PathBuf;
 
+use aaos_core::capability::tool_name;
 use aaos_core::id::{AgentId, GoalId, Seq};
+use aaos_core::name::{AgentName, ToolName};
 use aaos_journal::Head;
 use clap::{Args, Parser, Subcommand};
 
@@ -72,6 +74,15 @@ pub(crate) enum Command {
     /// List the tools that agents can be granted
     #[command(after_help = help::TOOLS)]
     Tools(JsonArgs),
+    /// List what an agent holds
+    #[command(after_help = help::GRANTS)]
+    Grants(GrantsArgs),
+    /// Take a grant back, with all that derives from it
+    #[command(after_help = help::REVOKE)]
+    Revoke(RevokeArgs),
+    /// Say why something is denied, what is missing, and who can reach what
+    #[command(after_help = help::EXPLAIN)]
+    Explain(ExplainArgs),
     /// Tell what happened, as a story
     #[command(after_help = help::LOGS)]
     Logs(LogsArgs),
@@ -188,6 +199,76 @@ pub(crate) struct MessageArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `grants`.
+#[derive(Debug, Args)]
+pub(crate) struct GrantsArgs {
+    /// The agent's id or name
+    pub(crate) agent: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct RevokeArgs {
+    /// The agent's id or name
+    pub(crate) agent: String,
+    /// The grant: its id, or its words in quotes, as `agentd grants` lists them
+    pub(crate) grant: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The agent's id or name
+    pub(crate) agent: Option<String>,
+    /// Could it use TOOL?
+    #[arg(long, value_name = "TOOL", value_parser = tool_name, help_heading = "What")]
+    pub(crate) tool: Option<ToolName>,
+    /// Could it read PATH?
+    #[arg(long, value_name = "PATH", help_heading = "What")]
+    pub(crate) read: Option<String>,
+    /// Could it write PATH?
+    #[arg(long, value_name = "PATH", help_heading = "What")]
+    pub(crate) write: Option<String>,
+    /// Could it connect to HOST? Port 443 when none is given
+    #[arg(long, value_name = "HOST[:PORT]", help_heading = "What")]
+    pub(crate) host: Option<String>,
+    /// Could it start a child called NAME?
+    #[arg(long, value_name = "NAME", value_parser = AgentName::parse, help_heading = "What")]
+    pub(crate) spawn: Option<AgentName>,
+    /// Which agents can reach it, instead of one AGENT
+    #[arg(long, conflicts_with_all = ["agent", "goal", "limit"])]
+    pub(crate) who: bool,
+    /// Only denials of this goal
+    #[arg(long, value_name = "ID", conflicts_with_all = ["tool", "read", "write", "host", "spawn"])]
+    pub(crate) goal: Option<GoalId>,
+    /// At most this many denials, the newest first
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one,
+          conflicts_with_all = ["tool", "read", "write", "host", "spawn"])]
+    pub(crate) limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ExplainArgs {
+    /// Whether nothing is asked about: then what was denied is told.
+    pub(crate) fn asks_nothing(&self) -> bool {
+        let Self { tool, read, write, host, spawn, .. } = self;
+        tool.is_none() && read.is_none() && write.is_none() && host.is_none() && spawn.is_none()
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|error| format!("{error}"))?;
+    if number == 0 { Err("it is at least 1".to_owned()) } else { Ok(number) }
 }
 
 /// `logs`.

@@ -86,6 +86,35 @@ Examples:
   agentd tools
   agentd tools --json             with the JSON Schema of each input";
 
+pub(crate) const GRANTS: &str = "\
+Uses left count over all agents that share them. A grant may be held to be handed on and not used.
+
+Examples:
+  agentd grants reader
+  agentd grants 0190a5e8-7c1b-7000-8000-0123456789ab --json";
+
+pub(crate) const REVOKE: &str = "\
+What derives from the grant ends with it, in every descendant, and so does a call that is using it. When this \
+command is back, nothing is accepted under any of them any more.
+
+Examples:
+  agentd revoke reader \"file_write: /srv/out/*\"
+  agentd revoke reader 0190a5e8-7c1b-7000-8000-0123456789ab";
+
+pub(crate) const EXPLAIN: &str = "\
+With an agent and something to do: whether it would be allowed now and through which grant, else the grant that \
+is missing, in the words to grant it with. It uses nothing up. With --who: every living agent that holds a \
+grant for it, below the agents that started it. With neither: what was denied lately, also when no daemon runs.
+
+Exit codes: 0 it would be allowed, somebody can reach it, or denials were listed; 3 it would be denied, or \
+nobody can.
+
+Examples:
+  agentd explain reader --tool file_write --write ./output/report.md
+  agentd explain --who --read /srv/data/customers.csv
+  agentd explain                  the latest denials, newest first
+  agentd explain reader --limit 3";
+
 pub(crate) const LOGS: &str = "\
 Without a daemon the journal in the state directory is read.
 

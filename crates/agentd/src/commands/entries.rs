@@ -25,12 +25,12 @@ use crate::settings::Settings;
 
 /// Which entries, as `audit.query` and `audit.stream` take it.
 #[derive(Debug, Clone, Default, Serialize)]
-struct Query {
+pub(super) struct Query {
     #[serde(skip_serializing_if = "Option::is_none")]
-    goal_id: Option<GoalId>,
+    pub(super) goal_id: Option<GoalId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent_id: Option<AgentId>,
-    kinds: Vec<String>,
+    pub(super) kinds: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     after_seq: Option<Seq>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +38,11 @@ struct Query {
 }
 
 impl Query {
+    /// Entries of one kind, of a goal or of all.
+    pub(super) fn of_kind(kind: &str, goal_id: Option<GoalId>) -> Self {
+        Self { kinds: vec![kind.to_owned()], goal_id, ..Self::default() }
+    }
+
     fn filter(&self) -> Filter {
         Filter {
             after_seq: self.after_seq,
@@ -50,7 +55,7 @@ impl Query {
 }
 
 /// Where entries come from.
-enum Source {
+pub(super) enum Source {
     /// The daemon that owns the journal.
     Daemon(Box<Client>),
     /// The journal's file: no daemon runs.
@@ -71,7 +76,7 @@ impl Source {
     }
 
     /// Every matching entry, page by page, at most `most`.
-    async fn each(
+    pub(super) async fn each(
         &mut self,
         mut query: Query,
         most: usize,
@@ -103,7 +108,7 @@ impl Source {
     }
 
     /// What an id or a name stands for in the journal.
-    async fn target(&mut self, text: &str) -> Result<Query> {
+    pub(super) async fn target(&mut self, text: &str) -> Result<Query> {
         let shown = cut(text, VALUE_CHARS);
         if let Ok(goal) = text.parse::<GoalId>() {
             let agent = AgentId::from_uuid(*goal.as_uuid());
@@ -133,7 +138,10 @@ impl Source {
 }
 
 /// Runs `work` on the journal: through the daemon if one answers, else on its file.
-fn with_source(settings: &Settings, work: impl AsyncFnOnce(Source) -> Result<Exit>) -> Result<Exit> {
+pub(super) fn with_source(
+    settings: &Settings,
+    work: impl AsyncFnOnce(Source) -> Result<Exit>,
+) -> Result<Exit> {
     if UnixStream::connect(&settings.socket).is_ok() {
         return daemon::with_running(settings, async move |socket: PathBuf| {
             work(Source::Daemon(Box::new(Client::connect(&socket).await?))).await

@@ -4,6 +4,7 @@
 //! said, unchanged; a command that reads changes nothing.
 
 mod agents;
+mod capabilities;
 mod check;
 mod doctor;
 mod entries;
@@ -47,6 +48,13 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Tools(args) => {
             ask(&settings, async move |mut client| agents::tools(&mut client, &args, screen).await)
         }
+        Command::Grants(args) => {
+            ask(&settings, async move |mut client| capabilities::grants(&mut client, &args, screen).await)
+        }
+        Command::Revoke(args) => {
+            ask(&settings, async move |mut client| capabilities::revoke(&mut client, &args, screen).await)
+        }
+        Command::Explain(args) => capabilities::explain(&settings, args, screen),
         Command::Logs(args) => entries::logs(&settings, args, screen),
         Command::Audit(args) => entries::audit(&settings, args, screen),
         Command::Doctor(args) => doctor::doctor(&settings, &args, screen),

@@ -73,6 +73,16 @@ pub(super) async fn find_agent(client: &mut Client, text: &str) -> Result<AgentI
     }
 }
 
+/// Fewest characters of an id's start or end that name it.
+const PART_OF_ID: usize = 4;
+
+/// Whether a text names an id: all of it, or a start or end of it. The front of an id is its time, so the ends of two
+/// differ sooner.
+pub(super) fn names_id(id: &str, text: &str) -> bool {
+    let text = text.trim();
+    id == text || (text.len() >= PART_OF_ID && (id.starts_with(text) || id.ends_with(text)))
+}
+
 fn named(agents: &[AgentView], name: &str) -> Result<AgentId> {
     let shown = cut(name, VALUE_CHARS);
     let found: Vec<AgentId> =
