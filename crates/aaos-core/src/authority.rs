@@ -6,9 +6,11 @@
 //! one already seen is read as the later one, so that a clock step gains nobody anything.
 
 mod admit;
+mod agents;
 mod approve;
 mod decide;
 mod explain;
+mod ids;
 mod index;
 pub mod narrow;
 mod purse;
@@ -16,10 +18,8 @@ mod revoke;
 mod table;
 mod words;
 
-use std::collections::HashMap;
-
 use crate::approval::Question;
-use crate::budget::{Budget, Purse};
+use crate::budget::Budget;
 use crate::effect::{Authorized, AuthorizedParts, Charge, Denied, Effect, RefundQueue};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
@@ -29,8 +29,8 @@ use crate::name::{AgentName, ToolName};
 use crate::quantity::{Amounts, Quantity, Timestamp};
 use crate::tool::{CATALOGUE, ResourceKind, ToolDescriptor};
 
-use approve::Approved;
-use index::HeldIndex;
+use agents::{AgentIx, AgentNode, AgentTable};
+use ids::IdMap;
 use revoke::{Closed, OpenCall};
 use table::{GrantIx, GrantTable};
 
@@ -154,44 +154,17 @@ pub struct Settlement {
     pub cut: bool,
 }
 
-/// One agent in the table. A stopped one stays only while charges of its own or of a descendant are open, so that
-/// a refund still reaches its ancestors.
-#[derive(Debug)]
-struct AgentNode {
-    name: AgentName,
-    parent: Option<AgentId>,
-    depth: u32,
-    purse: Purse,
-    grants: Vec<GrantIx>,
-    index: HeldIndex,
-    approval_required: Vec<ToolName>,
-    /// Those of its grants that say so themselves.
-    asking: Vec<GrantIx>,
-    /// What people approved for it and its descendants.
-    approvals: Vec<Approved>,
-    stable_identity: bool,
-    /// Since when a run of it goes on, and how much of its purse's wall time is reserved for that.
-    clock: Option<(Timestamp, u64)>,
-    /// Alive children.
-    children: Vec<AgentId>,
-    /// Children in the table, stopped ones included.
-    kept_children: usize,
-    /// Charges neither settled nor refunded.
-    open_charges: usize,
-    stopped: bool,
-}
-
 /// The grant table, the purses and the agent tree, with the decision over them.
 #[derive(Debug)]
 pub struct Authority {
     limits: AuthorityLimits,
-    agents: HashMap<AgentId, AgentNode>,
+    agents: AgentTable,
     alive: usize,
     grants: GrantTable,
     /// Effects authorised and not yet settled, refunded or dropped.
-    calls: HashMap<CallId, OpenCall>,
+    calls: IdMap<CallId, OpenCall>,
     /// Who holds which approval.
-    approvals: HashMap<ApprovalId, AgentId>,
+    approvals: IdMap<ApprovalId, AgentId>,
     refunds: RefundQueue,
     latest: Timestamp,
 }
@@ -202,11 +175,11 @@ impl Authority {
     pub fn new(limits: AuthorityLimits) -> Self {
         Self {
             limits,
-            agents: HashMap::new(),
+            agents: AgentTable::default(),
             alive: 0,
             grants: GrantTable::default(),
-            calls: HashMap::new(),
-            approvals: HashMap::new(),
+            calls: IdMap::default(),
+            approvals: IdMap::default(),
             refunds: RefundQueue::default(),
             latest: Timestamp::ZERO,
         }
@@ -224,8 +197,8 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Authorized<E>, Refusal> {
         let now = self.begin(now);
-        self.alive(agent)?;
-        let met = self.meet(agent, call, &effect, now)?;
+        let at = self.find_alive(agent)?;
+        let met = self.meet(at, call, &effect, now)?;
         let parts =
             AuthorizedParts { call, agent, effect, all: met.all, each: met.each, charges: met.charges };
         self.open_call(&parts);
@@ -377,20 +350,17 @@ impl Authority {
     }
 
     fn alive(&self, agent: AgentId) -> Result<&AgentNode, Refusal> {
-        self.agents.get(&agent).filter(|node| !node.stopped).ok_or(Refusal::UnknownAgent(agent))
+        self.find_alive(agent).map(|at| self.agents.at(at))
+    }
+
+    fn find_alive(&self, agent: AgentId) -> Result<AgentIx, Refusal> {
+        let found = self.agents.find(agent).filter(|at| !self.agents.at(*at).stopped);
+        found.ok_or(Refusal::UnknownAgent(agent))
     }
 
     /// An agent that an invariant says is in the table.
-    fn node(&self, agent: AgentId) -> &AgentNode {
-        self.agents.get(&agent).unwrap_or_else(|| unreachable!("{agent:?} is in the table"))
-    }
-
     fn node_mut(&mut self, agent: AgentId) -> &mut AgentNode {
-        self.agents.get_mut(&agent).unwrap_or_else(|| unreachable!("{agent:?} is in the table"))
-    }
-
-    fn open_charge(&mut self, agent: AgentId) {
-        self.node_mut(agent).open_charges += 1;
+        self.agents.get_mut(agent).unwrap_or_else(|| unreachable!("{agent:?} is in the table"))
     }
 
     fn close(&mut self, charge: &Charge) {
@@ -405,12 +375,13 @@ impl Authority {
     }
 
     fn close_charge(&mut self, agent: AgentId) {
-        let Some(node) = self.agents.get_mut(&agent) else {
+        let Some(at) = self.agents.find(agent) else {
             return;
         };
+        let node = self.agents.at_mut(at);
         debug_assert!(node.open_charges > 0, "a charge is closed once");
         node.open_charges = node.open_charges.saturating_sub(1);
-        self.forget_if_done(agent);
+        self.forget_if_done(at);
     }
 
     fn subtree_leaves_first(&self, agent: AgentId) -> Vec<AgentId> {
@@ -427,38 +398,38 @@ impl Authority {
     }
 
     fn stop(&mut self, agent: AgentId) {
-        if self.alive(agent).is_err() {
+        let Ok(at) = self.find_alive(agent) else {
             return;
-        }
+        };
         self.stop_clock(agent, self.latest);
         self.drop_approvals(agent);
-        let node = self.node_mut(agent);
+        let node = self.agents.at_mut(at);
         assert!(node.children.is_empty(), "children stop before their parent");
         node.stopped = true;
         let parent = node.parent;
         self.alive -= 1;
         if let Some(parent) = parent {
-            self.node_mut(parent).children.retain(|child| *child != agent);
+            self.agents.at_mut(parent).children.retain(|child| *child != agent);
         }
-        self.forget_if_done(agent);
+        self.forget_if_done(at);
     }
 
     /// Drops a stopped agent that no open charge and no kept child needs, and its ancestors likewise.
-    fn forget_if_done(&mut self, agent: AgentId) {
-        let mut next = Some(agent);
-        while let Some(agent) = next {
-            let node = self.node(agent);
+    fn forget_if_done(&mut self, at: AgentIx) {
+        let mut next = Some(at);
+        while let Some(at) = next {
+            let node = self.agents.at(at);
             if !node.stopped || node.open_charges > 0 || node.kept_children > 0 {
                 return;
             }
-            let Some(node) = self.agents.remove(&agent) else {
+            let Some(node) = self.agents.remove(at) else {
                 return;
             };
             for ix in node.grants {
                 self.grants.remove(ix);
             }
             if let Some(parent) = node.parent {
-                self.node_mut(parent).kept_children -= 1;
+                self.agents.at_mut(parent).kept_children -= 1;
             }
             next = node.parent;
         }

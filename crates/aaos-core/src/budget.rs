@@ -14,11 +14,18 @@ use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
 /// The most of each quantity; in JSON a map of those that are bounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "BTreeMap<Quantity, u64>", from = "BTreeMap<Quantity, u64>")]
-pub struct Ceilings([Option<u64>; Quantity::ALL.len()]);
+pub struct Ceilings {
+    /// One bit for each quantity that is bounded, so that a decision sees at once which ones it has to look at.
+    bounded: u8,
+    /// Zero where nothing is bounded.
+    most: [u64; Quantity::ALL.len()],
+}
+
+const _: () = assert!(Quantity::ALL.len() <= u8::BITS as usize, "a bit for each quantity");
 
 impl Ceilings {
     /// No bound on anything.
-    pub const NONE: Self = Self([None; Quantity::ALL.len()]);
+    pub const NONE: Self = Self { bounded: 0, most: [0; Quantity::ALL.len()] };
 
     /// A bound on one quantity alone.
     #[must_use]
@@ -29,23 +36,25 @@ impl Ceilings {
     /// The same with another bound on one quantity.
     #[must_use]
     pub const fn with(mut self, quantity: Quantity, most: Option<u64>) -> Self {
-        self.0[quantity as usize] = most;
+        (self.bounded, self.most[quantity as usize]) = match most {
+            Some(most) => (self.bounded | quantity.bit(), most),
+            None => (self.bounded & !quantity.bit(), 0),
+        };
         self
     }
 
     /// The bound on one quantity.
     #[must_use]
     pub const fn get(&self, quantity: Quantity) -> Option<u64> {
-        self.0[quantity as usize]
+        if self.bounded & quantity.bit() == 0 { None } else { Some(self.most[quantity as usize]) }
     }
 
     /// The tighter bound of the two on each quantity.
     #[must_use]
-    pub fn tightest(mut self, other: &Self) -> Self {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine = [*mine, theirs].into_iter().flatten().min();
-        }
-        self
+    pub fn tightest(self, other: &Self) -> Self {
+        other.iter().fold(self, |tight, (quantity, theirs)| {
+            tight.with(quantity, Some(self.get(quantity).map_or(theirs, |mine| mine.min(theirs))))
+        })
     }
 
     /// The quantities that are bounded.
@@ -208,7 +217,8 @@ impl Purse {
     #[must_use]
     pub fn remaining(&self, quantity: Quantity, now: Timestamp) -> Option<u64> {
         let ceiling = self.budget.max.get(quantity)?;
-        Some(ceiling.saturating_sub(self.used_at(now).get(quantity)))
+        let used = if self.window_at(now) == self.window { self.used.get(quantity) } else { 0 };
+        Some(ceiling.saturating_sub(used))
     }
 
     /// Whether `amount` can be reserved once nothing else is reserved.
@@ -224,11 +234,23 @@ impl Purse {
         self.remaining(quantity, now).is_none_or(|left| asked <= left)
     }
 
+    /// [`Purse::holds`] for every quantity of which there is any.
+    #[must_use]
+    pub fn holds_all(&self, amounts: &Amounts, now: Timestamp) -> bool {
+        self.budget.max.bounded == 0
+            || amounts.iter().all(|(quantity, amount)| self.holds(quantity, amount, now))
+    }
+
     /// Adds a reservation that was found to hold.
     pub fn reserve(&mut self, quantity: Quantity, amount: u64, now: Timestamp) {
+        self.reserve_all(&Amounts::of(quantity, amount), now);
+    }
+
+    /// [`Purse::reserve`] for every quantity.
+    pub fn reserve_all(&mut self, amounts: &Amounts, now: Timestamp) {
         self.roll(now);
-        assert!(self.holds(quantity, amount, now), "a reservation never passes a ceiling");
-        self.count_reserved(&Amounts::of(quantity, amount));
+        assert!(self.holds_all(amounts, now), "a reservation never passes a ceiling");
+        self.count_reserved(amounts);
     }
 
     /// Counts reservations that the purse of another time admitted, whatever this one says.

@@ -131,6 +131,11 @@ impl Quantity {
         !matches!(self, Self::WallMillis)
     }
 
+    /// Its bit in a set of quantities.
+    pub(crate) const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+
     /// The manifest's field that bounds it.
     #[must_use]
     pub const fn field(self) -> &'static str {

@@ -123,7 +123,7 @@ impl Authority {
         let mut alive: Vec<&AgentRecord> = state.agents.values().filter(|one| one.is_alive()).collect();
         alive.sort_by_key(|one| (one.depth, one.id));
         for one in alive {
-            if one.parent.is_some_and(|parent| !authority.agents.contains_key(&parent)) {
+            if one.parent.is_some_and(|parent| !authority.agents.contains(parent)) {
                 continue;
             }
             let admission = Admission::of(one.id, &one.manifest, *one.purse.budget());
@@ -138,7 +138,7 @@ impl Authority {
             }
         }
         for approval in state.approved.values().filter(|one| one.uses > 0) {
-            if let Some(holder) = authority.agents.get_mut(&approval.holder) {
+            if let Some(holder) = authority.agents.get_mut(approval.holder) {
                 holder.approvals.push(Approved::new(approval.clone()));
                 authority.approvals.insert(approval.id, approval.holder);
             }
@@ -194,7 +194,11 @@ impl Authority {
     }
 
     fn enter(&mut self, admission: Admission, parent: Option<AgentId>, depth: u32, born: Timestamp) {
+        let parent = parent.map(|parent| {
+            self.agents.find(parent).unwrap_or_else(|| unreachable!("{parent:?} is in the table"))
+        });
         let node = AgentNode {
+            id: admission.agent,
             name: admission.name,
             parent,
             depth,
@@ -203,6 +207,7 @@ impl Authority {
             index: HeldIndex::default(),
             approval_required: admission.approval_required,
             asking: Vec::new(),
+            asks_on_path: parent.is_some_and(|parent| self.agents.at(parent).asks_on_path),
             approvals: Vec::new(),
             stable_identity: admission.stable_identity,
             clock: None,
@@ -211,11 +216,10 @@ impl Authority {
             open_charges: 0,
             stopped: false,
         };
-        let before = self.agents.insert(admission.agent, node);
-        assert!(before.is_none(), "agent ids are fresh");
+        self.agents.insert(node);
         self.alive += 1;
         if let Some(parent) = parent {
-            let parent = self.node_mut(parent);
+            let parent = self.agents.at_mut(parent);
             parent.children.push(admission.agent);
             parent.kept_children += 1;
         }
@@ -230,11 +234,12 @@ impl Authority {
     fn hold_one(&mut self, record: GrantRecord, counters: Counters) {
         let agent = record.agent;
         let ix = self.grants.insert(record, counters);
-        let node = self.agents.get_mut(&agent).unwrap_or_else(|| unreachable!("{agent:?} was entered"));
+        let node = self.agents.get_mut(agent).unwrap_or_else(|| unreachable!("{agent:?} was entered"));
         node.grants.push(ix);
         if self.grants.record(ix).constraints.approval_required {
             node.asking.push(ix);
         }
+        node.asks_on_path |= self.grants.asks(ix);
         node.index.add(self.grants.record(ix), ix);
     }
 }

@@ -10,7 +10,7 @@ use crate::limits::MAX_APPROVALS_PER_AGENT;
 
 use super::decide::Met;
 use super::explain::covers_need;
-use super::{Authority, Refusal};
+use super::{AgentIx, Authority, Refusal};
 
 /// An approval in force.
 #[derive(Debug)]
@@ -58,14 +58,14 @@ impl Authority {
     /// An approval that is in force or was used up by an effect that is not settled.
     #[must_use]
     pub fn approval(&self, id: ApprovalId) -> Option<&ApprovalGrant> {
-        let node = self.agents.get(self.approvals.get(&id)?)?;
+        let node = self.agents.get(*self.approvals.get(&id)?)?;
         node.approvals.iter().map(|one| &one.grant).find(|one| one.id == id)
     }
 
     /// Ends an approval. Effects that used it go on.
     pub fn withdraw(&mut self, id: ApprovalId) {
         self.take_back_dropped();
-        if let Some(node) = self.approvals.remove(&id).and_then(|holder| self.agents.get_mut(&holder)) {
+        if let Some(node) = self.approvals.remove(&id).and_then(|holder| self.agents.get_mut(holder)) {
             node.approvals.retain(|one| one.grant.id != id);
         }
     }
@@ -79,19 +79,19 @@ impl Authority {
     /// The oldest ancestor of an agent; itself for a root agent.
     #[must_use]
     pub fn root_of(&self, agent: AgentId) -> Option<AgentId> {
-        self.alive(agent).ok()?;
-        self.path_to_root(agent).last()
+        let at = self.find_alive(agent).ok()?;
+        self.agents.path(at).last().map(|node| node.id)
     }
 
     /// Charges an approval where one is needed.
     pub(super) fn pass_approval<E: Effect>(
         &mut self,
         met: &mut Met,
-        agent: AgentId,
+        at: AgentIx,
         call: CallId,
         effect: &E,
     ) -> Result<(), Refusal> {
-        let Some(because) = self.asked_because(agent, effect.label(), met) else {
+        let Some(because) = self.asked_because(at, effect.label(), met) else {
             return Ok(());
         };
         let Some(Subject { digest, input }) = effect.subject() else {
@@ -100,7 +100,7 @@ impl Authority {
             let hint = "use a grant that asks for no approval".to_owned();
             return Err(Denied { missing: "an approval".to_owned(), reason, hint }.into());
         };
-        if let Some(approval) = self.take_approval(agent, effect.label(), &digest, met) {
+        if let Some(approval) = self.take_approval(at, effect.label(), &digest, met) {
             met.charges.push(Charge::Approval { approval });
             return Ok(());
         }
@@ -108,7 +108,7 @@ impl Authority {
         let needs = met.accesses().map(|access| access.need.clone()).collect();
         Err(Refusal::Approval(Box::new(Question {
             id: ApprovalId::from_uuid(*call.as_uuid()),
-            agent,
+            agent: self.agents.at(at).id,
             call,
             effect: effect.label().to_owned(),
             digest,
@@ -120,34 +120,32 @@ impl Authority {
         })))
     }
 
-    fn asked_because(&self, agent: AgentId, label: &str, met: &Met) -> Option<AskedBecause> {
-        if self.node(agent).approval_required.iter().any(|tool| tool.as_str() == label) {
+    fn asked_because(&self, at: AgentIx, label: &str, met: &Met) -> Option<AskedBecause> {
+        let node = self.agents.at(at);
+        if node.approval_required.iter().any(|tool| tool.as_str() == label) {
             return Some(AskedBecause::Tool);
         }
-        met.accesses().find_map(|access| self.asking_grant(agent, access)).map(AskedBecause::Grant)
+        if !node.asks_on_path {
+            return None;
+        }
+        met.accesses().find_map(|access| self.asking_grant(at, access)).map(AskedBecause::Grant)
     }
 
     /// The grant because of which a person is asked: the one that is used, or one of the agent or an ancestor that
     /// covers the same need. A wider grant is no way round a narrower one that asks.
-    fn asking_grant(&self, agent: AgentId, access: &Access) -> Option<GrantId> {
+    fn asking_grant(&self, at: AgentIx, access: &Access) -> Option<GrantId> {
         if self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix)) {
             return Some(access.grant);
         }
-        let asking = self.path_to_root(agent).flat_map(|one| &self.node(one).asking);
+        let asking = self.agents.path(at).flat_map(|node| &node.asking);
         let mut records = asking.map(|ix| self.grants.record(*ix));
         records.find(|record| covers_need(record, &access.need)).map(|record| record.id)
     }
 
     /// Uses up one use of an approval that covers the effect, if there is one; one of this very effect first.
-    fn take_approval(
-        &mut self,
-        agent: AgentId,
-        label: &str,
-        digest: &str,
-        met: &mut Met,
-    ) -> Option<ApprovalId> {
-        let holders: Vec<AgentId> = self.path_to_root(agent).collect();
-        let held = holders.iter().flat_map(|holder| &self.node(*holder).approvals).map(|one| &one.grant);
+    fn take_approval(&mut self, at: AgentIx, label: &str, digest: &str, met: &mut Met) -> Option<ApprovalId> {
+        let agent = self.agents.at(at).id;
+        let held = self.agents.path(at).flat_map(|node| &node.approvals).map(|one| &one.grant);
         let covering = held.filter(|one| one.uses > 0 && self.covers_effect(one, agent, label, digest, met));
         let chosen = covering.min_by_key(|one| !matches!(one.scope, ApprovalScope::Exactly { .. }))?;
         let (id, holder) = (chosen.id, chosen.holder);
@@ -181,7 +179,7 @@ impl Authority {
     }
 
     fn approved_mut(&mut self, holder: AgentId, id: ApprovalId) -> Option<&mut Approved> {
-        self.agents.get_mut(&holder)?.approvals.iter_mut().find(|one| one.grant.id == id)
+        self.agents.get_mut(holder)?.approvals.iter_mut().find(|one| one.grant.id == id)
     }
 
     fn derives_from_one(&self, grant: GrantId, among: &[GrantId]) -> bool {

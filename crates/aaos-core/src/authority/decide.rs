@@ -5,12 +5,13 @@ use std::cmp::Reverse;
 use crate::capability::{Capability, HostRule, NameSet};
 use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Needs};
 use crate::grant::GrantRecord;
-use crate::id::{AgentId, CallId};
+use crate::id::CallId;
 use crate::name::AgentName;
 use crate::quantity::{Amounts, Timestamp};
 
+use super::index::HeldIndex;
 use super::table::{GrantIx, Unusable};
-use super::{Authority, Refusal, words};
+use super::{AgentIx, Authority, Refusal, words};
 
 /// How the needs of one effect are met.
 #[derive(Debug, Default)]
@@ -38,18 +39,17 @@ impl Authority {
     /// Meets and charges all needs, or changes nothing.
     pub(super) fn meet<E: Effect>(
         &mut self,
-        agent: AgentId,
+        at: AgentIx,
         call: CallId,
         effect: &E,
         now: Timestamp,
     ) -> Result<Met, Refusal> {
         let mut met = Met::default();
-        match self.meet_into(&mut met, agent, call, effect, now) {
+        match self.meet_into(&mut met, at, call, effect, now) {
             Ok(()) => {
                 // An approval is its holder's; closing one closes nothing of the agent that acts.
-                for _ in met.charges.iter().filter(|one| !matches!(one, Charge::Approval { .. })) {
-                    self.open_charge(agent);
-                }
+                let own = met.charges.iter().filter(|one| !matches!(one, Charge::Approval { .. }));
+                self.agents.at_mut(at).open_charges += own.count();
                 Ok(met)
             }
             Err(refusal) => {
@@ -62,20 +62,23 @@ impl Authority {
     fn meet_into<E: Effect>(
         &mut self,
         met: &mut Met,
-        agent: AgentId,
+        at: AgentIx,
         call: CallId,
         effect: &E,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let needs = effect.needs();
+        met.all.reserve_exact(needs.all.len());
+        met.each.reserve_exact(needs.each.len());
+        met.charges.reserve_exact(needs.all.len() + needs.each.len() + 2);
         for need in &needs.all {
-            match self.meet_one(&mut met.charges, agent, need, now) {
+            match self.meet_one(&mut met.charges, at, need, now) {
                 Ok(access) => met.all.push(access),
-                Err(denied) => return Err(self.all_missing(agent, &needs, denied, now).into()),
+                Err(denied) => return Err(self.all_missing(at, &needs, denied, now).into()),
             }
         }
         for need in &needs.each {
-            let item = self.meet_one(&mut met.charges, agent, need, now);
+            let item = self.meet_one(&mut met.charges, at, need, now);
             met.each.push(item);
         }
         let mut denied = met.each.iter().filter_map(|item| item.as_ref().err());
@@ -85,14 +88,14 @@ impl Authority {
             return Err(first.clone().into());
         }
         if !needs.amounts.is_none() {
-            met.charges.push(self.reserve(agent, &needs.amounts, now)?);
+            met.charges.push(self.reserve(at, &needs.amounts, now)?);
         }
-        self.pass_approval(met, agent, call, effect)
+        self.pass_approval(met, at, call, effect)
     }
 
     /// The first denial, naming every grant that is missing beside it, so that nobody has to ask twice.
-    fn all_missing(&self, agent: AgentId, needs: &Needs, first: Denied, now: Timestamp) -> Denied {
-        let denied = needs.all.iter().filter_map(|need| self.choose(agent, need, now).err());
+    fn all_missing(&self, at: AgentIx, needs: &Needs, first: Denied, now: Timestamp) -> Denied {
+        let denied = needs.all.iter().filter_map(|need| self.choose(at, need, now).err());
         let mut missing: Vec<String> = denied.map(|denied| denied.missing).collect();
         missing.dedup();
         if missing.len() < 2 { first } else { Denied { missing: missing.join("; "), ..first } }
@@ -101,11 +104,11 @@ impl Authority {
     fn meet_one(
         &mut self,
         charges: &mut Vec<Charge>,
-        agent: AgentId,
+        at: AgentIx,
         need: &Need,
         now: Timestamp,
     ) -> Result<Access, Denied> {
-        let (ix, access) = self.access(agent, need, now)?;
+        let (ix, access) = self.access(at, need, now)?;
         if self.grants.charge(ix, now) {
             charges.push(Charge::Use { grant: access.grant });
         }
@@ -115,27 +118,28 @@ impl Authority {
     /// How a need would be met; nothing is charged.
     pub(super) fn access(
         &self,
-        agent: AgentId,
+        at: AgentIx,
         need: &Need,
         now: Timestamp,
     ) -> Result<(GrantIx, Access), Denied> {
-        let (ix, relative) = self.choose(agent, need, now)?;
+        let (ix, relative) = self.choose(at, need, now)?;
         let (hosts, public) = match need {
-            Need::Host { .. } => self.reachable_hosts(agent, ix, now),
+            Need::Host { .. } => self.reachable_hosts(at, ix, now),
             _ => (Vec::new(), false),
         };
-        let grant = self.grants.record(ix).id;
+        let grant = self.grants.id(ix);
         Ok((ix, Access { need: need.clone(), grant, relative, hosts, public, no_links: false }))
     }
 
     /// The most specific usable grant for a need; else why the most specific one there is cannot be used.
     pub(super) fn choose(
         &self,
-        agent: AgentId,
+        at: AgentIx,
         need: &Need,
         now: Timestamp,
     ) -> Result<(GrantIx, Option<String>), Denied> {
-        let index = &self.node(agent).index;
+        let node = self.agents.at(at);
+        let index = &node.index;
         let usable = |ix: GrantIx| self.grants.usable(ix, now);
         let first = |held: &mut dyn Iterator<Item = GrantIx>| {
             pick(held.map(|ix| (ix, ())), usable).map(|(ix, ())| (ix, None))
@@ -149,11 +153,11 @@ impl Authority {
                 let found = held.matching(path).map(|(ix, below)| (ix, Some(below)));
                 pick(found, usable).map(|(ix, below)| (ix, below.map(str::to_owned)))
             }
-            Need::Tool(name) if writes_memory(name.as_str()) && !self.node(agent).stable_identity => {
+            Need::Tool(name) if writes_memory(name.as_str()) && !node.stable_identity => {
                 return Err(words::no_stable_identity(name));
             }
             Need::Tool(name) => first(&mut index.tool(name.as_str()).iter().chain(&index.any_tool).copied()),
-            Need::Host { host, port } => first(&mut self.host_grants(agent, host, *port).into_iter()),
+            Need::Host { host, port } => first(&mut self.host_grants(index, host, *port).into_iter()),
             Need::Spawn(name) => first(&mut self.naming(&index.spawn, name)),
             Need::Message(name) => first(&mut self.naming(&index.message, name)),
         };
@@ -171,8 +175,7 @@ impl Authority {
     }
 
     /// Grants that reach a host, most specific first, `web_search` last.
-    pub(super) fn host_grants(&self, agent: AgentId, host: &str, port: u16) -> Vec<GrantIx> {
-        let index = &self.node(agent).index;
+    pub(super) fn host_grants(&self, index: &HeldIndex, host: &str, port: u16) -> Vec<GrantIx> {
         let mut found: Vec<_> = index
             .network
             .iter()
@@ -190,8 +193,8 @@ impl Authority {
 
     /// Where redirects may lead, and whether to any public host. Only the chosen grant is charged for the call, so
     /// beside it count those usable grants alone whose uses nothing bounds.
-    fn reachable_hosts(&self, agent: AgentId, chosen: GrantIx, now: Timestamp) -> (Vec<HostRule>, bool) {
-        let index = &self.node(agent).index;
+    fn reachable_hosts(&self, at: AgentIx, chosen: GrantIx, now: Timestamp) -> (Vec<HostRule>, bool) {
+        let index = &self.agents.at(at).index;
         let free = |ix: GrantIx| !self.grants.is_counted(ix) && self.grants.usable(ix, now).is_ok();
         let covers = |ix: &&GrantIx| **ix == chosen || free(**ix);
         let network = index.network.iter().filter(covers);

@@ -47,12 +47,12 @@ impl Authority {
     /// A denial for each need that nothing meets; empty for an agent that is not alive.
     pub fn explain(&self, agent: AgentId, needs: &Needs, now: Timestamp) -> Result<Vec<Access>, Vec<Denied>> {
         let now = self.latest.max(now);
-        if self.alive(agent).is_err() {
+        let Ok(at) = self.find_alive(agent) else {
             return Err(Vec::new());
-        }
+        };
         let (mut met, mut denied) = (Vec::new(), Vec::new());
         for need in needs.all.iter().chain(&needs.each) {
-            match self.access(agent, need, now) {
+            match self.access(at, need, now) {
                 Ok((_, access)) => met.push(access),
                 Err(missing) => denied.push(missing),
             }
@@ -65,13 +65,13 @@ impl Authority {
     #[must_use]
     pub fn reach(&self, need: &Need, now: Timestamp) -> Vec<Reach> {
         let now = self.latest.max(now);
-        let alive = self.agents.iter().filter(|(_, node)| !node.stopped);
+        let alive = self.agents.iter().filter(|node| !node.stopped);
         let mut found: Vec<Reach> = alive
-            .filter_map(|(agent, node)| {
+            .filter_map(|node| {
                 let held = node.grants.iter().filter(|ix| !self.grants.is_revoked(**ix));
                 let covering = held.filter(|ix| covers_need(self.grants.record(**ix), need));
                 let through: Vec<Held> = covering.map(|ix| self.held(*ix, now)).collect();
-                (!through.is_empty()).then(|| Reach { agent: *agent, name: node.name.clone(), through })
+                (!through.is_empty()).then(|| Reach { agent: node.id, name: node.name.clone(), through })
             })
             .collect();
         found.sort_by_key(|reach| reach.agent);

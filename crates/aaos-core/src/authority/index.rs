@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::capability::{Capability, ToolSet};
 use crate::grant::GrantRecord;
+use crate::name::ToolName;
 use crate::path::{AbsPath, PathPattern, Reach};
 
 use super::table::GrantIx;
@@ -32,13 +33,10 @@ impl PathIndex {
     /// Grants whose pattern matches the spelling of `path`, most specific first, with the part below their root.
     pub(super) fn matching<'p>(&self, path: &'p AbsPath) -> impl Iterator<Item = (GrantIx, &'p str)> {
         let text = path.as_str();
-        let starts = std::iter::successors(Some(text.len()), move |end| match text[..*end].rfind('/') {
-            Some(0) if *end == 1 => None,
-            Some(0) => Some(1),
-            other => other,
-        });
-        let near = starts.filter(|end| *end <= self.longest_root);
-        near.flat_map(move |end| {
+        let longest = self.longest_root;
+        let first = if text.len() <= longest { Some(text.len()) } else { parent_end(text, longest + 1) };
+        let ends = std::iter::successors(first.filter(|_| longest > 0), move |end| parent_end(text, *end));
+        ends.flat_map(move |end| {
             let held = self.by_root.get(&text[..end]).map_or(&[][..], Vec::as_slice);
             let whole = end == text.len();
             held.iter()
@@ -48,12 +46,23 @@ impl PathIndex {
     }
 }
 
+/// Where the last directory before `end` ends: at its slash, or behind it for `/` itself. Byte by byte, because
+/// names are short.
+fn parent_end(text: &str, end: usize) -> Option<usize> {
+    match text.as_bytes()[..end].iter().rposition(|byte| *byte == b'/') {
+        Some(0) if end == 1 => None,
+        Some(0) => Some(1),
+        other => other,
+    }
+}
+
 /// The grants of one agent by what they are for.
 #[derive(Debug, Default)]
 pub(super) struct HeldIndex {
     pub(super) read: PathIndex,
     pub(super) write: PathIndex,
-    tools: HashMap<String, Vec<GrantIx>>,
+    /// By tool, in order. Few, and a keyed hash of a name costs more than the comparisons.
+    tools: Vec<(ToolName, Vec<GrantIx>)>,
     pub(super) any_tool: Vec<GrantIx>,
     pub(super) network: Vec<GrantIx>,
     pub(super) web: Vec<GrantIx>,
@@ -74,9 +83,10 @@ impl HeldIndex {
             Capability::FileRead(pattern) => files(&mut self.read, pattern),
             Capability::FileWrite(pattern) => files(&mut self.write, pattern),
             Capability::Tool(ToolSet::All) => self.any_tool.push(ix),
-            Capability::Tool(ToolSet::One(name)) => {
-                self.tools.entry(name.as_str().to_owned()).or_default().push(ix);
-            }
+            Capability::Tool(ToolSet::One(name)) => match self.at_tool(name.as_str()) {
+                Ok(at) => self.tools[at].1.push(ix),
+                Err(at) => self.tools.insert(at, (name.clone(), vec![ix])),
+            },
             Capability::WebSearch => self.web.push(ix),
             Capability::Network(_) => self.network.push(ix),
             Capability::SpawnChild(_) => self.spawn.push(ix),
@@ -86,6 +96,10 @@ impl HeldIndex {
 
     /// Grants that name this very tool.
     pub(super) fn tool(&self, name: &str) -> &[GrantIx] {
-        self.tools.get(name).map_or(&[], Vec::as_slice)
+        self.at_tool(name).map_or(&[], |at| &self.tools[at].1)
+    }
+
+    fn at_tool(&self, name: &str) -> Result<usize, usize> {
+        self.tools.binary_search_by(|(held, _)| held.as_str().cmp(name))
     }
 }

@@ -5,7 +5,7 @@ use crate::effect::Charge;
 use crate::id::{AgentId, CallId};
 use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
 
-use super::{Authority, Refusal};
+use super::{AgentIx, Authority, Refusal};
 
 /// A purse as it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +29,14 @@ impl Authority {
     #[must_use]
     pub fn purse(&self, agent: AgentId, now: Timestamp) -> Option<PurseView> {
         let now = self.latest.max(now);
-        let purse = &self.alive(agent).ok()?.purse;
+        let at = self.find_alive(agent).ok()?;
+        let purse = &self.agents.at(at).purse;
         Some(PurseView {
             budget: *purse.budget(),
             reserved: *purse.reserved(),
             used: purse.used_at(now),
             remaining: Quantity::ALL.into_iter().fold(Ceilings::NONE, |ceilings, quantity| {
-                ceilings.with(quantity, self.remaining(agent, quantity, now))
+                ceilings.with(quantity, self.remaining(at, quantity, now))
             }),
             window_ends: purse.window_ends(now),
         })
@@ -51,11 +52,11 @@ impl Authority {
         self.alive(agent)?;
         // First: what a run in progress has lasted is no longer left.
         self.stop_clock(agent, now);
-        let left = self.node(agent).purse.remaining(Quantity::WallMillis, now);
+        let node = self.node_mut(agent);
+        let left = node.purse.remaining(Quantity::WallMillis, now);
         if left == Some(0) {
             return Err(Refusal::Budget { quantity: Quantity::WallMillis, wanted: 1, remaining: 0 });
         }
-        let node = self.node_mut(agent);
         if let Some(left) = left {
             node.purse.reserve(Quantity::WallMillis, left, now);
         }
@@ -66,7 +67,7 @@ impl Authority {
     /// The run of an agent ended: the time that it lasted is used. Without a run in progress nothing happens.
     pub fn stop_clock(&mut self, agent: AgentId, now: Timestamp) {
         let now = self.latest.max(now);
-        let Some(node) = self.agents.get_mut(&agent) else {
+        let Some(node) = self.agents.get_mut(agent) else {
             return;
         };
         if let Some((since, reserved)) = node.clock.take() {
@@ -85,53 +86,48 @@ impl Authority {
     /// Reserves on the whole path to the root, or nowhere.
     pub(super) fn reserve(
         &mut self,
-        agent: AgentId,
+        at: AgentIx,
         wanted: &Amounts,
         now: Timestamp,
     ) -> Result<Charge, Refusal> {
-        for (quantity, amount) in wanted.iter() {
-            let mut purses = self.path_to_root(agent).map(|one| &self.node(one).purse);
-            if !purses.all(|purse| purse.could_ever_hold(quantity, amount, now)) {
-                let remaining = self.remaining(agent, quantity, now).unwrap_or_default();
-                return Err(Refusal::Budget { quantity, wanted: amount, remaining });
-            }
+        if !self.agents.path(at).all(|node| node.purse.holds_all(wanted, now)) {
+            return Err(self.lack(at, wanted, now));
         }
-        for (quantity, amount) in wanted.iter() {
-            let mut purses = self.path_to_root(agent).map(|one| &self.node(one).purse);
-            if !purses.all(|purse| purse.holds(quantity, amount, now)) {
-                return Err(Refusal::Waits { quantity, wanted: amount });
-            }
+        let shared = wanted.iter().all(|(one, _)| one.is_shared());
+        debug_assert!(shared, "wall time is reserved by a run, not by an effect");
+        self.agents.each_on_path(at, |node| node.purse.reserve_all(wanted, now));
+        Ok(Charge::Purse { agent: self.agents.at(at).id, reserved: *wanted })
+    }
+
+    /// Why a path does not hold what is wanted. What no refund can help with comes first.
+    fn lack(&self, at: AgentIx, wanted: &Amounts, now: Timestamp) -> Refusal {
+        let purses = || self.agents.path(at).map(|node| &node.purse);
+        let never = |(quantity, amount): &(Quantity, u64)| {
+            !purses().all(|purse| purse.could_ever_hold(*quantity, *amount, now))
+        };
+        if let Some((quantity, wanted)) = wanted.iter().find(never) {
+            let remaining = self.remaining(at, quantity, now).unwrap_or_default();
+            return Refusal::Budget { quantity, wanted, remaining };
         }
-        let mut next = Some(agent);
-        while let Some(node) = next.and_then(|one| self.agents.get_mut(&one)) {
-            for (quantity, amount) in wanted.iter() {
-                debug_assert!(quantity.is_shared(), "wall time is reserved by a run, not by an effect");
-                node.purse.reserve(quantity, amount, now);
-            }
-            next = node.parent;
-        }
-        Ok(Charge::Purse { agent, reserved: *wanted })
+        let not_now = |(quantity, amount): &(Quantity, u64)| {
+            !purses().all(|purse| purse.holds(*quantity, *amount, now))
+        };
+        let (quantity, wanted) =
+            wanted.iter().find(not_now).unwrap_or_else(|| unreachable!("some purse does not hold it"));
+        Refusal::Waits { quantity, wanted }
     }
 
     /// Turns `reserved` into `used` on the whole path; an agent no longer in the table is ignored.
     pub(super) fn spend(&mut self, agent: AgentId, reserved: &Amounts, used: &Amounts, now: Timestamp) {
-        let mut next = Some(agent);
-        while let Some(node) = next.and_then(|one| self.agents.get_mut(&one)) {
-            node.purse.settle_all(reserved, used, now);
-            next = node.parent;
+        if let Some(at) = self.agents.find(agent) {
+            self.agents.each_on_path(at, |node| node.purse.settle_all(reserved, used, now));
         }
     }
 
     /// The least of ceiling − used over an agent and its ancestors.
-    pub(super) fn remaining(&self, agent: AgentId, quantity: Quantity, now: Timestamp) -> Option<u64> {
+    pub(super) fn remaining(&self, at: AgentIx, quantity: Quantity, now: Timestamp) -> Option<u64> {
         let reach = if quantity.is_shared() { usize::MAX } else { 1 };
-        let purses = self.path_to_root(agent).take(reach).map(|one| &self.node(one).purse);
+        let purses = self.agents.path(at).take(reach).map(|node| &node.purse);
         purses.filter_map(|purse| purse.remaining(quantity, now)).min()
-    }
-
-    /// An agent and its ancestors; nothing for one that is not in the table.
-    pub(super) fn path_to_root(&self, agent: AgentId) -> impl Iterator<Item = AgentId> {
-        let first = self.agents.contains_key(&agent).then_some(agent);
-        std::iter::successors(first, |one| self.node(*one).parent)
     }
 }

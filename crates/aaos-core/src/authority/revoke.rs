@@ -62,7 +62,8 @@ impl Authority {
 
     pub(super) fn open_call<E>(&mut self, parts: &AuthorizedParts<E>) {
         let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
-        let grants = parts.all.iter().chain(granted).map(|access| access.grant).collect();
+        let mut grants = Vec::with_capacity(parts.all.len() + parts.each.len());
+        grants.extend(parts.all.iter().chain(granted).map(|access| access.grant));
         let before = self.calls.insert(parts.call, OpenCall { grants, cut: false, paid: Amounts::NONE });
         assert!(before.is_none(), "call ids are fresh");
     }

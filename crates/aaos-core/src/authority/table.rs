@@ -3,12 +3,15 @@
 //! Invariants: a node's parent outlives it; `uses` of a node is the number of charged uses of itself and of
 //! everything derived from it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
+use crate::capability::Constraints;
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, GrantId};
 use crate::limits::RATE_WINDOW_MS;
 use crate::quantity::{Millis, Timestamp};
+
+use super::ids::IdMap;
 
 /// Where a grant lies in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,9 +27,13 @@ pub(super) enum Unusable {
     HandOnOnly,
 }
 
+/// What a decision looks at of a grant; the rest is in its record, which is elsewhere in memory.
 #[derive(Debug)]
 struct GrantNode {
-    record: GrantRecord,
+    id: GrantId,
+    record: Box<GrantRecord>,
+    /// The record's constraints.
+    bounds: Constraints,
     parent: Option<GrantIx>,
     expires_at: Option<Timestamp>,
     /// Charged uses, derived grants included.
@@ -36,6 +43,10 @@ struct GrantNode {
     revoked: bool,
     /// Whether a use must be counted: it, or a grant it derives from, is bounded by count or rate.
     counted: bool,
+    /// Whether it, or a grant it derives from, is bounded by a rate.
+    rated: bool,
+    /// Whether it, or a grant it derives from, asks for approval.
+    asks: bool,
 }
 
 /// The counters of a grant, as the journal's fold gives them.
@@ -50,7 +61,7 @@ pub(super) struct Counters {
 pub(super) struct GrantTable {
     slots: Vec<Option<GrantNode>>,
     free: Vec<GrantIx>,
-    by_id: HashMap<GrantId, GrantIx>,
+    by_id: IdMap<GrantId, GrantIx>,
 }
 
 impl GrantTable {
@@ -62,19 +73,24 @@ impl GrantTable {
                 .unwrap_or_else(|| unreachable!("a parent grant outlives its children"))
         });
         let bounds = record.constraints;
-        let counted = bounds.max_invocations.is_some()
-            || bounds.max_per_minute.is_some()
-            || parent.is_some_and(|parent| self.node(parent).counted);
+        let above = parent.map(|parent| self.node(parent));
+        let rated = bounds.max_per_minute.is_some() || above.is_some_and(|above| above.rated);
+        let counted = bounds.max_invocations.is_some() || rated || above.is_some_and(|above| above.counted);
+        let asks = bounds.approval_required || above.is_some_and(|above| above.asks);
         let expires_at = expiry(&record);
         let id = record.id;
         let node = GrantNode {
-            record,
+            id,
+            record: Box::new(record),
+            bounds,
             parent,
             expires_at,
             uses: counters.uses,
             recent: counters.recent,
             revoked: counters.revoked,
             counted,
+            rated,
+            asks,
         };
         let ix = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -89,7 +105,7 @@ impl GrantTable {
     /// Takes a grant out; nothing may derive from it any more.
     pub(super) fn remove(&mut self, ix: GrantIx) {
         if let Some(node) = self.slots[ix.0].take() {
-            self.by_id.remove(&node.record.id);
+            self.by_id.remove(&node.id);
             self.free.push(ix);
         }
     }
@@ -110,12 +126,16 @@ impl GrantTable {
     /// A grant and what it derives from, nearest first.
     pub(super) fn ancestors(&self, id: GrantId) -> impl Iterator<Item = GrantId> {
         let first = self.by_id.get(&id).copied();
-        std::iter::successors(first, |ix| self.node(*ix).parent).map(|ix| self.node(ix).record.id)
+        std::iter::successors(first, |ix| self.node(*ix).parent).map(|ix| self.node(ix).id)
     }
 
     /// Whether a person has to approve its uses: it, or one that it derives from, says so.
     pub(super) fn asks(&self, ix: GrantIx) -> bool {
-        self.path(ix).any(|node| node.record.constraints.approval_required)
+        self.node(ix).asks
+    }
+
+    pub(super) fn id(&self, ix: GrantIx) -> GrantId {
+        self.node(ix).id
     }
 
     pub(super) fn record(&self, ix: GrantIx) -> &GrantRecord {
@@ -125,9 +145,7 @@ impl GrantTable {
     /// Uses left, where anything on the path to the root bounds them.
     pub(super) fn uses_left(&self, ix: GrantIx) -> Option<u32> {
         self.path(ix)
-            .filter_map(|node| {
-                node.record.constraints.max_invocations.map(|most| most.saturating_sub(node.uses))
-            })
+            .filter_map(|node| node.bounds.max_invocations.map(|most| most.saturating_sub(node.uses)))
             .min()
     }
 
@@ -138,7 +156,7 @@ impl GrantTable {
 
     /// The lowest rate on the path to the root.
     pub(super) fn rate(&self, ix: GrantIx) -> Option<u32> {
-        self.path(ix).filter_map(|node| node.record.constraints.max_per_minute).min()
+        self.path(ix).filter_map(|node| node.bounds.max_per_minute).min()
     }
 
     pub(super) fn is_revoked(&self, ix: GrantIx) -> bool {
@@ -147,16 +165,16 @@ impl GrantTable {
 
     /// Whether the grant may be used by its holder, per-minute rates aside.
     pub(super) fn lives(&self, ix: GrantIx, now: Timestamp) -> bool {
-        self.node(ix).record.constraints.usable && self.standing(ix, now).is_ok()
+        self.node(ix).bounds.usable && self.standing(ix, now).is_ok()
     }
 
     /// Whether the grant may be used by its holder now.
     pub(super) fn usable(&self, ix: GrantIx, now: Timestamp) -> Result<(), Unusable> {
         self.standing(ix, now)?;
-        if !self.node(ix).record.constraints.usable {
+        if !self.node(ix).bounds.usable {
             return Err(Unusable::HandOnOnly);
         }
-        self.path(ix).try_for_each(|node| node.rate_allows(now))
+        if self.node(ix).rated { self.path(ix).try_for_each(|node| node.rate_allows(now)) } else { Ok(()) }
     }
 
     /// Whether nothing on the path to the root is revoked, expired or used up.
@@ -168,7 +186,7 @@ impl GrantTable {
             if node.expires_at.is_some_and(|end| end <= now) {
                 return Err(Unusable::Expired);
             }
-            match node.record.constraints.max_invocations {
+            match node.bounds.max_invocations {
                 Some(most) if node.uses >= most => Err(Unusable::UsedUp { most }),
                 _ => Ok(()),
             }
@@ -187,7 +205,7 @@ impl GrantTable {
         }
         self.each_on_path(ix, |node| {
             node.uses = node.uses.saturating_add(1);
-            if node.record.constraints.max_per_minute.is_some() {
+            if node.bounds.max_per_minute.is_some() {
                 node.forget_old(now);
                 node.recent.push_back(now);
             }
@@ -218,7 +236,7 @@ impl GrantTable {
         let slots = (0..self.slots.len()).map(GrantIx);
         let ended = slots
             .filter(|ix| self.slots[ix.0].is_some() && !self.is_revoked(*ix) && self.derives(*ix, root))
-            .map(|ix| self.node(ix).record.id)
+            .map(|ix| self.node(ix).id)
             .collect();
         self.node_mut(root).revoked = true;
         ended
@@ -259,7 +277,7 @@ impl GrantTable {
 
 impl GrantNode {
     fn rate_allows(&self, now: Timestamp) -> Result<(), Unusable> {
-        let Some(most) = self.record.constraints.max_per_minute else {
+        let Some(most) = self.bounds.max_per_minute else {
             return Ok(());
         };
         let fresh = self.recent.partition_point(|at| now.since(*at) >= Millis(RATE_WINDOW_MS));
