@@ -114,24 +114,25 @@ impl Kernel {
         trace: Option<TraceId>,
         question: Question,
     ) -> Result<Waiter, ToolFailure> {
-        if !self.table().questions.reserve() {
-            let most = limits::MAX_PENDING_APPROVALS;
-            let words = format!("{most} questions wait for people already; try again when some are answered");
-            let told = self.journal_refusal(agent, &question.effect, Refusal::Limit(words)).await;
-            return Err(KernelError::from(told).into_tool_failure());
-        }
         let deadline = self.answer_deadline(agent);
         let asked = Event::HumanApprovalRequested { question: Box::new(question.clone()), deadline };
         let mut entry = self.agent_entry(agent, asked);
         entry.trace_id = trace;
-        let asked_at = entry.timestamp;
-        let recorded = self.journal().record(entry).await;
+        let (effect, asked_at) = (question.effect.clone(), entry.timestamp);
         let pending = PendingApproval { question, goal: agent.goal, asked_at, deadline };
         let grants = self.authority().grants_of(agent.id);
-        let mut table = self.table();
-        table.questions.release();
+        // In the table first: whoever reads the entry can answer it at once.
+        let opened = self.table().questions.open(Open::new(pending, agent, &grants));
+        let Some(waiter) = opened else {
+            let most = limits::MAX_PENDING_APPROVALS;
+            let words = format!("{most} questions wait for people already; try again when some are answered");
+            let told = self.journal_refusal(agent, &effect, Refusal::Limit(words)).await;
+            return Err(KernelError::from(told).into_tool_failure());
+        };
+        let recorded = self.journal().record(entry).await;
+        self.table().questions.recorded(waiter.id, recorded.is_ok());
         recorded.map_err(|error| KernelError::from(error).into_tool_failure())?;
-        Ok(table.questions.open(Open::new(pending, agent, &grants)))
+        Ok(waiter)
     }
 
     fn answer_deadline(&self, agent: &Agent) -> Timestamp {
@@ -270,10 +271,15 @@ impl Kernel {
 // Answering.
 impl Kernel {
     /// `approval.list`, oldest first.
-    #[must_use]
-    pub fn approvals(&self, caller: Principal) -> Vec<ApprovalView> {
+    pub async fn approvals(&self, caller: Principal) -> Vec<ApprovalView> {
         let now = self.clock().now();
-        self.table().questions.list(|open| caller.may_touch(open.owner) && open.is_open_at(now))
+        let is_shown = |open: &Open| caller.may_touch(open.owner) && open.is_open_at(now);
+        // A question whose entry can be read is listed.
+        let recording = self.table().questions.recording(is_shown);
+        for mut waiter in recording {
+            waiter.recorded().await;
+        }
+        self.table().questions.list(is_shown)
     }
 
     /// `approval.respond`. Of several answers to one question exactly one wins; for the others it is not known.
@@ -392,7 +398,7 @@ impl Kernel {
         let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
         for pending in asked {
             let open = Open::recalled(pending.clone(), agent, &grants);
-            let waiter = self.table().questions.open(open);
+            let waiter = self.table().questions.recall(open);
             let (kernel, owned) = (self.clone(), Arc::clone(agent));
             drop(agent.tasks.spawn(async move {
                 let stop = owned.cancel.clone();

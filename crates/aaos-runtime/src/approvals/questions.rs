@@ -1,7 +1,7 @@
 //! The questions that are open, in the kernel's table.
 //!
-//! Invariants: no more than [`limits::MAX_PENDING_APPROVALS`] new ones are open or being recorded; whoever takes one
-//! out is the only one who closes it.
+//! Invariants: no new one is opened beside [`limits::MAX_PENDING_APPROVALS`] others; none is listed before it is
+//! durable; whoever takes one out is the only one who closes it.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,17 @@ pub(super) enum Told {
     Denied(String),
 }
 
+/// How far a question has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// On its way to the disk.
+    Recording,
+    /// It can be read and answered.
+    Open,
+    /// It is closed.
+    Closed(Told),
+}
+
 /// One open question.
 #[derive(Debug)]
 pub(crate) struct Open {
@@ -38,7 +49,7 @@ pub(crate) struct Open {
     grants: Vec<String>,
     /// Whether the call that asked still waits; after a restart none does.
     waited_for: bool,
-    told: watch::Sender<Option<Told>>,
+    stage: watch::Sender<Stage>,
 }
 
 impl Open {
@@ -55,14 +66,16 @@ impl Open {
             owner: agent.owner,
             grants,
             waited_for: true,
-            told: watch::Sender::new(None),
+            stage: watch::Sender::new(Stage::Recording),
             pending,
         }
     }
 
     /// One that was open when the daemon ended.
     pub(super) fn recalled(pending: PendingApproval, agent: &Agent, grants: &[GrantRecord]) -> Self {
-        Self { waited_for: false, ..Self::new(pending, agent, grants) }
+        let open = Self { waited_for: false, ..Self::new(pending, agent, grants) };
+        open.stage.send_replace(Stage::Open);
+        open
     }
 
     pub(super) fn question(&self) -> &Question {
@@ -73,14 +86,18 @@ impl Open {
         now < self.pending.deadline
     }
 
+    fn is_durable(&self) -> bool {
+        *self.stage.borrow() != Stage::Recording
+    }
+
     pub(super) fn tell(&self, told: Told) {
-        self.told.send_replace(Some(told));
+        self.stage.send_replace(Stage::Closed(told));
     }
 
     fn waiter(&self) -> Waiter {
         let (id, deadline) = (self.pending.question.id, self.pending.deadline);
         let wait = deadline.since(self.pending.asked_at);
-        Waiter { id, deadline, wait, told: self.told.subscribe() }
+        Waiter { id, deadline, wait, stage: self.stage.subscribe() }
     }
 
     fn view(&self, input: Option<serde_json::Value>) -> ApprovalView {
@@ -109,17 +126,23 @@ pub(super) struct Waiter {
     pub(super) deadline: Timestamp,
     /// How long a person had from the question to the deadline.
     pub(super) wait: Millis,
-    told: watch::Receiver<Option<Told>>,
+    stage: watch::Receiver<Stage>,
 }
 
 impl Waiter {
     /// Waits for the answer; whoever took the question and could not record an answer gives none.
     pub(super) async fn told(&mut self) -> Told {
         let lost = || Told::Denied("the answer could not be recorded".to_owned());
-        match self.told.wait_for(Option::is_some).await {
-            Ok(told) => told.clone().unwrap_or_else(lost),
-            Err(_) => lost(),
+        match self.stage.wait_for(|stage| matches!(stage, Stage::Closed(_))).await.as_deref() {
+            Ok(Stage::Closed(told)) => told.clone(),
+            Ok(Stage::Recording | Stage::Open) | Err(_) => lost(),
         }
+    }
+
+    /// Waits until the question is durable; one that cannot be recorded is gone.
+    pub(super) async fn recorded(&mut self) {
+        let on_disk = self.stage.wait_for(|stage| *stage != Stage::Recording).await;
+        tracing::trace!(question = %self.id, is_open = on_disk.is_ok(), "a question was recorded");
     }
 }
 
@@ -127,29 +150,35 @@ impl Waiter {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     open: BTreeMap<ApprovalId, Open>,
-    /// Questions that are being recorded: each has its place already.
-    arriving: usize,
 }
 
 impl Questions {
-    /// Takes a place for a question that is about to be recorded; false when all are taken.
-    pub(super) fn reserve(&mut self) -> bool {
-        let free = self.open.len() + self.arriving < limits::MAX_PENDING_APPROVALS;
-        self.arriving += usize::from(free);
-        free
+    /// Takes up a new question, which is about to be recorded; nothing where too many are open.
+    pub(super) fn open(&mut self, open: Open) -> Option<Waiter> {
+        (self.open.len() < limits::MAX_PENDING_APPROVALS).then(|| self.recall(open))
     }
 
-    /// Gives a place back: the question is open now, or could not be recorded.
-    pub(super) fn release(&mut self) {
-        assert!(self.arriving > 0, "a place is given back once, after it was taken");
-        self.arriving -= 1;
-    }
-
-    pub(super) fn open(&mut self, open: Open) -> Waiter {
+    /// Takes up a question that is in the journal.
+    pub(super) fn recall(&mut self, open: Open) -> Waiter {
         let waiter = open.waiter();
         let before = self.open.insert(waiter.id, open);
         assert!(before.is_none(), "ids of questions are fresh");
         waiter
+    }
+
+    /// A question is durable now, or never will be.
+    pub(super) fn recorded(&mut self, id: ApprovalId, is_durable: bool) {
+        if !is_durable {
+            self.open.remove(&id);
+        } else if let Some(open) = self.open.get(&id) {
+            open.stage.send_replace(Stage::Open);
+        }
+    }
+
+    /// Those that `is_shown` and are on their way to the disk.
+    pub(super) fn recording(&self, is_shown: impl Fn(&Open) -> bool) -> Vec<Waiter> {
+        let arriving = self.open.values().filter(|open| !open.is_durable() && is_shown(open));
+        arriving.map(Open::waiter).collect()
     }
 
     /// The same question from before a restart, for which nobody waits.
@@ -183,7 +212,7 @@ impl Questions {
     /// long for one answer; they come once the earlier ones are answered.
     pub(super) fn list(&self, is_shown: impl Fn(&Open) -> bool) -> Vec<ApprovalView> {
         let mut room = limits::MAX_REPLY_BYTES / 2;
-        let shown = self.open.values().filter(|open| is_shown(open));
+        let shown = self.open.values().filter(|open| open.is_durable() && is_shown(open));
         shown
             .map(|open| {
                 let input = &open.question().input;

@@ -291,7 +291,7 @@ async fn approval_method(kernel: &Kernel, caller: Principal, request: &Request) 
     match request.method.as_str() {
         "approval.list" => {
             let Empty {} = request.params.parse()?;
-            json(&Pending { pending: kernel.approvals(caller) })
+            json(&Pending { pending: kernel.approvals(caller).await })
         }
         "approval.respond" => {
             let respond: Respond = request.params.parse()?;

@@ -1,5 +1,6 @@
 //! The control socket of SPEC §3, driven from outside against the real daemon, gateway and workers.
 
+mod approvals;
 mod bad_input;
 mod codes;
 mod denied_writes;
