@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::authority::Refusal;
+use aaos_core::authority::{Refusal, Settlement};
 use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
@@ -56,7 +56,7 @@ impl Kernel {
                 _ if stop.is_cancelled() => return stopped(agent),
                 // A report above the reservation is recorded and charged, and stops the run.
                 Ok(Ended { overdrawn: Some(quantity), .. }) => {
-                    return ServiceReply::BudgetExceeded { quantity, remaining: 0 };
+                    return self.stop_overdrawn(agent, quantity).await;
                 }
                 Ok(Ended { outcome, .. }) => outcome,
                 Err(error) => return ServiceReply::ModelFailed(as_model_failure(&error)),
@@ -198,7 +198,7 @@ impl Kernel {
         }
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
-        let overdrawn = settlement.overdrafts.first().map(|overdraft| overdraft.quantity);
+        let overdrawn = self.overdrawn(agent, &settlement);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
@@ -206,6 +206,28 @@ impl Kernel {
             goal.usage = goal.usage.plus(reply.usage);
         }
         Ok(Ended { outcome, overdrawn })
+    }
+
+    /// Of what an inference used more than was reserved, where that stops the run: always of tokens and money, of
+    /// which the provider reports; of the journal where it is bounded.
+    fn overdrawn(&self, agent: &Agent, settlement: &Settlement) -> Option<Quantity> {
+        let now = self.clock().now();
+        let remaining =
+            self.authority().purse(agent.id, now).map(|purse| purse.remaining).unwrap_or_default();
+        let stops = |quantity: &Quantity| {
+            matches!(quantity, Quantity::Tokens | Quantity::MicroUsd) || remaining.get(*quantity).is_some()
+        };
+        settlement.overdrafts.iter().map(|overdraft| overdraft.quantity).find(stops)
+    }
+
+    async fn stop_overdrawn(&self, agent: &Agent, quantity: Quantity) -> ServiceReply {
+        let remaining = {
+            let now = self.clock().now();
+            self.authority().purse(agent.id, now).and_then(|purse| purse.remaining.get(quantity)).unwrap_or(0)
+        };
+        let refusal = Refusal::Budget { quantity, wanted: remaining.saturating_add(1), remaining };
+        self.journal_refusal(agent, "inference", refusal).await;
+        ServiceReply::BudgetExceeded { quantity, remaining }
     }
 
     fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {

@@ -11,6 +11,7 @@ mod methods;
 mod paths;
 mod persistent;
 mod principals;
+mod purses;
 mod restart;
 mod streams;
 mod support;
