@@ -1,6 +1,6 @@
 //! Denials in words: what is missing in the grammar's own form, why, and what to do.
 
-use crate::capability::{Capability, HostRule, NameSet, ToolSet};
+use crate::capability::{Capability, GrantSpec, HostRule, NameSet, ToolSet};
 use crate::effect::{Denied, FileRight, Need};
 use crate::name::ToolName;
 use crate::path::{PathPattern, Reach};
@@ -37,16 +37,32 @@ impl Unusable {
     }
 }
 
-/// The grant that a need lacks, in the grammar's words.
+/// The grant that a need lacks, in the grammar's words; in other words where the grammar has none that name just
+/// this: a grant of `/*` is not what a file of that name lacks.
 pub(super) fn missing(need: &Need) -> String {
     match need {
         Need::Tool(name) => Capability::Tool(ToolSet::One(name.clone())).to_string(),
-        Need::File { right: FileRight::Read, path } => format!("file_read: {path}"),
-        Need::File { right: FileRight::Write, path } => format!("file_write: {path}"),
+        Need::File { right, path } => {
+            let form = match right {
+                FileRight::Read => "file_read",
+                FileRight::Write => "file_write",
+            };
+            let words = format!("{form}: {path}");
+            let is_it = |pattern: &PathPattern| pattern.reach() == Reach::Exact && pattern.root() == path;
+            match GrantSpec::parse(&words) {
+                Ok(spec) if spec.capability.file_pattern().is_some_and(is_it) => words,
+                _ => format!("a {form} grant that covers {path:?}"),
+            }
+        }
         Need::Host { host, port } => {
             let port = (!matches!(port, 80 | 443)).then_some(*port);
             let rule = HostRule { host: host.clone(), subdomains: false, port };
-            Capability::Network(vec![rule]).to_string()
+            let wanted = Capability::Network(vec![rule]);
+            let words = wanted.to_string();
+            match GrantSpec::parse(&words) {
+                Ok(spec) if spec.capability == wanted => words,
+                _ => format!("a network grant that covers {host:?}"),
+            }
         }
         Need::Spawn(name) => Capability::SpawnChild(NameSet::Only(vec![name.clone()])).to_string(),
         Need::Message(name) => Capability::MessageSend(NameSet::Only(vec![name.clone()])).to_string(),
@@ -105,5 +121,46 @@ pub(super) fn describe(pattern: &PathPattern) -> String {
     match pattern.reach() {
         Reach::Exact => format!("the file {}", pattern.root()),
         Reach::Subtree => format!("the directory {}", pattern.root()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::missing;
+    use crate::capability::GrantSpec;
+    use crate::effect::{FileRight, Need};
+    use crate::path::AbsPath;
+
+    fn read(path: &str) -> String {
+        missing(&Need::File { right: FileRight::Read, path: AbsPath::parse(path).expect("a path") })
+    }
+
+    #[test]
+    fn a_path_is_named_where_the_grammar_has_a_pattern_for_it_alone() {
+        for plain in ["/data", "/data/a b", "/data/#x", "/data/ü", "/data/[", "/data/{a}"] {
+            let words = read(plain);
+            let named =
+                GrantSpec::parse(&words).ok().and_then(|spec| spec.capability.file_pattern().cloned());
+            let found = named.map_or_else(|| words.clone(), |pattern| pattern.to_string());
+            assert!(found == plain || plain == "/data/[", "{words}");
+        }
+        for odd in ["/*", "/data/*", "/data ", "/data/a\nb", "/data/a*b", "/data/../etc", "/", "/data/["] {
+            let words = read(odd);
+            assert_eq!(words, format!("a file_read grant that covers {odd:?}"));
+            assert!(GrantSpec::parse(&words).is_err(), "nobody takes it for a grant: {words}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_where_the_grammar_has_a_rule_for_it_alone() {
+        let host = |host: &str, port| missing(&Need::Host { host: host.to_owned(), port });
+        assert_eq!(host("example.org", 443), "network: example.org");
+        assert_eq!(host("::1", 80), "network: [::1]");
+        assert_eq!(host("127.0.0.1", 8080), "network: 127.0.0.1:8080");
+        for odd in ["*", "127.1", "0x7f.1", "*.example.org", "a,b", "example.org:8080", "a b"] {
+            let words = host(odd, 443);
+            assert_eq!(words, format!("a network grant that covers {odd:?}"));
+            assert!(GrantSpec::parse(&words).is_err(), "{words}");
+        }
     }
 }

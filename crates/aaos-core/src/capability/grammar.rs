@@ -421,7 +421,7 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
 
 /// A dotted IPv4 address, or labels of which the last is not a number (so that no other spelling of an address
 /// passes for a name).
-fn is_host_name(name: &str) -> bool {
+pub(super) fn is_host_name(name: &str) -> bool {
     if name.parse::<Ipv4Addr>().is_ok() {
         return true;
     }

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::grammar::is_host_name;
+
 /// A host name or address with an optional port, as `network:` grants it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostRule {
@@ -90,15 +92,16 @@ pub fn is_local_name(host: &str) -> bool {
     tops.iter().any(|top| host == *top || is_subdomain(host, top))
 }
 
-/// Whether `web_search` may be meant: a public-looking host at the web's ports. Names are judged again by the
-/// gateway, by the addresses they lead to.
+/// Whether `web_search` may be meant: a public-looking host at the web's ports. What is neither an address nor a proper
+/// name is not: `127.1` and `0x7f.1` are this machine to some resolvers. Names are judged again by the gateway, by the
+/// addresses they lead to.
 #[must_use]
 pub fn is_public_web(host: &str, port: u16) -> bool {
     if !matches!(port, 80 | 443) || is_local_name(host) {
         return false;
     }
     match host.parse::<IpAddr>() {
-        Err(_) => true,
+        Err(_) => is_host_name(host),
         Ok(IpAddr::V4(v4)) => !is_special_v4(v4),
         Ok(IpAddr::V6(v6)) => {
             let global_unicast = v6.segments()[0] & 0xe000 == 0x2000;
@@ -157,7 +160,9 @@ mod tests {
 
     #[test]
     fn web_search_is_public_only() {
-        for yes in ["example.org", "93.184.216.34", "2606:2800:220:1::1"] {
+        for yes in
+            ["example.org", "3com.example", "xn--bcher-kva.example", "93.184.216.34", "2606:2800:220:1::1"]
+        {
             assert!(is_public_web(yes, 443), "{yes}");
         }
         for no in [
@@ -177,6 +182,20 @@ mod tests {
             "2002:7f00:1::",
             "224.0.0.1",
             "192.168.0.1",
+            "127.1",
+            "0x7f.1",
+            "0x7f000001",
+            "2130706433",
+            "example.0x7f",
+            "0177.0.0.01",
+            "1.2.3",
+            "example..org",
+            "example.org.",
+            "-example.org",
+            "exa mple.org",
+            "example.org\n",
+            "example.org/x",
+            "",
         ] {
             assert!(!is_public_web(no, 443), "{no}");
         }
