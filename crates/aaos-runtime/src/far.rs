@@ -260,7 +260,8 @@ impl Kernel {
         let receipt = one.worker.run(permit, self.roots(), page).await;
         slot.shown().call = None;
         one.last_used = Instant::now();
-        if !one.worker.is_usable() {
+        // A worker that was killed may look alive for a moment; the next call is not to meet it.
+        if !one.worker.is_usable() || cancel.is_cancelled() {
             self.empty_slot(slot, &mut held, owner).await;
         }
         receipt

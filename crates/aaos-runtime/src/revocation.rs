@@ -1,11 +1,12 @@
 //! Revocation in the kernel: no call is accepted after it, no descriptor is handed out, and what runs under it ends.
 //!
 //! Invariants: the authority is told first, so that nothing new begins; the answer is given when every call that was
-//! in flight under the grant is over. Whoever revokes cancels a call's token and then kills the worker that runs it;
+//! in flight under the grant is over, and a wait for one that does not end is bounded. Whoever revokes cancels a call's token and then kills the worker that runs it;
 //! a call looks at its token after it took the worker: one of the two always sees the other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aaos_core::authority::Revoked;
 use aaos_core::event::Event;
@@ -17,6 +18,10 @@ use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::Principal;
 use crate::registry::Agent;
+
+/// How long a revocation waits for the calls that it cut. They end at once; only a file system that does not answer
+/// holds one up.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// The tool calls that run right now.
 #[derive(Debug, Default)]
@@ -53,6 +58,17 @@ pub(crate) fn revoked() -> ToolFailure {
     )
 }
 
+/// What is told when a cut call does not end.
+fn still_running(cut: &[CallId]) -> KernelError {
+    let calls: Vec<String> = cut.iter().map(ToString::to_string).collect();
+    KernelError::System(format!(
+        "the grant is revoked, but after {} s not all calls under it have ended ({}); their results are not delivered; \
+         look at the file systems they work on",
+        LONGEST.as_secs(),
+        calls.join(", ")
+    ))
+}
+
 impl Kernel {
     /// Notes that a call runs. One whose grant was revoked since it was authorised is cancelled at once.
     pub(crate) fn follow_call(&self, call: CallId, agent: &Arc<Agent>) -> RunningCall<'_> {
@@ -65,10 +81,11 @@ impl Kernel {
     }
 
     /// `capability.revoke`: answers once nothing runs under the grant any more. Gives the grants that ended and the
-    /// calls that were cut.
+    /// calls that were cut. A grant that was revoked before is no grant any more.
     ///
     /// # Errors
-    /// [`KernelError::NotFound`] for an agent or grant that is not this principal's; a journal that fails.
+    /// [`KernelError::NotFound`] for an agent or grant that is not this principal's; a journal that fails. When a call
+    /// does not end in time: then nothing begins under the grant all the same, and no result of that call is delivered.
     pub async fn revoke(
         &self,
         caller: Principal,
@@ -76,11 +93,16 @@ impl Kernel {
         grant: GrantId,
     ) -> Result<Revoked, KernelError> {
         let holder = self.agent_for(caller, agent)?;
-        let held = self.authority().grants_of(agent).iter().any(|record| record.id == grant);
-        if !held {
-            return Err(KernelError::unknown("grant", &grant));
-        }
-        let revoked = self.authority().revoke(grant);
+        let revoked = {
+            // One step, so that of two who revoke the same grant one is told that there is none.
+            let mut authority = self.authority();
+            if !authority.grants_of(agent).iter().any(|record| record.id == grant) {
+                return Err(KernelError::unknown("grant", &grant));
+            }
+            authority.revoke(grant)
+        };
+        // Whoever waits to use it is refused now.
+        self.budget_changed().notify_waiters();
         let event = Event::CapabilityRevoked {
             grant,
             principal: caller.uid(),
@@ -93,8 +115,11 @@ impl Kernel {
         }
         self.end_calls(&revoked.calls);
         recorded?;
-        self.wait_for_end_of(&revoked.calls).await?;
-        Ok(revoked)
+        let cut: Vec<CallId> = revoked.calls.iter().chain(&revoked.cut_before).copied().collect();
+        match tokio::time::timeout(LONGEST, self.wait_for_end_of(&cut)).await {
+            Ok(ended) => ended.map(|()| revoked),
+            Err(_) => Err(still_running(&cut)),
+        }
     }
 
     fn end_calls(&self, cut: &[CallId]) {
@@ -119,7 +144,7 @@ impl Kernel {
             tokio::pin!(settled);
             settled.as_mut().enable();
             let open = {
-                let authority = self.authority();
+                let mut authority = self.authority();
                 cut.iter().any(|call| authority.is_cut(*call))
             };
             if !open {

@@ -16,6 +16,8 @@ pub struct Revoked {
     pub grants: Vec<GrantId>,
     /// Effects in flight that use one of them.
     pub calls: Vec<CallId>,
+    /// The same, where an earlier revocation has cut them already: they too run until they are settled.
+    pub cut_before: Vec<CallId>,
 }
 
 /// An effect that was authorised and is not settled.
@@ -41,22 +43,25 @@ impl Authority {
         self.take_back_dropped();
         let mut grants = self.grants.revoke(grant);
         grants.sort_by_key(|one| *one != grant);
-        let mut calls = Vec::new();
+        let (mut calls, mut cut_before) = (Vec::new(), Vec::new());
         if !grants.is_empty() {
             for (id, call) in &mut self.calls {
-                if !call.cut && call.grants.iter().any(|used| grants.contains(used)) {
-                    call.cut = true;
-                    calls.push(*id);
+                if call.grants.iter().any(|used| grants.contains(used)) {
+                    let into =
+                        if std::mem::replace(&mut call.cut, true) { &mut cut_before } else { &mut calls };
+                    into.push(*id);
                 }
             }
             calls.sort_unstable();
         }
-        Revoked { grants, calls }
+        Revoked { grants, calls, cut_before }
     }
 
-    /// Whether a grant that this open effect uses was revoked since it was authorised.
+    /// Whether a grant that this open effect uses was revoked since it was authorised. An effect that was dropped
+    /// before it began is not open.
     #[must_use]
-    pub fn is_cut(&self, call: CallId) -> bool {
+    pub fn is_cut(&mut self, call: CallId) -> bool {
+        self.take_back_dropped();
         self.calls.get(&call).is_some_and(|open| open.cut)
     }
 

@@ -92,6 +92,29 @@ fn revocation_ends_everything_derived() {
 }
 
 #[test]
+fn a_call_that_is_cut_already_is_told_to_whoever_revokes_its_other_grant() {
+    let mut law = world(&["tool: echo", "tool: grep", "tool: file_list"]);
+    let held = law.authorize(agent(1), call(1), all([tool("echo"), tool("grep")]), NOW).expect("granted");
+    let parts = held.into_parts();
+    let dropped = law.authorize(agent(1), call(2), all([tool("grep")]), NOW).expect("granted");
+    let first = law.revoke(grant(1));
+    assert_eq!((first.calls, first.cut_before), (vec![call(1)], vec![]));
+    let second = law.revoke(grant(2));
+    assert_eq!(
+        (second.calls, second.cut_before),
+        (vec![call(2)], vec![call(1)]),
+        "it still runs under this one"
+    );
+    assert!(law.is_cut(call(1)) && law.is_cut(call(2)));
+    drop(dropped);
+    assert!(!law.is_cut(call(2)), "what never began is over");
+    assert!(law.settle(call(1), &parts.charges, &Amounts::NONE, NOW).cut);
+    assert!(!law.is_cut(call(1)), "settled");
+    let third = law.revoke(grant(3));
+    assert_eq!((third.calls, third.cut_before), (vec![], vec![]));
+}
+
+#[test]
 fn a_reservation_is_on_the_whole_path_or_nowhere() {
     let mut law = world_with(&[], Some(100));
     law.admit_child(agent(1), admission(2, Some(500)), Vec::new(), NOW)
