@@ -2,7 +2,11 @@
 
 mod decide;
 mod fold;
+mod machine;
+mod model;
 mod narrow;
+mod properties;
+mod steps;
 mod support;
 mod table;
 mod tree;
