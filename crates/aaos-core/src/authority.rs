@@ -273,7 +273,9 @@ impl Authority {
         let has = |kind: &ResourceKind| {
             RESOURCE_KINDS.iter().position(|one| one == kind).is_some_and(|at| resources[at])
         };
-        let may = |tool: &&ToolDescriptor| lives(index.tool(tool.name)) || lives(&index.any_tool);
+        let may = |tool: &&ToolDescriptor| {
+            index.tool(tool.name).any(|ix| self.grants.lives(ix, now)) || lives(&index.any_tool)
+        };
         CATALOGUE.iter().filter(may).filter(|tool| tool.resources.iter().all(has)).collect()
     }
 

@@ -68,9 +68,9 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let needs = effect.needs();
-        met.all.reserve_exact(needs.all.len());
-        met.each.reserve_exact(needs.each.len());
-        met.charges.reserve_exact(needs.all.len() + needs.each.len() + 2);
+        met.all = Vec::with_capacity(needs.all.len());
+        met.each = Vec::with_capacity(needs.each.len());
+        met.charges = Vec::with_capacity(needs.all.len() + needs.each.len() + 2);
         for need in &needs.all {
             match self.meet_one(&mut met.charges, at, need, now) {
                 Ok(access) => met.all.push(access),
@@ -156,7 +156,7 @@ impl Authority {
             Need::Tool(name) if writes_memory(name.as_str()) && !node.stable_identity => {
                 return Err(words::no_stable_identity(name));
             }
-            Need::Tool(name) => first(&mut index.tool(name.as_str()).iter().chain(&index.any_tool).copied()),
+            Need::Tool(name) => first(&mut index.tool(name.as_str()).chain(index.any_tool.iter().copied())),
             Need::Host { host, port } => first(&mut self.host_grants(index, host, *port).into_iter()),
             Need::Spawn(name) => first(&mut self.naming(&index.spawn, name)),
             Need::Message(name) => first(&mut self.naming(&index.message, name)),

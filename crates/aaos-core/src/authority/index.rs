@@ -62,7 +62,7 @@ pub(super) struct HeldIndex {
     pub(super) read: PathIndex,
     pub(super) write: PathIndex,
     /// By tool, in order. Few, and a keyed hash of a name costs more than the comparisons.
-    tools: Vec<(ToolName, Vec<GrantIx>)>,
+    tools: Vec<(ToolName, GrantIx)>,
     pub(super) any_tool: Vec<GrantIx>,
     pub(super) network: Vec<GrantIx>,
     pub(super) web: Vec<GrantIx>,
@@ -83,10 +83,10 @@ impl HeldIndex {
             Capability::FileRead(pattern) => files(&mut self.read, pattern),
             Capability::FileWrite(pattern) => files(&mut self.write, pattern),
             Capability::Tool(ToolSet::All) => self.any_tool.push(ix),
-            Capability::Tool(ToolSet::One(name)) => match self.at_tool(name.as_str()) {
-                Ok(at) => self.tools[at].1.push(ix),
-                Err(at) => self.tools.insert(at, (name.clone(), vec![ix])),
-            },
+            Capability::Tool(ToolSet::One(name)) => {
+                let at = self.tools.partition_point(|(held, _)| held <= name);
+                self.tools.insert(at, (name.clone(), ix));
+            }
             Capability::WebSearch => self.web.push(ix),
             Capability::Network(_) => self.network.push(ix),
             Capability::SpawnChild(_) => self.spawn.push(ix),
@@ -94,12 +94,9 @@ impl HeldIndex {
         }
     }
 
-    /// Grants that name this very tool.
-    pub(super) fn tool(&self, name: &str) -> &[GrantIx] {
-        self.at_tool(name).map_or(&[], |at| &self.tools[at].1)
-    }
-
-    fn at_tool(&self, name: &str) -> Result<usize, usize> {
-        self.tools.binary_search_by(|(held, _)| held.as_str().cmp(name))
+    /// Grants that name this very tool, in the order they were issued.
+    pub(super) fn tool(&self, name: &str) -> impl Iterator<Item = GrantIx> {
+        let from = self.tools.partition_point(|(held, _)| held.as_str() < name);
+        self.tools[from..].iter().take_while(move |(held, _)| held.as_str() == name).map(|(_, ix)| *ix)
     }
 }
