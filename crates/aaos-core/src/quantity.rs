@@ -77,15 +77,21 @@ impl MicroUsd {
         let fraction = format!("{fraction:0<6}").parse::<u64>().ok()?;
         whole.checked_add(fraction).map(Self)
     }
-}
 
-/// Dollars with two decimals, and as many more as are not zero: `1.50 USD`.
-impl fmt::Display for MicroUsd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Dollars with two decimals, and as many more as are not zero: `1.50`. What [`Self::from_decimal`] reads.
+    #[must_use]
+    pub fn to_decimal(self) -> String {
         let (dollars, rest) = (self.0 / MICRO_USD_PER_USD, self.0 % MICRO_USD_PER_USD);
         let decimals = format!("{rest:06}");
         let kept = decimals.trim_end_matches('0').len().max(2);
-        write!(f, "{dollars}.{} USD", &decimals[..kept])
+        format!("{dollars}.{}", &decimals[..kept])
+    }
+}
+
+/// In decimal, with the unit: `1.50 USD`.
+impl fmt::Display for MicroUsd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} USD", self.to_decimal())
     }
 }
 
@@ -278,6 +284,7 @@ mod tests {
         ] {
             assert_eq!(MicroUsd::from_decimal(text), Some(MicroUsd(micros)), "{text}");
             assert_eq!(MicroUsd(micros).to_string(), shown);
+            assert_eq!(MicroUsd::from_decimal(&MicroUsd(micros).to_decimal()), Some(MicroUsd(micros)));
         }
         let refused = [
             "",

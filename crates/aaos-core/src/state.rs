@@ -18,7 +18,7 @@ use crate::manifest::Manifest;
 use crate::model::Usage;
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::{Millis, Timestamp};
+use crate::quantity::{MicroUsd, Millis, Timestamp};
 use crate::toolio::StopReason;
 
 /// A goal as far as the journal tells.
@@ -48,6 +48,8 @@ pub struct GoalRecord {
     pub root_agent: Option<AgentId>,
     /// Its workspace, once started.
     pub workspace: Option<AbsPath>,
+    /// What its inferences cost, as far as their models have prices.
+    pub cost: MicroUsd,
     /// How it ended, once it has.
     pub end: Option<GoalEnd>,
 }

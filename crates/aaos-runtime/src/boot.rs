@@ -309,6 +309,7 @@ fn goal_of(record: &GoalRecord) -> Goal {
     let mut goal = Goal::new(request, record.principal, record.accepted_at, Default::default());
     goal.root_agent = record.root_agent;
     goal.workspace = record.workspace.clone();
+    goal.cost = record.cost;
     goal.state = GoalState::Interrupted;
     goal.exit_code = Some(Exit::Failed as u8);
     goal.error = Some(INTERRUPTED_GOAL.to_owned());

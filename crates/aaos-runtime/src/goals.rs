@@ -18,7 +18,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern, Reach};
-use aaos_core::quantity::{Quantity, Timestamp};
+use aaos_core::quantity::{MicroUsd, Quantity, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,8 @@ pub(crate) struct Goal {
     pub(crate) response: Option<String>,
     pub(crate) error: Option<String>,
     pub(crate) usage: Usage,
+    /// What its inferences cost, as far as their models have prices.
+    pub(crate) cost: MicroUsd,
     pub(crate) exit_code: Option<u8>,
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
@@ -94,6 +96,7 @@ impl Goal {
             response: None,
             error: None,
             usage: Usage::default(),
+            cost: MicroUsd::ZERO,
             exit_code: None,
             cancel,
             failed_children: BTreeMap::new(),
@@ -485,6 +488,7 @@ fn goal_view(id: GoalId, goal: &Goal, table: &crate::registry::Table) -> GoalVie
         response: goal.response.clone(),
         error: goal.error.clone(),
         usage: goal.usage,
+        cost: (goal.cost > MicroUsd::ZERO).then(|| goal.cost.to_decimal()),
         exit_code: goal.exit_code,
         waiting_for,
     }

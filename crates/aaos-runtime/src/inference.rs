@@ -16,7 +16,7 @@ use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
 use aaos_core::name::ModelName;
 use aaos_core::price::Price;
-use aaos_core::quantity::{MicroUsd, Millis, Quantity, Tokens};
+use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
@@ -198,6 +198,7 @@ impl Kernel {
         }
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
+        self.count_cost(agent, &finished.spent);
         let overdrawn = self.overdrawn(agent, &settlement);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
@@ -228,6 +229,13 @@ impl Kernel {
         let refusal = Refusal::Budget { quantity, wanted: remaining.saturating_add(1), remaining };
         self.journal_refusal(agent, "inference", refusal).await;
         ServiceReply::BudgetExceeded { quantity, remaining }
+    }
+
+    fn count_cost(&self, agent: &Agent, spent: &Amounts) {
+        let Some(id) = agent.goal else { return };
+        if let Some(goal) = self.table().goals.get_mut(&id) {
+            goal.cost = goal.cost.plus(MicroUsd(spent.get(Quantity::MicroUsd)));
+        }
     }
 
     fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {

@@ -114,7 +114,9 @@ fn weigh(facts: &Facts<'_>) -> (GoalState, Exit, Option<String>) {
             let why = facts.end.error.as_deref().unwrap_or("the goal's budget is used up");
             failed(
                 Exit::Budget,
-                format!("{why}; give the goal a larger budget (--budget-tokens, --budget-usd)"),
+                format!(
+                    "{why}; give the goal a larger budget (--budget-tokens, --budget-usd, --budget-seconds)"
+                ),
             )
         }
         stop => {

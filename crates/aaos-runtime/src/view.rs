@@ -241,6 +241,9 @@ pub struct GoalView {
     pub error: Option<String>,
     /// Tokens of the whole tree.
     pub usage: Usage,
+    /// US dollars that the whole tree's inferences cost, as decimal text; absent where no model had a price.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cost: Option<String>,
     /// Exit code of `run` and `submit` for it, once it is over.
     pub exit_code: Option<u8>,
     /// What it waits for, in words.

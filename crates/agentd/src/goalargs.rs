@@ -10,7 +10,7 @@ use aaos_core::capability::{Capability, GrantSpec, HostRule, NameSet, ToolSet, V
 use aaos_core::manifest::Manifest;
 use aaos_core::name::ToolName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
-use aaos_core::quantity::Tokens;
+use aaos_core::quantity::{MicroUsd, Tokens};
 use clap::Args;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -51,6 +51,12 @@ pub(crate) struct GoalFlags {
     /// Most tokens for the whole goal, children included
     #[arg(long, value_name = "N", value_parser = at_least_one(), help_heading = "Limits and results")]
     pub(crate) budget_tokens: Option<u64>,
+    /// Most US dollars for the whole goal, for example 1.50; its models need a price
+    #[arg(long, value_name = "USD", value_parser = dollars, help_heading = "Limits and results")]
+    pub(crate) budget_usd: Option<MicroUsd>,
+    /// Most run time of the goal's root agent; children end with it
+    #[arg(long, value_name = "SECONDS", value_parser = at_least_one(), help_heading = "Limits and results")]
+    pub(crate) budget_seconds: Option<u64>,
     /// Fail when it is not done after this long
     #[arg(long, value_name = "SECONDS", value_parser = at_least_one(), help_heading = "Limits and results")]
     pub(crate) deadline: Option<u64>,
@@ -58,6 +64,23 @@ pub(crate) struct GoalFlags {
 
 fn at_least_one() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
+}
+
+fn dollars(text: &str) -> Result<MicroUsd, String> {
+    MicroUsd::from_decimal(text)
+        .filter(|usd| *usd > MicroUsd::ZERO)
+        .ok_or_else(|| "write US dollars above 0, with at most six decimals, for example 1.50".to_owned())
+}
+
+/// The purse that flags ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Tokens.
+    pub(crate) tokens: Option<Tokens>,
+    /// Money.
+    pub(crate) usd: Option<MicroUsd>,
+    /// Run time of the root agent.
+    pub(crate) seconds: Option<u64>,
 }
 
 /// Where a goal is asked for.
@@ -107,7 +130,7 @@ pub(crate) struct GoalPlan {
     /// Declared outputs.
     pub(crate) outputs: Vec<AbsPath>,
     /// Purse.
-    pub(crate) max_tokens: Option<Tokens>,
+    pub(crate) budget: Budget,
     /// Deadline.
     pub(crate) deadline_seconds: Option<u64>,
     /// What the operator should know before work begins.
@@ -159,7 +182,11 @@ impl GoalPlan {
             manifest: manifest.map(|own| own.text),
             approve: approve.into_iter().collect(),
             outputs,
-            max_tokens: flags.budget_tokens.map(Tokens),
+            budget: Budget {
+                tokens: flags.budget_tokens.map(Tokens),
+                usd: flags.budget_usd,
+                seconds: flags.budget_seconds,
+            },
             deadline_seconds: flags.deadline,
             notices,
         })

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use aaos_core::manifest::Manifest;
 use aaos_core::path::AbsPath;
+use aaos_core::quantity::{MicroUsd, Tokens};
 
-use super::{GoalFlags, GoalPlan, LoadedManifest, Place, WireGrant};
+use super::{Budget, GoalFlags, GoalPlan, LoadedManifest, Place, WireGrant};
 
 fn place(directory: &Path) -> Place {
     let directory = AbsPath::parse(directory.to_str().expect("UTF-8")).expect("absolute");
@@ -44,6 +45,8 @@ fn flags_replace_defaults_and_web_adds() {
         network: own(&["127.0.0.1:8080", "*.example.org"]),
         web: true,
         budget_tokens: Some(7),
+        budget_usd: super::dollars("1.50").ok(),
+        budget_seconds: Some(9),
         ..flags("go")
     };
     let plan = GoalPlan::new(&flags, &place(directory), None).expect("plans");
@@ -60,7 +63,16 @@ fn flags_replace_defaults_and_web_adds() {
             "spawn_child: [*]".to_owned(),
         ]
     );
-    assert_eq!(plan.max_tokens.map(|most| most.0), Some(7));
+    let budget = Budget { tokens: Some(Tokens(7)), usd: Some(MicroUsd(1_500_000)), seconds: Some(9) };
+    assert_eq!(plan.budget, budget);
+}
+
+#[test]
+fn dollars_are_decimal_text_above_zero() {
+    assert_eq!(super::dollars("0.000001"), Ok(MicroUsd(1)));
+    for bad in ["0", "0.00", "-1", "1,50", "1e3", "$1", "0.0000001", ""] {
+        assert!(super::dollars(bad).is_err_and(|why| why.contains("1.50")), "{bad}");
+    }
 }
 
 #[test]

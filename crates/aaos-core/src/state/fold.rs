@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass};
 use crate::event::{AgentEnd, Entry, Event, GoalState};
-use crate::id::{AgentId, CallId, GrantId};
+use crate::id::{AgentId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::Usage;
-use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
+use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
 
 use super::{
     AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingApproval,
@@ -54,6 +54,7 @@ impl State {
                 self.settle(*call, spent);
             }
             Event::InferenceCompleted { call, result, spent, .. } => {
+                self.count_cost(entry.goal_id, spent);
                 let agent = self.settle(*call, spent);
                 if let (Some(agent), Ok(reply)) = (agent.and_then(|id| self.agents.get_mut(&id)), result) {
                     agent.usage = agent.usage.plus(reply.usage);
@@ -88,6 +89,7 @@ impl State {
                     started_at: None,
                     root_agent: None,
                     workspace: None,
+                    cost: MicroUsd::ZERO,
                     end: None,
                 };
                 self.goals.entry(id).or_insert(record);
@@ -338,6 +340,12 @@ impl State {
             }
         }
         pending.agent
+    }
+
+    fn count_cost(&mut self, goal: Option<GoalId>, spent: &Amounts) {
+        if let Some(goal) = goal.and_then(|id| self.goals.get_mut(&id)) {
+            goal.cost = goal.cost.plus(MicroUsd(spent.get(Quantity::MicroUsd)));
+        }
     }
 
     /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent, in the window

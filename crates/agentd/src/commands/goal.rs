@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use aaos_core::id::GoalId;
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::path::AbsPath;
-use aaos_core::quantity::Tokens;
+use aaos_core::quantity::{MicroUsd, Tokens};
 use aaos_runtime::RuntimeStatus;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Nothing};
 use crate::daemon;
 use crate::exit::Exit;
-use crate::goalargs::{GoalFlags, GoalPlan, Place, WireGrant};
+use crate::goalargs::{self, GoalFlags, GoalPlan, Place, WireGrant};
 use crate::manifests;
 use crate::render::text::line;
 use crate::render::{Screen, Tone};
@@ -46,7 +46,21 @@ pub(super) struct Submission<'p> {
 
 #[derive(Serialize)]
 struct Budget {
-    max_tokens: Tokens,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<Tokens>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_usd: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_wall_seconds: Option<u64>,
+}
+
+impl Budget {
+    fn of(asked: goalargs::Budget) -> Option<Self> {
+        let goalargs::Budget { tokens, usd, seconds } = asked;
+        let budget =
+            Self { max_tokens: tokens, max_usd: usd.map(MicroUsd::to_decimal), max_wall_seconds: seconds };
+        (asked != goalargs::Budget::default()).then_some(budget)
+    }
 }
 
 impl<'p> From<&'p GoalPlan> for Submission<'p> {
@@ -59,7 +73,7 @@ impl<'p> From<&'p GoalPlan> for Submission<'p> {
             working_directory: &plan.directory,
             manifest: plan.manifest.as_deref(),
             deadline_seconds: plan.deadline_seconds,
-            budget: plan.max_tokens.map(|max_tokens| Budget { max_tokens }),
+            budget: Budget::of(plan.budget),
         }
     }
 }
@@ -173,9 +187,10 @@ fn grant_lines(plan: &GoalPlan) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::{Submission, grant_lines};
-    use crate::goalargs::{GoalFlags, GoalPlan, Place};
+    use crate::goalargs::{self, GoalFlags, GoalPlan, Place};
     use aaos_core::name::ToolName;
     use aaos_core::path::AbsPath;
+    use aaos_core::quantity::MicroUsd;
 
     fn plan(goal: &str) -> GoalPlan {
         let place = Place { directory: AbsPath::parse("/p").expect("absolute"), home: None };
@@ -223,5 +238,8 @@ mod tests {
              \"grants\":[{\"file_read\":\"/p/*\"},{\"file_write\":\"/p/output/*\"},\
              {\"network\":[\"a.org:8443\"]},{\"tool\":\"*\"},{\"spawn_child\":[\"*\"]}],\"working_directory\":\"/p\"}"
         );
+        let budget = goalargs::Budget { usd: Some(MicroUsd(1_500_000)), seconds: Some(9), tokens: None };
+        let json = serde_json::to_string(&Submission::from(&GoalPlan { budget, ..plan })).expect("JSON");
+        assert!(json.contains("\"budget\":{\"max_usd\":\"1.50\",\"max_wall_seconds\":9}"), "{json}");
     }
 }

@@ -2,7 +2,7 @@
 
 use aaos_core::confinement::Boundary;
 use aaos_core::model::ProviderState;
-use aaos_runtime::{AgentStatus, GoalView, RuntimeStatus};
+use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus};
 use anyhow::Result;
 use serde_json::value::RawValue;
 
@@ -111,12 +111,7 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
         ("usage", entry::tokens(status.usage)),
     ];
     if let Some(purse) = &status.purse {
-        let most = purse.limit.map_or("no limit of its own".to_owned(), |limit| format!("at most {limit}"));
-        let left = purse.remaining.map(|left| format!(", {left} left")).unwrap_or_default();
-        facts.push((
-            "purse",
-            format!("{} tokens used, {} reserved, {most}{left}", purse.used, purse.reserved),
-        ));
+        facts.push(("purse", purse_words(purse)));
     }
     if let Some(waits) = &status.waiting_for {
         facts.push(("waits for", cut(waits, REASON_CHARS)));
@@ -132,6 +127,27 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     facts
 }
 
+/// Each quantity that is bounded or used, a line each, and the window.
+fn purse_words(purse: &PurseReport) -> String {
+    let line = |one: &QuantityReport| {
+        let quantity = one.quantity;
+        let mut words = format!("used {}", quantity.show(one.used));
+        if one.reserved > 0 {
+            words.push_str(&format!(", reserved {}", quantity.show(one.reserved)));
+        }
+        if let Some(most) = one.limit {
+            words.push_str(&format!(", at most {}", quantity.show(most)));
+        }
+        if let Some(left) = one.remaining {
+            words.push_str(&format!(", left {}", quantity.show(left)));
+        }
+        words
+    };
+    let mut lines: Vec<String> = purse.quantities.iter().map(line).collect();
+    lines.extend(purse.window_ends.map(|ends| format!("its window ends {}", instant(ends))));
+    if lines.is_empty() { "nothing used, no limit".to_owned() } else { lines.join("\n") }
+}
+
 fn goal(view: &GoalView) -> Vec<Fact> {
     let mut facts = vec![
         ("goal", view.goal_id.to_string()),
@@ -145,6 +161,9 @@ fn goal(view: &GoalView) -> Vec<Fact> {
         ),
         ("usage", entry::tokens(view.usage)),
     ];
+    if let Some(cost) = &view.cost {
+        facts.push(("cost", format!("{cost} USD")));
+    }
     if let Some(waits) = &view.waiting_for {
         facts.push(("waits for", cut(waits, REASON_CHARS)));
     }
