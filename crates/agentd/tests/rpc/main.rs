@@ -2,6 +2,7 @@
 
 mod approvals;
 mod bad_input;
+mod calls_cut;
 mod codes;
 mod denied_writes;
 mod hostile_clients;
@@ -13,5 +14,6 @@ mod persistent;
 mod principals;
 mod purses;
 mod restart;
+mod revocation;
 mod streams;
 mod support;
