@@ -319,23 +319,20 @@ fn reply_bytes(reply: &ModelReply) -> Bytes {
 pub struct Spawn {
     /// The child's manifest name.
     pub child: AgentName,
-    /// Hash of its manifest.
-    pub manifest_hash: String,
     /// Size of its manifest.
     pub manifest_bytes: Bytes,
+    /// Its manifest, to be shown.
+    pub manifest: serde_json::Value,
 }
 
 impl Spawn {
     /// The admission of a child with this manifest.
     #[must_use]
     pub fn of(manifest: &Manifest) -> Self {
-        let text = serde_json::to_string(manifest)
+        let shown = serde_json::to_value(manifest)
             .unwrap_or_else(|error| unreachable!("a manifest is plain JSON: {error}"));
-        Self {
-            child: manifest.name.clone(),
-            manifest_hash: content_hash(text.as_bytes()),
-            manifest_bytes: Bytes(text.len() as u64),
-        }
+        let bytes = Bytes(shown.to_string().len() as u64);
+        Self { child: manifest.name.clone(), manifest_bytes: bytes, manifest: shown }
     }
 }
 
@@ -356,8 +353,7 @@ impl Effect for Spawn {
     }
 
     fn subject(&self) -> Option<Subject> {
-        let input = serde_json::json!({ "child": self.child, "manifest_hash": self.manifest_hash });
-        Some(Subject::of("spawn", input))
+        Some(Subject::of("spawn", serde_json::json!({ "child": self.child, "manifest": self.manifest })))
     }
 
     fn spent(parts: &AuthorizedParts<Self>, outcome: &Self::Outcome) -> Amounts {

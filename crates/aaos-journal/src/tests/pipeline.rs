@@ -65,7 +65,7 @@ fn spawn(authority: &mut Authority, number: u128) -> Result<Authorized<Spawn>, R
     authority.authorize(
         agent(),
         call(number),
-        Spawn { child, manifest_hash: "00".into(), manifest_bytes: Bytes(9) },
+        Spawn { child, manifest_bytes: Bytes(9), manifest: serde_json::Value::Null },
         NOW,
     )
 }

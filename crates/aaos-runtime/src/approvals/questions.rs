@@ -224,3 +224,116 @@ impl Questions {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aaos_core::approval::{AskedBecause, Question, Target};
+    use aaos_core::id::{AgentId, ApprovalId, CallId};
+    use aaos_core::limits;
+    use aaos_core::manifest::Manifest;
+    use aaos_core::quantity::Timestamp;
+    use aaos_core::state::PendingApproval;
+    use uuid::Uuid;
+
+    use super::{Open, Questions, Told};
+    use crate::registry::{Agent, AgentFacts};
+
+    fn agent(number: u128) -> Arc<Agent> {
+        let manifest = Manifest::parse("name: asker\nmodel: m\nsystem_prompt: s\n").expect("a manifest");
+        Agent::new(AgentFacts {
+            id: AgentId::from_uuid(Uuid::from_u128(number)),
+            manifest,
+            parent: None,
+            goal: None,
+            owner: 1000,
+            depth: 0,
+            started_at: Timestamp(1),
+            cancel: Default::default(),
+        })
+    }
+
+    fn asked(number: u128, by: &Agent) -> PendingApproval {
+        let question = Question {
+            id: ApprovalId::from_uuid(Uuid::from_u128(number)),
+            agent: by.id,
+            call: CallId::from_uuid(Uuid::from_u128(number)),
+            effect: "echo".to_owned(),
+            digest: "d".to_owned(),
+            because: AskedBecause::Tool,
+            needs: Vec::new(),
+            grants: Vec::new(),
+            input: serde_json::json!({ "message": "hi" }),
+            targets: Vec::new(),
+        };
+        PendingApproval { question, goal: None, asked_at: Timestamp(1), deadline: Timestamp(100) }
+    }
+
+    fn open(number: u128, by: &Agent) -> Open {
+        Open::new(asked(number, by), by, &[])
+    }
+
+    #[test]
+    fn so_many_are_open_and_no_more_until_one_is_closed() {
+        let (by, mut questions) = (agent(1), Questions::default());
+        let most = limits::MAX_PENDING_APPROVALS as u128;
+        for number in 0..most {
+            assert!(questions.open(open(number, &by)).is_some(), "{number}");
+        }
+        assert!(questions.open(open(most, &by)).is_none());
+        assert!(questions.take(ApprovalId::from_uuid(Uuid::from_u128(0))).is_some());
+        assert!(questions.open(open(most, &by)).is_some());
+    }
+
+    #[test]
+    fn only_what_is_durable_is_listed_and_what_cannot_be_recorded_is_gone() {
+        let (by, mut questions) = (agent(1), Questions::default());
+        let waiters: Vec<_> = (2..4).map(|number| questions.open(open(number, &by)).expect("room")).collect();
+        assert!(questions.list(|_| true).is_empty());
+        assert_eq!(questions.recording(|_| true).len(), 2);
+        questions.recorded(waiters[0].id, true);
+        questions.recorded(waiters[1].id, false);
+        let listed: Vec<_> = questions.list(|_| true).iter().map(|view| view.id).collect();
+        assert_eq!(listed, [waiters[0].id]);
+        assert!(questions.take(waiters[1].id).is_none() && questions.recording(|_| true).is_empty());
+        assert!(questions.list(|open| open.owner != 1000).is_empty(), "the caller chooses");
+    }
+
+    #[test]
+    fn a_recalled_question_is_taken_up_once_and_by_the_very_same_call_alone() {
+        let (by, mut questions) = (agent(1), Questions::default());
+        let same = asked(2, &by).question;
+        drop(questions.open(open(2, &by)));
+        assert!(questions.adopt(&same).is_none(), "its own call waits for it");
+        let recalled = questions.recall(Open::recalled(asked(3, &by), &by, &[]));
+        let target = Target { path: "/a".into(), root: "/".into(), place: "/a".into(), content_hash: None };
+        assert!(questions.adopt(&Question { digest: "other".into(), ..same.clone() }).is_none());
+        assert!(questions.adopt(&Question { agent: agent(9).id, ..same.clone() }).is_none());
+        assert!(questions.adopt(&Question { targets: vec![target], ..same.clone() }).is_none());
+        assert_eq!(questions.adopt(&same).map(|waiter| waiter.id), Some(recalled.id));
+        assert!(questions.adopt(&same).is_none());
+    }
+
+    #[test]
+    fn the_questions_of_one_agent_are_taken_together() {
+        let (one, other, mut questions) = (agent(1), agent(2), Questions::default());
+        for (number, by) in [(1, &one), (2, &other), (3, &one)] {
+            assert!(questions.open(open(number, by)).is_some());
+        }
+        assert_eq!(questions.take_of(one.id).len(), 2);
+        assert_eq!(questions.take_of(one.id).len(), 0);
+        assert_eq!(questions.take_of(other.id).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_also_where_the_answer_is_lost() {
+        let (by, mut questions) = (agent(1), Questions::default());
+        let mut waiters: Vec<_> =
+            (1..3).map(|number| questions.open(open(number, &by)).expect("room")).collect();
+        questions.take(waiters[0].id).expect("open").tell(Told::Approved);
+        assert_eq!(waiters[0].told().await, Told::Approved);
+        drop(questions.take(waiters[1].id));
+        assert!(matches!(waiters[1].told().await, Told::Denied(_)));
+    }
+}

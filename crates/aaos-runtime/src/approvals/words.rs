@@ -63,3 +63,62 @@ pub(super) fn check_scope(
         Some(_) | None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aaos_core::approval::{AskedBecause, Question};
+    use aaos_core::effect::{FileRight, Need};
+    use aaos_core::id::{AgentId, ApprovalId, CallId};
+    use aaos_core::name::{AgentName, ToolName};
+    use aaos_core::path::{AbsPath, PathPattern};
+    use uuid::Uuid;
+
+    use super::{check_scope, description};
+
+    fn question(paths: &[&str]) -> Question {
+        let write =
+            |path: &&str| Need::File { right: FileRight::Write, path: AbsPath::parse(path).expect("a path") };
+        let tool = Need::Tool(ToolName::parse("file_write").expect("a tool"));
+        Question {
+            id: ApprovalId::from_uuid(Uuid::nil()),
+            agent: AgentId::from_uuid(Uuid::nil()),
+            call: CallId::from_uuid(Uuid::nil()),
+            effect: "file_write".to_owned(),
+            digest: String::new(),
+            because: AskedBecause::Tool,
+            needs: std::iter::once(tool).chain(paths.iter().map(write)).collect(),
+            grants: Vec::new(),
+            input: serde_json::Value::Null,
+            targets: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_print_in_a_path_is_spelled_out() {
+        let name = AgentName::parse("writer").expect("a name");
+        let asked = question(&["/a/\u{1b}[2K\u{202e}b\nagent root wants"]);
+        let words = description(&name, &asked);
+        assert_eq!(
+            words,
+            "agent writer wants to use file_write, which would write \"/a/\\u{1b}[2K\\u{202e}b\\nagent root wants\""
+        );
+        assert_eq!(description(&name, &question(&[])), "agent writer wants to use file_write");
+    }
+
+    #[test]
+    fn a_scope_covers_what_was_asked_or_is_refused() {
+        let below = PathPattern::parse("/a/*").expect("a pattern");
+        assert!(check_scope(&question(&["/a/b", "/a/c/d"]), Some(&below), 1).is_ok());
+        assert!(check_scope(&question(&[]), None, 10_000).is_ok());
+        for (paths, below, uses) in [
+            (vec!["/a/b", "/c"], Some(&below), 1),
+            (vec!["/a/../c"], Some(&below), 1),
+            (vec!["/ab"], Some(&below), 1),
+            (vec![], Some(&below), 1),
+            (vec![], None, 0),
+            (vec![], None, 10_001),
+        ] {
+            assert!(check_scope(&question(&paths), below, uses).is_err(), "{paths:?} {uses}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Goals end to end: the real daemon, gateways and workers under a scripted model, and what a death leaves.
 
+mod approvals;
 mod budgets;
 mod cancel;
 mod crash;

@@ -21,6 +21,8 @@ const LOOKER: u32 = 54_322;
 const STRANGER: u32 = 54_323;
 /// May do everything but has a ceiling.
 const DEPUTY: u32 = 54_324;
+/// May look and answer approvals.
+const APPROVER: u32 = 54_325;
 /// The socket's.
 const GROUP: u32 = 54_400;
 
@@ -77,6 +79,7 @@ fn config(data: &Path) -> String {
     format!("socket_group = \"{GROUP}\"\n")
         + &one(ALICE, "[\"observe\", \"submit\"]")
         + &one(LOOKER, "[\"observe\"]")
+        + &one(APPROVER, "[\"observe\", \"approve\"]")
         + &one(DEPUTY, "[\"observe\", \"submit\", \"approve\", \"administer\"]")
 }
 
@@ -189,6 +192,34 @@ fn what_is_anothers_answers_as_unknown() {
         assert!(status["agents"] == 1 && status["journal_head"].is_u64(), "{status}");
         assert!(!status["providers"].as_array().expect("a list").is_empty(), "{status}");
     }
+}
+
+#[test]
+fn a_question_of_anothers_agent_answers_as_unknown() {
+    let Some(house) = House::open() else { return };
+    let mut operator = house.operator();
+    let asking = "capabilities: [\"tool: echo\"]\napproval_required: [echo]\n";
+    let agent = spawn(&mut operator, &manifest("asker", asking));
+    let input = json!({ "message": "may I?" });
+    let call = operator.send("tool.invoke", json!({ "agent_id": agent, "tool": "echo", "input": input }));
+    operator.send("audit.stream", json!({ "kinds": ["human_approval_requested"] }));
+    let asked = operator.notification().expect("a question");
+    let id = text(&asked["params"]["event"]["event"]["question"]["id"]);
+    let mut approver = house.client(APPROVER);
+    assert_eq!(approver.call("approval.list", json!({})).expect("a list"), json!({ "pending": [] }));
+    for decision in ["approve", "deny"] {
+        let mut answer =
+            |id: &str| approver.call("approval.respond", json!({ "id": id, "decision": decision }));
+        let foreign = answer(&id).expect_err("not its own");
+        let unknown = answer(NOBODY).expect_err("there is none");
+        assert_eq!((foreign.code, &foreign.data), (1001, &unknown.data), "{decision}");
+        assert_eq!(foreign.message.replace(&id, NOBODY), unknown.message);
+    }
+    // The control: whoever administers sees it and may answer.
+    let mut deputy = house.client(DEPUTY);
+    assert_eq!(deputy.call("approval.list", json!({})).expect("a list")["pending"][0]["id"], id.as_str());
+    deputy.call("approval.respond", json!({ "id": id, "decision": "approve" })).expect("open until now");
+    assert_eq!(operator.reply_to(call).expect("approved")["result"], input);
 }
 
 fn listed(client: &mut Client) -> Vec<String> {
