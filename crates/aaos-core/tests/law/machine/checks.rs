@@ -2,6 +2,7 @@
 
 use aaos_core::authority::{Authority, AuthorityLimits};
 use aaos_core::effect::Needs;
+use aaos_core::id::AgentId;
 use aaos_core::quantity::{Quantity, Timestamp};
 
 use crate::model::Model;
@@ -34,6 +35,9 @@ impl Machine {
             assert_eq!(approved, expected.map(|one| one.uses).sum::<u32>(), "approved for agent {at}");
         }
         self.check_sums();
+        let alive = |id: &AgentId| self.state.agents.get(id).is_some_and(|one| one.is_alive());
+        assert!(self.state.approved.values().all(|one| alive(&one.holder)), "an answer outlives its holder");
+        assert!(self.state.questions.values().all(|one| alive(&one.question.agent)), "a question, its asker");
     }
 
     /// What children hold is in what their parent counts.
