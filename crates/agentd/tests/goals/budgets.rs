@@ -203,11 +203,17 @@ fn money_is_bounded_only_for_models_that_have_a_price() {
     let rig = Rig::priced(|_| Script::new().when_system(LEAD_MARK, [Turn::say("done").metered(TURN)]));
     let ran = rig.run(goal_of(&spender(dear)));
     ran.assert_ended("done", 0);
-    assert_eq!(charged(&ran, "micro_usd"), 250_000);
+    assert_eq!((charged(&ran, "micro_usd"), &ran.goal["cost"]), (250_000, &json!("0.25")));
     let asked = rig.models.requests()[0].body["max_tokens"].as_u64();
     let asked = asked.or_else(|| rig.models.requests()[0].body["max_completion_tokens"].as_u64());
     assert!(asked.is_some_and(|most| most < 2_500), "clamped to what five dollars pay for: {asked:?}");
     assert_eq!(rig.models.requests()[0].body["model"], SCRIPTED_MODEL);
+    // What it cost is still known after a death.
+    let goal = ran.goal["goal_id"].clone();
+    let daemon = rig.daemon.kill9().start();
+    let known = daemon.client().call("goal.status", json!({ "goal_id": goal })).expect("known");
+    assert_eq!(known["cost"], "0.25");
+    assert!(refused.goal["cost"].is_null(), "nothing was priced");
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn each_attempt_that_may_have_been_billed_is_reserved_for_and_charged() {
     let requested = ran.of_kind("inference_requested");
     let lost: u64 = requested[..2].iter().filter_map(|entry| entry["event"]["reserve"].as_u64()).sum();
     let reported = ran.of_kind("usage_reported");
-    let used = reported.last().and_then(|entry| entry["event"]["used"].as_u64());
+    let used = reported.last().and_then(|entry| entry["event"]["used"]["tokens"].as_u64());
     assert!(lost > 0 && used > Some(lost), "{used:?} used, {lost} lost");
 
     // Where the purse holds no more than one attempt, there is none after it.
