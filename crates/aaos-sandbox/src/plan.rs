@@ -222,6 +222,7 @@ struct Opened {
 }
 
 /// Through which grant a path is reached, and how.
+#[derive(Clone, Copy)]
 struct Way<'a> {
     grant: GrantId,
     /// Below the grant's root.
