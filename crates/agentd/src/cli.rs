@@ -74,6 +74,9 @@ pub(crate) enum Command {
     /// List the tools that agents can be granted
     #[command(after_help = help::TOOLS)]
     Tools(JsonArgs),
+    /// List what waits for a person's approval, and answer it
+    #[command(after_help = help::APPROVALS)]
+    Approvals(ApprovalsArgs),
     /// List what an agent holds
     #[command(after_help = help::GRANTS)]
     Grants(GrantsArgs),
@@ -196,6 +199,33 @@ pub(crate) struct MessageArgs {
     pub(crate) agent: String,
     /// What to say, in quotes
     pub(crate) text: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `approvals`.
+#[derive(Debug, Args)]
+pub(crate) struct ApprovalsArgs {
+    /// Approve this one; may be given again
+    #[arg(long, value_name = "ID", group = "answers", conflicts_with = "deny")]
+    pub(crate) approve: Vec<String>,
+    /// Deny this one; may be given again
+    #[arg(long, value_name = "ID", group = "answers")]
+    pub(crate) deny: Vec<String>,
+    /// Why; the agent is told the reason of a denial
+    #[arg(long, value_name = "TEXT", requires = "answers")]
+    pub(crate) reason: Option<String>,
+    /// Approve further uses of the same tool, too, whose files lie below PATTERN, for example /out/*
+    #[arg(long, value_name = "PATTERN", requires = "approve", conflicts_with = "deny")]
+    pub(crate) below: Option<String>,
+    /// Approve so many uses, this one included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "approve",
+          conflicts_with = "deny")]
+    pub(crate) uses: Option<u32>,
+    /// Approve for every agent of the goal, not only the one that asks and its children
+    #[arg(long, requires = "approve", conflicts_with = "deny")]
+    pub(crate) for_goal: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

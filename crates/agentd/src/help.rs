@@ -21,8 +21,12 @@ standard error.
 A running daemon of the state directory does the work, else a private one for as long as this command runs. \
 Ctrl-C cancels the goal; a second Ctrl-C leaves at once.
 
+With --approve TOOL each use of a tool waits for you: you are asked here if this is a terminal, else a command is \
+shown that answers. What nobody approves is not done.
+
 Examples:
   agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"
+  agentd run --approve file_write \"Read ./docs and write a summary to ./output/summary.md\"
   agentd run --read ./src --write ./report --output ./report/todo.md \"List all TODOs below ./src\"
   agentd run --network 127.0.0.1:8080 \"Fetch http://127.0.0.1:8080/a and write it to ./output/a.md\"
 
@@ -85,6 +89,18 @@ pub(crate) const TOOLS: &str = "\
 Examples:
   agentd tools
   agentd tools --json             with the JSON Schema of each input";
+
+pub(crate) const APPROVALS: &str = "\
+On a terminal it shows each question whole and asks for the answer; without one it lists them. An approval \
+covers the very call that was asked about, and only while the files it changes are what was shown; --below and \
+--uses cover further calls of the same tool. ID is an id of the list, or a unique end of one. What nobody answers \
+in time is denied.
+
+Examples:
+  agentd approvals
+  agentd approvals --approve 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd approvals --approve 456789ab --below /srv/out/* --uses 20 --for-goal
+  agentd approvals --deny 456789ab --reason \"not into the archive\"";
 
 pub(crate) const GRANTS: &str = "\
 Uses left count over all agents that share them. A grant may be held to be handed on and not used.

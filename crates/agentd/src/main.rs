@@ -16,6 +16,7 @@ mod manifests;
 mod render;
 mod server;
 mod settings;
+mod terminal;
 
 use std::io;
 use std::process::ExitCode;

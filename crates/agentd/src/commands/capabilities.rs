@@ -191,28 +191,25 @@ pub(super) fn explain(settings: &Settings, args: ExplainArgs, screen: Screen) ->
     if args.asks_nothing() {
         return denials(settings, args, screen);
     }
+    if args.agent.is_none() && !args.who {
+        let why = "say which AGENT, or --who to see every agent that can reach it";
+        return Err(UsageError(why.to_owned()).into());
+    }
     let asked = Asked::new(&args)?;
-    super::ask(settings, async move |mut client| {
-        if args.who {
-            who(&mut client, &asked, &args, screen).await
-        } else {
-            may(&mut client, asked, &args, screen).await
-        }
+    super::ask(settings, async move |mut client| match &args.agent {
+        Some(agent) => may(&mut client, agent, asked, args.json, screen).await,
+        None => who(&mut client, &asked, args.json, screen).await,
     })
 }
 
 /// Whether an agent would be allowed something, and what it lacks.
-async fn may(client: &mut Client, mut asked: Asked, args: &ExplainArgs, screen: Screen) -> Result<Exit> {
-    let Some(agent) = &args.agent else {
-        let why = "say which AGENT, or --who to see every agent that can reach it";
-        return Err(UsageError(why.to_owned()).into());
-    };
+async fn may(client: &mut Client, agent: &str, mut asked: Asked, json: bool, screen: Screen) -> Result<Exit> {
     let agent_id = find_agent(client, agent).await?;
     asked.agent_id = Some(agent_id);
     let reply = client.call_raw("capability.explain", &asked).await?;
     let told: Explanation = serde_json::from_str(reply.get())?;
     let exit = if told.missing.is_empty() && !told.met.is_empty() { Exit::Done } else { Exit::Denied };
-    if args.json {
+    if json {
         screen.json(&reply)?;
         return Ok(exit);
     }
@@ -253,11 +250,11 @@ fn lack(title: &str, denied: &Denied) -> [String; 3] {
 }
 
 /// Who can reach something.
-async fn who(client: &mut Client, asked: &Asked, args: &ExplainArgs, screen: Screen) -> Result<Exit> {
+async fn who(client: &mut Client, asked: &Asked, json: bool, screen: Screen) -> Result<Exit> {
     let reply = client.call_raw("capability.explain", asked).await?;
     let told: Explanation = serde_json::from_str(reply.get())?;
     let exit = if told.reach.is_empty() { Exit::Denied } else { Exit::Done };
-    if args.json {
+    if json {
         screen.json(&reply)?;
         return Ok(exit);
     }

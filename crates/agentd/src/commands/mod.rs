@@ -4,11 +4,14 @@
 //! said, unchanged; a command that reads changes nothing.
 
 mod agents;
+mod approvals;
+mod asking;
 mod capabilities;
 mod check;
 mod doctor;
 mod entries;
 mod goal;
+mod question;
 mod status;
 mod stream;
 mod target;
@@ -47,6 +50,9 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         }
         Command::Tools(args) => {
             ask(&settings, async move |mut client| agents::tools(&mut client, &args, screen).await)
+        }
+        Command::Approvals(args) => {
+            ask(&settings, async move |mut client| approvals::approvals(&mut client, &args, screen).await)
         }
         Command::Grants(args) => {
             ask(&settings, async move |mut client| capabilities::grants(&mut client, &args, screen).await)

@@ -1,4 +1,4 @@
-//! Watching a goal: progress as it happens, the answer at the end, Ctrl-C in between.
+//! Watching a goal: progress as it happens, questions on the way, the answer at the end, Ctrl-C in between.
 //!
 //! Invariants: the exit code is the one that the daemon recorded; a first interrupt cancels the goal and
 //! waits for its recorded end, a second one leaves at once.
@@ -21,6 +21,7 @@ use crate::render::progress::{Clock, Story};
 use crate::render::text::{block, span};
 use crate::render::{OutputError, Screen, Tone, entry};
 
+use super::asking::Asking;
 use super::goal::Submission;
 use super::target::OneGoal;
 
@@ -51,6 +52,7 @@ struct Watch<'w> {
     /// Holds the cancelling request open; its answer is the goal's own end.
     canceller: Option<Client>,
     elapsed: Option<Millis>,
+    asking: Asking<'w>,
 }
 
 /// Submits a goal, tells its progress and its end.
@@ -71,6 +73,7 @@ pub(super) async fn follow(
         interrupted: false,
         canceller: None,
         elapsed: None,
+        asking: Asking::new(socket, voice.screen)?,
     };
     let reply = loop {
         tokio::select! {
@@ -78,10 +81,12 @@ pub(super) async fn follow(
                 Streamed::Frame(frame) => watch.frame(&frame).await?,
                 Streamed::Reply(reply) => break reply,
             },
+            typed = watch.asking.line(), if watch.asking.is_asking() => watch.asking.typed(typed).await,
             _ = interrupts.recv() => watch.interrupt().await?,
             _ = terminations.recv() => watch.interrupt().await?,
         }
     };
+    watch.asking.stop();
     watch.end(&reply)
 }
 
@@ -92,12 +97,16 @@ impl Watch<'_> {
                 // What it did is told as it happens, how it ended once the reply is there.
                 let is_told_apart =
                     matches!(entry.event, Event::GoalAccepted { .. } | Event::GoalFinished { .. });
-                for said in self.story.tell(entry).into_iter().filter(|_| !is_told_apart) {
+                let mut said = self.story.tell(entry);
+                said.retain(|said| {
                     let is_trouble = matches!(said.tone, Tone::Bad | Tone::Warn);
-                    if is_trouble || !self.voice.quiet {
-                        self.voice.screen.note(said.tone, &said.text);
-                    }
+                    !is_told_apart && (is_trouble || !self.voice.quiet)
+                });
+                if !said.is_empty() {
+                    let screen = self.voice.screen;
+                    self.asking.aside(|| said.iter().for_each(|said| screen.note(said.tone, &said.text)));
                 }
+                self.asking.hear(entry);
                 if self.goal.is_none() && entry.goal_id.is_some() {
                     self.goal = entry.goal_id;
                     if self.interrupted {
@@ -117,6 +126,7 @@ impl Watch<'_> {
             std::process::exit(i32::from(Exit::Cancelled as u8));
         }
         self.interrupted = true;
+        self.asking.stop();
         self.voice.screen.note(Tone::Warn, "cancelling the goal; once more leaves at once");
         if self.goal.is_some() { self.cancel().await } else { Ok(()) }
     }

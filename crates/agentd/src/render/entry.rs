@@ -123,14 +123,19 @@ fn approval(event: &Event) -> String {
             format!("{} by uid {principal}, {scope}{why}", approval.id)
         }
         Event::HumanApprovalDenied { approval, principal, reason } => {
-            let by = principal.map_or("nobody in time".to_owned(), |uid| format!("uid {uid}"));
-            format!("{approval} by {by}{}", why(reason))
+            format!("{approval} by {}{}", denied_by(*principal), why(reason))
         }
         _ => String::new(),
     }
 }
 
-fn approval_reason(because: &AskedBecause) -> String {
+/// Who did not approve.
+pub(crate) fn denied_by(principal: Option<u32>) -> String {
+    principal.map_or("agentd itself".to_owned(), |uid| format!("uid {uid}"))
+}
+
+/// Why a person is asked.
+pub(crate) fn approval_reason(because: &AskedBecause) -> String {
     match because {
         AskedBecause::Tool => "the manifest asks for approval of the tool".to_owned(),
         AskedBecause::Grant(grant) => format!("grant {grant} asks for approval"),

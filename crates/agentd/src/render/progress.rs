@@ -151,6 +151,15 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
         Event::CapabilityDenied { effect, denied } => {
             (Tone::Bad, format!("{} {}", cut(effect, VALUE_CHARS), entry::denial(denied)))
         }
+        Event::HumanApprovalRequested { question, .. } => {
+            let (effect, input) = (cut(&question.effect, VALUE_CHARS), entry::arguments(&question.input));
+            let why = entry::approval_reason(&question.because);
+            (Tone::Warn, format!("waits for approval {}: {effect} {input}; {why}", question.id))
+        }
+        Event::HumanApprovalDenied { principal, reason, .. } => {
+            let by = entry::denied_by(*principal);
+            (Tone::Bad, format!("not approved by {by}: {}", cut(reason, REASON_CHARS)))
+        }
         Event::DenialsSuppressed { count } => {
             (Tone::Bad, format!("{count} more calls were refused within the minute"))
         }
@@ -194,6 +203,9 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
         // A fetch that reached nothing has its failure in the tool's result.
         Event::NetworkFetched { url, final_url: Some(_), bytes, .. } => {
             (Tone::Dim, format!("fetched {}, {}", cut(url, VALUE_CHARS), super::text::size(bytes.0)))
+        }
+        Event::HumanApprovalGranted { .. } => {
+            (Tone::Good, format!("approved: {}", entry::facts(event, &Names::default())))
         }
         Event::InferenceRequested { model, .. } => (Tone::Dim, format!("asks model {model}")),
         Event::GoalAccepted { goal, .. } => {
