@@ -420,7 +420,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::properties::config(150))]
 
     #[test]
     fn every_prefix_restores_what_was_the_case(steps in prop::collection::vec(any_step(), 1..50)) {

@@ -310,7 +310,7 @@ fn may(law: &mut Authority, who: u128, need: &Need, later: u64) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::properties::config(400))]
 
     #[test]
     fn a_descendant_may_nothing_that_its_parent_may_not(

@@ -295,7 +295,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::properties::config(200))]
 
     #[test]
     fn tokens_and_uses_are_conserved(steps in prop::collection::vec(any_step(), 1..60)) {
