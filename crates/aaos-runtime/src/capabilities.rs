@@ -3,6 +3,7 @@
 //! Invariants: nothing here authorises, charges or opens anything; a principal is told of its own agents only.
 
 use aaos_core::authority::{Held, Reach};
+use aaos_core::capability::{Capability, GrantSpec, tool_name};
 use aaos_core::effect::{Access, Denied, Need, Needs};
 use aaos_core::id::{AgentId, GrantId};
 use aaos_core::name::AgentName;
@@ -90,21 +91,25 @@ impl Kernel {
     /// `capability.explain`.
     ///
     /// # Errors
-    /// [`KernelError::NotFound`] for an agent that is not this principal's.
+    /// [`KernelError::NotFound`] for an agent that is not this principal's, [`KernelError::Invalid`] for a tool that
+    /// there is not and a host that is none.
     pub fn explain(&self, caller: Principal, asked: &Asked) -> Result<Explanation, KernelError> {
         let now = self.clock().now();
+        let plain = |needs: &[Need]| needs.iter().map(plain).collect::<Result<Vec<_>, _>>();
+        let needs =
+            Needs { all: plain(&asked.needs.all)?, each: plain(&asked.needs.each)?, ..Needs::default() };
         let (met, missing) = match asked.agent {
             None => (Vec::new(), Vec::new()),
             Some(agent) => {
                 self.agent_for(caller, agent)?;
-                match self.authority().explain(agent, &asked.needs, now) {
+                match self.authority().explain(agent, &needs, now) {
                     Ok(accesses) => (accesses.into_iter().map(met_view).collect(), Vec::new()),
                     Err(missing) => (Vec::new(), missing),
                 }
             }
         };
         let mut reach = Vec::new();
-        for need in asked.needs.all.iter().chain(&asked.needs.each) {
+        for need in needs.all.iter().chain(&needs.each) {
             let found = self.authority().reach(need, now);
             reach.extend(found.into_iter().filter_map(|one| self.reach_view(caller, need, one)));
         }
@@ -127,6 +132,31 @@ impl Kernel {
             ancestors,
             through: reach.through.into_iter().map(grant_view).collect(),
         })
+    }
+}
+
+/// A need as a tool call would have it.
+fn plain(need: &Need) -> Result<Need, KernelError> {
+    match need {
+        Need::Tool(name) => {
+            tool_name(name.as_str()).map(Need::Tool).map_err(|error| KernelError::Invalid(error.to_string()))
+        }
+        Need::Host { host, port } => {
+            let no_host = |why: String| KernelError::Invalid(format!("{host:?} is not one host: {why}"));
+            // A list or a wildcard would be a rule, not a host.
+            let rules = match GrantSpec::parse(&format!("network: {host}")) {
+                Ok(GrantSpec { capability: Capability::Network(rules), .. }) => rules,
+                Ok(_) => Vec::new(),
+                Err(error) => return Err(no_host(error.to_string())),
+            };
+            match &rules[..] {
+                [one] if !one.subdomains && one.port.is_none() => {
+                    Ok(Need::Host { host: one.host.clone(), port: *port })
+                }
+                _ => Err(no_host("give a name or an address, and the port apart".to_owned())),
+            }
+        }
+        other => Ok(other.clone()),
     }
 }
 

@@ -36,6 +36,9 @@ struct World {
     persistent: String,
     trace: String,
     goal: String,
+    /// Calls of this one wait for a person.
+    asking: String,
+    asker: Client,
 }
 
 impl World {
@@ -44,8 +47,22 @@ impl World {
         let on_demand = spawn(&mut client, &manifest("worker", "capabilities: [\"tool: echo\"]\n"));
         let persistent = spawn(&mut client, &persistent("keeper"));
         let trace = deliver(&mut client, &persistent, "hello");
-        let goal = client.call("goal.submit", goal()).expect("accepted");
-        Self { client, on_demand, persistent, trace, goal: text(&goal["goal_id"]) }
+        let goal = text(&client.call("goal.submit", goal()).expect("accepted")["goal_id"]);
+        let asks = "capabilities: [\"tool: echo\"]\napproval_required: [echo]\n";
+        let asking = spawn(&mut client, &manifest("asker", asks));
+        Self { client, on_demand, persistent, trace, goal, asking, asker: rig.client() }
+    }
+
+    /// The id of a question that is open.
+    fn question(&mut self) -> String {
+        let input = json!({ "message": "may I?" });
+        self.asker.send("tool.invoke", json!({ "agent_id": self.asking, "tool": "echo", "input": input }));
+        loop {
+            let reply = self.client.call("approval.list", json!({})).expect("a list");
+            if let Some(one) = reply["pending"].as_array().and_then(|all| all.last()) {
+                return text(&one["id"]);
+            }
+        }
     }
 
     fn fresh(&mut self) -> String {
@@ -88,6 +105,11 @@ fn tool_view(tool: &Value) {
 fn entry(entry: &Value) {
     assert_members(entry, &["seq", "id", "timestamp", "event", "prev_hash", "hash"]);
     assert!(entry["event"]["kind"].is_string(), "{entry}");
+}
+
+fn grant_view(grant: &Value) {
+    assert_members(grant, &["id", "grant", "derives_from", "uses_left", "usable", "delegable"]);
+    assert!(grant["usable"].is_boolean() && grant["grant"].is_string(), "{grant}");
 }
 
 fn each(list: &Value, check: fn(&Value)) {
@@ -217,7 +239,12 @@ const METHODS: &[Method] = &[
     },
     Method {
         name: "goal.submit",
-        valid: |_| goal(),
+        // A budget without ceilings bounds nothing.
+        valid: |_| {
+            let mut goal = goal();
+            goal["budget"] = json!({});
+            goal
+        },
         required: &["goal"],
         wrong: &[
             ("goal", "[]"),
@@ -226,7 +253,8 @@ const METHODS: &[Method] = &[
             ("priority", "0.5"),
             ("deadline_seconds", "-1"),
             ("budget", "100"),
-            ("budget", "{}"),
+            ("budget", "{\"max_usd\":1.5}"),
+            ("budget", "{\"max_usd\":\"much\"}"),
             ("budget", "{\"max_tokens\":\"many\"}"),
             ("budget", "{\"max_tokens\":5,\"max_euro\":1}"),
             ("grants", "\"tool: echo\""),
@@ -285,6 +313,85 @@ const METHODS: &[Method] = &[
         ],
         names: Some("agent_id"),
         check: Reply(|reply| assert_eq!(reply, &json!({ "result": { "message": "hi" } }))),
+    },
+    Method {
+        name: "approval.list",
+        valid: |world| {
+            world.question();
+            json!({})
+        },
+        required: &[],
+        wrong: &[],
+        names: None,
+        check: Reply(|reply| {
+            each(&reply["pending"], |one| {
+                assert_members(one, &["id", "agent_id", "tool", "input", "description"])
+            });
+        }),
+    },
+    Method {
+        name: "approval.respond",
+        valid: |world| json!({ "id": world.question(), "decision": "deny", "reason": "no" }),
+        required: &["id", "decision"],
+        wrong: &[
+            ("id", "5"),
+            ("id", "\"first\""),
+            ("decision", "\"maybe\""),
+            ("decision", "true"),
+            ("reason", "5"),
+            ("scope", "\"all\""),
+            ("scope", "{\"colour\":\"red\"}"),
+        ],
+        names: Some("id"),
+        check: Reply(ok),
+    },
+    Method {
+        name: "capability.list",
+        valid: |world| json!({ "agent_id": world.on_demand }),
+        required: &["agent_id"],
+        wrong: &[("agent_id", "5"), ("agent_id", "\"worker\"")],
+        names: Some("agent_id"),
+        check: Reply(|reply| each(&reply["grants"], grant_view)),
+    },
+    Method {
+        name: "capability.revoke",
+        valid: |world| {
+            let agent = spawn(&mut world.client, &manifest("fresh", "capabilities: [\"tool: echo\"]\n"));
+            let held = world.client.call("capability.list", json!({ "agent_id": agent })).expect("a list");
+            json!({ "agent_id": agent, "grant_id": held["grants"][0]["id"] })
+        },
+        required: &["agent_id", "grant_id"],
+        wrong: &[("agent_id", "5"), ("grant_id", "\"tool: echo\""), ("grant_id", "[]")],
+        names: Some("grant_id"),
+        check: Reply(|reply| {
+            assert_eq!((&reply["ok"], &reply["calls"]), (&json!(true), &json!([])));
+            assert_eq!(reply["grants"].as_array().map(Vec::len), Some(1), "{reply}");
+        }),
+    },
+    Method {
+        name: "capability.explain",
+        valid: |world| json!({ "agent_id": world.on_demand, "tool": "echo" }),
+        // Nothing else is asked about.
+        required: &["tool"],
+        wrong: &[
+            ("agent_id", "5"),
+            ("tool", "5"),
+            ("tool", "\"no_such_tool\""),
+            ("read", "\"relative\""),
+            ("write", "[]"),
+            ("host", "\"*\""),
+            ("host", "\"https://example.org/\""),
+            ("host", "\"example.org, example.net\""),
+            ("port", "70000"),
+            ("spawn", "\"No Name\""),
+        ],
+        names: Some("agent_id"),
+        check: Reply(|reply| {
+            assert_members(reply, &["met", "missing", "reach"]);
+            assert_members(&reply["met"][0], &["need", "grant"]);
+            assert_members(&reply["reach"][0], &["need", "agent_id", "agent_name", "ancestors", "through"]);
+            assert_eq!(reply["missing"], json!([]));
+        }),
     },
     Method {
         name: "audit.query",
@@ -424,7 +531,7 @@ fn foreign_methods_are_unknown() {
     let rig = Rig::saying("done");
     let mut client = rig.client();
     let names = ["", "agent", "agent.", "agent.Spawn", " agent.list", "agent.list ", "goal.delete", "tool.x"];
-    let unbuilt = ["approval.list", "capability.revoke", "rpc.discover", "audit.erase", "runtime.stop"];
+    let unbuilt = ["approval.grant", "capability.grant", "rpc.discover", "audit.erase", "runtime.stop"];
     for name in names.into_iter().chain(unbuilt) {
         let failure = client.call(name, json!({})).expect_err(name);
         assert_eq!(failure.code, -32601, "{name:?}: {}", failure.message);

@@ -9,11 +9,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{Client, Daemon, Gate, RpcFailure, Script, SeenRequest, Turn};
 
-use crate::support::{NOBODY, Rig, assert_intact, entries, invoke, manifest, spawn, text};
+use crate::support::{NOBODY, Rig, assert_intact, entries, invoke, manifest, spawn, text, wait_for_entry};
 
 /// A manifest with these grants, one a line.
 pub(crate) fn holding(name: &str, grants: &[String]) -> String {
-    let lines: String = grants.iter().map(|grant| format!("  - {}\n", json!(grant))).collect();
+    let entry =
+        |grant: &String| if grant.starts_with('{') { grant.clone() } else { json!(grant).to_string() };
+    let lines: String = grants.iter().map(|grant| format!("  - {}\n", entry(grant))).collect();
     manifest(name, &format!("capabilities:\n{lines}"))
 }
 
@@ -53,7 +55,7 @@ pub(crate) fn agents(client: &mut Client) -> Vec<Value> {
     reply["agents"].as_array().expect("a list").clone()
 }
 
-fn named(client: &mut Client, name: &str) -> String {
+pub(crate) fn named(client: &mut Client, name: &str) -> String {
     let all = agents(client);
     text(&all.iter().find(|agent| agent["name"] == name).unwrap_or_else(|| panic!("{name}: {all:?}"))["id"])
 }
@@ -315,4 +317,81 @@ fn no_call_is_accepted_after_the_answer() {
     }
     assert!(cut_in_all > 0, "control: some calls were in flight");
     assert_intact(&mut client);
+}
+
+#[test]
+fn what_was_revoked_stays_revoked_after_a_kill() {
+    let home = testkit::scratch();
+    let data = directory(&home, "data");
+    let words = format!("file_read: {}/*", data.display());
+    let grants = [
+        words.clone(),
+        "tool: file_read".to_owned(),
+        "tool: spawn_agent".to_owned(),
+        "spawn_child: [*]".to_owned(),
+    ];
+    let child = holding("child", &[words.clone(), "tool: file_read".to_owned()]);
+    let path = json!({ "path": data.join("f") });
+    let (ask, spawning) = (path.clone(), json!({ "manifest": child, "message": "Read." }));
+    let rig = Rig::new(Script::dynamic(move |seen: &SeenRequest| match seen.replies_so_far() {
+        0 if seen.system.contains("You are child.") => Turn::call("file_read", ask.clone()),
+        _ => Turn::say("done"),
+    }));
+    let mut client = rig.client();
+    let persistent = |name: &str| format!("{}lifecycle: persistent\n", holding(name, &grants));
+    let agents = ["loser", "keeper"].map(|name| spawn(&mut client, &persistent(name)));
+    let id = grant_of(&mut client, &agents[0], &words);
+    revoke(&mut client, &agents[0], &id).expect("revoked");
+    let daemon = rig.daemon.kill9().start();
+    let mut client = daemon.client();
+    assert_eq!(
+        invoke(&mut client, &agents[1], "file_read", path.clone()).expect("control")["content"],
+        "data"
+    );
+    assert_eq!(open_on(&daemon, &data), 1, "the keeper's root alone is open again");
+    assert_ended(invoke(&mut client, &agents[0], "file_read", path));
+    assert!(listed(&mut client, &agents[0]).iter().all(|one| one["grant"] != words));
+    assert_eq!(revoke(&mut client, &agents[0], &id).expect_err("there is none").code, 1001);
+    let refused =
+        invoke(&mut client, &agents[0], "spawn_agent", spawning.clone()).expect_err("nothing to hand on");
+    assert!(refused.code == 1002 && refused.message.contains("revoked"), "{refused:?}");
+    invoke(&mut client, &agents[1], "spawn_agent", spawning).expect("control: the keeper can");
+    assert_intact(&mut client);
+}
+
+#[test]
+fn an_approval_lets_nothing_pass_that_was_revoked_meanwhile() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent =
+        spawn(&mut client, &holding("asker", &["{ tool: echo, approval_required: true }".to_owned()]));
+    let ask = |client: &mut Client, message: &str| {
+        let input = json!({ "message": message });
+        client.send("tool.invoke", json!({ "agent_id": agent, "tool": "echo", "input": input }))
+    };
+    let approve = |client: &mut Client, question: &Value| {
+        client.call(
+            "approval.respond",
+            json!({ "id": question["event"]["question"]["id"], "decision": "approve" }),
+        )
+    };
+    let asked = |text: &'static str| {
+        wait_for_entry(&rig.daemon, "human_approval_requested", move |entry| {
+            entry["event"]["question"]["input"]["message"] == text
+        })
+    };
+    let (mut first, mut second) = (rig.client(), rig.client());
+    let passes = ask(&mut first, "before");
+    approve(&mut client, &asked("before")).expect("it is open");
+    assert_eq!(first.reply_to(passes).expect("control: approved")["result"]["message"], "before");
+    let waits = ask(&mut second, "after");
+    let question = asked("after");
+    let id = text(&listed(&mut client, &agent)[0]["id"]);
+    revoke(&mut client, &agent, &id).expect("it waits for nobody who waits for a person");
+    // The question may be gone with the grant.
+    let answered = approve(&mut client, &question);
+    assert!(answered.as_ref().map_or_else(|failure| failure.code == 1001, |_| true), "{answered:?}");
+    assert_ended(second.reply_to(waits));
+    let begun = entries(&mut client, &["tool_invoked"]);
+    assert_eq!(begun.len(), 1, "only the first: {begun:?}");
 }
