@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStderr, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -279,6 +280,18 @@ fn who_leaves_a_question_at_the_terminal_is_told_how_to_answer_it_later() {
     assert_eq!(rig.builder.cli(["approvals", "--approve", &id]).code(), 0);
     let (code, seen) = person.end();
     assert_eq!((code, rig.has("a.md")), (Some(0), true), "{seen}");
+}
+
+#[test]
+fn an_interrupt_during_a_question_cancels_and_approves_nothing() {
+    let rig = Rig::writing(&["a.md"]);
+    let mut person = AtTerminal::start(&rig, &rig.run(&["--approve", "file_write"]));
+    person.see("approve? [y]es once");
+    kill_process(Pid::from_child(&person.child), Signal::INT).expect("signals");
+    person.see("cancelling the goal");
+    person.type_line("y");
+    let (code, seen) = person.end();
+    assert_eq!((code, rig.has("a.md")), (Some(130), false), "{seen}");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The story of a run: routine is left out, trouble never.
 
+use aaos_core::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
 use aaos_core::confinement::Boundary;
 use aaos_core::event::{AgentEnd, Entry, Event};
-use aaos_core::id::{CallId, WorkerId};
+use aaos_core::id::{AgentId, ApprovalId, CallId, WorkerId};
 use aaos_core::model::{ModelFailure, ModelFailureKind, Usage};
-use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
+use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
@@ -100,6 +101,47 @@ fn a_reason_is_told_once_and_another_one_again() {
     assert_eq!(lines.iter().filter(|line| line.contains("not read")).count(), 1, "{lines:?}");
     let lines = texts(&[asked, ended("another"), stopped("a third")]);
     assert!(lines[1].ends_with(": another") && lines[2].ends_with("failed: a third"), "{lines:?}");
+}
+
+#[test]
+fn a_question_and_its_answers_are_told() {
+    let question = question();
+    let id = question.id;
+    let asked =
+        entry(Event::HumanApprovalRequested { question: Box::new(question), deadline: Timestamp(9_000) });
+    let lines = told(&[asked]);
+    assert_eq!(lines[0].0, Tone::Warn, "shown with --quiet, too");
+    assert!(
+        lines[0]
+            .1
+            .contains(&format!("waits for approval {id}: file_write path=\"/x/a\\u{{1b}}\"; the manifest")),
+        "{lines:?}"
+    );
+    let denied = |principal| {
+        let reason = "too late".to_owned();
+        told(&[entry(Event::HumanApprovalDenied { approval: id, principal, reason })]).remove(0)
+    };
+    assert!(denied(Some(7)).1.ends_with("not approved by uid 7: too late") && denied(None).0 == Tone::Bad);
+    assert!(denied(None).1.ends_with("not approved by agentd itself: too late"));
+    let scope = ApprovalScope::Exactly { digest: String::new(), targets: Vec::new() };
+    let approval = ApprovalGrant { id, holder: AgentId::from_uuid(Uuid::from_u128(9)), scope, uses: 1 };
+    let granted = entry(Event::HumanApprovalGranted { approval, principal: 7, reason: None });
+    assert!(texts(&[granted])[0].ends_with("by uid 7, this very call"));
+}
+
+fn question() -> Question {
+    Question {
+        id: ApprovalId::from_uuid(Uuid::from_u128(3)),
+        agent: AgentId::from_uuid(Uuid::from_u128(9)),
+        call: CallId::from_uuid(Uuid::from_u128(4)),
+        effect: "file_write".to_owned(),
+        digest: String::new(),
+        because: AskedBecause::Tool,
+        needs: Vec::new(),
+        grants: Vec::new(),
+        input: serde_json::json!({ "path": "/x/a\u{1b}" }),
+        targets: Vec::new(),
+    }
 }
 
 #[test]
