@@ -184,6 +184,19 @@ fn cancelling_works_in_every_phase_and_parts_no_call_from_its_result() {
 }
 
 #[test]
+fn a_purse_that_does_not_cover_a_call_ends_the_run_and_parts_no_call_from_its_result() {
+    let mut mind = asking();
+    mind.step(reply("looking", vec![call("a", "echo", "{}")], ModelStop::ToolUse));
+    let end = mind.step(MindEvent::BudgetExceeded { quantity: Quantity::Files, remaining: 0 });
+    let end = finished(&end);
+    assert_eq!((end.stop_reason, end.iterations), (StopReason::BudgetExceeded, 1));
+    assert!(end.error.as_deref().is_some_and(|error| error.contains("max_files")), "{end:?}");
+    assert_eq!(end.response, "looking");
+    assert_paired(mind.history());
+    asked(&mind.step(message("and now?")));
+}
+
+#[test]
 fn too_many_calls_are_answered_without_being_run() {
     let mut mind = asking();
     let many = (0..MAX_CALLS_PER_TURN + 5).map(|n| call(&format!("c{n}"), "echo", &n.to_string())).collect();

@@ -154,4 +154,19 @@ proptest! {
         prop_assert!(price.at_most(used.input_tokens, used.output_tokens) >= price.cost(&used));
         prop_assert!(price.at_least(used.input_tokens.plus(used.output_tokens)) <= price.cost(&used));
     }
+
+    #[test]
+    fn the_longest_output_that_is_paid_for_is_paid_for_and_no_longer_one(
+        price in any_price(), left in 0_u64..1_000_000_000_000, input in 0_u64..2_000_000,
+    ) {
+        let (left, input) = (MicroUsd(left), Tokens(input));
+        match price.output_within(left, input) {
+            None => prop_assert_eq!(price.output, MicroUsd::ZERO),
+            Some(most) => {
+                let covered = price.at_most(input, Tokens::ZERO) <= left;
+                prop_assert!(!covered || price.at_most(input, most) <= left);
+                prop_assert!(price.at_most(input, most.plus(Tokens(1))) > left);
+            }
+        }
+    }
 }

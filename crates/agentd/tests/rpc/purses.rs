@@ -8,7 +8,10 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Barrier;
-use testkit::{Client, Daemon, Gate, Page, ReportedUsage, RpcFailure, Script, Turn, WebServer};
+use testkit::{
+    Client, Daemon, DaemonBuilder, Gate, ModelServer, Page, ReportedUsage, RpcFailure, Script, Turn,
+    WebServer,
+};
 
 /// Callers at once.
 const CALLERS: usize = 64;
@@ -251,9 +254,9 @@ fn a_parent_and_its_children_have_together_what_the_parent_was_granted() {
         let (rig, agents) = family(&gate, home.path(), bound, "");
         assert_eq!(served(&rig.daemon, &agents, echo), granted, "{bound}");
     }
-    // A purse: 5000 bytes of journal hold two calls of about 2 KiB, and the children's spawns before them.
+    // The control: without a bound on the grant everybody is served.
     let (rig, agents) = family(&gate, home.path(), "\"tool: echo\"", "");
-    assert_eq!(served(&rig.daemon, &agents, echo), CALLERS, "the control");
+    assert_eq!(served(&rig.daemon, &agents, echo), CALLERS);
     drop(rig);
     let files = format!("\"tool: file_write\", \"file_write: {}/*\"", home.path().display());
     let (rig, agents) = family(&gate, home.path(), &files, "budget_config: { max_files: 7 }\n");
@@ -338,6 +341,52 @@ fn a_kill_in_the_middle_of_inferences_gives_nothing_back() {
     assert_eq!(quantity(&mut daemon.client(), &agent, "tokens"), after);
 }
 
+#[test]
+fn the_time_that_runs_took_is_the_same_after_a_death() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let bounded = "budget_config: { max_wall_seconds: 100 }\n";
+    let agent = rig.spawn(&format!("{}{bounded}", persistent("clocked")));
+    assert_eq!(quantity(&mut client, &agent, "wall_millis")["used"], 0);
+    for _ in 0..3 {
+        let trace = deliver(&mut client, &agent, "go");
+        assert_eq!(result_of(&mut client, &trace)["status"], "done");
+    }
+    let before = quantity(&mut client, &agent, "wall_millis");
+    assert!(before["used"].as_u64() > Some(0) && before["reserved"] == 0, "{before}");
+    let daemon = rig.daemon.kill9().start();
+    assert_eq!(quantity(&mut daemon.client(), &agent, "wall_millis"), before);
+}
+
+#[test]
+fn a_model_that_lost_its_price_is_not_asked_where_money_is_bounded() {
+    let home = testkit::scratch();
+    let prices = home.path().join("prices.toml");
+    let priced = "[models.\"scripted-model\"]\ninput = \"1\"\ncached_input = \"1\"\noutput = \"1\"\n";
+    std::fs::write(&prices, priced).expect("written");
+    let models = ModelServer::start(Script::dynamic(|_| Turn::say("done")));
+    let daemon = DaemonBuilder::openai(&models).env("AAOS_PRICES", &prices).start();
+    let mut client = daemon.client();
+    let bounded = "budget_config: { max_usd: 1.00 }\n";
+    let agent = spawn(&mut client, &format!("{}{bounded}", persistent("payer")));
+    let trace = deliver(&mut client, &agent, "go");
+    assert_eq!(result_of(&mut client, &trace)["status"], "done", "the control: with a price it answers");
+    assert!(quantity(&mut client, &agent, "micro_usd")["used"].as_u64() > Some(0));
+    let builder = daemon.kill9();
+    std::fs::write(&prices, "").expect("written");
+    let daemon = builder.start();
+    let mut client = daemon.client();
+    let trace = deliver(&mut client, &agent, "go");
+    let report = result_of(&mut client, &trace);
+    assert_eq!(report["status"], "failed", "{report}");
+    assert!(text(&report["result"]["error"]).contains("scripted-model has no price"), "{report}");
+    assert_eq!(models.requests().len(), 1, "nobody was asked");
+    // Nor is another one admitted.
+    let other = json!({ "manifest": manifest("other", bounded) });
+    let failure = client.call("agent.spawn", other).expect_err("no price");
+    assert_eq!(failure.code, -32602, "{failure:?}");
+}
+
 /// What the first turn uses.
 const USED: ReportedUsage = ReportedUsage { input: 200, cached: 0, output: 100 };
 
@@ -369,7 +418,7 @@ fn the_time_of_its_runs_bounds_an_agent_and_a_persistent_one_lives_on() {
     // The control: without a bound on its time the same message keeps it.
     let free = rig.spawn(&persistent("free"));
     let trace = deliver(&mut client, &free, "hang");
-    assert_eq!(rig.models.wait_for_requests(3).len() >= 3, true);
+    assert!(rig.models.wait_for_requests(3).len() >= 3);
     let params = json!({ "trace_id": trace, "wait_seconds": 2 });
     assert_eq!(client.call("agent.result", params).expect("known")["status"], "pending");
 }
