@@ -80,7 +80,10 @@ pub(super) fn denied(need: &Need, because: Option<Unusable>) -> Denied {
 
 fn none_covers_hint(need: &Need) -> &'static str {
     match need {
-        Need::File { .. } => "use a path below one of the granted directories, or ask for a grant",
+        // Whether the path is a directory is not for the law to look up.
+        Need::File { .. } => {
+            "use a path below one of the granted directories, or ask for a grant; that of a directory ends in /*"
+        }
         Need::Host { .. } => {
             "use a granted host; loopback, private addresses and other ports need a network grant"
         }

@@ -5,6 +5,7 @@ mod bad_input;
 mod calls_cut;
 mod codes;
 mod denied_writes;
+mod explain;
 mod hostile_clients;
 mod limits;
 mod manifests;
