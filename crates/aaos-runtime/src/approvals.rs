@@ -22,6 +22,7 @@ use aaos_core::state::{PendingApproval, State};
 use aaos_core::toolio::ToolFailure;
 use tokio_util::sync::CancellationToken;
 
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::Principal;
@@ -100,6 +101,7 @@ impl Kernel {
         };
         match told {
             Told::Approved => Ok(()),
+            Told::Stopped => Err(cancelled()),
             Told::Denied(reason) => {
                 self.count_denial(agent);
                 Err(not_approved(&effect, &reason))
@@ -146,22 +148,27 @@ impl Kernel {
     async fn await_answer(&self, agent: &Agent, stop: &CancellationToken, mut waiter: Waiter) -> Told {
         let ended = self.answer_or_end(stop, &mut waiter).await;
         let late = self.clock().now() >= waiter.deadline;
-        let reason = match ended {
+        let (reason, told) = match ended {
             Ended::Answered(told) => return told,
-            Ended::Late => words::nobody_answered(waiter.wait),
-            Ended::Stopped if late => words::nobody_answered(waiter.wait),
-            // It stays open: an agent that goes on after the restart is still asked.
-            Ended::Stopped if self.closing().is_cancelled() => {
-                return Told::Denied("agentd is shutting down".to_owned());
+            Ended::Stopped if !late => {
+                // It stays open: an agent that goes on after the restart is still asked.
+                if self.closing().is_cancelled() {
+                    return Told::Stopped;
+                }
+                let of_agent = agent.cancel.is_cancelled();
+                let reason = if of_agent { AGENT_STOPPED } else { "the call that asked was stopped" };
+                (reason.to_owned(), Told::Stopped)
             }
-            Ended::Stopped if agent.cancel.is_cancelled() => AGENT_STOPPED.to_owned(),
-            Ended::Stopped => "the call that asked was stopped".to_owned(),
+            Ended::Late | Ended::Stopped => {
+                let reason = words::nobody_answered(waiter.wait);
+                (reason.clone(), Told::Denied(reason))
+            }
         };
         let taken = self.table().questions.take(waiter.id);
         match taken {
             Some(open) => {
-                self.close_denied(agent, open, None, reason.clone()).await;
-                Told::Denied(reason)
+                self.close_denied(agent, open, reason, told.clone()).await;
+                told
             }
             // Somebody is answering at this very moment.
             None => waiter.told().await,
@@ -184,19 +191,19 @@ impl Kernel {
         }
     }
 
-    /// Records that a question was not approved, and tells whoever waits.
-    async fn close_denied(&self, agent: &Agent, open: Open, principal: Option<u32>, reason: String) {
+    /// Records that nobody approved a question, and tells whoever waits.
+    async fn close_denied(&self, agent: &Agent, open: Open, reason: String, told: Told) {
         let approval = open.question().id;
-        let denied = Event::HumanApprovalDenied { approval, principal, reason: reason.clone() };
+        let denied = Event::HumanApprovalDenied { approval, principal: None, reason };
         self.record_or_log(self.agent_entry(agent, denied)).await;
-        open.tell(Told::Denied(reason));
+        open.tell(told);
     }
 
     /// Closes what an agent that is gone still asks.
     pub(crate) async fn close_questions_of(&self, agent: &Agent) {
         let left = self.table().questions.take_of(agent.id);
         for open in left {
-            self.close_denied(agent, open, None, AGENT_STOPPED.to_owned()).await;
+            self.close_denied(agent, open, AGENT_STOPPED.to_owned(), Told::Stopped).await;
         }
     }
 }
@@ -343,7 +350,8 @@ impl Kernel {
         let approved = self.authority().approve(approval);
         if let Err(refusal) = approved {
             // Its holder stopped, or holds too many, since the answer was looked at.
-            self.close_denied(agent, open, None, refusal.to_string()).await;
+            let reason = refusal.to_string();
+            self.close_denied(agent, open, reason.clone(), Told::Denied(reason)).await;
             return Err(refusal.into());
         }
         open.tell(Told::Approved);

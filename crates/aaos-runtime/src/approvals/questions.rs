@@ -26,6 +26,8 @@ pub(super) enum Told {
     Approved,
     /// With the reason.
     Denied(String),
+    /// What asked was stopped before anybody answered.
+    Stopped,
 }
 
 /// How far a question has come.

@@ -374,7 +374,8 @@ fn an_agent_that_is_stopped_asks_no_longer() {
     let call = desk.begin_write("a.txt", "after");
     let asked = desk.question(1);
     desk.daemon.client().call("agent.stop", json!({ "agent_id": desk.agent })).expect("stops");
-    desk.calls.reply_to(call).expect_err("it ended with its agent");
+    let failure = desk.calls.reply_to(call).expect_err("it ended with its agent");
+    assert_eq!((failure.code, &failure.data["reason"]), (1009, &json!("cancelled")), "{failure:?}");
     let denied = of_kind(&desk.daemon, "human_approval_denied");
     assert_eq!(denied[0]["event"]["reason"], "the agent was stopped");
     assert_eq!(denied[0]["event"]["principal"], Value::Null);
@@ -466,4 +467,44 @@ fn an_agent_that_ends_with_the_restart_asks_no_longer() {
     let denied = of_kind(&daemon, "human_approval_denied");
     assert_eq!(denied[0]["event"]["approval"], asked["id"]);
     assert_eq!(denied[0]["event"]["reason"], "its agent ended with the restart of agentd");
+}
+
+fn grant_of(desk: &Desk, words: &str) -> Value {
+    let list =
+        desk.daemon.client().call("capability.list", json!({ "agent_id": desk.agent })).expect("a list");
+    let grants = list["grants"].as_array().expect("a list");
+    let found = grants.iter().find(|grant| text(&grant["grant"]).contains(words));
+    found.unwrap_or_else(|| panic!("no {words} in {list}"))["id"].clone()
+}
+
+fn revoke(desk: &Desk, grant: &Value) {
+    let params = json!({ "agent_id": desk.agent, "grant_id": grant });
+    desk.daemon.client().call("capability.revoke", params).expect("answers");
+}
+
+#[test]
+fn an_answer_does_not_bring_back_what_was_revoked() {
+    let mut desk = Desk::new(ASKS);
+    let call = desk.begin_write("a.txt", "after");
+    let asked = desk.question(1);
+    revoke(&desk, &grant_of(&desk, "file_write: "));
+    desk.answer(&asked, "approve");
+    let failure = desk.calls.reply_to(call).expect_err("authorize runs again");
+    assert_eq!(failure.code, 1002, "{failure:?}");
+    assert_eq!(read(desk.path("a.txt")), None);
+}
+
+#[test]
+fn a_revocation_does_not_wait_for_a_person() {
+    let more = "  - { spawn_child: [helper], approval_required: true }\n";
+    let mut desk = Desk::new(more);
+    let input = json!({ "manifest": manifest("helper", ""), "message": "help" });
+    let call = desk.begin("spawn_agent", input);
+    let asked = desk.question(1);
+    assert_eq!(asked["tool"], "spawn", "the tool itself runs by now: {asked}");
+    revoke(&desk, &grant_of(&desk, "tool: "));
+    desk.calls.reply_to(call).expect_err("cut");
+    let denied = of_kind(&desk.daemon, "human_approval_denied");
+    assert_eq!(denied[0]["event"]["reason"], "the call that asked was stopped");
+    assert!(pending(&mut desk.daemon.client()).is_empty());
 }
