@@ -29,7 +29,6 @@ fn next_question(listener: &mut Client) -> Value {
     found.unwrap_or_else(|| panic!("{asked} is not listed: {list}")).clone()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
 fn answer(listener: &mut Client, asked: &Value, mut answer: Value) {
     answer["id"] = asked["id"].clone();
     listener.call("approval.respond", answer).expect("it is open");
