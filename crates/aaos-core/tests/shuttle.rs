@@ -131,11 +131,18 @@ const STACK_BYTES: usize = 512 * 1024;
 
 fn explore(test: impl Fn() + Send + Sync + Copy + 'static) {
     explore_at_random(test);
-    Runner::new(PctScheduler::new(3, 1_000), config()).run(test);
+    Runner::new(PctScheduler::new(3, rounds(1_000)), config()).run(test);
 }
 
 fn explore_at_random(test: impl Fn() + Send + Sync + 'static) {
-    Runner::new(RandomScheduler::new(2_000), config()).run(test);
+    Runner::new(RandomScheduler::new(rounds(2_000)), config()).run(test);
+}
+
+/// Interleavings that are tried; `PROPTEST_CASES` lowers them as it does the properties' cases.
+fn rounds(most: usize) -> usize {
+    const UNSET: u32 = 256;
+    let asked = proptest::test_runner::Config::default().cases;
+    if asked == UNSET { most } else { most.min(asked as usize) }
 }
 
 fn config() -> Config {
