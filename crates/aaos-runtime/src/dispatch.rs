@@ -172,7 +172,7 @@ impl Kernel {
         self.begin_until(&agent.stop_signal(), agent, trace, effect).await
     }
 
-    /// The same, with what ends the wait for a person.
+    /// The same, with what ends the waits for a purse and for a person.
     pub(crate) async fn begin_until<E: Effect + Clone>(
         &self,
         stop: &CancellationToken,
@@ -185,7 +185,7 @@ impl Kernel {
         loop {
             // A question bears the id of the call that asks it: each attempt has its own.
             let call = CallId::from_uuid(self.clock().fresh());
-            let authorized = match self.authorize_or_wait(agent, call, &effect).await {
+            let authorized = match self.authorize_or_wait(agent, stop, call, &effect).await {
                 Ok(authorized) => authorized,
                 Err(NotAdmitted::Stopped) => return Err(cancelled()),
                 Err(NotAdmitted::Failed(error)) => return Err(error.into_tool_failure()),
@@ -201,8 +201,13 @@ impl Kernel {
             let checked = self.check_approval(agent, authorized).await;
             if let Some(authorized) = checked.map_err(KernelError::into_tool_failure)? {
                 let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
+                if permit.is_err() {
+                    self.budget_changed().notify_waiters();
+                }
                 return permit.map_err(|error| KernelError::from(error).into_tool_failure());
             }
+            // What was dropped gives its charges back, and a revocation waits for it no longer.
+            self.budget_changed().notify_waiters();
             changed += 1;
             if changed >= limits::MAX_CHANGED_TARGETS {
                 self.count_denial(agent);

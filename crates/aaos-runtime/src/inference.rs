@@ -128,7 +128,7 @@ impl Kernel {
                     return Err(refused(refusal));
                 }
             };
-            self.wait_for_budget(agent, settled, deadline).await.map_err(|end| match end {
+            self.wait_for_budget(&agent.stop_signal(), settled, deadline).await.map_err(|end| match end {
                 WaitEnd::Stopped => stopped(agent),
                 WaitEnd::TooLate => ServiceReply::BudgetExceeded { quantity, remaining: 0 },
                 WaitEnd::Failed(error) => ServiceReply::ModelFailed(as_model_failure(&error)),

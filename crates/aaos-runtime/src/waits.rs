@@ -11,6 +11,7 @@ use aaos_core::id::CallId;
 use aaos_core::limits;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -51,11 +52,10 @@ impl Kernel {
     /// settlement between the two is not missed.
     pub(crate) async fn wait_for_budget(
         &self,
-        agent: &Agent,
+        stop: &CancellationToken,
         settled: Notified<'_>,
         deadline: Instant,
     ) -> Result<(), WaitEnd> {
-        let stop = agent.stop_signal();
         tokio::select! {
             () = settled => {}
             () = stop.cancelled() => return Err(WaitEnd::Stopped),
@@ -65,15 +65,19 @@ impl Kernel {
         self.journal().flush().await.map(drop).map_err(|error| WaitEnd::Failed(error.into()))
     }
 
-    /// Asks the authority about an effect, again after each settlement that it has to wait for.
+    /// Asks the authority about an effect, again after each settlement that it has to wait for, until `stop`.
     pub(crate) async fn authorize_or_wait<E: Effect + Clone>(
         &self,
         agent: &Agent,
+        stop: &CancellationToken,
         call: CallId,
         effect: &E,
     ) -> Result<Authorized<E>, NotAdmitted> {
         let deadline = self.wait_deadline(agent);
         loop {
+            if stop.is_cancelled() {
+                return Err(NotAdmitted::Stopped);
+            }
             let settled = self.budget_changed().notified();
             let decision = {
                 let now = self.clock().now();
@@ -84,7 +88,7 @@ impl Kernel {
                 Err(refusal @ Refusal::Waits { .. }) => refusal,
                 Err(refusal) => return Err(NotAdmitted::Refused(refusal)),
             };
-            match self.wait_for_budget(agent, settled, deadline).await {
+            match self.wait_for_budget(stop, settled, deadline).await {
                 Ok(()) => {}
                 Err(WaitEnd::TooLate) => return Err(NotAdmitted::Refused(refusal)),
                 Err(WaitEnd::Stopped) => return Err(NotAdmitted::Stopped),

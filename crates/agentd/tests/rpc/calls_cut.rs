@@ -251,6 +251,28 @@ fn children_of_a_spawning_call_end_with_it() {
 }
 
 #[test]
+fn a_spawning_call_that_waits_for_a_purse_is_cut_there() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let grants = ["tool: spawn_agent".to_owned(), "spawn_child: [*]".to_owned(), "tool: echo".to_owned()];
+    let input = json!({ "manifest": manifest("kid", ""), "message": "Go." });
+    let with =
+        |most: u32| format!("{}budget_config: {{ max_journal_bytes: {most} }}\n", holding("poor", &grants));
+    // Enough for the call and for the admission of the child, but not for both at once.
+    let agent = spawn(&mut client, &with(4500));
+    let id = grant_of(&mut client, &agent, "tool: spawn_agent");
+    let mut caller = rig.client();
+    let waits = send(&mut caller, &agent, "spawn_agent", &input);
+    wait_begun(&rig, &agent, "spawn_agent");
+    let answer = revoke(&mut client, &agent, &id).expect("answered, though nothing is settled");
+    assert_eq!(answer["calls"].as_array().map(Vec::len), Some(1), "{answer}");
+    assert_cut(caller.reply_to(waits));
+    assert_eq!(entries(&mut client, &["spawn_requested"]).len(), 0, "it did wait");
+    let rich = spawn(&mut client, &with(50_000));
+    invoke(&mut client, &rich, "spawn_agent", input).expect("control: with room for both");
+}
+
+#[test]
 fn an_agent_that_stops_while_its_grant_is_revoked_holds_nobody_up() {
     let web = WebServer::start([("/hang", Page::Hang)]);
     let words = format!("network: {}", web.authority());

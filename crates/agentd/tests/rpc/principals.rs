@@ -222,6 +222,58 @@ fn a_question_of_anothers_agent_answers_as_unknown() {
     assert_eq!(operator.reply_to(call).expect("approved")["result"], input);
 }
 
+#[test]
+fn grants_of_anothers_agent_answer_as_unknown_and_its_reach_is_not_told() {
+    let Some(house) = House::open() else { return };
+    let (mut operator, mut alice) = (house.operator(), house.client(ALICE));
+    let own = |name: &str| manifest(name, "capabilities: [\"tool: echo\"]\n");
+    let (theirs, mine) = (spawn(&mut operator, &own("theirs")), spawn(&mut alice, &own("mine")));
+    let grant = |client: &mut Client, agent: &str| {
+        let held = client.call("capability.list", json!({ "agent_id": agent })).expect("its own");
+        text(&held["grants"][0]["id"])
+    };
+    let (their_grant, my_grant) = (grant(&mut operator, &theirs), grant(&mut alice, &mine));
+    for (method, agent, grant) in [
+        ("capability.list", &theirs, None),
+        ("capability.explain", &theirs, None),
+        ("capability.revoke", &theirs, Some(&their_grant)),
+        ("capability.revoke", &mine, Some(&their_grant)),
+    ] {
+        let mut ask = |agent: &str, grant: Option<&str>| {
+            let mut params = json!({ "agent_id": agent });
+            if method == "capability.explain" {
+                params["tool"] = json!("echo");
+            }
+            if let Some(grant) = grant {
+                params["grant_id"] = json!(grant);
+            }
+            alice.call(method, params).expect_err(method)
+        };
+        let foreign = ask(agent, grant.map(String::as_str));
+        let own_agent = if *agent == theirs { NOBODY } else { agent };
+        let unknown = ask(own_agent, grant.map(|_| NOBODY));
+        assert_eq!((foreign.code, &foreign.data), (1001, &unknown.data), "{method}");
+        assert_eq!(foreign.message.replace(&theirs, NOBODY).replace(&their_grant, NOBODY), unknown.message);
+    }
+    let reached = |client: &mut Client| -> Vec<String> {
+        let told = client.call("capability.explain", json!({ "tool": "echo" })).expect("told");
+        told["reach"].as_array().expect("a list").iter().map(|one| text(&one["agent_id"])).collect()
+    };
+    assert_eq!(reached(&mut alice), [mine.clone()]);
+    assert_eq!(reached(&mut operator), [theirs.clone(), mine.clone()], "the control: the operator sees both");
+    let hello = |agent: &str| json!({ "agent_id": agent, "tool": "echo", "input": { "message": "x" } });
+    operator.call("tool.invoke", hello(&theirs)).expect("it stands");
+    let mut looker = house.client(LOOKER);
+    let params = json!({ "agent_id": mine, "grant_id": my_grant });
+    let refused = looker.call("capability.revoke", params.clone()).expect_err("may look only");
+    assert_eq!(missing_right(&refused), "submit");
+    alice.call("capability.revoke", params).expect("the control: her own she can");
+    assert_eq!(alice.call("tool.invoke", hello(&mine)).expect_err("revoked").code, 1002);
+    let revoked = entries(&mut operator, &["capability_revoked"]);
+    assert_eq!(revoked.len(), 1);
+    assert_eq!(revoked[0]["event"]["principal"], ALICE, "{revoked:?}");
+}
+
 fn listed(client: &mut Client) -> Vec<String> {
     let reply = client.call("goal.list", json!({})).expect("a list");
     reply["goals"].as_array().expect("a list").iter().map(|goal| text(&goal["goal_id"])).collect()
