@@ -259,8 +259,12 @@ fn grants_of_anothers_agent_answer_as_unknown_and_its_reach_is_not_told() {
         let told = client.call("capability.explain", json!({ "tool": "echo" })).expect("told");
         told["reach"].as_array().expect("a list").iter().map(|one| text(&one["agent_id"])).collect()
     };
-    assert_eq!(reached(&mut alice), [mine.clone()]);
-    assert_eq!(reached(&mut operator), [theirs.clone(), mine.clone()], "the control: the operator sees both");
+    assert_eq!(reached(&mut alice), [mine.as_str()]);
+    assert_eq!(
+        reached(&mut operator),
+        [theirs.as_str(), mine.as_str()],
+        "the control: the operator sees both"
+    );
     let hello = |agent: &str| json!({ "agent_id": agent, "tool": "echo", "input": { "message": "x" } });
     operator.call("tool.invoke", hello(&theirs)).expect("it stands");
     let mut looker = house.client(LOOKER);
