@@ -68,6 +68,7 @@ impl Desk {
         answer(&self.daemon, json!({ "id": question["id"], "decision": decision }));
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
     fn approve(&self, question: &Value, scope: Value) {
         answer(&self.daemon, json!({ "id": question["id"], "decision": "approve", "scope": scope }));
     }
@@ -393,7 +394,7 @@ fn survives(restart: impl Fn(Daemon) -> testkit::DaemonBuilder + Copy) {
     let asked = desk.question(1);
     let mut desk = desk.restarted(restart);
     let again = pending(&mut desk.daemon.client());
-    assert_eq!(again, [asked.clone()], "as it was, deadline and all (call {call})");
+    assert_eq!(again, std::slice::from_ref(&asked), "as it was, deadline and all (call {call})");
     desk.answer(&asked, "approve");
     assert_eq!(read(desk.path("a.txt")), None, "nobody waits for it any more");
     // An answer survives too.
@@ -445,7 +446,7 @@ fn an_open_question_of_before_a_restart_is_taken_up_by_the_same_call() {
         assert!(begun.elapsed() < PATIENCE, "the call never waited");
         std::thread::yield_now();
     }
-    assert_eq!(pending(&mut desk.daemon.client()), [asked.clone()], "it is not asked twice");
+    assert_eq!(pending(&mut desk.daemon.client()), std::slice::from_ref(&asked), "it is not asked twice");
     desk.answer(&asked, "approve");
     desk.calls.reply_to(call).expect("approved");
     assert_eq!(of_kind(&desk.daemon, "human_approval_requested").len(), 1);
