@@ -427,7 +427,9 @@ pub struct Access {
     pub hosts: Vec<HostRule>,
     /// For a host: any public address is allowed.
     pub public: bool,
-    /// For a file: no symbolic link may be followed below the root, because what was approved is a place.
+    /// For a host: the grants beside it under which redirects may go on.
+    pub through: Vec<GrantId>,
+    /// For a file: no symbolic link may be followed below the root, because a person approves places.
     pub no_links: bool,
 }
 

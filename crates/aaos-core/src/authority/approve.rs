@@ -4,9 +4,12 @@
 //! in the same step; it covers no agent outside its holder's subtree and no grant outside those it names.
 
 use crate::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
-use crate::effect::{Access, Charge, Denied, Effect, Subject};
+use crate::capability::Capability;
+use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Subject};
+use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
 use crate::limits::MAX_APPROVALS_PER_AGENT;
+use crate::path::{AbsPath, PathPattern};
 
 use super::decide::Met;
 use super::explain::covers_need;
@@ -91,6 +94,9 @@ impl Authority {
         call: CallId,
         effect: &E,
     ) -> Result<(), Refusal> {
+        if self.agents.at(at).asks_on_path {
+            self.keep_to_places(at, met);
+        }
         let Some(because) = self.asked_because(at, effect.label(), met) else {
             return Ok(());
         };
@@ -132,14 +138,30 @@ impl Authority {
     }
 
     /// The grant because of which a person is asked: the one that is used, or one of the agent or an ancestor that
-    /// covers the same need. A wider grant is no way round a narrower one that asks.
+    /// covers the same need, or anything below it. A wider grant is no way round a narrower one that asks.
     fn asking_grant(&self, at: AgentIx, access: &Access) -> Option<GrantId> {
-        if self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix)) {
+        let (used, _) = self.grants.find(access.grant)?;
+        if self.grants.asks(used) {
             return Some(access.grant);
         }
-        let asking = self.agents.path(at).flat_map(|node| &node.asking);
-        let mut records = asking.map(|ix| self.grants.record(*ix));
-        records.find(|record| covers_need(record, &access.need)).map(|record| record.id)
+        let used = self.grants.record(used);
+        self.asking(at).find(|asking| may_reach(asking, used, access)).map(|asking| asking.id)
+    }
+
+    /// Grants of an agent and its ancestors that say themselves that a person is asked.
+    fn asking(&self, at: AgentIx) -> impl Iterator<Item = &GrantRecord> {
+        self.agents.path(at).flat_map(|node| &node.asking).map(|ix| self.grants.record(*ix))
+    }
+
+    /// Where some files are only to be had after a question, a link below another grant must not lead to them.
+    fn keep_to_places(&self, at: AgentIx, met: &mut Met) {
+        for access in met.accesses_mut() {
+            let asked_about = |record: &GrantRecord| same_right(&record.capability, &access.need);
+            let asks = self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix));
+            if !asks && self.asking(at).any(asked_about) {
+                access.no_links = true;
+            }
+        }
     }
 
     /// Uses up one use of an approval that covers the effect, if there is one; one of this very effect first.
@@ -216,4 +238,39 @@ impl Authority {
             self.approvals.remove(&one.grant.id);
         }
     }
+}
+
+/// Whether a file grant is of the right that a need is about.
+const fn same_right(capability: &Capability, need: &Need) -> bool {
+    matches!(
+        (capability, need),
+        (Capability::FileRead(_), Need::File { right: FileRight::Read, .. })
+            | (Capability::FileWrite(_), Need::File { right: FileRight::Write, .. })
+    )
+}
+
+/// Whether what is accessed through another grant may be what an asking grant covers, however it is spelled. `..` may
+/// lead anywhere; a directory is walked with all that lies below it.
+fn may_reach(asking: &GrantRecord, used: &GrantRecord, access: &Access) -> bool {
+    let Need::File { path, .. } = &access.need else {
+        return covers_need(asking, &access.need);
+    };
+    if !same_right(&asking.capability, &access.need) {
+        return false;
+    }
+    if path.has_parent_component() {
+        return true;
+    }
+    let place = used.capability.file_pattern().map(|pattern| {
+        let below = access.relative.as_deref().unwrap_or_default();
+        AbsPath::parse(&format!("{}/{below}", pattern.root()))
+    });
+    let Some(Ok(place)) = place else {
+        return true;
+    };
+    let patterns = asking.capability.file_pattern().into_iter().chain(&asking.spelled);
+    let meets = |pattern: &PathPattern, path: &AbsPath| {
+        pattern.matches(path).is_some() || pattern.root().below(path).is_some()
+    };
+    patterns.into_iter().any(|pattern| meets(pattern, path) || meets(pattern, &place))
 }

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use crate::capability::{Capability, HostRule, NameSet};
 use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Needs};
 use crate::grant::GrantRecord;
-use crate::id::CallId;
+use crate::id::{CallId, GrantId};
 use crate::name::AgentName;
 use crate::quantity::{Amounts, Timestamp};
 
@@ -28,10 +28,12 @@ impl Met {
     }
 
     pub(super) fn forbid_links(&mut self) {
+        self.accesses_mut().for_each(|access| access.no_links = true);
+    }
+
+    pub(super) fn accesses_mut(&mut self) -> impl Iterator<Item = &mut Access> {
         let each = self.each.iter_mut().filter_map(|one| one.as_mut().ok());
-        for access in self.all.iter_mut().chain(each) {
-            access.no_links = true;
-        }
+        self.all.iter_mut().chain(each)
     }
 }
 
@@ -123,12 +125,13 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(GrantIx, Access), Denied> {
         let (ix, relative) = self.choose(at, need, now)?;
-        let (hosts, public) = match need {
-            Need::Host { .. } => self.reachable_hosts(at, ix, now),
-            _ => (Vec::new(), false),
+        let Hosts { hosts, public, through } = match need {
+            Need::Host { host, port } => self.reachable_hosts(at, ix, (host, *port), now),
+            _ => Hosts::default(),
         };
         let grant = self.grants.id(ix);
-        Ok((ix, Access { need: need.clone(), grant, relative, hosts, public, no_links: false }))
+        let need = need.clone();
+        Ok((ix, Access { need, grant, relative, hosts, public, through, no_links: false }))
     }
 
     /// The most specific usable grant for a need; else why the most specific one there is cannot be used.
@@ -191,15 +194,39 @@ impl Authority {
         found.into_iter().map(|(_, ix)| ix).chain(web).collect()
     }
 
-    /// Where redirects may lead, and whether to any public host. Only the chosen grant is charged for the call, so
-    /// beside it count those usable grants alone whose uses nothing bounds.
-    fn reachable_hosts(&self, at: AgentIx, chosen: GrantIx, now: Timestamp) -> (Vec<HostRule>, bool) {
+    /// Where redirects may lead. Only the chosen grant is charged for the call, so beside it count those usable
+    /// grants alone whose uses nothing bounds. Where a person has to be asked about any host, a redirect leads
+    /// nowhere else: it would get there unasked.
+    fn reachable_hosts(
+        &self,
+        at: AgentIx,
+        chosen: GrantIx,
+        (host, port): (&str, u16),
+        now: Timestamp,
+    ) -> Hosts {
+        if self.asks_about_hosts(at) {
+            let port = (!matches!(port, 80 | 443)).then_some(port);
+            let hosts = vec![HostRule { host: host.to_owned(), subdomains: false, port }];
+            return Hosts { hosts, ..Hosts::default() };
+        }
         let index = &self.agents.at(at).index;
         let free = |ix: GrantIx| !self.grants.is_counted(ix) && self.grants.usable(ix, now).is_ok();
         let covers = |ix: &&GrantIx| **ix == chosen || free(**ix);
-        let network = index.network.iter().filter(covers);
-        let hosts = network.flat_map(|ix| rules(self.grants.record(*ix))).cloned().collect();
-        (hosts, index.web.iter().any(|ix| covers(&ix)))
+        let (network, web) = (index.network.iter().filter(covers), index.web.iter().filter(covers));
+        let through = network.clone().chain(web.clone()).filter(|ix| **ix != chosen);
+        Hosts {
+            hosts: network.flat_map(|ix| rules(self.grants.record(*ix))).cloned().collect(),
+            public: web.count() > 0,
+            through: through.map(|ix| self.grants.id(*ix)).collect(),
+        }
+    }
+
+    fn asks_about_hosts(&self, at: AgentIx) -> bool {
+        let node = self.agents.at(at);
+        let is_host = |ix: &GrantIx| {
+            matches!(self.grants.record(*ix).capability, Capability::Network(_) | Capability::WebSearch)
+        };
+        node.asks_on_path && self.agents.path(at).flat_map(|node| &node.asking).any(is_host)
     }
 
     /// Takes back charges of this very operation, newest first.
@@ -216,6 +243,14 @@ impl Authority {
             }
         }
     }
+}
+
+/// Where a fetch may go on to, and under which grants beside the chosen one.
+#[derive(Debug, Default)]
+struct Hosts {
+    hosts: Vec<HostRule>,
+    public: bool,
+    through: Vec<GrantId>,
 }
 
 /// Whether a tool writes memory, which outlives its agent unless the agent's identity is stable.

@@ -68,7 +68,10 @@ impl Authority {
     pub(super) fn open_call<E>(&mut self, parts: &AuthorizedParts<E>) {
         let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
         let mut grants = Vec::with_capacity(parts.all.len() + parts.each.len());
-        grants.extend(parts.all.iter().chain(granted).map(|access| access.grant));
+        for access in parts.all.iter().chain(granted) {
+            grants.push(access.grant);
+            grants.extend(&access.through);
+        }
         let before = self.calls.insert(parts.call, OpenCall { grants, cut: false, paid: Amounts::NONE });
         assert!(before.is_none(), "call ids are fresh");
     }

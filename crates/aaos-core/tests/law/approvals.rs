@@ -141,6 +141,76 @@ fn a_wider_grant_is_no_way_round_one_that_asks() {
     assert!(passes(&mut law, 2, writing("w", "/out/b")));
 }
 
+/// How a file is reached when the call passes: whether links are forbidden on the way. `None` when a person is asked.
+fn reached(law: &mut Authority, digest: &'static str, need: Need) -> Option<bool> {
+    let granted = match ask(law, 1, shown("file_write", digest, &[need])) {
+        Ok(granted) => granted,
+        Err(Refusal::Approval(_)) => return None,
+        Err(other) => panic!("neither passed nor asked: {other:?}"),
+    };
+    let parts = granted.into_parts();
+    law.settle(parts.call, &parts.charges, &Amounts::NONE, NOW);
+    Some(parts.all.iter().any(|access| access.no_links))
+}
+
+#[test]
+fn no_spelling_and_no_walk_goes_round_a_place_that_asks() {
+    let mut linked = crate::support::request(2, "file_write: /w/*");
+    linked.spelled = Some("/link/*".to_owned().try_into().expect("a pattern"));
+    let asks = crate::support::request(3, "{ file_write: /w/secret/*, approval_required: true }");
+    let reads = crate::support::request(4, "file_read: /w/*");
+    let mut law = Authority::new(AuthorityLimits::default());
+    let grants = vec![crate::support::request(1, "tool: *"), linked, asks, reads];
+    law.admit_root(admission(1, None), grants, NOW).expect("room");
+    assert_eq!(reached(&mut law, "plain", write("/w/a")), Some(true), "and no link below leads there");
+    assert_eq!(reached(&mut law, "link", write("/link/a")), Some(true), "the control of the next");
+    assert_eq!(reached(&mut law, "alias", write("/link/secret/f")), None, "the same place by its link");
+    assert_eq!(reached(&mut law, "dots", write("/w/x/../secret/f")), None);
+    assert_eq!(reached(&mut law, "above", write("/w")), None, "a walk from above meets it");
+    assert_eq!(
+        reached(&mut law, "read", read("/w/secret/f")),
+        Some(false),
+        "the other right is not asked about"
+    );
+    let mut free = world(&["tool: *", "file_write: /w/*"]);
+    for path in ["/w/x/../secret/f", "/w"] {
+        assert_eq!(reached(&mut free, "free", write(path)), Some(false), "control: {path}");
+    }
+}
+
+#[test]
+fn a_redirect_leads_to_no_host_that_a_person_is_asked_about() {
+    let fetch = |law: &mut Authority| {
+        let effect = shown("web_fetch", "f", &[crate::support::host("a.example.org", 443)]);
+        let parts = ask(law, 1, effect).expect("granted").into_parts();
+        law.settle(parts.call, &parts.charges, &Amounts::NONE, NOW);
+        let access = parts.all.into_iter().next_back().expect("the host");
+        let hosts: Vec<String> = access.hosts.iter().map(ToString::to_string).collect();
+        (hosts, access.public, access.through)
+    };
+    let plain = ["tool: *", "network: a.example.org", "web_search", "network: b.example.org"];
+    let (hosts, public, through) = fetch(&mut world(&plain));
+    assert_eq!(hosts, ["a.example.org", "b.example.org"], "the control: redirects go on");
+    assert!(public);
+    assert_eq!(through, [grant(4), grant(3)]);
+    let asks = [
+        "tool: *",
+        "network: a.example.org",
+        "web_search",
+        "{ network: b.example.org, approval_required: true }",
+    ];
+    assert_eq!(fetch(&mut world(&asks)), (vec!["a.example.org".to_owned()], false, Vec::new()));
+}
+
+#[test]
+fn a_revocation_cuts_what_a_redirect_may_go_through() {
+    let mut law = world(&["tool: *", "network: a.example.org", "network: b.example.org", "tool: echo"]);
+    let effect = shown("web_fetch", "f", &[crate::support::host("a.example.org", 443)]);
+    let granted = ask(&mut law, 1, effect).expect("granted");
+    assert_eq!(law.revoke(grant(4)).calls, [], "the control: a grant that has no part in it");
+    assert_eq!(law.revoke(grant(3)).calls, [granted.call()]);
+}
+
 #[test]
 fn what_cannot_be_shown_is_denied_and_not_passed() {
     let mut law = world(&["{ tool: echo, approval_required: true }"]);

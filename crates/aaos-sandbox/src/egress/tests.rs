@@ -29,7 +29,15 @@ fn input(url: &str) -> ToolInput {
 fn access() -> Vec<Access> {
     let grant = "00000000-0000-7000-8000-000000000001".parse().expect("an id");
     let need = Need::Host { host: "example.org".to_owned(), port: 80 };
-    vec![Access { need, grant, relative: None, hosts: Vec::new(), public: true, no_links: false }]
+    vec![Access {
+        need,
+        grant,
+        relative: None,
+        hosts: Vec::new(),
+        public: true,
+        no_links: false,
+        through: Vec::new(),
+    }]
 }
 
 async fn fetch(egress: &Egress, url: &str) -> Result<FetchedPage, ToolFailure> {
