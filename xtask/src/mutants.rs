@@ -21,11 +21,12 @@ use std::process::Command;
 const PACKAGE: &str = "aaos-core";
 /// Its modules that are the law: capabilities, the authority, and the quantities and purses that it counts with.
 const MODULES: [&str; 4] = ["authority", "budget", "capability", "quantity"];
-/// Test programs that are left out: they compile programs of their own, seconds for each mutant, and judge seals that
-/// no mutant of a function's body can break.
-const LEFT_OUT: [&str; 1] = ["seals"];
+/// Test programs that are left out: `seals` compiles programs of its own, seconds for each mutant, and judges what no
+/// mutant of a function's body can break; the others judge modules that are not mutated, or take longer than all the
+/// rest together to find what the rest finds too.
+const LEFT_OUT: [&str; 5] = ["lint", "manifest", "price", "seals", "shuttle"];
 /// Random cases of each property per mutant; the full number would take minutes.
-const CASES: &str = "64";
+const CASES: &str = "32";
 /// cargo-mutants ran to its end: all caught, some survived, some took too long.
 const RAN: [i32; 3] = [0, 2, 3];
 
