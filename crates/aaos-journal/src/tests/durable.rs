@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::{directory, hold, open, path_in, saying, try_open, written};
+use crate::store::SCHEMA_VERSION;
 use crate::{Filter, JournalError, JournalFile};
 
 #[tokio::test]
@@ -212,11 +213,15 @@ async fn a_schema_that_we_do_not_know_is_refused_and_left_alone() {
     let directory = directory();
     let path = path_in(&directory);
     written(&path, &["one"]).await;
-    Connection::open(&path).expect("opens").pragma_update(None, "user_version", 2).expect("newer");
-    let newer = try_open(&path).expect_err("newer schema");
-    assert!(matches!(newer, JournalError::UnknownSchema { found: 2, known: 1, .. }), "{newer:?}");
-    assert!(matches!(JournalFile::open(&path), Err(JournalError::UnknownSchema { .. })));
-    Connection::open(&path).expect("opens").pragma_update(None, "user_version", 1).expect("as it was");
+    let mark = |version: i64| Connection::open(&path)?.pragma_update(None, "user_version", version);
+    for other in [SCHEMA_VERSION + 1, SCHEMA_VERSION - 1] {
+        mark(other).expect("marked");
+        let refused = try_open(&path).expect_err("not our schema");
+        let JournalError::UnknownSchema { found, known, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!((found, known), (other, SCHEMA_VERSION), "older and newer alike");
+        assert!(matches!(JournalFile::open(&path), Err(JournalError::UnknownSchema { .. })));
+    }
+    mark(SCHEMA_VERSION).expect("as it was");
     drop(open(&path));
 
     let foreign = directory.path().join("foreign.db");
