@@ -26,7 +26,7 @@ const MODULES: [&str; 4] = ["authority", "budget", "capability", "quantity"];
 /// rest together to find what the rest finds too.
 const LEFT_OUT: [&str; 5] = ["lint", "manifest", "price", "seals", "shuttle"];
 /// Random cases of each property per mutant; the full number would take minutes.
-const CASES: &str = "32";
+const CASES: &str = "8";
 /// cargo-mutants ran to its end: all caught, some survived, some took too long.
 const RAN: [i32; 3] = [0, 2, 3];
 
