@@ -141,10 +141,10 @@ impl Kernel {
         if agent.manifest.lifecycle == Lifecycle::Persistent {
             return Ok(RunAnswer::Delivered(self.deliver(&agent, message).await?));
         }
-        let Ok(_only_run) = agent.run_gate.try_acquire() else {
+        let Some(only_run) = agent.try_only_run() else {
             return Err(KernelError::State(format!("agent {id} is running already; wait for it or stop it")));
         };
-        let (_, end) = self.run_agent(&agent, self.mind_for(&agent), message, None).await?;
+        let (_, end) = self.run_alone(only_run, &agent, self.mind_for(&agent), message, None).await?;
         Ok(RunAnswer::Ran(result_of(&end)))
     }
 

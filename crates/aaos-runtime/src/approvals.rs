@@ -19,7 +19,7 @@ use aaos_core::limits;
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Millis, Timestamp};
 use aaos_core::state::{PendingApproval, State};
-use aaos_core::toolio::ToolFailure;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
@@ -38,6 +38,7 @@ const DEADLINE_CHECK: Duration = Duration::from_secs(60);
 /// What is recorded for a question whose agent did not outlive the daemon.
 pub(crate) const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
 const AGENT_STOPPED: &str = "the agent was stopped";
+const GRANT_REVOKED: &str = "the grant was revoked";
 
 /// What a person says to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Kernel {
         stop: &CancellationToken,
         mut question: Question,
     ) -> Result<(), ToolFailure> {
-        let effect = question.effect.clone();
+        let (effect, grants) = (question.effect.clone(), question.grants.clone());
         let accesses = {
             let needs = Needs { all: question.needs.clone(), ..Needs::default() };
             let now = self.clock().now();
@@ -95,6 +96,11 @@ impl Kernel {
             Some(waiter) => waiter,
             None => self.open_question(agent, trace, question).await?,
         };
+        // A revocation in between did not see the question.
+        let lost = self.lost_grants(agent, &grants);
+        if !lost.is_empty() {
+            self.close_questions_under(&lost).await;
+        }
         let told = {
             let _shown = agent.show_question(format!("approval {} of {effect}", waiter.id));
             self.await_answer(agent, stop, waiter).await
@@ -102,8 +108,13 @@ impl Kernel {
         match told {
             Told::Approved => Ok(()),
             Told::Stopped => Err(cancelled()),
+            Told::Revoked => {
+                self.count_denial(agent);
+                Err(revoked_meanwhile())
+            }
             Told::Denied(reason) => {
                 self.count_denial(agent);
+                agent.live().was_refused = true;
                 Err(not_approved(&effect, &reason))
             }
         }
@@ -197,6 +208,26 @@ impl Kernel {
         let denied = Event::HumanApprovalDenied { approval, principal: None, reason };
         self.record_or_log(self.agent_entry(agent, denied)).await;
         open.tell(told);
+    }
+
+    /// Of these grants those that an agent holds no more.
+    fn lost_grants(&self, agent: &Agent, grants: &[GrantId]) -> Vec<GrantId> {
+        let held = self.authority().grants_of(agent.id);
+        let is_held = |grant: &&GrantId| held.iter().any(|record| record.id == **grant);
+        grants.iter().filter(|grant| !is_held(grant)).copied().collect()
+    }
+
+    /// Closes what is asked about uses of grants that were revoked.
+    pub(crate) async fn close_questions_under(&self, revoked: &[GrantId]) {
+        let left = self.table().questions.take_under(revoked);
+        for open in left {
+            let agent = self.table().agent(open.question().agent);
+            match agent {
+                Some(agent) => self.close_denied(&agent, open, GRANT_REVOKED.to_owned(), Told::Revoked).await,
+                // Its agent is gone, which nobody who waits for a question is.
+                None => tracing::error!("a question of an agent that is gone was open"),
+            }
+        }
     }
 
     /// Closes what an agent that is gone still asks.
@@ -414,6 +445,14 @@ impl Kernel {
             }));
         }
     }
+}
+
+/// The failure of a call whose grant was revoked while a person was asked.
+fn revoked_meanwhile() -> ToolFailure {
+    ToolFailure::new(
+        ToolFailureKind::Revoked,
+        "a grant that this call would use was revoked while it waited for a person; nothing was done, do without it",
+    )
 }
 
 /// The failure of a call that no person approved.

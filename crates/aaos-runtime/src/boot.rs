@@ -65,7 +65,9 @@ impl Kernel {
         let interrupted: Vec<_> = state.open_goals().map(|goal| goal.id).collect();
         let version = self.config().version.clone();
         let started = Event::DaemonStarted { version, interrupted_goals: interrupted };
+        // Before all that bears the time of this start: the fold counts up to the latest entry, and the daemon was down.
         let mut entries = self.unknown_outcomes(state);
+        entries.extend(self.cut_runs(state));
         for agent in state.alive().filter(|agent| !survives(agent)) {
             self.authority().remove(agent.id);
             let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
@@ -76,14 +78,6 @@ impl Kernel {
             }));
             let end = Event::AgentStopped { end: AgentEnd::Interrupted };
             entries.push(self.entry(agent.goal, Some(agent.id), end));
-        }
-        for agent in state.alive().filter(|agent| survives(agent)) {
-            let cut = agent.mailbox.iter().filter(|mail| mail.taken);
-            entries.extend(cut.map(|mail| {
-                let mut entry = self.entry(None, Some(agent.id), interrupted_run());
-                entry.trace_id = mail.trace;
-                entry
-            }));
         }
         for goal in state.open_goals() {
             entries.push(self.entry(Some(goal.id), None, interrupted_goal()));
@@ -103,7 +97,22 @@ impl Kernel {
         Ok(())
     }
 
-    /// Effects that may not be repeated and have no recorded outcome: nobody can tell what they did.
+    /// Runs that were cut short, of agents that go on. They are over since the last that is known of them: what
+    /// their agents used is counted up to then, here as in [`Authority::restore`].
+    fn cut_runs(&self, state: &State) -> Vec<NewEntry> {
+        let survivors = state.alive().filter(|agent| survives(agent));
+        let cut = survivors.flat_map(|agent| {
+            agent.mailbox.iter().filter(|mail| mail.taken).map(|mail| (agent.id, mail.trace))
+        });
+        let entry = |(agent, trace_id)| {
+            let entry = self.entry(None, Some(agent), interrupted_run());
+            NewEntry { timestamp: state.latest, trace_id, ..entry }
+        };
+        cut.map(entry).collect()
+    }
+
+    /// Effects that may not be repeated and have no recorded outcome: nobody can tell what they did. What is reserved
+    /// for them was used by the last that is known.
     fn unknown_outcomes(&self, state: &State) -> Vec<NewEntry> {
         let unknown = || ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME);
         let once = state.pending.values().filter(|pending| pending.class == EffectClass::Once);
@@ -118,7 +127,7 @@ impl Kernel {
                     failure: Some(unknown()),
                     worker: None,
                     spent: reserved_by(&pending.charges),
-                    elapsed: self.clock().now().since(pending.since),
+                    elapsed: state.latest.since(pending.since),
                 },
                 PendingKind::Spawn { .. } => {
                     let spent = reserved_by(&pending.charges);
@@ -126,9 +135,8 @@ impl Kernel {
                 }
                 PendingKind::Inference { .. } => return None,
             };
-            let mut entry = self.entry(pending.goal, pending.agent, event);
-            entry.parent_event = Some(pending.intent);
-            Some(entry)
+            let entry = self.entry(pending.goal, pending.agent, event);
+            Some(NewEntry { timestamp: state.latest, parent_event: Some(pending.intent), ..entry })
         });
         entries.collect()
     }
@@ -176,6 +184,7 @@ impl Kernel {
             cancel: self.closing().child_token(),
         });
         agent.paused.send_replace(record.paused);
+        self.recall_revoked(state, &agent);
         for mail in &record.mailbox {
             let Some(trace) = mail.trace else { continue };
             self.table().open_trace(trace, agent.owner)?;

@@ -14,7 +14,7 @@ use aaos_core::quantity::{Millis, Timestamp};
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 
-/// The refused calls of one agent.
+/// The refused calls of one agent, of one sort.
 #[derive(Debug, Default)]
 pub(crate) struct Denials {
     window: Mutex<Window>,
@@ -63,18 +63,28 @@ impl Denials {
 impl Kernel {
     /// Notes a refused call of an agent: whether it gets an entry of its own.
     pub(crate) fn lists_denial(&self, agent: &Agent) -> bool {
-        match agent.denials.note(self.clock().now()) {
+        self.lists(agent, &agent.denials)
+    }
+
+    /// The same for a call that the purse does not cover. They are counted by themselves, so that other refusals leave
+    /// them their entries.
+    pub(crate) fn lists_shortfall(&self, agent: &Agent) -> bool {
+        self.lists(agent, &agent.shortfalls)
+    }
+
+    fn lists(&self, agent: &Agent, denials: &Arc<Denials>) -> bool {
+        match denials.note(self.clock().now()) {
             Noted::Listed => true,
             Noted::Counted => false,
             Noted::CountOpened(left) => {
-                self.close_count_after(agent, left);
+                self.close_count_after(agent, denials, left);
                 false
             }
         }
     }
 
-    fn close_count_after(&self, agent: &Agent, left: Millis) {
-        let (kernel, denials, cancel) = (self.clone(), Arc::clone(&agent.denials), agent.cancel.clone());
+    fn close_count_after(&self, agent: &Agent, denials: &Arc<Denials>, left: Millis) {
+        let (kernel, denials, cancel) = (self.clone(), Arc::clone(denials), agent.cancel.clone());
         let (goal, id) = (agent.goal, agent.id);
         // Among the agent's own tasks: its end waits for the count.
         drop(agent.tasks.spawn(async move {

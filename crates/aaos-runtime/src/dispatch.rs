@@ -221,12 +221,16 @@ impl Kernel {
 
     /// Journals a refusal and gives what the caller is told. The caller waits for the disk: a flood of refused calls
     /// is held back by it. None is left out, but those beyond so many a minute are counted in one entry, and their
-    /// callers are told of that limit instead.
+    /// callers are told of that limit instead. A purse that does not cover it is always told: it ends a run.
     pub(crate) async fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: Refusal) -> Refusal {
         if let Refusal::Denied(_) = refusal {
             self.count_denial(agent);
         }
-        if !self.lists_denial(agent) {
+        if let Refusal::Budget { .. } | Refusal::Waits { .. } = refusal {
+            if !self.lists_shortfall(agent) {
+                return refusal;
+            }
+        } else if !self.lists_denial(agent) {
             return denials::too_many();
         }
         let event = match &refusal {

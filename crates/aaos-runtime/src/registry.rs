@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aaos_core::confinement::ConfinementReceipt;
-use aaos_core::id::{AgentId, GoalId, TraceId};
+use aaos_core::id::{AgentId, GoalId, GrantId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::quantity::Timestamp;
 use aaos_ipc::{Correlation, Mailbox};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +25,7 @@ use crate::far::WorkerSlot;
 use crate::goals::Goal;
 use crate::meter::RunMeter;
 use crate::repeat::RepeatCounts;
+use crate::revocation::Ended;
 use crate::view::{AgentState, RunResult};
 
 /// What never changes about an agent, and the handles by which it is driven.
@@ -41,10 +42,12 @@ pub(crate) struct Agent {
     pub(crate) cancel: CancellationToken,
     /// Everything that runs on the agent's behalf; stopping waits for it.
     pub(crate) tasks: TaskTracker,
-    /// An on-demand agent makes one run at a time.
-    pub(crate) run_gate: Semaphore,
+    /// An agent makes one run at a time, whoever starts it.
+    run_gate: Arc<Semaphore>,
     pub(crate) worker: WorkerSlot,
     pub(crate) denials: Arc<Denials>,
+    /// Refusals for want of budget: they have entries of their own, however much else was refused.
+    pub(crate) shortfalls: Arc<Denials>,
     pub(crate) paused: watch::Sender<bool>,
     pub(crate) mail_arrived: Notify,
     /// How far its leaving has come.
@@ -64,6 +67,9 @@ pub(crate) enum Departure {
     NotJournalled,
 }
 
+/// The right to make the only run of an agent, as long as it lives.
+pub(crate) type OnlyRun = OwnedSemaphorePermit;
+
 /// What changes while an agent lives.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -76,6 +82,10 @@ pub(crate) struct Live {
     /// Ends the run that is going on; it hangs below the agent's own token.
     pub(crate) run_stop: Option<CancellationToken>,
     pub(crate) waiting_for: Option<String>,
+    /// Its grants that were revoked, each with the end of the calls that ran under it.
+    pub(crate) revoked: HashMap<GrantId, Ended>,
+    /// Whether a person refused something that it asked for.
+    pub(crate) was_refused: bool,
     /// Questions to a person that calls of it wait for, in words.
     asking: Vec<String>,
     pub(crate) mailbox: Mailbox<Mail>,
@@ -114,9 +124,10 @@ impl Agent {
             started_at: facts.started_at,
             cancel: facts.cancel,
             tasks: TaskTracker::new(),
-            run_gate: Semaphore::new(1),
+            run_gate: Arc::new(Semaphore::new(1)),
             worker: WorkerSlot::default(),
             denials: Arc::default(),
+            shortfalls: Arc::default(),
             paused: watch::Sender::new(false),
             mail_arrived: Notify::new(),
             gone: watch::Sender::new(Departure::Here),
@@ -128,6 +139,8 @@ impl Agent {
                 meter: None,
                 run_stop: None,
                 waiting_for: None,
+                revoked: HashMap::new(),
+                was_refused: false,
                 asking: Vec::new(),
                 mailbox: Mailbox::default(),
                 arriving: 0,
@@ -143,6 +156,20 @@ impl Agent {
     /// client makes while a run goes on ends with that run's time.
     pub(crate) fn stop_signal(&self) -> CancellationToken {
         self.live().run_stop.clone().unwrap_or_else(|| self.cancel.clone())
+    }
+
+    /// The right to make a run now; none while another one goes on.
+    pub(crate) fn try_only_run(&self) -> Option<OnlyRun> {
+        Arc::clone(&self.run_gate).try_acquire_owned().ok()
+    }
+
+    /// The right to make a run, once no other goes on; none when the agent is stopped meanwhile.
+    pub(crate) async fn only_run(&self) -> Option<OnlyRun> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => None,
+            only = Arc::clone(&self.run_gate).acquire_owned() => only.ok(),
+        }
     }
 
     /// What it waits for, in words; a person before anything else.

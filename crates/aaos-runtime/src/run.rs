@@ -24,7 +24,7 @@ use crate::error::KernelError;
 use crate::inference::stopped;
 use crate::kernel::Kernel;
 use crate::meter::RunMeter;
-use crate::registry::Agent;
+use crate::registry::{Agent, OnlyRun};
 use crate::repeat::{self, RepeatCounts};
 use crate::view::RunResult;
 
@@ -116,10 +116,24 @@ impl Kernel {
         })
     }
 
-    /// Runs an agent on one message to its end, and journals both. The run goes on even if the caller stops
-    /// waiting; stopping the agent ends it. The mind comes back for the next message.
+    /// [`Kernel::run_alone`], once no other run of the agent goes on.
     pub(crate) async fn run_agent(
         &self,
+        agent: &Arc<Agent>,
+        mind: Mind,
+        message: String,
+        trace: Option<TraceId>,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        let only_run = agent.only_run().await.ok_or_else(|| being_stopped(agent))?;
+        self.run_alone(only_run, agent, mind, message, trace).await
+    }
+
+    /// Runs an agent on one message to its end, and journals both. The run goes on even if the caller stops
+    /// waiting, and no other begins until its end; stopping the agent ends it. The mind comes back for the next
+    /// message.
+    pub(crate) async fn run_alone(
+        &self,
+        only_run: OnlyRun,
         agent: &Arc<Agent>,
         mut mind: Mind,
         message: String,
@@ -128,10 +142,11 @@ impl Kernel {
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = agent.tasks.spawn(async move {
             if owned.cancel.is_cancelled() {
-                return Err(KernelError::State(format!("agent {} is being stopped", owned.id)));
+                return Err(being_stopped(&owned));
             }
-            let end = kernel.run_recorded(&owned, &mut mind, message, trace).await?;
-            Ok((mind, end))
+            let end = kernel.run_recorded(&owned, &mut mind, message, trace).await;
+            drop(only_run);
+            Ok((mind, end?))
         });
         running.await.map_err(|failed| KernelError::State(format!("the run died: {failed}")))?
     }
@@ -276,6 +291,10 @@ async fn invoke_all(services: &InProcess<'_>, calls: Vec<ModelCall>) -> MindEven
         return reply_event(stopped(services.agent));
     }
     MindEvent::ToolResults(results)
+}
+
+fn being_stopped(agent: &Agent) -> KernelError {
+    KernelError::State(format!("agent {} is being stopped", agent.id))
 }
 
 /// For this long; for ever where nothing bounds it.

@@ -56,8 +56,14 @@ impl Attempt {
         Some(why)
     }
 
+    /// What a person refused is not asked again by a second attempt.
     fn is_worth_another(&self) -> bool {
-        matches!(self.stop_reason, StopReason::Error | StopReason::Truncated | StopReason::MaxIterations)
+        let was_refused = self.child.live().was_refused;
+        !was_refused
+            && matches!(
+                self.stop_reason,
+                StopReason::Error | StopReason::Truncated | StopReason::MaxIterations
+            )
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use aaos_core::approval::Question;
 use aaos_core::capability::GrantSpec;
 use aaos_core::grant::GrantRecord;
-use aaos_core::id::{AgentId, ApprovalId};
+use aaos_core::id::{AgentId, ApprovalId, GrantId};
 use aaos_core::limits;
 use aaos_core::name::AgentName;
 use aaos_core::quantity::{Millis, Timestamp};
@@ -28,6 +28,8 @@ pub(super) enum Told {
     Denied(String),
     /// What asked was stopped before anybody answered.
     Stopped,
+    /// A grant that would be used was revoked before anybody answered.
+    Revoked,
 }
 
 /// How far a question has come.
@@ -207,6 +209,14 @@ impl Questions {
     pub(super) fn take_of(&mut self, agent: AgentId) -> Vec<Open> {
         let ids: Vec<_> = self.open.values().map(Open::question).filter(|one| one.agent == agent).collect();
         let ids: Vec<_> = ids.into_iter().map(|question| question.id).collect();
+        ids.into_iter().filter_map(|id| self.open.remove(&id)).collect()
+    }
+
+    /// Those that are durable and would use one of these grants. Who opened one that is not looks at its grants again.
+    pub(super) fn take_under(&mut self, grants: &[GrantId]) -> Vec<Open> {
+        let is_under = |open: &Open| open.question().grants.iter().any(|grant| grants.contains(grant));
+        let under = self.open.iter().filter(|(_, open)| open.is_durable() && is_under(open));
+        let ids: Vec<_> = under.map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.open.remove(&id)).collect()
     }
 

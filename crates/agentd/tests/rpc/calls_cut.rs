@@ -43,11 +43,13 @@ fn a_fetch_in_flight_ends_and_another_goes_on() {
     let rig = Rig::saying("done");
     let mut client = rig.client();
     let words = format!("network: {}", hanging.authority());
-    let grants = ["tool: web_fetch".to_owned(), words.clone(), format!("network: {}", other.authority())];
-    let agent = spawn(&mut client, &holding("fetcher", &grants));
+    let with = |network: &String| ["tool: web_fetch".to_owned(), network.clone()];
+    let agent = spawn(&mut client, &holding("fetcher", &with(&words)));
+    // Of another agent: a fetch may be redirected under all that its own agent holds, and ends with any of it.
+    let second = spawn(&mut client, &holding("other", &with(&format!("network: {}", other.authority()))));
     let id = grant_of(&mut client, &agent, &words);
     let mut caller = rig.client();
-    let goes_on = send(&mut caller, &agent, "web_fetch", &json!({ "url": other.url("/slow") }));
+    let goes_on = send(&mut caller, &second, "web_fetch", &json!({ "url": other.url("/slow") }));
     let ends = send(&mut caller, &agent, "web_fetch", &json!({ "url": hanging.url("/hang") }));
     assert_eq!((hanging.wait_for_requests(1).len(), other.wait_for_requests(1).len()), (1, 1));
     let answer = revoke(&mut client, &agent, &id).expect("answered, though the page never is");
@@ -123,15 +125,17 @@ fn two_grants_of_one_call_are_each_answered_when_it_is_over() {
     let mut client = rig.client();
     for _ in 0..5 {
         let agent = spawn(&mut client, &holding("reader", &grants));
-        let ids = [grant_of(&mut client, &agent, &words), grant_of(&mut client, &agent, "tool: file_read")];
+        let ids = [words.as_str(), "tool: file_read"].map(|words| grant_of(&mut client, &agent, words));
+        // One of them twice: whoever asks again waits as well.
+        let ids = [&ids[0], &ids[1], &ids[0]];
         let worker = stop_worker(&rig, &mut client, &agent);
         let mut caller = rig.client();
         let ends = send(&mut caller, &agent, "file_read", &json!({ "path": file }));
         wait_begun(&rig, &agent, "file_read");
-        let mut clients = [rig.client(), rig.client()];
+        let mut clients = [rig.client(), rig.client(), rig.client()];
         let sent: Vec<u64> = clients
             .iter_mut()
-            .zip(&ids)
+            .zip(ids)
             .map(|(client, id)| {
                 client.send("capability.revoke", json!({ "agent_id": agent, "grant_id": id }))
             })
@@ -252,22 +256,29 @@ fn children_of_a_spawning_call_end_with_it() {
 
 #[test]
 fn a_spawning_call_that_waits_for_a_purse_is_cut_there() {
+    let web = WebServer::start([("/hang", Page::Hang)]);
     let rig = Rig::saying("done");
     let mut client = rig.client();
-    let grants = ["tool: spawn_agent".to_owned(), "spawn_child: [*]".to_owned(), "tool: echo".to_owned()];
+    let network = format!("network: {}", web.authority());
+    let grants = ["tool: spawn_agent", "spawn_child: [*]", "tool: web_fetch", &network].map(str::to_owned);
     let input = json!({ "manifest": manifest("kid", ""), "message": "Go." });
     let with =
         |most: u32| format!("{}budget_config: {{ max_journal_bytes: {most} }}\n", holding("poor", &grants));
-    // Enough for the call and for the admission of the child, but not for both at once.
-    let agent = spawn(&mut client, &with(4500));
+    // Enough for the call and for the admission of the child, but not beside what another call reserves.
+    let agent = spawn(&mut client, &with(6_000));
     let id = grant_of(&mut client, &agent, "tool: spawn_agent");
-    let mut caller = rig.client();
+    let (mut caller, mut beside) = (rig.client(), rig.client());
+    let holds = send(&mut beside, &agent, "web_fetch", &json!({ "url": web.url("/hang") }));
+    assert_eq!(web.wait_for_requests(1).len(), 1);
     let waits = send(&mut caller, &agent, "spawn_agent", &input);
     wait_begun(&rig, &agent, "spawn_agent");
     let answer = revoke(&mut client, &agent, &id).expect("answered, though nothing is settled");
     assert_eq!(answer["calls"].as_array().map(Vec::len), Some(1), "{answer}");
     assert_cut(caller.reply_to(waits));
-    assert_eq!(entries(&mut client, &["spawn_requested"]).len(), 0, "it did wait");
+    assert_eq!(entries(&mut client, &["spawn_requested", "budget_exceeded"]).len(), 0, "it did wait");
+    let fetching = grant_of(&mut client, &agent, "tool: web_fetch");
+    revoke(&mut client, &agent, &fetching).expect("revoked");
+    assert_cut(beside.reply_to(holds));
     let rich = spawn(&mut client, &with(50_000));
     invoke(&mut client, &rich, "spawn_agent", input).expect("control: with room for both");
 }

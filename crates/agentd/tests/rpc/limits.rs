@@ -70,6 +70,37 @@ fn as_many_refused_calls_as_are_listed_leave_no_count() {
     assert!(entries(&mut client, &["denials_suppressed"]).is_empty());
 }
 
+#[test]
+fn no_flood_of_refused_calls_hides_that_the_purse_is_empty() {
+    let rig = Rig::saying("done");
+    let home = testkit::scratch();
+    let mut client = rig.client();
+    let grants = format!("[\"tool: file_write\", \"file_write: {}/*\"]", home.path().display());
+    let one = format!("capabilities: {grants}\nbudget_config: {{ max_files: 1 }}\n");
+    let agent = spawn(&mut client, &manifest("flood", &one));
+    let write = |client: &mut Client| {
+        let input = json!({ "path": home.path().join("f"), "content": "x" });
+        invoke(client, &agent, "file_write", input)
+    };
+    write(&mut client).expect("the only one");
+    for _ in 0..LISTED {
+        assert_eq!(refused(&mut client, &agent).code, 1002);
+    }
+    assert_eq!(refused(&mut client, &agent).code, 1004, "the control: the flood is on");
+    for n in 0..LISTED + 5 {
+        let failure = write(&mut client).expect_err("the purse is empty");
+        let told = (failure.code, &failure.data["reason"]);
+        assert_eq!(told, (1003, &json!("budget_exceeded")), "{n}: {failure:?}");
+    }
+    let exceeded = wait_for_entries(&rig.daemon, &["budget_exceeded"], LISTED);
+    assert_eq!(exceeded.len(), LISTED, "they have a bound of their own");
+    stop(&mut client, &agent);
+    let counted = wait_for_entries(&rig.daemon, &["denials_suppressed"], 2);
+    let mut counts: Vec<_> = counted.iter().filter_map(|one| one["event"]["count"].as_u64()).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 5]);
+}
+
 /// In each result of the agent's last request: whether the model was told that it repeats itself.
 fn hints(rig: &Rig) -> Vec<bool> {
     let requests = rig.models.requests();

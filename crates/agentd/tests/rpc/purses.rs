@@ -359,6 +359,77 @@ fn the_time_that_runs_took_is_the_same_after_a_death() {
 }
 
 #[test]
+fn the_time_that_a_run_took_until_a_death_does_not_grow_while_the_daemon_is_down() {
+    let rig = Rig::new(Script::dynamic(|_| Turn::Hang));
+    let bounded = "budget_config: { max_wall_seconds: 100 }\n";
+    let agent = rig.spawn(&format!("{}{bounded}", persistent("clocked")));
+    deliver(&mut rig.client(), &agent, "go");
+    assert_eq!(rig.models.wait_for_requests(1).len(), 1);
+    let daemon = rig.daemon.kill9().start();
+    let after = quantity(&mut daemon.client(), &agent, "wall_millis");
+    assert!(after["used"].as_u64() < Some(100_000) && after["reserved"] == 0, "{after}");
+    // What the first start recorded of the run says the same to the second.
+    let daemon = daemon.kill9().start();
+    assert_eq!(quantity(&mut daemon.client(), &agent, "wall_millis"), after);
+    let ends = entries(&mut daemon.client(), &["agent_execution_completed"]);
+    let starts = entries(&mut daemon.client(), &["daemon_started"]);
+    assert_eq!((ends.len(), starts.len()), (1, 3), "{ends:?}");
+    assert!(ends[0]["timestamp"].as_u64() < starts[1]["timestamp"].as_u64(), "{ends:?} {starts:?}");
+}
+
+#[test]
+fn an_agent_that_runs_makes_no_second_run_whoever_began_the_first() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let rig = Rig::new(Script::dynamic(move |seen| match seen.messages.last() {
+        Some(last) if last.text == "first" => Turn::say("done").behind(&held),
+        _ => Turn::say("done"),
+    }));
+    let mut client = rig.client();
+    let spawning = "capabilities: [\"tool: spawn_agent\", \"spawn_child: [child]\"]\n";
+    let parent = spawn(&mut client, &manifest("parent", spawning));
+    let child = manifest("child", "budget_config: { max_wall_seconds: 100 }\n");
+    let input = json!({ "manifest": child, "message": "first" });
+    let mut caller = rig.client();
+    let running =
+        caller.send("tool.invoke", json!({ "agent_id": parent, "tool": "spawn_agent", "input": input }));
+    assert_eq!(rig.models.wait_for_requests(1).len(), 1);
+    let listed = client.call("agent.list", json!({})).expect("a list");
+    let child = text(&listed["agents"][1]["id"]);
+    let run = |client: &mut Client, agent: &str| {
+        client.call("agent.run", json!({ "agent_id": agent, "message": "second" }))
+    };
+    let failure = run(&mut client, &child).expect_err("its parent's call runs it");
+    assert!(failure.code == -32602 && failure.message.contains("running already"), "{failure:?}");
+    assert_eq!(quantity(&mut client, &child, "wall_millis")["reserved"], 100_000, "its clock goes on");
+    run(&mut client, &parent).expect("the control: this one makes no run");
+    gate.open();
+    let reply = caller.reply_to(running).expect("not disturbed");
+    assert_eq!(reply["result"]["stop_reason"], "complete", "{reply}");
+    let started = entries(&mut client, &["agent_execution_started"]);
+    assert_eq!(started.iter().filter(|one| one["agent_id"] == child).count(), 1, "{started:?}");
+    // The control: when its run is over, an agent runs again.
+    run(&mut client, &parent).expect("once more");
+}
+
+#[test]
+fn a_child_that_its_parents_call_leaves_no_journal_for_is_refused_and_does_not_wait_for_it() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let spawning = "capabilities: [\"tool: spawn_agent\", \"spawn_child: [kid]\"]\n";
+    let input = json!({ "manifest": manifest("kid", ""), "message": "Go." });
+    // Enough for the call or for the admission of the child, but not for both.
+    let with = |most: u32| {
+        manifest("parent", &format!("{spawning}budget_config: {{ max_journal_bytes: {most} }}\n"))
+    };
+    let poor = spawn(&mut client, &with(4_500));
+    assert_spent(invoke(&mut client, &poor, "spawn_agent", input.clone()), "max_journal_bytes");
+    assert_eq!(entries(&mut client, &["tool_invoked"]).len(), 1, "the call itself was covered");
+    let rich = spawn(&mut client, &with(50_000));
+    invoke(&mut client, &rich, "spawn_agent", input).expect("the control: with room for both");
+}
+
+#[test]
 fn a_model_that_lost_its_price_is_not_asked_where_money_is_bounded() {
     let home = testkit::scratch();
     let prices = home.path().join("prices.toml");

@@ -202,7 +202,9 @@ fn a_grant_is_revoked_once_and_only_by_those_whose_it_is() {
     unknown(&mut client, NOBODY, &id);
     assert_eq!(invoke(&mut client, &one, "echo", json!({ "message": "x" })).expect("stands")["message"], "x");
     revoke(&mut client, &one, &id).expect("revoked");
-    assert_eq!(unknown(&mut client, &one, &id).replace(&id, NOBODY), said, "there is no such grant any more");
+    let again = revoke(&mut client, &one, &id).expect("it is revoked");
+    assert_eq!(again, json!({ "ok": true, "grants": [], "calls": [] }), "nothing more ended");
+    unknown(&mut client, &other, &id);
     assert_ended(invoke(&mut client, &one, "echo", json!({ "message": "x" })));
     invoke(&mut client, &other, "echo", json!({ "message": "x" })).expect("another agent's grant stands");
     assert_eq!(entries(&mut client, &["capability_revoked"]).len(), 1, "one end, one entry");
@@ -220,12 +222,11 @@ fn of_many_who_revoke_one_grant_one_does() {
         let sent: Vec<u64> =
             clients.iter_mut().map(|client| client.send("capability.revoke", params.clone())).collect();
         let replies = clients.iter_mut().zip(sent).map(|(client, sent)| client.reply_to(sent));
-        let (done, refused): (Vec<_>, Vec<_>) = replies.partition(Result::is_ok);
-        assert_eq!(done.len(), 1, "{refused:?}");
-        assert!(
-            refused.iter().all(|one| one.as_ref().is_err_and(|failure| failure.code == 1001)),
-            "{refused:?}"
-        );
+        let replies: Vec<Value> = replies.map(|reply| reply.expect("it is revoked")).collect();
+        let ended = replies.iter().filter(|reply| reply["grants"] == json!([id]));
+        assert_eq!(ended.count(), 1, "{replies:?}");
+        let told = replies.iter().filter(|reply| **reply == json!({ "ok": true, "grants": [], "calls": [] }));
+        assert_eq!(told.count(), 7, "the others learn that it is over: {replies:?}");
     }
     assert_eq!(entries(&mut client, &["capability_revoked"]).len(), 5);
 }
@@ -351,7 +352,7 @@ fn what_was_revoked_stays_revoked_after_a_kill() {
     assert_eq!(open_on(&daemon, &data), 1, "the keeper's root alone is open again");
     assert_ended(invoke(&mut client, &agents[0], "file_read", path));
     assert!(listed(&mut client, &agents[0]).iter().all(|one| one["grant"] != words));
-    assert_eq!(revoke(&mut client, &agents[0], &id).expect_err("there is none").code, 1001);
+    assert_eq!(revoke(&mut client, &agents[0], &id).expect("it is known")["grants"], json!([]));
     let refused =
         invoke(&mut client, &agents[0], "spawn_agent", spawning.clone()).expect_err("nothing to hand on");
     assert!(refused.code == 1002 && refused.message.contains("revoked"), "{refused:?}");
@@ -388,10 +389,13 @@ fn an_approval_lets_nothing_pass_that_was_revoked_meanwhile() {
     let question = asked("after");
     let id = text(&listed(&mut client, &agent)[0]["id"]);
     revoke(&mut client, &agent, &id).expect("it waits for nobody who waits for a person");
-    // The question may be gone with the grant.
-    let answered = approve(&mut client, &question);
-    assert!(answered.as_ref().map_or_else(|failure| failure.code == 1001, |_| true), "{answered:?}");
-    assert_ended(second.reply_to(waits));
+    assert_eq!(approve(&mut client, &question).expect_err("it is gone with the grant").code, 1001);
+    assert_cut(second.reply_to(waits));
+    let closed = entries(&mut client, &["human_approval_denied"]);
+    assert_eq!(closed.len(), 1, "{closed:?}");
+    assert_eq!(closed[0]["event"]["approval"], question["event"]["question"]["id"]);
+    assert_eq!(closed[0]["event"]["reason"], "the grant was revoked");
+    assert!(closed[0]["event"]["principal"].is_null(), "by nobody's answer: {closed:?}");
     let begun = entries(&mut client, &["tool_invoked"]);
     assert_eq!(begun.len(), 1, "only the first: {begun:?}");
 }
