@@ -1,6 +1,6 @@
 //! What a parent can hand on: never more than it has, to few, and not for long.
 
-use crate::support::{LEAD, LEAD_MARK, Ran, Rig, of_kind, spawning, text};
+use crate::support::{LEAD, LEAD_MARK, Ran, Rig, next_of_kind, of_kind, spawning, text};
 use serde_json::{Value, json};
 use testkit::{Gate, Script, SeenRequest, Turn};
 
@@ -214,4 +214,36 @@ fn refused_and_failed_children_take_no_place() {
         told[5]["children"].as_array().expect("a list").iter().filter(|one| one["response"] == "worked");
     assert_eq!(worked.count(), 3, "all three places are free: {told:?}");
     assert_eq!(spawned(&ran.entries), 4);
+}
+
+#[test]
+fn a_child_that_a_person_refused_is_not_tried_again() {
+    for (asks, retried) in [("approval_required: [echo]\n", 0), ("", 1)] {
+        let mut child = spawning("asker", &["tool: echo".to_owned()], "Ask.");
+        child["manifest"] = json!(format!("{}{asks}", text(&child["manifest"])));
+        let rig = Rig::new(|_| {
+            Script::dynamic(move |seen: &SeenRequest| {
+                match (seen.system.contains(LEAD_MARK), seen.replies_so_far()) {
+                    (true, 0) => Turn::call("spawn_agent", child.clone()),
+                    (true, _) => Turn::say("so be it"),
+                    (false, 0) => Turn::call("echo", json!({ "message": "may I" })),
+                    (false, _) => Turn::Truncated { text: "half".into() },
+                }
+            })
+        });
+        let mut person = rig.daemon.client();
+        person.send("audit.stream", json!({ "kinds": ["human_approval_requested"] }));
+        let ran = std::thread::scope(|scope| {
+            let running = scope.spawn(|| rig.run(rig.work.goal(&[])));
+            if !asks.is_empty() {
+                let asked = next_of_kind(&mut person, "human_approval_requested");
+                let no = json!({ "id": asked["event"]["question"]["id"], "decision": "deny" });
+                person.call("approval.respond", no).expect("it is open");
+            }
+            running.join().expect("the goal ends")
+        });
+        assert_eq!(ran.of_kind("child_retried").len(), retried, "{asks}");
+        assert_eq!(spawned(&ran.entries), 2 + retried, "{asks}");
+        assert_eq!(ran.of_kind("human_approval_requested").len(), 1 - retried, "{asks}: asked once");
+    }
 }
