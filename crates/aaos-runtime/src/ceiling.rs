@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aaos_core::authority::narrow::covers;
 use aaos_core::budget::{Budget, Ceilings};
-use aaos_core::capability::{Capability, Constraints, GrantSpec};
+use aaos_core::capability::{Capability, Constraints, GrantSpec, NameSet};
 use aaos_core::id::GoalId;
 use aaos_core::manifest::Manifest;
 use aaos_core::path::{AbsPath, PathPattern};
@@ -45,6 +45,11 @@ impl CeilingGrant {
     fn covers(&self, asked: &Capability) -> bool {
         covers(&self.spec.capability, asked) || self.real.as_ref().is_some_and(|real| covers(real, asked))
     }
+
+    /// Whether both cover something.
+    fn meets(&self, other: &Capability) -> bool {
+        meet(&self.spec.capability, other) || self.real.as_ref().is_some_and(|real| meet(real, other))
+    }
 }
 
 impl Ceiling {
@@ -60,6 +65,12 @@ impl Ceiling {
 
     fn covering(&self, asked: &Capability) -> Option<&CeilingGrant> {
         self.grants.iter().find(|grant| grant.covers(asked))
+    }
+
+    /// Whether anything that a capability covers is to be had only after a question.
+    fn asks_about(&self, opened: &Capability) -> bool {
+        let mut asking = self.grants.iter().filter(|grant| grant.spec.constraints.approval_required);
+        asking.any(|grant| grant.meets(opened))
     }
 }
 
@@ -93,7 +104,10 @@ impl Bound {
             return Ok(asked);
         }
         let covering = self.ceiling.covering(opened).ok_or_else(|| self.refusal(opened))?;
-        Ok(tighter(asked, &covering.spec.constraints))
+        let mut bounds = tighter(asked, &covering.spec.constraints);
+        // A wider grant of the ceiling is no way round a narrower one that asks.
+        bounds.approval_required |= self.ceiling.asks_about(opened);
+        Ok(bounds)
     }
 
     /// The pattern behind every link of a spelling, if the ceiling covers that too. What the answer says does not
@@ -175,6 +189,28 @@ fn tighter(asked: Constraints, most: &Constraints) -> Constraints {
     bounds.usable &= most.usable;
     bounds.approval_required |= most.approval_required;
     bounds
+}
+
+/// Whether something is covered by both. Of two that cannot be divided and meet, one covers the other.
+fn meet(one: &Capability, other: &Capability) -> bool {
+    let others = undivided(other);
+    undivided(one).iter().any(|one| others.iter().any(|other| covers(one, other) || covers(other, one)))
+}
+
+/// A capability as those of single hosts or names, of which it is made up.
+fn undivided(capability: &Capability) -> Vec<Capability> {
+    let named = |names: &NameSet, of: fn(NameSet) -> Capability| match names {
+        NameSet::All => vec![of(NameSet::All)],
+        NameSet::Only(names) => names.iter().map(|name| of(NameSet::Only(vec![name.clone()]))).collect(),
+    };
+    match capability {
+        Capability::Network(rules) => {
+            rules.iter().map(|rule| Capability::Network(vec![rule.clone()])).collect()
+        }
+        Capability::SpawnChild(names) => named(names, Capability::SpawnChild),
+        Capability::MessageSend(names) => named(names, Capability::MessageSend),
+        whole => vec![whole.clone()],
+    }
 }
 
 fn with_pattern(capability: &Capability, pattern: PathPattern) -> Capability {
@@ -268,6 +304,67 @@ mod tests {
         assert_eq!((mixed.max_invocations, mixed.expires_in_seconds), (Some(2), Some(60)));
         let free = spec("{ tool: echo, max_invocations: 9 }").constraints;
         assert_eq!(tightened("{ tool: echo, max_invocations: 9 }"), free, "the control: nothing to add");
+    }
+
+    #[test]
+    fn a_wider_grant_of_the_ceiling_is_no_way_round_one_that_asks() {
+        let asking = |capability: &str| format!("{{ {capability}, approval_required: true }}");
+        for (asks, wider, about, not_about) in [
+            (
+                "file_write: /srv/out/secret/*",
+                "file_write: /srv/out/*",
+                "file_write: /srv/out/*",
+                "/srv/out/b/*",
+            ),
+            (
+                "file_write: /srv/out/secret/*",
+                "file_write: /srv/out/*",
+                "file_write: /srv/out/secret/x",
+                "/srv/out/b",
+            ),
+        ] {
+            check_asks(&[wider, &asking(asks)], about, &format!("file_write: {not_about}"));
+        }
+        check_asks(&["tool: *", &asking("tool: echo")], "tool: *", "tool: grep");
+        check_asks(&["tool: *", &asking("tool: echo")], "tool: echo", "tool: file_read");
+        let hosts = asking("network: \"a.example.org, b.example.org\"");
+        check_asks(&["network: *.example.org", &hosts], "network: *.example.org", "network: c.example.org");
+        check_asks(
+            &["network: b.example.org, c.example.org", &hosts],
+            "network: b.example.org, c.example.org",
+            "network: c.example.org",
+        );
+        check_asks(&["web_search", &hosts], "web_search", "network: c.example.org");
+        check_asks(
+            &["spawn_child: [*]", &asking("spawn_child: [a, b]")],
+            "spawn_child: [b, c]",
+            "spawn_child: [c]",
+        );
+        check_asks(
+            &["file_read: /a/*", "file_write: /a/*", &asking("file_write: /a/b")],
+            "file_write: /a/*",
+            "file_read: /a/*",
+        );
+    }
+
+    fn check_asks(ceiling: &[&str], about: &str, not_about: &str) {
+        let bound = bound(ceiling, Path::new("/w"));
+        for (asked, asks) in [(about, true), (not_about, false)] {
+            let asked = spec(asked);
+            let issued = bound.tighten(&asked.capability, asked.constraints).expect("covered");
+            assert_eq!(issued.approval_required, asks, "{asked:?} below {ceiling:?}");
+        }
+    }
+
+    #[test]
+    fn a_grant_that_asks_is_met_behind_its_link_too() {
+        let home = testkit::scratch();
+        std::fs::create_dir(home.path().join("real")).unwrap();
+        symlink(home.path().join("real"), home.path().join("alias")).unwrap();
+        let within = |path: &str| format!("file_read: {}/{path}", home.path().display());
+        let asks = format!("{{ {}, approval_required: true }}", within("alias/*"));
+        let real = home.path().join("real");
+        check_asks(&[&within("*"), &asks], &format!("file_read: {}/a", real.display()), &within("other"));
     }
 
     #[test]
