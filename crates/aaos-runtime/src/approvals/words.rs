@@ -35,7 +35,10 @@ fn want(need: &Need) -> Option<String> {
 pub(super) fn because(question: &Question) -> String {
     match question.because {
         AskedBecause::Tool => {
-            format!("the manifest of the agent, or of an ancestor, asks for approval of {}", question.effect)
+            format!(
+                "its manifest or its goal, or the manifest of an ancestor, asks for approval of {}",
+                question.effect
+            )
         }
         AskedBecause::Grant(grant) => format!("grant {grant}, which it would use, asks for approval"),
     }

@@ -1,7 +1,8 @@
 //! Questions of a goal that is being watched: asked at its terminal as they come, or how else to answer them.
 //!
-//! Invariants: a question that nobody can answer here is told with a command that answers it; one that was answered
-//! elsewhere, or has ended, is not asked any more.
+//! Invariants: nobody is asked before everything that the daemon says of the question stands on the terminal; a
+//! question that nobody can answer here is told with a command that answers it; one that was answered elsewhere, or
+//! has ended, is not asked any more.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -45,15 +46,15 @@ impl<'w> Asking<'w> {
     }
 
     /// Takes notice of what happened. It has been told already.
-    pub(super) fn hear(&mut self, entry: &Entry) {
+    pub(super) async fn hear(&mut self, entry: &Entry) {
         match &entry.event {
             Event::HumanApprovalRequested { question, .. } if self.keyboard.is_some() => {
                 self.open.push_back(question.id);
-                self.ask_next();
+                self.ask_next().await;
             }
             Event::HumanApprovalRequested { question, .. } => self.tell_how(question.id),
-            Event::HumanApprovalGranted { approval, .. } => self.closed(approval.id),
-            Event::HumanApprovalDenied { approval, .. } => self.closed(*approval),
+            Event::HumanApprovalGranted { approval, .. } => self.closed(approval.id).await,
+            Event::HumanApprovalDenied { approval, .. } => self.closed(*approval).await,
             _ => {}
         }
     }
@@ -95,7 +96,7 @@ impl<'w> Asking<'w> {
                 }
                 Ok(true)
             }
-            Step::Details => self.show(id).await.map(|()| true),
+            Step::Details => self.show(id).await,
             Step::Answer(answer, reason) => match self.connect().await {
                 Ok(mut client) => {
                     send(&mut client, id, &answer, reason, self.screen).await.map(|taken| !taken)
@@ -117,12 +118,9 @@ impl<'w> Asking<'w> {
             Ok(false) => {
                 self.open.pop_front();
                 self.dialogue = None;
-                self.ask_next();
+                self.ask_next().await;
             }
-            Err(error) => {
-                self.screen.note(Tone::Bad, &cut(&format!("{error:#}"), REASON_CHARS));
-                self.leave_all();
-            }
+            Err(error) => self.give_up(&error),
         }
     }
 
@@ -130,32 +128,47 @@ impl<'w> Asking<'w> {
         Client::connect(self.socket).await.context("cannot answer")
     }
 
-    async fn show(&self, id: ApprovalId) -> Result<()> {
-        let Pending { pending } = self.connect().await?.call("approval.list", &Nothing {}).await?;
-        match pending.iter().find(|asked| asked.id == id) {
+    /// Shows everything about a question; false when it is not pending any more.
+    async fn show(&self, id: ApprovalId) -> Result<bool> {
+        let Pending { pending, .. } = self.connect().await?.call("approval.list", &Nothing {}).await?;
+        let asked = pending.iter().find(|asked| asked.id == id);
+        match asked {
             Some(asked) => self.screen.note(Tone::Plain, &details(asked).join("\n")),
             None => self.screen.note(Tone::Warn, "it is not pending any more"),
         }
-        Ok(())
+        Ok(asked.is_some())
     }
 
-    fn ask_next(&mut self) {
-        if self.dialogue.is_some() || self.open.is_empty() {
-            return;
+    /// Shows the next question that is still pending, and asks it.
+    async fn ask_next(&mut self) {
+        while self.dialogue.is_none() && self.keyboard.is_some() {
+            let Some(id) = self.open.front().copied() else { return };
+            match self.show(id).await {
+                Ok(true) => {
+                    let dialogue = Dialogue::new(self.directory.clone());
+                    if let Some(keyboard) = &mut self.keyboard {
+                        keyboard.ask(dialogue.prompt());
+                    }
+                    self.dialogue = Some(dialogue);
+                }
+                Ok(false) => drop(self.open.pop_front()),
+                Err(error) => self.give_up(&error),
+            }
         }
-        let Some(keyboard) = &mut self.keyboard else { return };
-        let dialogue = Dialogue::new(self.directory.clone());
-        keyboard.ask(dialogue.prompt());
-        self.dialogue = Some(dialogue);
     }
 
-    fn closed(&mut self, id: ApprovalId) {
+    async fn closed(&mut self, id: ApprovalId) {
         let was_asked = self.is_asking() && self.open.front() == Some(&id);
         self.open.retain(|one| *one != id);
         if was_asked {
             self.dialogue = None;
-            self.ask_next();
+            self.ask_next().await;
         }
+    }
+
+    fn give_up(&mut self, error: &anyhow::Error) {
+        self.screen.note(Tone::Bad, &cut(&format!("{error:#}"), REASON_CHARS));
+        self.leave_all();
     }
 
     /// Nobody is asked here any more; what is open can be answered elsewhere.

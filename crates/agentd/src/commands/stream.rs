@@ -106,7 +106,7 @@ impl Watch<'_> {
                     let screen = self.voice.screen;
                     self.asking.aside(|| said.iter().for_each(|said| screen.note(said.tone, &said.text)));
                 }
-                self.asking.hear(entry);
+                self.asking.hear(entry).await;
                 if self.goal.is_none() && entry.goal_id.is_some() {
                     self.goal = entry.goal_id;
                     if self.interrupted {

@@ -137,7 +137,7 @@ pub(crate) fn denied_by(principal: Option<u32>) -> String {
 /// Why a person is asked.
 pub(crate) fn approval_reason(because: &AskedBecause) -> String {
     match because {
-        AskedBecause::Tool => "the manifest asks for approval of the tool".to_owned(),
+        AskedBecause::Tool => "its manifest or its goal asks for approval of the tool".to_owned(),
         AskedBecause::Grant(grant) => format!("grant {grant} asks for approval"),
     }
 }

@@ -114,7 +114,7 @@ fn a_question_and_its_answers_are_told() {
     assert!(
         lines[0]
             .1
-            .contains(&format!("waits for approval {id}: file_write path=\"/x/a\\u{{1b}}\"; the manifest")),
+            .contains(&format!("waits for approval {id}: file_write path=\"/x/a\\u{{1b}}\"; its manifest")),
         "{lines:?}"
     );
     let denied = |principal| {
