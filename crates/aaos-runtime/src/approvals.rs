@@ -4,6 +4,7 @@
 //! closed once, whoever comes first. Nothing is held while one waits: no inference slot, worker, purse or lock. An
 //! approval of one very effect is used only while what the effect would change is what the person was shown.
 
+mod in_force;
 mod questions;
 mod words;
 
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope, Question, Target};
-use aaos_core::authority::Refusal;
 use aaos_core::effect::{Access, Authorized, Charge, Effect, FileRight, Need, Needs};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, ApprovalId, GrantId, TraceId};
@@ -30,6 +30,7 @@ use crate::registry::Agent;
 use crate::spawn::off_thread;
 use crate::view::ApprovalView;
 
+use in_force::Attended;
 pub(crate) use questions::Questions;
 use questions::{Open, Told, Waiter};
 
@@ -74,14 +75,15 @@ enum Ended {
 
 // Asking.
 impl Kernel {
-    /// Asks a person about an effect and waits for the answer. After an approval the effect is to be authorised anew.
+    /// Asks a person about an effect and waits for the answer. After an approval the effect is to be authorised anew;
+    /// what is returned, if anything, is to be kept until then.
     pub(crate) async fn ask_person(
         &self,
         agent: &Agent,
         trace: Option<TraceId>,
         stop: &CancellationToken,
         mut question: Question,
-    ) -> Result<(), ToolFailure> {
+    ) -> Result<Option<Attended<'_>>, ToolFailure> {
         let (effect, grants) = (question.effect.clone(), question.grants.clone());
         let accesses = {
             let needs = Needs { all: question.needs.clone(), ..Needs::default() };
@@ -89,9 +91,11 @@ impl Kernel {
             self.authority().explain(agent.id, &needs, now)
         };
         // Where a grant ended between the decision and now, the next decision says so.
-        let Ok(accesses) = accesses else { return Ok(()) };
+        let Ok(accesses) = accesses else { return Ok(None) };
         question.targets = self.targets(accesses).await.map_err(KernelError::into_tool_failure)?;
         let adopted = self.table().questions.adopt(&question);
+        // Before anybody can answer.
+        let attended = self.attend(adopted.as_ref().map_or(question.id, |waiter| waiter.id));
         let waiter = match adopted {
             Some(waiter) => waiter,
             None => self.open_question(agent, trace, question).await?,
@@ -106,7 +110,7 @@ impl Kernel {
             self.await_answer(agent, stop, waiter).await
         };
         match told {
-            Told::Approved => Ok(()),
+            Told::Approved => Ok(Some(attended)),
             Told::Stopped => Err(cancelled()),
             Told::Revoked => {
                 self.count_denial(agent);
@@ -134,13 +138,15 @@ impl Kernel {
         let (effect, asked_at) = (question.effect.clone(), entry.timestamp);
         let pending = PendingApproval { question, goal: agent.goal, asked_at, deadline };
         let grants = self.authority().grants_of(agent.id);
+        let open = Open::new(pending, agent, &grants);
         // In the table first: whoever reads the entry can answer it at once.
-        let opened = self.table().questions.open(Open::new(pending, agent, &grants));
-        let Some(waiter) = opened else {
-            let most = limits::MAX_PENDING_APPROVALS;
-            let words = format!("{most} questions wait for people already; try again when some are answered");
-            let told = self.journal_refusal(agent, &effect, Refusal::Limit(words)).await;
-            return Err(KernelError::from(told).into_tool_failure());
+        let opened = self.table().questions.open(open);
+        let waiter = match opened {
+            Ok(waiter) => waiter,
+            Err(refusal) => {
+                let told = self.journal_refusal(agent, &effect, refusal).await;
+                return Err(KernelError::from(told).into_tool_failure());
+            }
         };
         let recorded = self.journal().record(entry).await;
         self.table().questions.recorded(waiter.id, recorded.is_ok());
@@ -308,22 +314,27 @@ impl Kernel {
 
 // Answering.
 impl Kernel {
-    /// `approval.list`, oldest first.
-    pub async fn approvals(&self, caller: Principal) -> Vec<ApprovalView> {
+    /// `approval.list`: what is asked, oldest first.
+    ///
+    /// # Errors
+    /// [`KernelError::System`] when the list cannot be made.
+    pub async fn approvals(&self, caller: Principal) -> Result<Vec<ApprovalView>, KernelError> {
         let now = self.clock().now();
-        let is_shown = |open: &Open| caller.may_touch(open.owner) && open.is_open_at(now);
+        let is_shown = |open: &Open| caller.may_touch(open.owner()) && open.is_open_at(now);
         // A question whose entry can be read is listed.
         let recording = self.table().questions.recording(is_shown);
         for mut waiter in recording {
             waiter.recorded().await;
         }
-        self.table().questions.list(is_shown)
+        let asked = self.table().questions.list(is_shown);
+        off_thread(move || questions::views(&asked)).await
     }
 
-    /// `approval.respond`. Of several answers to one question exactly one wins; for the others it is not known.
+    /// `approval.respond`. Of several answers to one question exactly one wins; for the others it is not known. A
+    /// denial of an approval in force withdraws it.
     ///
     /// # Errors
-    /// [`KernelError::NotFound`] for a question that is not open or not this principal's,
+    /// [`KernelError::NotFound`] for what is neither open nor in force, or not this principal's,
     /// [`KernelError::Invalid`] for a scope that does not cover what was asked, a journal that fails.
     pub async fn answer_approval(
         &self,
@@ -338,13 +349,20 @@ impl Kernel {
             return Err(KernelError::Invalid(format!("a reason is at most {most} bytes long")));
         }
         let now = self.clock().now();
-        let (question, agent) = {
+        let found = {
             let table = self.table();
-            let open = table.questions.get(id).filter(|open| caller.may_touch(open.owner));
-            let question = open.filter(|open| open.is_open_at(now)).map(|open| open.question().clone());
-            let question = question.ok_or_else(unknown)?;
-            let agent = table.agent(question.agent).filter(|agent| !agent.cancel.is_cancelled());
-            (question, agent.ok_or_else(unknown)?)
+            let open = table.questions.get(id).filter(|open| caller.may_touch(open.owner()));
+            let asked = open.filter(|open| open.is_open_at(now)).map(|open| Arc::clone(open.asked()));
+            asked.and_then(|asked| {
+                let agent = table.agent(asked.question().agent).filter(|agent| !agent.cancel.is_cancelled());
+                Some((asked, agent?))
+            })
+        };
+        let Some((asked, agent)) = found else {
+            return match answer {
+                Answer::Deny => self.withdraw_approval(caller, id, reason).await,
+                Answer::Approve(_) => Err(unknown()),
+            };
         };
         match answer {
             Answer::Deny => {
@@ -360,7 +378,7 @@ impl Kernel {
                 Ok(())
             }
             Answer::Approve(covers) => {
-                let approval = self.approval_for(&question, covers)?;
+                let approval = self.approval_for(asked.question(), covers)?;
                 let open = self.table().questions.take(id).ok_or_else(unknown)?;
                 self.approve(caller, &agent, open, approval, reason).await
             }

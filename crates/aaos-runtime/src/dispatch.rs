@@ -182,6 +182,7 @@ impl Kernel {
     ) -> Result<Permit<E>, ToolFailure> {
         let label = effect.label();
         let mut changed = 0;
+        let mut attended = None;
         loop {
             // A question bears the id of the call that asks it: each attempt has its own.
             let call = CallId::from_uuid(self.clock().fresh());
@@ -190,7 +191,7 @@ impl Kernel {
                 Err(NotAdmitted::Stopped) => return Err(cancelled()),
                 Err(NotAdmitted::Failed(error)) => return Err(error.into_tool_failure()),
                 Err(NotAdmitted::Refused(Refusal::Approval(question))) => {
-                    self.ask_person(agent, trace, stop, *question).await?;
+                    attended = self.ask_person(agent, trace, stop, *question).await?;
                     continue;
                 }
                 Err(NotAdmitted::Refused(refusal)) => {
@@ -198,6 +199,8 @@ impl Kernel {
                     return Err(KernelError::from(told).into_tool_failure());
                 }
             };
+            // The answer is used, and what is left of it can be withdrawn.
+            drop(attended.take());
             let checked = self.check_approval(agent, authorized).await;
             if let Some(authorized) = checked.map_err(KernelError::into_tool_failure)? {
                 let permit = self.journal().begin(authorized, self.about(agent, trace)).await;

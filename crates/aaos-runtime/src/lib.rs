@@ -44,6 +44,6 @@ pub use goals::GoalRequest;
 pub use kernel::{Kernel, KernelParts};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
-    AgentState, AgentStatus, AgentView, ApprovalView, GoalView, PurseReport, QuantityReport, RunAnswer,
-    RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
+    AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,
+    RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
 };

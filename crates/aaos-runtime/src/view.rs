@@ -10,6 +10,7 @@ use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, GoalId, Seq, TraceId};
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName};
+use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
 use aaos_core::toolio::StopReason;
 use serde::{Deserialize, Serialize};
@@ -161,6 +162,30 @@ pub struct ApprovalView {
     pub timestamp: Timestamp,
     /// When it counts as denied.
     pub deadline: Timestamp,
+}
+
+/// One approval in force in `approval.list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalInForce {
+    /// Id of the question that it answered, for `approval.respond`.
+    pub id: ApprovalId,
+    /// The agent that may use it, with its descendants where it does not cover one very call.
+    pub agent_id: AgentId,
+    /// Its name.
+    pub agent_name: AgentName,
+    /// Name of the tool or effect; absent for one very call, whose question in the journal has it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub effect: Option<String>,
+    /// Where the files have to lie.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub below: Option<PathPattern>,
+    /// Of one very call: the files that it would change.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub paths: Vec<String>,
+    /// How often it may still be used.
+    pub uses_left: u32,
+    /// Whether it covers the very call that was asked about, and nothing else.
+    pub exactly: bool,
 }
 
 /// The result of one run.

@@ -210,7 +210,7 @@ pub(crate) struct ApprovalsArgs {
     /// Approve this one; may be given again
     #[arg(long, value_name = "ID", group = "answers", conflicts_with = "deny")]
     pub(crate) approve: Vec<String>,
-    /// Deny this one; may be given again
+    /// Deny this one, or withdraw it where it is approved; may be given again
     #[arg(long, value_name = "ID", group = "answers")]
     pub(crate) deny: Vec<String>,
     /// Why; the agent is told the reason of a denial

@@ -163,6 +163,29 @@ fn one_scoped_answer_covers_what_follows_below_its_place() {
 }
 
 #[test]
+fn an_approval_is_withdrawn_from_the_command_line() {
+    let rig = Rig::writing(&["in/b.md", "in/c.md", "a.md"]);
+    let mut running = rig.start(&["--approve", "file_write"]);
+    let id = told_command(&running.line_with("to answer:")).pop().expect("an id");
+    let below = rig.path("in/*");
+    let approved = rig.builder.cli(["approvals", "--approve", &id, "--below", &below, "--uses", "5"]);
+    assert_eq!(approved.code(), 0, "{approved:?}");
+    let third = told_command(&running.line_with("to answer:")).pop().expect("an id");
+    let listed = rig.builder.cli(["approvals"]);
+    assert!(listed.stdout.contains(&format!("file_write below {below}")), "{listed:?}");
+    let again = rig.builder.cli(["approvals", "--approve", &id]);
+    assert_eq!(again.code(), 1, "{again:?}");
+    assert!(again.stderr.contains("is approved already"), "{again:?}");
+    let withdrawn = rig.builder.cli(["approvals", "--deny", &id]);
+    assert_eq!(withdrawn.code(), 0, "{withdrawn:?}");
+    assert!(withdrawn.stdout.contains("withdrawn: file_write below"), "{withdrawn:?}");
+    assert!(!rig.builder.cli(["approvals"]).stdout.contains("APPROVED"), "none is in force");
+    assert_eq!(rig.builder.cli(["approvals", "--approve", &third]).code(), 0);
+    let (code, told) = running.end();
+    assert_eq!(code, Some(0), "{told}");
+}
+
+#[test]
 fn an_answer_needs_its_flags() {
     let builder = DaemonBuilder::new(testkit::Backend::Builtin);
     let (a, b) = ("0190a5e8-7c1b-7000-8000-0123456789ab", "0190a5e8-7c1b-7000-8000-0123456789ac");
@@ -241,7 +264,16 @@ fn a_run_at_a_terminal_asks_there() {
     let rig = Rig::writing(&["a.md"]);
     let mut person = AtTerminal::start(&rig, &rig.run(&["--approve", "file_write"]));
     person.see("waits for approval");
+    // Before anything is asked, everything that is known stands there.
+    for part in ["who      agent bootstrap (", "why      its manifest or its goal", "input    {"] {
+        person.see(part);
+    }
+    person.see("\"content\": \"the moon\\n\"");
+    person.see("grant    file_write: ");
+    person.see(&format!("target   {}: nothing stands there", rig.path("a.md")));
+    let shown = person.read;
     person.see("approve? [y]es once");
+    assert!(person.seen.find("approve?") > Some(shown), "{}", person.seen);
     person.type_line("perhaps");
     person.see("y, n, s, d, l or q is wanted");
     person.see("approve? [y]es once");

@@ -1,11 +1,15 @@
 //! The questions that are open, in the kernel's table.
 //!
-//! Invariants: no new one is opened beside [`limits::MAX_PENDING_APPROVALS`] others; none is listed before it is
-//! durable; whoever takes one out is the only one who closes it.
+//! Invariants: no new one is opened beyond what may be open in number and length, of all principals together and of
+//! one; none is listed before it is durable; whoever takes one out is the only one who closes it. Under the table's
+//! lock nothing is copied or measured that an agent can make long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
 
 use aaos_core::approval::Question;
+use aaos_core::authority::Refusal;
 use aaos_core::capability::GrantSpec;
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, GrantId};
@@ -19,6 +23,16 @@ use crate::registry::Agent;
 use crate::view::ApprovalView;
 
 use super::words;
+
+/// How many parts of what may be open one principal's agents can take: the others can still ask.
+const OWNERS: usize = 8;
+/// Questions that the agents of one principal may have open.
+const MAX_PENDING_PER_OWNER: usize = limits::MAX_PENDING_APPROVALS / OWNERS;
+/// Length of all open questions together, bytes of JSON.
+const MAX_PENDING_BYTES: usize = 64 * 1024 * 1024;
+/// Length of the open questions of one principal's agents, bytes of JSON; at least the longest request.
+const MAX_PENDING_BYTES_PER_OWNER: usize = MAX_PENDING_BYTES / OWNERS;
+const _: () = assert!(MAX_PENDING_BYTES_PER_OWNER >= limits::MAX_REQUEST_BYTES);
 
 /// What whoever waits is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,20 +57,86 @@ enum Stage {
     Closed(Told),
 }
 
-/// One open question.
+/// What can be told of a question.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(super) struct Asked {
     pending: PendingApproval,
     agent_name: AgentName,
     pub(super) owner: u32,
     /// The grants that would be used, in the grammar's words, as they were when it was asked.
     grants: Vec<String>,
+    /// Length of the question as JSON.
+    bytes: usize,
+}
+
+impl Asked {
+    pub(super) fn question(&self) -> &Question {
+        &self.pending.question
+    }
+
+    fn view(&self, with_input: bool) -> ApprovalView {
+        let question = self.question();
+        ApprovalView {
+            id: question.id,
+            agent_id: question.agent,
+            agent_name: self.agent_name.clone(),
+            goal_id: self.pending.goal,
+            description: words::description(&self.agent_name, question),
+            because: words::because(question),
+            tool: question.effect.clone(),
+            input: with_input.then(|| question.input.clone()),
+            grants: self.grants.clone(),
+            targets: question.targets.clone(),
+            timestamp: self.pending.asked_at,
+            deadline: self.pending.deadline,
+        }
+    }
+}
+
+/// What is told of questions, in their order. The arguments of the later ones are left out where all together are too
+/// long for one answer; they come once the earlier ones are answered.
+pub(super) fn views(asked: &[Arc<Asked>]) -> Vec<ApprovalView> {
+    let mut room = limits::MAX_REPLY_BYTES / 2;
+    let told = asked.iter().map(|one| {
+        let fits = one.bytes <= room;
+        room = room.saturating_sub(one.bytes);
+        one.view(fits)
+    });
+    told.collect()
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn length(question: &Question) -> usize {
+    let mut length = Length(0);
+    let written = serde_json::to_writer(&mut length, question);
+    // What cannot be written cannot be recorded either.
+    written.map_or(usize::MAX, |()| length.0)
+}
+
+/// One open question.
+#[derive(Debug)]
+pub(crate) struct Open {
+    asked: Arc<Asked>,
     /// Whether the call that asked still waits; after a restart none does.
     waited_for: bool,
     stage: watch::Sender<Stage>,
 }
 
 impl Open {
+    /// Measures the question: not to be called under a lock.
     pub(super) fn new(pending: PendingApproval, agent: &Agent, grants: &[GrantRecord]) -> Self {
         let words = |id| {
             let record = grants.iter().find(|record| record.id == id)?;
@@ -65,13 +145,12 @@ impl Open {
         };
         let mut grants: Vec<String> = pending.question.grants.iter().filter_map(|id| words(*id)).collect();
         grants.dedup();
+        let bytes = length(&pending.question);
+        let agent_name = agent.manifest.name.clone();
         Self {
-            agent_name: agent.manifest.name.clone(),
-            owner: agent.owner,
-            grants,
+            asked: Arc::new(Asked { pending, agent_name, owner: agent.owner, grants, bytes }),
             waited_for: true,
             stage: watch::Sender::new(Stage::Recording),
-            pending,
         }
     }
 
@@ -82,12 +161,20 @@ impl Open {
         open
     }
 
+    pub(super) fn asked(&self) -> &Arc<Asked> {
+        &self.asked
+    }
+
+    pub(super) fn owner(&self) -> u32 {
+        self.asked.owner
+    }
+
     pub(super) fn question(&self) -> &Question {
-        &self.pending.question
+        self.asked.question()
     }
 
     pub(super) fn is_open_at(&self, now: Timestamp) -> bool {
-        now < self.pending.deadline
+        now < self.asked.pending.deadline
     }
 
     fn is_durable(&self) -> bool {
@@ -99,27 +186,10 @@ impl Open {
     }
 
     fn waiter(&self) -> Waiter {
-        let (id, deadline) = (self.pending.question.id, self.pending.deadline);
-        let wait = deadline.since(self.pending.asked_at);
+        let pending = &self.asked.pending;
+        let wait = pending.deadline.since(pending.asked_at);
+        let (id, deadline) = (pending.question.id, pending.deadline);
         Waiter { id, deadline, wait, stage: self.stage.subscribe() }
-    }
-
-    fn view(&self, input: Option<serde_json::Value>) -> ApprovalView {
-        let question = self.question();
-        ApprovalView {
-            id: question.id,
-            agent_id: question.agent,
-            agent_name: self.agent_name.clone(),
-            goal_id: self.pending.goal,
-            description: words::description(&self.agent_name, question),
-            because: words::because(question),
-            tool: question.effect.clone(),
-            input,
-            grants: self.grants.clone(),
-            targets: question.targets.clone(),
-            timestamp: self.pending.asked_at,
-            deadline: self.pending.deadline,
-        }
     }
 }
 
@@ -154,12 +224,56 @@ impl Waiter {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     open: BTreeMap<ApprovalId, Open>,
+    /// Questions whose calls wait, or were answered and are about to be decided anew.
+    attended: BTreeSet<ApprovalId>,
 }
 
 impl Questions {
-    /// Takes up a new question, which is about to be recorded; nothing where too many are open.
-    pub(super) fn open(&mut self, open: Open) -> Option<Waiter> {
-        (self.open.len() < limits::MAX_PENDING_APPROVALS).then(|| self.recall(open))
+    /// Takes up a new question, which is about to be recorded; refused where too many are open.
+    pub(super) fn open(&mut self, open: Open) -> Result<Waiter, Refusal> {
+        self.check_room(&open.asked)?;
+        Ok(self.recall(open))
+    }
+
+    fn check_room(&self, new: &Asked) -> Result<(), Refusal> {
+        let (mut bytes, mut own, mut own_bytes) = (new.bytes, 0, new.bytes);
+        for asked in self.open.values().map(|open| &open.asked) {
+            bytes = bytes.saturating_add(asked.bytes);
+            if asked.owner == new.owner {
+                own += 1;
+                own_bytes = own_bytes.saturating_add(asked.bytes);
+            }
+        }
+        let (owner, all) = (new.owner, self.open.len());
+        let full = if own >= MAX_PENDING_PER_OWNER {
+            format!("{own} questions of agents of uid {owner} wait for people already, as many as may")
+        } else if own_bytes > MAX_PENDING_BYTES_PER_OWNER {
+            let most = MAX_PENDING_BYTES_PER_OWNER;
+            format!(
+                "the questions of agents of uid {owner} that wait for people would be over {most} bytes long"
+            )
+        } else if all >= limits::MAX_PENDING_APPROVALS {
+            format!("{all} questions wait for people already, as many as may")
+        } else if bytes > MAX_PENDING_BYTES {
+            format!("all questions that wait for people would be over {MAX_PENDING_BYTES} bytes long")
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::Limit(format!("{full}; try again when some are answered")))
+    }
+
+    /// A call waits for the answer to a question, or not any more.
+    pub(super) fn attend(&mut self, id: ApprovalId, waits: bool) {
+        if waits {
+            self.attended.insert(id);
+        } else {
+            self.attended.remove(&id);
+        }
+    }
+
+    /// Whether the approval of a question is still its own call's to use first.
+    pub(super) fn is_attended(&self, id: ApprovalId) -> bool {
+        self.attended.contains(&id)
     }
 
     /// Takes up a question that is in the journal.
@@ -195,7 +309,9 @@ impl Questions {
         };
         let open = self.open.values_mut().find(is_it)?;
         open.waited_for = true;
-        Some(open.waiter())
+        let waiter = open.waiter();
+        self.attended.insert(waiter.id);
+        Some(waiter)
     }
 
     pub(super) fn get(&self, id: ApprovalId) -> Option<&Open> {
@@ -220,20 +336,10 @@ impl Questions {
         ids.into_iter().filter_map(|id| self.open.remove(&id)).collect()
     }
 
-    /// Those that `is_shown`, oldest first. The arguments of the later ones are left out where all together are too
-    /// long for one answer; they come once the earlier ones are answered.
-    pub(super) fn list(&self, is_shown: impl Fn(&Open) -> bool) -> Vec<ApprovalView> {
-        let mut room = limits::MAX_REPLY_BYTES / 2;
+    /// Those that `is_shown`, oldest first.
+    pub(super) fn list(&self, is_shown: impl Fn(&Open) -> bool) -> Vec<Arc<Asked>> {
         let shown = self.open.values().filter(|open| open.is_durable() && is_shown(open));
-        shown
-            .map(|open| {
-                let input = &open.question().input;
-                let size = input.to_string().len();
-                let fits = size <= room;
-                room = room.saturating_sub(size);
-                open.view(fits.then(|| input.clone()))
-            })
-            .collect()
+        shown.map(|open| Arc::clone(&open.asked)).collect()
     }
 }
 
@@ -249,17 +355,23 @@ mod tests {
     use aaos_core::state::PendingApproval;
     use uuid::Uuid;
 
-    use super::{Open, Questions, Told};
+    use super::{
+        MAX_PENDING_BYTES_PER_OWNER, MAX_PENDING_PER_OWNER, OWNERS, Open, Questions, Told, length, views,
+    };
     use crate::registry::{Agent, AgentFacts};
 
     fn agent(number: u128) -> Arc<Agent> {
+        agent_of(number, 1000)
+    }
+
+    fn agent_of(number: u128, owner: u32) -> Arc<Agent> {
         let manifest = Manifest::parse("name: asker\nmodel: m\nsystem_prompt: s\n").expect("a manifest");
         Agent::new(AgentFacts {
             id: AgentId::from_uuid(Uuid::from_u128(number)),
             manifest,
             parent: None,
             goal: None,
-            owner: 1000,
+            owner,
             depth: 0,
             started_at: Timestamp(1),
             cancel: Default::default(),
@@ -286,16 +398,85 @@ mod tests {
         Open::new(asked(number, by), by, &[])
     }
 
+    /// One that counts as so long.
+    fn long(number: u128, by: &Agent, bytes: usize) -> Open {
+        let mut open = open(number, by);
+        Arc::get_mut(&mut open.asked).expect("nobody else has it").bytes = bytes;
+        open
+    }
+
+    fn refusal(questions: &mut Questions, open: Open) -> String {
+        questions.open(open).expect_err("no room").to_string()
+    }
+
     #[test]
     fn so_many_are_open_and_no_more_until_one_is_closed() {
-        let (by, mut questions) = (agent(1), Questions::default());
+        let mut questions = Questions::default();
         let most = limits::MAX_PENDING_APPROVALS as u128;
         for number in 0..most {
-            assert!(questions.open(open(number, &by)).is_some(), "{number}");
+            let by = agent_of(number, u32::try_from(number).expect("few") % 1_000);
+            questions.open(open(number, &by)).expect("room");
         }
-        assert!(questions.open(open(most, &by)).is_none());
+        let by = agent_of(most, 1_001);
+        assert!(refusal(&mut questions, open(most, &by)).contains("1024 questions wait"));
         assert!(questions.take(ApprovalId::from_uuid(Uuid::from_u128(0))).is_some());
-        assert!(questions.open(open(most, &by)).is_some());
+        questions.open(open(most, &by)).expect("room again");
+    }
+
+    #[test]
+    fn one_principal_leaves_room_for_the_others() {
+        let (one, other, mut questions) = (agent_of(1, 1000), agent_of(2, 1001), Questions::default());
+        for number in 0..MAX_PENDING_PER_OWNER as u128 {
+            questions.open(open(number, &one)).expect("room");
+        }
+        assert!(refusal(&mut questions, open(9_999, &one)).contains("of uid 1000 wait"));
+        questions.open(open(9_999, &other)).expect("the control: another principal's");
+    }
+
+    #[test]
+    fn how_long_open_questions_are_is_bounded_for_one_principal_and_for_all() {
+        let mut questions = Questions::default();
+        let half = MAX_PENDING_BYTES_PER_OWNER / 2;
+        let mut number = 0;
+        let mut next = || {
+            number += 1;
+            number
+        };
+        for owner in 0..u32::try_from(OWNERS).expect("few") {
+            let by = agent_of(1, owner);
+            // What is left over is for the short ones below.
+            for _ in 0..2 {
+                questions.open(long(next(), &by, half - 2_000)).expect("room");
+            }
+            assert!(refusal(&mut questions, long(next(), &by, half)).contains("bytes long"));
+            questions.open(open(next(), &by)).expect("the control: a short one");
+        }
+        let by = agent_of(1, 1_001);
+        assert!(refusal(&mut questions, long(next(), &by, half)).contains("all questions"));
+        questions.open(open(next(), &by)).expect("the control: a short one");
+    }
+
+    #[test]
+    fn a_question_is_as_long_as_its_json() {
+        let by = agent(1);
+        let mut pending = asked(1, &by);
+        pending.question.input = serde_json::json!({ "message": "\"x\n".repeat(1_000) });
+        let json = serde_json::to_vec(&pending.question).expect("JSON").len();
+        assert_eq!(length(&pending.question), json);
+        assert_eq!(Open::new(pending, &by, &[]).asked().bytes, json);
+    }
+
+    #[test]
+    fn the_list_leaves_out_arguments_that_are_too_long_for_one_answer() {
+        let mut questions = Questions::default();
+        let each = limits::MAX_REPLY_BYTES / 2 / 3 + 1;
+        for number in 1..=3 {
+            let by = agent_of(1, u32::try_from(number).expect("few"));
+            let waiter = questions.open(long(number, &by, each)).expect("room");
+            questions.recorded(waiter.id, true);
+        }
+        let told: Vec<_> = views(&questions.list(|_| true)).iter().map(|view| view.input.is_some()).collect();
+        assert_eq!(told, [true, true, false]);
     }
 
     #[test]
@@ -306,10 +487,10 @@ mod tests {
         assert_eq!(questions.recording(|_| true).len(), 2);
         questions.recorded(waiters[0].id, true);
         questions.recorded(waiters[1].id, false);
-        let listed: Vec<_> = questions.list(|_| true).iter().map(|view| view.id).collect();
+        let listed: Vec<_> = views(&questions.list(|_| true)).iter().map(|view| view.id).collect();
         assert_eq!(listed, [waiters[0].id]);
         assert!(questions.take(waiters[1].id).is_none() && questions.recording(|_| true).is_empty());
-        assert!(questions.list(|open| open.owner != 1000).is_empty(), "the caller chooses");
+        assert!(questions.list(|open| open.owner() != 1000).is_empty(), "the caller chooses");
     }
 
     #[test]
@@ -331,7 +512,7 @@ mod tests {
     fn the_questions_of_one_agent_are_taken_together() {
         let (one, other, mut questions) = (agent(1), agent(2), Questions::default());
         for (number, by) in [(1, &one), (2, &other), (3, &one)] {
-            assert!(questions.open(open(number, by)).is_some());
+            questions.open(open(number, by)).expect("room");
         }
         assert_eq!(questions.take_of(one.id).len(), 2);
         assert_eq!(questions.take_of(one.id).len(), 0);

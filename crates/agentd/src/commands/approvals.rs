@@ -1,4 +1,4 @@
-//! `approvals`: what waits for a person, and the answers.
+//! `approvals`: what waits for a person, the answers, and what is approved already.
 //!
 //! Invariants: a person who is asked sees what the daemon says of a question before answering; without a terminal or
 //! a flag nothing is answered.
@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 use aaos_core::id::ApprovalId;
 use aaos_core::quantity::Timestamp;
 use aaos_ipc::{ErrorCode, RpcError};
-use aaos_runtime::{ApprovalView, Clock};
+use aaos_runtime::{ApprovalInForce, ApprovalView, Clock};
 use anyhow::{Result, bail};
 
 use crate::cli::ApprovalsArgs;
@@ -26,28 +26,25 @@ use super::target::names_id;
 /// `approvals`.
 pub(super) async fn approvals(client: &mut Client, args: &ApprovalsArgs, screen: Screen) -> Result<Exit> {
     let reply = client.call_raw("approval.list", &Nothing {}).await?;
-    let Pending { pending } = serde_json::from_str(reply.get())?;
+    let listed: Pending = serde_json::from_str(reply.get())?;
     let (ids, answer) = match (args.approve.as_slice(), args.deny.as_slice()) {
         ([], []) if args.json => {
             screen.json(&reply)?;
             return Ok(Exit::Done);
         }
-        ([], []) => return look(client, &pending, screen).await,
+        ([], []) => return look(client, &listed, screen).await,
         ([], ids) => (ids, Answer::Deny),
         (ids, _) => (ids, covers(args)?),
     };
     // All of them are found before any is answered.
-    let chosen = ids.iter().map(|id| chosen(&pending, id)).collect::<Result<Vec<_>>>()?;
-    for asked in chosen {
-        let respond = Respond::new(asked.id, &answer, args.reason.clone());
+    let chosen = ids.iter().map(|id| chosen(&listed, id, &answer)).collect::<Result<Vec<_>>>()?;
+    for Chosen { id, told } in chosen {
+        let respond = Respond::new(id, &answer, args.reason.clone());
         let reply = client.call_raw("approval.respond", &respond).await?;
         if args.json {
             screen.json(&reply)?;
         } else {
-            screen.line(
-                Tone::Plain,
-                &format!("{}: {} of agent {} ({})", answer.done(), asked.tool, asked.agent_name, asked.id),
-            )?;
+            screen.line(Tone::Plain, &told)?;
         }
     }
     Ok(Exit::Done)
@@ -65,26 +62,61 @@ fn covers(args: &ApprovalsArgs) -> Result<Answer> {
     Ok(Answer::Scoped(Scope { below, uses: args.uses, for_goal: args.for_goal }))
 }
 
-/// The question that a text names: by its id, or the start or end of it.
-fn chosen<'p>(pending: &'p [ApprovalView], text: &str) -> Result<&'p ApprovalView> {
-    let found: Vec<&ApprovalView> =
-        pending.iter().filter(|asked| names_id(&asked.id.to_string(), text)).collect();
+/// What an id names, and what is said once the answer was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Chosen {
+    id: ApprovalId,
+    told: String,
+}
+
+/// What a text names, by its id or the start or end of it: a question, or for a denial an approval in force too.
+fn chosen(listed: &Pending, text: &str, answer: &Answer) -> Result<Chosen> {
+    let is_named = |id: ApprovalId| names_id(&id.to_string(), text);
+    let asked = listed.pending.iter().filter(|asked| is_named(asked.id)).map(|asked| {
+        let told = format!("{}: {} of agent {} ({})", answer.done(), asked.tool, asked.agent_name, asked.id);
+        Chosen { id: asked.id, told }
+    });
+    let in_force: Vec<&ApprovalInForce> = listed.in_force.iter().filter(|one| is_named(one.id)).collect();
+    let withdrawn = in_force.iter().filter(|_| *answer == Answer::Deny).map(|one| {
+        let told = format!("withdrawn: {} of agent {} ({})", covered(one), one.agent_name, one.id);
+        Chosen { id: one.id, told }
+    });
+    let mut found: Vec<Chosen> = asked.chain(withdrawn).collect();
     let shown = cut(text, VALUE_CHARS);
-    match found.as_slice() {
-        [one] => Ok(one),
-        [] => bail!(
-            "no approval {shown} is pending: it was answered, its time ran out, or its agent ended; see `agentd \
-             approvals`"
-        ),
-        many => {
-            let ids: Vec<String> = many.iter().map(|asked| asked.id.to_string()).collect();
-            bail!("{shown} names {} approvals; name one by its id: {}", many.len(), ids.join(", "))
+    match (found.pop(), found.len()) {
+        (Some(one), 0) => Ok(one),
+        (Some(last), more) => {
+            let ids: Vec<String> = found.iter().chain([&last]).map(|one| one.id.to_string()).collect();
+            bail!("{shown} names {} approvals; name one by its id: {}", more + 1, ids.join(", "))
         }
+        (None, _) if !in_force.is_empty() => {
+            bail!("{shown} is approved already; `agentd approvals --deny {shown}` withdraws the approval")
+        }
+        (None, _) => bail!(
+            "no approval {shown} is pending or in force: it was answered or withdrawn, its time ran out, or its agent \
+             ended; see `agentd approvals`"
+        ),
     }
 }
 
-/// Lists what is pending; asks for the answers where a person is there to give them.
-async fn look(client: &mut Client, pending: &[ApprovalView], screen: Screen) -> Result<Exit> {
+/// What an approval in force covers, in one line.
+fn covered(one: &ApprovalInForce) -> String {
+    let below = one.below.as_ref().map(|below| format!(" below {below}")).unwrap_or_default();
+    let what = match &one.effect {
+        Some(effect) => format!("{effect}{below}"),
+        None if one.paths.is_empty() => "one very call".to_owned(),
+        None => format!("one very call on {}", one.paths.join(", ")),
+    };
+    cut(&what, VALUE_CHARS)
+}
+
+/// Lists what is pending and in force; asks for the answers where a person is there to give them.
+async fn look(client: &mut Client, listed: &Pending, screen: Screen) -> Result<Exit> {
+    let Pending { pending, in_force } = listed;
+    if !in_force.is_empty() {
+        screen.table(&in_force_table(in_force))?;
+        screen.note(Tone::Dim, "agentd approvals --deny ID   withdraws one of these");
+    }
     if pending.is_empty() {
         screen.note(Tone::Dim, "nothing waits for approval");
         return Ok(Exit::Done);
@@ -95,6 +127,15 @@ async fn look(client: &mut Client, pending: &[ApprovalView], screen: Screen) -> 
         None => screen.note(Tone::Dim, "agentd approvals --approve ID, or --deny ID   answers one"),
     }
     Ok(Exit::Done)
+}
+
+fn in_force_table(in_force: &[ApprovalInForce]) -> Vec<String> {
+    let mut table = Table::new(&["APPROVED", "AGENT", "COVERS", "USES LEFT"]);
+    for one in in_force {
+        let (id, uses) = (one.id.to_string(), one.uses_left.to_string());
+        table.row(&[&id, one.agent_name.as_str(), &covered(one), &uses]);
+    }
+    table.lines()
 }
 
 fn table(pending: &[ApprovalView], now: Timestamp) -> Vec<String> {

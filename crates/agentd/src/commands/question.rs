@@ -6,7 +6,7 @@
 use aaos_core::approval::Target;
 use aaos_core::id::ApprovalId;
 use aaos_core::path::{AbsPath, PathPattern};
-use aaos_runtime::ApprovalView;
+use aaos_runtime::{ApprovalInForce, ApprovalView};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::UsageError;
@@ -21,6 +21,8 @@ const USES: &str = "how many uses, this one included (Enter: 1): ";
 #[derive(Debug, Deserialize)]
 pub(super) struct Pending {
     pub(super) pending: Vec<ApprovalView>,
+    /// What was approved and has uses left.
+    pub(super) in_force: Vec<ApprovalInForce>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -287,11 +287,13 @@ async fn approval_method(kernel: &Kernel, caller: Principal, request: &Request) 
     #[derive(Serialize)]
     struct Pending {
         pending: Vec<aaos_runtime::ApprovalView>,
+        in_force: Vec<aaos_runtime::ApprovalInForce>,
     }
     match request.method.as_str() {
         "approval.list" => {
             let Empty {} = request.params.parse()?;
-            json(&Pending { pending: kernel.approvals(caller).await })
+            let pending = kernel.approvals(caller).await.map_err(refused)?;
+            json(&Pending { pending, in_force: kernel.approvals_in_force(caller) })
         }
         "approval.respond" => {
             let respond: Respond = request.params.parse()?;

@@ -99,7 +99,7 @@ fn a_question_is_denied_when_the_goals_time_is_over() {
     let reason = text(&denied[0]["event"]["reason"]);
     assert!(reason.starts_with("nobody answered within"), "{reason}");
     let list = rig.daemon.client().call("approval.list", json!({})).expect("a list");
-    assert_eq!(list, json!({ "pending": [] }));
+    assert_eq!(list, json!({ "pending": [], "in_force": [] }));
 }
 
 #[test]
@@ -214,7 +214,10 @@ fn a_goal_that_waits_at_a_kill_is_interrupted_and_its_question_denied() {
     let denied = entries(&mut client, json!({ "kinds": ["human_approval_denied"] }));
     assert_eq!(denied[0]["event"]["approval"], asked["id"]);
     assert_eq!(denied[0]["event"]["reason"], "its agent ended with the restart of agentd");
-    assert_eq!(client.call("approval.list", json!({})).expect("a list"), json!({ "pending": [] }));
+    assert_eq!(
+        client.call("approval.list", json!({})).expect("a list"),
+        json!({ "pending": [], "in_force": [] })
+    );
     let late = json!({ "id": asked["id"], "decision": "approve" });
     assert_eq!(client.call("approval.respond", late).expect_err("closed").code, 1001);
     assert_intact(&mut client);

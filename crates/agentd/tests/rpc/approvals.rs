@@ -1,5 +1,8 @@
 //! What a person is asked, and that nothing goes round the question. Each with the control: the same without it runs.
 
+#[path = "in_force.rs"]
+mod in_force;
+
 use crate::support::{
     Rig, assert_intact, assert_members, entries, invoke, manifest, spawn, text, wait_for_entry,
 };
@@ -489,7 +492,9 @@ fn an_answer_does_not_bring_back_what_was_revoked() {
     let call = desk.begin_write("a.txt", "after");
     let asked = desk.question(1);
     revoke(&desk, &grant_of(&desk, "file_write: "));
-    desk.answer(&asked, "approve");
+    let late = json!({ "id": asked["id"], "decision": "approve" });
+    let late = desk.daemon.client().call("approval.respond", late);
+    assert_eq!(late.expect_err("the question ended with the grant").code, 1001);
     let failure = desk.calls.reply_to(call).expect_err("authorize runs again");
     assert_eq!(failure.code, 1002, "{failure:?}");
     assert_eq!(read(desk.path("a.txt")), None);
