@@ -1,6 +1,9 @@
 //! Every form of SPEC §2: what it means, how it is refused, and that its own words parse back.
 
-use aaos_core::capability::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
+use aaos_core::capability::{
+    Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet, is_public_web, nearest,
+};
+use aaos_core::limits::MAX_CAPABILITY_ITEMS;
 use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::tool::CATALOGUE;
@@ -212,6 +215,151 @@ fn json_says_it_in_the_grammar_s_words() {
         [r#"{"tool":""}"#, r#"{"tool":"a b"}"#, r#"{"spawn_child":[]}"#, r#"{"spawn_child":["*","a"]}"#]
     {
         assert!(serde_json::from_str::<Capability>(json).is_err(), "{json}");
+    }
+}
+
+#[test]
+fn brackets_hold_a_list_or_an_address() {
+    let rules = |text: &str| match spec(text).capability {
+        Capability::Network(rules) => rules,
+        other => panic!("{text}: {other}"),
+    };
+    assert_eq!(rules("network: [a.org, b.org]"), [host("a.org", false, None), host("b.org", false, None)]);
+    assert_eq!(rules("network: [a.org]"), rules("network: a.org"));
+    assert_eq!(rules("network: [::1], [::2]"), [host("::1", false, None), host("::2", false, None)]);
+    assert_eq!(
+        rules("network: [::]:8080, [1::]:81"),
+        [host("1::", false, Some(81)), host("::", false, Some(8080))]
+    );
+    assert_eq!(spec("web_search:"), spec("web_search"), "nothing after the colon is no value");
+}
+
+#[test]
+fn a_name_may_end_in_a_label_that_begins_with_a_digit_and_is_no_number() {
+    for name in ["example.3com", "a.9-x", "3com.example", "a_b.example", "0xyz.example"] {
+        let text = format!("network: {name}");
+        assert_eq!(spec(&text).capability, Capability::Network(vec![host(name, false, None)]));
+    }
+    for text in ["network: example.33", "network: example.0x33", "network: a.org:+80", "network: a.org:8o"] {
+        refusal(text);
+    }
+}
+
+#[test]
+fn one_entry_lists_as_many_items_as_there_may_be_and_no_more() {
+    let list = |count: usize| (0..count).map(|at| format!("n{at}")).collect::<Vec<_>>().join(", ");
+    for form in ["network", "spawn_child"] {
+        spec(&format!("{form}: {}", list(MAX_CAPABILITY_ITEMS)));
+        let words = refusal(&format!("{form}: {}", list(MAX_CAPABILITY_ITEMS + 1)));
+        assert_eq!(words, format!("{form} lists more than 256 items"));
+    }
+}
+
+#[test]
+fn a_refusal_repeats_what_was_written_and_says_what_kind_of_word_it_is() {
+    for (text, words) in [
+        ("file_raed: /a", "unknown capability \"file_raed\"; nearest: \"file_read\""),
+        ("{ delegat: true }", "unknown capability \"delegat\""),
+        ("{ tool: echo, delegat: true }", "unknown constraint \"delegat\"; nearest: \"delegate\""),
+        ("{ use: true, tol: echo }", "unknown capability \"tol\"; nearest: \"tool\""),
+        // As near to a form as to a constraint: beside other keys it is most likely a constraint.
+        ("{ tool: echo, xxxx: 1 }", "unknown constraint \"xxxx\"; nearest: \"use\""),
+        ("tool: file_reed", "unknown tool \"file_reed\"; nearest: \"file_read\""),
+        ("network: -a.org", "\"-a.org\" is no host name or address; nearest: \"example.org\""),
+        (
+            "network: https://a.org:8443/x",
+            "\"https://a.org:8443/x\" has no usable port; nearest: \"a.org:8443\"",
+        ),
+    ] {
+        let refused = refusal(text);
+        assert!(refused.contains(words), "{text}: {refused}");
+    }
+    let long = refusal(&"x".repeat(100));
+    assert!(long.contains(&format!("\"{}…\"", "x".repeat(80))), "{long}");
+    let whole = refusal(&"x".repeat(80));
+    assert!(whole.contains(&format!("\"{}\"", "x".repeat(80))), "{whole}");
+}
+
+/// Edits from one text to the other, by definition.
+fn edits(from: &[u8], to: &[u8]) -> usize {
+    match (from, to) {
+        ([], rest) | (rest, []) => rest.len(),
+        ([a, from @ ..], [b, to @ ..]) if a == b => edits(from, to),
+        ([_, less @ ..], [_, fewer @ ..]) => {
+            1 + edits(less, fewer).min(edits(less, to)).min(edits(from, fewer))
+        }
+    }
+}
+
+#[test]
+fn the_nearest_word_takes_the_fewest_edits_and_of_two_alike_the_first() {
+    let words = ["", "a", "b", "ab", "ba", "aab", "abb", "bab", "abab", "bbba", "aabb"];
+    for found in words {
+        for (one, other) in words.into_iter().flat_map(|one| words.map(|other| (one, other))) {
+            let (to_one, to_other) =
+                (edits(found.as_bytes(), one.as_bytes()), edits(found.as_bytes(), other.as_bytes()));
+            let expected = if to_other < to_one { other } else { one };
+            assert_eq!(nearest(found, &[one, other]), expected, "{found:?}");
+        }
+    }
+    assert_eq!(nearest("Max-Per-Minute", &["max_per_hour", "max_per_minute"]), "max_per_minute");
+}
+
+#[test]
+fn the_public_web_ends_where_the_ranges_of_nobody_begin() {
+    for (first, last, before, after) in [
+        ("0.0.0.0", "0.255.255.255", None, Some("1.0.0.0")),
+        ("10.0.0.0", "10.255.255.255", Some("9.255.255.255"), Some("11.0.0.0")),
+        ("100.64.0.0", "100.127.255.255", Some("100.63.255.255"), Some("100.128.0.0")),
+        ("127.0.0.0", "127.255.255.255", Some("126.255.255.255"), Some("128.0.0.0")),
+        ("169.254.0.0", "169.254.255.255", Some("169.253.255.255"), Some("169.255.0.0")),
+        ("172.16.0.0", "172.31.255.255", Some("172.15.255.255"), Some("172.32.0.0")),
+        ("192.0.0.0", "192.0.0.255", Some("191.255.255.255"), Some("192.0.1.0")),
+        ("192.0.2.0", "192.0.2.255", Some("192.0.1.255"), Some("192.0.3.0")),
+        ("192.168.0.0", "192.168.255.255", Some("192.167.255.255"), Some("192.169.0.0")),
+        ("198.18.0.0", "198.19.255.255", Some("198.17.255.255"), Some("198.20.0.0")),
+        ("198.51.100.0", "198.51.100.255", Some("198.51.99.255"), Some("198.51.101.0")),
+        ("203.0.113.0", "203.0.113.255", Some("203.0.112.255"), Some("203.0.114.0")),
+        ("224.0.0.0", "255.255.255.255", Some("223.255.255.255"), None),
+        ("2001:db8::", "2001:db8:ffff::", Some("2001:db7:ffff::"), Some("2001:db9::")),
+        ("2002::", "2002:ffff::", Some("2001:ffff::"), Some("2003::")),
+        ("4000::", "ffff::", Some("3fff:ffff::"), None),
+    ] {
+        for inside in [first, last] {
+            assert!(!is_public_web(inside, 443), "{inside}");
+        }
+        for outside in before.into_iter().chain(after) {
+            assert!(is_public_web(outside, 443) && is_public_web(outside, 80), "{outside}");
+            assert!(!is_public_web(outside, 8080), "{outside}");
+        }
+    }
+    // Part of what makes a range is no range.
+    for public in ["8.70.0.1", "8.18.0.1", "8.0.0.1", "192.1.0.1", "198.0.0.1", "100.1.2.3"] {
+        assert!(is_public_web(public, 443), "{public}");
+    }
+}
+
+#[test]
+fn a_host_rule_covers_the_same_port_and_no_other() {
+    let covers = |outer: &str, inner: &str| {
+        let rule = |text: &str| match spec(&format!("network: {text}")).capability {
+            Capability::Network(rules) => rules.into_iter().next().expect("a rule"),
+            other => panic!("{text}: {other}"),
+        };
+        rule(outer).covers(&rule(inner))
+    };
+    for (outer, inner) in [
+        ("a.org", "a.org:80"),
+        ("a.org:81", "a.org:81"),
+        ("*.a.org:81", "b.a.org:81"),
+        ("[::1]:81", "[0::1]:81"),
+    ] {
+        assert!(covers(outer, inner), "{outer} covers {inner}");
+    }
+    for (outer, inner) in
+        [("a.org", "a.org:81"), ("a.org:81", "a.org:82"), ("a.org:80", "a.org"), ("*.a.org:81", "b.a.org:82")]
+    {
+        assert!(!covers(outer, inner), "{outer} covers {inner}");
     }
 }
 

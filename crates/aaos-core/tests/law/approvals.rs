@@ -203,6 +203,30 @@ fn a_redirect_leads_to_no_host_that_a_person_is_asked_about() {
 }
 
 #[test]
+fn where_any_host_is_asked_about_a_redirect_stays_at_the_very_host_and_port() {
+    for (rule, name, port, stays) in [
+        ("*.example.org", "a.example.org", 443, "a.example.org"),
+        ("*.example.org", "a.example.org", 80, "a.example.org"),
+        ("*.example.org:8443", "a.example.org", 8443, "a.example.org:8443"),
+        ("127.0.0.1:8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
+    ] {
+        let hosts = |more: &str| {
+            let mut law = world(&["tool: *", &format!("network: {rule}"), more]);
+            let effect = shown("web_fetch", "f", &[crate::support::host(name, port)]);
+            let parts = ask(&mut law, 1, effect).expect("granted").into_parts();
+            let access = parts.all.into_iter().next_back().expect("the host");
+            access.hosts.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts("{ network: b.org, approval_required: true }"), [stays]);
+        assert_eq!(
+            hosts("{ file_write: /out/*, approval_required: true }"),
+            [rule],
+            "no host is asked about"
+        );
+    }
+}
+
+#[test]
 fn a_revocation_cuts_what_a_redirect_may_go_through() {
     let mut law = world(&["tool: *", "network: a.example.org", "network: b.example.org", "tool: echo"]);
     let effect = shown("web_fetch", "f", &[crate::support::host("a.example.org", 443)]);
@@ -332,4 +356,22 @@ fn answers_end_with_their_holder_and_are_bounded() {
         kept.contains("agents: {}") && kept.contains("approvals: {}"),
         "nothing is kept for ever: {kept}"
     );
+}
+
+#[test]
+fn an_answer_is_found_by_its_id_until_it_is_used_up_or_withdrawn() {
+    let id = |number| ApprovalId::from_uuid(Uuid::from_u128(number));
+    let mut law = asking();
+    for (number, digest) in [(5, "v"), (6, "w"), (7, "x")] {
+        law.approve(approval(number, 1, exactly(digest), 1)).expect("alive");
+    }
+    assert_eq!(law.approval(id(6)), Some(&approval(6, 1, exactly("w"), 1)));
+    assert_eq!(law.approval(id(9)), None);
+    let parts = ask(&mut law, 1, writing("w", "/out/a")).expect("approved").into_parts();
+    assert_eq!(law.approval(id(6)).map(|one| one.uses), Some(0), "in use");
+    law.settle(parts.call, &parts.charges, &Amounts::NONE, NOW);
+    assert_eq!(law.approval(id(6)), None, "used up");
+    law.withdraw(id(5));
+    assert_eq!(law.approval(id(5)), None);
+    assert_eq!(law.approvals_of(agent(1)), [approval(7, 1, exactly("x"), 1)], "the others stand");
 }

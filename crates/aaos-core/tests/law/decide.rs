@@ -149,6 +149,33 @@ fn hosts_are_met_by_network_or_web_search() {
 }
 
 #[test]
+fn the_grant_that_names_a_host_most_closely_is_used() {
+    let order = [
+        "web_search",
+        "network: *.org",
+        "network: *.a.org",
+        "network: *.a.org:443",
+        "network: x.a.org",
+        "network: x.a.org:443",
+    ];
+    for closest in 0..order.len() {
+        // Whatever was issued first, and whatever else the closest one names.
+        for turned in [false, true] {
+            let mut held: Vec<&str> = order[..=closest].to_vec();
+            if turned {
+                held.reverse();
+            }
+            let at = held.iter().position(|words| *words == order[closest]).expect("held");
+            let parts = ask(&mut world(&held), 1, all([host("x.a.org", 443)])).expect("covered").into_parts();
+            assert_eq!(parts.all[0].grant, grant(at as u128 + 1), "{held:?}");
+        }
+    }
+    let mut law = world(&["network: *.a.org:443", "network: x.a.org, *.b.org:443"]);
+    let parts = ask(&mut law, 1, all([host("x.a.org", 443)])).expect("covered").into_parts();
+    assert_eq!(parts.all[0].grant, grant(2), "the host itself before a port of all below it");
+}
+
+#[test]
 fn redirects_never_use_a_grant_that_would_have_to_be_charged() {
     let mut law = world(&[
         "web_search",

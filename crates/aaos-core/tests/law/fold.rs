@@ -1,10 +1,11 @@
 //! The fold: what a restart finds, at every prefix of a journal.
 
+use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
 use aaos_core::effect::{AuthorizedParts, Effect, Inference, InferenceOutcome, tokens_spent};
 use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
-use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, ApprovalId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
@@ -479,4 +480,34 @@ fn a_forged_cycle_of_grants_and_agents_ends() {
         0,
         "it hangs on nothing"
     );
+}
+
+#[test]
+fn a_restart_takes_up_the_approvals_that_have_uses_left_and_whose_holder_lives() {
+    let approval = |id: u128, holder: u128, uses| ApprovalGrant {
+        id: ApprovalId::from_uuid(Uuid::from_u128(id)),
+        holder: agent(holder),
+        scope: ApprovalScope::Tool { effect: "echo".to_owned(), grants: Vec::new(), below: None },
+        uses,
+    };
+    let mut state = fold(vec![spawned(None, 0, None)]);
+    let there = [approval(5, 1, 0), approval(6, 1, 1), approval(7, 9, 1), approval(8, 1, 3)];
+    state.approved = there.iter().map(|one| (one.id, one.clone())).collect();
+    let restored = Authority::restore(AuthorityLimits::default(), &state);
+    assert_eq!(restored.approvals_of(agent(1)), [there[1].clone(), there[3].clone()]);
+    assert_eq!(there.each_ref().map(|one| restored.approval(one.id).is_some()), [false, true, false, true]);
+}
+
+#[test]
+fn a_grant_that_hangs_on_nothing_is_not_restored() {
+    let mut law = Authority::new(AuthorityLimits::default());
+    let asked = vec![request(1, "tool: echo"), request(2, "tool: grep")];
+    let mut records = law.admit_root(admission(1, None), asked, NOW).expect("room");
+    records[1].parent = Some(grant(99));
+    let granted = records.into_iter().map(|grant| Event::CapabilityGranted { grant });
+    let state = fold(std::iter::once(spawned(None, 0, None)).chain(granted).collect());
+    assert_eq!(state.grants.len(), 2, "the control: the journal has both");
+    let restored = Authority::restore(AuthorityLimits::default(), &state);
+    let held = restored.grants_of(agent(1));
+    assert_eq!(held.iter().map(|record| record.id).collect::<Vec<_>>(), [grant(1)]);
 }

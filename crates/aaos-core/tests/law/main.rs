@@ -13,3 +13,4 @@ mod support;
 mod table;
 mod told;
 mod tree;
+mod words;

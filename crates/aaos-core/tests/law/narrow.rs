@@ -2,7 +2,7 @@
 
 use aaos_core::authority::narrow::narrow_manifest;
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
-use aaos_core::capability::Capability;
+use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Need, Needs};
 use aaos_core::manifest::Manifest;
 use aaos_core::quantity::{Millis, Tokens};
@@ -125,7 +125,7 @@ fn delegable_finds_the_nearest_root() {
         "file_write: /f",
     ]);
     let find = |words: &str| {
-        let capability = aaos_core::capability::GrantSpec::parse(words).expect(words).capability;
+        let capability = GrantSpec::parse(words).expect(words).capability;
         law.delegable(agent(1), &capability, NOW).map(|found| (found.grant, found.relative))
     };
     assert_eq!(find("file_read: /a/b/c/d/*"), Ok((grant(3), Some("d".to_owned()))));
@@ -138,6 +138,62 @@ fn delegable_finds_the_nearest_root() {
     let law = world(&["{ web_search: true, delegate: false }"]);
     let refused = law.delegable(agent(1), &Capability::WebSearch, NOW);
     assert!(matches!(refused, Err(Refusal::Denied(denied)) if denied.reason.contains("delegate: false")));
+}
+
+#[test]
+fn of_grants_that_cover_it_alike_the_first_is_handed_on() {
+    for (words, wanted) in [
+        (["tool: *", "tool: echo"], "tool: echo"),
+        (["{ tool: echo, max_invocations: 1 }", "tool: echo"], "tool: echo"),
+        (["file_read: /a/*", "{ file_read: /a/*, max_per_minute: 9 }"], "file_read: /a/b"),
+    ] {
+        let capability = GrantSpec::parse(wanted).expect(wanted).capability;
+        let found = world(&words).delegable(agent(1), &capability, NOW).expect("covered");
+        assert_eq!(found.grant, grant(1), "{words:?}");
+    }
+}
+
+/// An authority whose root agent holds grants that a manifest spells by a link, as grants 1, 2, …
+fn linked(held: &[(&str, &str)]) -> Authority {
+    let mut law = Authority::new(AuthorityLimits::default());
+    let grants = held.iter().zip(1..).map(|((words, spelled), id)| {
+        let spelled = Some((*spelled).to_owned().try_into().expect("a pattern"));
+        aaos_core::grant::GrantRequest { spelled, ..request(id, words) }
+    });
+    law.admit_root(admission(1, None), grants.collect(), NOW).expect("room");
+    law
+}
+
+#[test]
+fn what_is_handed_on_may_be_spelled_as_the_parent_spells_it() {
+    let law = linked(&[("file_read: /real/*", "/link/*"), ("file_read: /real/f", "/odd/f")]);
+    let find = |words: &str| {
+        let capability = GrantSpec::parse(words).expect(words).capability;
+        law.delegable(agent(1), &capability, NOW).map(|found| (found.grant, found.relative)).ok()
+    };
+    assert_eq!(find("file_read: /link/a/*"), Some((grant(1), Some("a".to_owned()))));
+    assert_eq!(find("file_read: /real/a"), Some((grant(1), Some("a".to_owned()))), "and as it was resolved");
+    assert_eq!(find("file_read: /odd/f"), Some((grant(2), Some(String::new()))));
+    assert_eq!(find("file_write: /link/a"), None, "another right");
+    assert_eq!(find("tool: echo"), None);
+    assert_eq!(find("file_read: /odd/f/*"), None, "a file is not a directory");
+    assert_eq!(find("file_read: /odd/f/g"), None);
+    assert_eq!(find("file_read: /lin/a"), None);
+}
+
+#[test]
+fn a_childs_spelling_lies_below_either_spelling_of_its_parents() {
+    for (spelled, admitted) in
+        [("/link/b/*", true), ("/real/b/*", true), ("/link/*", true), ("/linked/*", false), ("/*", false)]
+    {
+        let mut wanted = request(10, "file_read: /real/b/*");
+        wanted.spelled = Some(spelled.to_owned().try_into().expect("a pattern"));
+        let mut law = linked(&[("file_read: /real/*", "/link/*")]);
+        let given = law.admit_child(agent(1), admission(2, None), vec![(grant(1), wanted)], NOW);
+        assert_eq!(given.is_ok(), admitted, "{spelled}: {given:?}");
+        let path = format!("{}/f", spelled.trim_end_matches("/*"));
+        assert_eq!(act(&mut law, 2, read(&path)).is_ok(), admitted, "{path}");
+    }
 }
 
 #[test]

@@ -152,6 +152,22 @@ fn wall_time_comes_back_with_the_window_and_is_unbounded_without_a_ceiling() {
     assert_eq!(wall(&law, 1, NOW), (70, 0), "counted all the same");
 }
 
+#[test]
+fn what_is_left_is_the_least_on_the_way_to_the_root_but_for_wall_time() {
+    let budget = |tokens, wall| Budget {
+        max: Ceilings::of(Quantity::Tokens, tokens).with(Quantity::WallMillis, Some(wall)),
+        reset_period: None,
+    };
+    let mut law = Authority::new(AuthorityLimits::default());
+    let root = aaos_core::authority::Admission { budget: budget(50, 100), ..admission(1, None) };
+    let below = aaos_core::authority::Admission { budget: budget(80, 700), ..admission(2, None) };
+    law.admit_root(root, Vec::new(), NOW).expect("room");
+    law.admit_child(agent(1), below, Vec::new(), NOW).expect("room");
+    assert_eq!(law.purse(agent(1), NOW).expect("alive").remaining, budget(50, 100).max);
+    assert_eq!(law.purse(agent(2), NOW).expect("alive").remaining, budget(50, 700).max, "its own runs only");
+    assert_eq!(law.start_clock(agent(2), NOW), Ok(Some(Millis(700))), "as its run will have it");
+}
+
 fn tool_call(name: &str, input: serde_json::Value) -> ToolCall {
     let tool = find(name).expect("a tool");
     ToolCall::new(tool.parse_input(input).expect("an input")).expect("a call")

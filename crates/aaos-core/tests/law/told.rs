@@ -125,3 +125,55 @@ fn what_has_expired_is_told_so() {
     let wanted = aaos_core::capability::GrantSpec::parse("tool: echo").expect("a grant").capability;
     assert!(matches!(law.delegable(agent(1), &wanted, at(10)), Err(Refusal::Denied(_))));
 }
+
+#[test]
+fn people_find_an_agent_by_its_name_its_root_and_what_it_holds() {
+    let mut law = world(&["tool: echo", "{ tool: grep, max_invocations: 2 }"]);
+    child(&mut law, 1, 2, &[(1, 10, "tool: echo"), (2, 11, "tool: grep")]).expect("a child");
+    child(&mut law, 2, 3, &[(10, 12, "{ tool: echo, use: false }")]).expect("a grandchild");
+    for who in 1..=3 {
+        assert_eq!(law.name_of(agent(who)).map(ToString::to_string), Some(format!("agent-{who}")));
+        assert_eq!(law.root_of(agent(who)), Some(agent(1)));
+    }
+    assert_eq!((law.name_of(agent(9)), law.root_of(agent(9))), (None, None));
+    assert_eq!([12, 10, 1].map(|id| law.origin_of(grant(id))), [Some(grant(1)); 3]);
+    assert_eq!((law.origin_of(grant(11)), law.origin_of(grant(99))), (Some(grant(2)), None));
+    act(&mut law, 2, tool("grep")).expect("one of two");
+    let held = law.held_by(agent(2), NOW);
+    assert_eq!(held.iter().map(|one| one.grant).collect::<Vec<_>>(), [grant(10), grant(11)]);
+    assert_eq!(held.iter().map(|one| one.uses_left).collect::<Vec<_>>(), [None, Some(1)]);
+    let last = &law.held_by(agent(3), NOW)[0];
+    assert_eq!((last.grant, &last.derives_from), (grant(12), &vec![grant(10), grant(1)]));
+    assert_eq!((last.words.as_str(), last.delegate_now), ("{ tool: \"echo\", use: false }", true));
+    law.revoke(grant(10));
+    let held = law.held_by(agent(2), NOW);
+    assert_eq!(
+        held.iter().map(|one| one.grant).collect::<Vec<_>>(),
+        [grant(11)],
+        "what is revoked is not held"
+    );
+    law.remove(agent(3));
+    assert_eq!((law.name_of(agent(3)), law.root_of(agent(3))), (None, None));
+    assert_eq!(law.held_by(agent(3), NOW), []);
+}
+
+#[test]
+fn reach_is_told_of_every_kind_of_grant_and_of_nothing_else() {
+    let name = |text: &str| aaos_core::name::AgentName::parse(text).expect("a name");
+    let kinds: [(&str, Need, Need); 7] = [
+        ("tool: *", tool("grep"), read("/a")),
+        ("tool: echo", tool("echo"), tool("grep")),
+        ("spawn_child: [reader]", Need::Spawn(name("reader")), Need::Spawn(name("writer"))),
+        ("spawn_child: [*]", Need::Spawn(name("any")), Need::Message(name("any"))),
+        ("network: *.a.org:8080", host("b.a.org", 8080), host("b.a.org", 80)),
+        ("web_search", host("b.a.org", 80), host("b.a.org", 8080)),
+        ("file_write: /a/*", write("/a/b"), read("/a/b")),
+    ];
+    for (words, reached, beside) in kinds {
+        let law = world(&[words]);
+        let found = law.reach(&reached, NOW);
+        assert_eq!(found.iter().map(|one| one.agent).collect::<Vec<_>>(), [agent(1)], "{words}");
+        assert_eq!((found[0].name.as_str(), found[0].through[0].words.as_str()), ("agent-1", words));
+        assert_eq!(law.reach(&beside, NOW), [], "{words} reaches {beside:?}");
+    }
+}

@@ -4,7 +4,7 @@ use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::effect::{Authorized, AuthorizedParts, Inference};
 use aaos_core::id::AgentId;
 use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, MAX_SPAWN_DEPTH};
-use aaos_core::quantity::{Amounts, Quantity};
+use aaos_core::quantity::{Amounts, Millis, Quantity};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -133,6 +133,34 @@ fn a_reservation_is_on_the_whole_path_or_nowhere() {
     assert_eq!(waits, Refusal::Waits { quantity: Quantity::Tokens, wanted: 30 });
     drop(first);
     assert!(law.authorize(agent(3), fresh_call(), inference(30), NOW).is_ok());
+}
+
+#[test]
+fn what_a_removed_agent_held_is_gone() {
+    let mut law = world(&["tool: echo"]);
+    child(&mut law, 1, 2, &[(1, 10, "tool: echo")]).expect("a child");
+    assert_eq!(law.origin_of(grant(10)), Some(grant(1)), "the control");
+    law.remove(agent(2));
+    assert_eq!(law.origin_of(grant(10)), None);
+    assert_eq!(law.revoke(grant(10)).grants, [], "nothing is left to revoke");
+    assert_eq!(law.revoke(grant(1)).grants, [grant(1)]);
+}
+
+#[test]
+fn uses_older_than_a_minute_are_not_kept() {
+    let mut law = world(&["{ tool: echo, max_per_minute: 2 }"]);
+    let mut minutes = 0..;
+    let mut size_after = |uses: usize| {
+        for minute in minutes.by_ref().take(uses) {
+            let now = NOW.after(Millis(minute * 60_000));
+            let granted = law.authorize(agent(1), fresh_call(), all([tool("echo")]), now).expect("slowly");
+            let parts = granted.into_parts();
+            law.settle(parts.call, &parts.charges, &Amounts::NONE, now);
+        }
+        format!("{law:?}").len()
+    };
+    let few = size_after(20);
+    assert!(size_after(100) < few + 100, "it grows with every use");
 }
 
 #[derive(Debug, Clone)]
