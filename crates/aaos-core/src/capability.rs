@@ -28,6 +28,17 @@ pub enum NameSet {
     Only(Vec<AgentName>),
 }
 
+impl NameSet {
+    /// Whether it names this agent.
+    #[must_use]
+    pub fn contains(&self, name: &AgentName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(name),
+        }
+    }
+}
+
 impl fmt::Display for NameSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -117,6 +128,16 @@ impl Capability {
             | Self::Network(_)
             | Self::SpawnChild(_)
             | Self::MessageSend(_) => None,
+        }
+    }
+
+    /// The same authority over another place, for a file capability; any other as it is.
+    #[must_use]
+    pub fn with_pattern(&self, pattern: PathPattern) -> Self {
+        match self {
+            Self::FileRead(_) => Self::FileRead(pattern),
+            Self::FileWrite(_) => Self::FileWrite(pattern),
+            other => other.clone(),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::capability::{Capability, Constraints};
+use crate::capability::{Capability, Constraints, GrantSpec};
 use crate::id::{AgentId, GrantId};
 use crate::path::{AbsPath, PathPattern};
 use crate::quantity::Timestamp;
@@ -42,6 +42,14 @@ pub struct GrantRecord {
     pub issued_at: Timestamp,
     /// The opened root of a file grant.
     pub root: Option<RootIdentity>,
+}
+
+impl GrantRecord {
+    /// As a manifest would write it, constraints as issued.
+    #[must_use]
+    pub fn spec(&self) -> GrantSpec {
+        GrantSpec { capability: self.capability.clone(), constraints: self.constraints }
+    }
 }
 
 /// A capability to be issued, after the runtime opened the root of a file grant.

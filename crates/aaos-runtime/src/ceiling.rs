@@ -38,7 +38,7 @@ struct CeilingGrant {
 impl CeilingGrant {
     fn new(spec: GrantSpec) -> Self {
         let real = spec.capability.file_pattern().and_then(real_pattern);
-        let real = real.map(|pattern| with_pattern(&spec.capability, pattern));
+        let real = real.map(|pattern| spec.capability.with_pattern(pattern));
         Self { real: real.filter(|real| *real != spec.capability), spec }
     }
 
@@ -115,7 +115,7 @@ impl Bound {
     pub(crate) fn real_pattern(&self, asked: &Capability) -> Result<Option<PathPattern>, KernelError> {
         let Some(spelled) = asked.file_pattern() else { return Ok(None) };
         let real = real_pattern(spelled).ok_or_else(|| self.refusal(asked))?;
-        let behind = with_pattern(asked, real.clone());
+        let behind = asked.with_pattern(real.clone());
         let root = Path::new(real.root().as_str());
         let foreign = self.workspaces.iter().any(|all| root.starts_with(all));
         if self.is_workspace(&behind) || (self.ceiling.covering(&behind).is_some() && !foreign) {
@@ -210,14 +210,6 @@ fn undivided(capability: &Capability) -> Vec<Capability> {
         Capability::SpawnChild(names) => named(names, Capability::SpawnChild),
         Capability::MessageSend(names) => named(names, Capability::MessageSend),
         whole => vec![whole.clone()],
-    }
-}
-
-fn with_pattern(capability: &Capability, pattern: PathPattern) -> Capability {
-    match capability {
-        Capability::FileRead(_) => Capability::FileRead(pattern),
-        Capability::FileWrite(_) => Capability::FileWrite(pattern),
-        other => other.clone(),
     }
 }
 

@@ -15,7 +15,6 @@ use aaos_core::grant::{GrantRecord, GrantRequest};
 use aaos_core::id::{AgentId, GoalId, GrantId};
 use aaos_core::manifest::Manifest;
 use aaos_core::name::ModelName;
-use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp};
 use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootError, RootTable};
@@ -58,14 +57,6 @@ impl Drop for OpenRoots<'_> {
     }
 }
 
-fn resolved(capability: &Capability, pattern: PathPattern) -> Capability {
-    match capability {
-        Capability::FileRead(_) => Capability::FileRead(pattern),
-        Capability::FileWrite(_) => Capability::FileWrite(pattern),
-        other => other.clone(),
-    }
-}
-
 fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRequest {
     let Some(opened) = opened else {
         return GrantRequest {
@@ -79,7 +70,7 @@ fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRe
     let asked = spec.capability.file_pattern().cloned();
     GrantRequest {
         id,
-        capability: resolved(&spec.capability, opened.pattern.clone()),
+        capability: spec.capability.with_pattern(opened.pattern.clone()),
         spelled: asked.filter(|asked| *asked != opened.pattern),
         constraints: spec.constraints,
         root: Some(opened.identity),

@@ -247,10 +247,10 @@ impl Authority {
 /// How specifically `record` covers `wanted` as spelled, and for files what lies below its root.
 fn covering(record: &GrantRecord, wanted: &Capability) -> Option<(usize, Option<String>)> {
     let by_resolved = narrow::covers(&record.capability, wanted);
-    let Some(pattern) = narrow::file_pattern(wanted) else {
+    let Some(pattern) = wanted.file_pattern() else {
         return by_resolved.then_some((0, None));
     };
-    let own = narrow::file_pattern(&record.capability)?;
+    let own = record.capability.file_pattern()?;
     let same_kind = std::mem::discriminant(&record.capability) == std::mem::discriminant(wanted);
     let spelled = record.spelled.as_ref().filter(|spelled| same_kind && spelled.covers(pattern));
     let through = if by_resolved { own } else { spelled? };

@@ -4,15 +4,14 @@
 //! in the same step; it covers no agent outside its holder's subtree and no grant outside those it names.
 
 use crate::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
-use crate::capability::Capability;
-use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Subject};
+use crate::effect::{Access, Charge, Denied, Effect, Need, Subject};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
 use crate::limits::MAX_APPROVALS_PER_AGENT;
 use crate::path::{AbsPath, PathPattern};
 
 use super::decide::Met;
-use super::explain::covers_need;
+use super::narrow::{covers_need, is_of_right};
 use super::{AgentIx, Authority, Refusal};
 
 /// An approval in force.
@@ -156,9 +155,11 @@ impl Authority {
     /// Where some files are only to be had after a question, a link below another grant must not lead to them.
     fn keep_to_places(&self, at: AgentIx, met: &mut Met) {
         for access in met.accesses_mut() {
-            let asked_about = |record: &GrantRecord| same_right(&record.capability, &access.need);
+            let Need::File { right, .. } = access.need else {
+                continue;
+            };
             let asks = self.grants.find(access.grant).is_some_and(|(ix, _)| self.grants.asks(ix));
-            if !asks && self.asking(at).any(asked_about) {
+            if !asks && self.asking(at).any(|one| is_of_right(&one.capability, right)) {
                 access.no_links = true;
             }
         }
@@ -240,22 +241,13 @@ impl Authority {
     }
 }
 
-/// Whether a file grant is of the right that a need is about.
-const fn same_right(capability: &Capability, need: &Need) -> bool {
-    matches!(
-        (capability, need),
-        (Capability::FileRead(_), Need::File { right: FileRight::Read, .. })
-            | (Capability::FileWrite(_), Need::File { right: FileRight::Write, .. })
-    )
-}
-
 /// Whether what is accessed through another grant may be what an asking grant covers, however it is spelled. `..` may
 /// lead anywhere; a directory is walked with all that lies below it.
 fn may_reach(asking: &GrantRecord, used: &GrantRecord, access: &Access) -> bool {
-    let Need::File { path, .. } = &access.need else {
+    let Need::File { right, path } = &access.need else {
         return covers_need(asking, &access.need);
     };
-    if !same_right(&asking.capability, &access.need) {
+    if !is_of_right(&asking.capability, *right) {
         return false;
     }
     if path.has_parent_component() {

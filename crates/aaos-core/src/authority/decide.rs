@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::capability::{Capability, HostRule, NameSet};
+use crate::capability::{Capability, HostRule};
 use crate::effect::{Access, Charge, Denied, Effect, FileRight, Need, Needs};
 use crate::grant::GrantRecord;
 use crate::id::{CallId, GrantId};
@@ -169,10 +169,7 @@ impl Authority {
 
     fn naming<'a>(&'a self, held: &'a [GrantIx], name: &'a AgentName) -> impl Iterator<Item = GrantIx> + 'a {
         held.iter().copied().filter(move |ix| match &self.grants.record(*ix).capability {
-            Capability::SpawnChild(set) | Capability::MessageSend(set) => match set {
-                NameSet::All => true,
-                NameSet::Only(names) => names.contains(name),
-            },
+            Capability::SpawnChild(set) | Capability::MessageSend(set) => set.contains(name),
             _ => false,
         })
     }

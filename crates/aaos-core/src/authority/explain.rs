@@ -2,15 +2,14 @@
 //!
 //! Invariant: nothing here mints, charges or changes anything; no effect goes by these answers.
 
-use crate::capability::{Capability, GrantSpec, NameSet, ToolSet};
-use crate::effect::{Access, Denied, FileRight, Need, Needs};
-use crate::grant::GrantRecord;
+use crate::effect::{Access, Denied, Need, Needs};
 use crate::id::{AgentId, GrantId};
 use crate::name::AgentName;
 use crate::quantity::Timestamp;
 
 use super::Authority;
-use super::table::GrantIx;
+use super::narrow::covers_need;
+use super::table::{GrantIx, Unusable};
 
 /// One agent that can reach something, and through what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,38 +90,13 @@ impl Authority {
 
     fn held(&self, ix: GrantIx, now: Timestamp) -> Held {
         let record = self.grants.record(ix);
-        let spec = GrantSpec { capability: record.capability.clone(), constraints: record.constraints };
         Held {
             grant: record.id,
-            words: spec.to_string(),
+            words: record.spec().to_string(),
             derives_from: self.grants.ancestors(record.id).skip(1).collect(),
             uses_left: self.grants.uses_left(ix),
-            use_now: self.grants.usable(ix, now).map_err(super::table::Unusable::reason),
+            use_now: self.grants.usable(ix, now).map_err(Unusable::reason),
             delegate_now: record.constraints.delegate && self.grants.standing(ix, now).is_ok(),
         }
-    }
-}
-
-/// Whether a grant covers a need, constraints aside.
-pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
-    let named = |set: &NameSet, name: &AgentName| match set {
-        NameSet::All => true,
-        NameSet::Only(names) => names.contains(name),
-    };
-    match (&record.capability, need) {
-        (Capability::FileRead(pattern), Need::File { right: FileRight::Read, path })
-        | (Capability::FileWrite(pattern), Need::File { right: FileRight::Write, path }) => {
-            let spelled = record.spelled.as_ref().and_then(|spelled| spelled.matches(path));
-            pattern.matches(path).or(spelled).is_some()
-        }
-        (Capability::Tool(ToolSet::All), Need::Tool(_)) => true,
-        (Capability::Tool(ToolSet::One(name)), Need::Tool(wanted)) => name == wanted,
-        (Capability::WebSearch, Need::Host { host, port }) => crate::capability::is_public_web(host, *port),
-        (Capability::Network(rules), Need::Host { host, port }) => {
-            rules.iter().any(|rule| rule.matches(host, *port))
-        }
-        (Capability::SpawnChild(set), Need::Spawn(name))
-        | (Capability::MessageSend(set), Need::Message(name)) => named(set, name),
-        _ => false,
     }
 }

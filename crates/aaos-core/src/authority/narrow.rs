@@ -4,7 +4,7 @@
 //! more often. The counters stay shared besides, so that parent and children together keep the parent's bounds.
 
 use crate::capability::{Capability, Constraints, HostRule, NameSet, ToolSet};
-use crate::effect::Denied;
+use crate::effect::{Denied, FileRight, Need};
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::AgentId;
 use crate::manifest::{Lifecycle, Manifest};
@@ -80,16 +80,8 @@ fn least(one: Option<u32>, other: Option<u32>) -> Option<u32> {
 }
 
 fn spelling_covered(record: &GrantRecord, spelled: &PathPattern) -> bool {
-    file_pattern(&record.capability).is_some_and(|own| own.covers(spelled))
+    record.capability.file_pattern().is_some_and(|own| own.covers(spelled))
         || record.spelled.as_ref().is_some_and(|own| own.covers(spelled))
-}
-
-/// The pattern of a file capability.
-pub(super) fn file_pattern(capability: &Capability) -> Option<&PathPattern> {
-    match capability {
-        Capability::FileRead(pattern) | Capability::FileWrite(pattern) => Some(pattern),
-        _ => None,
-    }
 }
 
 /// Whether everything that `inner` allows is allowed by `outer`.
@@ -109,6 +101,34 @@ pub fn covers(outer: &Capability, inner: &Capability) -> bool {
         | (Capability::MessageSend(outer), Capability::MessageSend(inner)) => names_cover(outer, inner),
         _ => false,
     }
+}
+
+/// Whether a grant covers a need, constraints aside.
+pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
+    match (&record.capability, need) {
+        (capability, Need::File { right, path }) => {
+            let spelled = record.spelled.as_ref().and_then(|spelled| spelled.matches(path));
+            let resolved = capability.file_pattern().and_then(|pattern| pattern.matches(path));
+            is_of_right(capability, *right) && resolved.or(spelled).is_some()
+        }
+        (Capability::Tool(ToolSet::All), Need::Tool(_)) => true,
+        (Capability::Tool(ToolSet::One(name)), Need::Tool(wanted)) => name == wanted,
+        (Capability::WebSearch, Need::Host { host, port }) => crate::capability::is_public_web(host, *port),
+        (Capability::Network(rules), Need::Host { host, port }) => {
+            rules.iter().any(|rule| rule.matches(host, *port))
+        }
+        (Capability::SpawnChild(set), Need::Spawn(name))
+        | (Capability::MessageSend(set), Need::Message(name)) => set.contains(name),
+        _ => false,
+    }
+}
+
+/// Whether it is a file capability of this right.
+pub(super) const fn is_of_right(capability: &Capability, right: FileRight) -> bool {
+    matches!(
+        (capability, right),
+        (Capability::FileRead(_), FileRight::Read) | (Capability::FileWrite(_), FileRight::Write)
+    )
 }
 
 fn names_cover(outer: &NameSet, inner: &NameSet) -> bool {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use aaos_core::approval::Question;
 use aaos_core::authority::Refusal;
-use aaos_core::capability::GrantSpec;
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, GrantId};
 use aaos_core::limits;
@@ -140,8 +139,7 @@ impl Open {
     pub(super) fn new(pending: PendingApproval, agent: &Agent, grants: &[GrantRecord]) -> Self {
         let words = |id| {
             let record = grants.iter().find(|record| record.id == id)?;
-            let spec = GrantSpec { capability: record.capability.clone(), constraints: record.constraints };
-            Some(spec.to_string())
+            Some(record.spec().to_string())
         };
         let mut grants: Vec<String> = pending.question.grants.iter().filter_map(|id| words(*id)).collect();
         grants.dedup();
