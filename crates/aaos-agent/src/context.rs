@@ -32,6 +32,17 @@ impl TokenMeter {
         Self { ratio: ASSUMED }
     }
 
+    /// One that learned this many bytes in so many tokens; an impossible ratio is not believed.
+    pub(crate) fn with_ratio(bytes: Bytes, tokens: Tokens) -> Self {
+        let believable = tokens.0 > 0 && tokens.0 <= bytes.0;
+        if believable { Self { ratio: Ratio { bytes: bytes.0, tokens: tokens.0 } } } else { Self::new() }
+    }
+
+    /// So many bytes, in so many tokens.
+    pub(crate) const fn ratio(&self) -> (Bytes, Tokens) {
+        (Bytes(self.ratio.bytes), Tokens(self.ratio.tokens))
+    }
+
     /// Tokens that text of this size takes, rounded up.
     pub(crate) fn estimate(&self, size: Bytes) -> Tokens {
         let tokens = u128::from(size.0) * u128::from(self.ratio.tokens);

@@ -8,7 +8,9 @@
 
 mod context;
 mod mind;
+mod tape;
 mod wrap;
 
 pub use mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
-pub use wrap::{wrap_findings, wrap_tool_result};
+pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
+pub use wrap::{told, wrap_findings, wrap_tool_result};

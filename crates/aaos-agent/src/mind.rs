@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use aaos_core::event::Kept;
 use aaos_core::limits::MAX_CALLS_PER_TURN;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
@@ -35,8 +36,6 @@ pub struct MindConfig {
     pub model: ModelName,
     /// The system prompt.
     pub system_prompt: String,
-    /// Tools it is shown, in a fixed order.
-    pub tools: Vec<ToolSpec>,
     /// Tokens that request and reply may take together.
     pub context_window: Tokens,
     /// Turns in one run.
@@ -54,6 +53,8 @@ pub enum MindEvent {
     Message {
         /// What is said.
         text: String,
+        /// Tools it is shown in this run, in a fixed order.
+        tools: Vec<ToolSpec>,
     },
     /// Answer to [`Command::Ask`].
     Reply(Box<ModelReply>),
@@ -104,6 +105,7 @@ pub struct RunEnd {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mind {
     config: MindConfig,
+    tools: Vec<ToolSpec>,
     fixed_size: Bytes,
     history: Vec<Message>,
     meter: TokenMeter,
@@ -140,10 +142,10 @@ impl Mind {
     /// A mind that was never spoken to.
     #[must_use]
     pub fn new(config: MindConfig) -> Self {
-        let fixed_size = fixed_size(&config.system_prompt, &config.tools);
         Self {
             config,
-            fixed_size,
+            tools: Vec::new(),
+            fixed_size: Bytes::ZERO,
             history: Vec::new(),
             meter: TokenMeter::new(),
             usage: Usage::default(),
@@ -159,7 +161,11 @@ impl Mind {
     /// results that do not match the calls): a bug of the caller, never something a model can bring about.
     pub fn step(&mut self, event: MindEvent) -> Vec<Command> {
         match event {
-            MindEvent::Message { text } => self.begin_run(text),
+            MindEvent::Message { text, tools } => {
+                self.hear(text, tools);
+                self.trim();
+                vec![self.ask()]
+            }
             MindEvent::Reply(reply) => self.take_reply(*reply),
             MindEvent::ModelFailed(failure) => {
                 self.take_request_size();
@@ -195,12 +201,48 @@ impl Mind {
         self.phase == Phase::Idle
     }
 
-    fn begin_run(&mut self, text: String) -> Vec<Command> {
+    /// What the conversation keeps of earlier runs; asked once a run began.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let runs = self.history.iter().filter(|message| is_user(message)).count().saturating_sub(1);
+        let (bytes, tokens) = self.meter.ratio();
+        Kept { runs: u32::try_from(runs).unwrap_or(u32::MAX), bytes, tokens }
+    }
+
+    /// BLAKE3 of the conversation and of where the run stands, hexadecimal: two minds with the same one go on alike.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let history = serde_json::to_vec(&self.history)
+            .unwrap_or_else(|error| unreachable!("a conversation is plain JSON: {error}"));
+        hasher.update(&history);
+        hasher.update(format!("{:?} {:?} {:?}", self.meter, self.run, self.phase).as_bytes());
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Says what earlier runs used that this conversation has forgotten.
+    pub fn count_as_used(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    /// Begins a run as it was recorded: what it kept is not judged anew.
+    pub(crate) fn begin_recorded(&mut self, text: String, tools: Vec<ToolSpec>, kept: Kept) -> Vec<Command> {
+        self.hear(text, tools);
+        let most = usize::try_from(kept.runs).unwrap_or(usize::MAX).saturating_add(1);
+        let runs: Vec<usize> = (0..self.history.len()).filter(|at| is_user(&self.history[*at])).collect();
+        if let Some(first) = runs.len().checked_sub(most).and_then(|at| runs.get(at)) {
+            self.history.drain(..first);
+        }
+        self.meter = TokenMeter::with_ratio(kept.bytes, kept.tokens);
+        vec![self.ask()]
+    }
+
+    fn hear(&mut self, text: String, tools: Vec<ToolSpec>) {
         assert!(self.is_idle(), "a message came while a run was going on");
         self.run = Run::default();
+        self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
+        self.tools = tools;
         self.history.push(Message::User { text });
-        self.trim();
-        vec![self.ask()]
     }
 
     /// Forgets the oldest runs until the count and the window are kept or only the new message is left. It
@@ -210,7 +252,6 @@ impl Mind {
     fn trim(&mut self) {
         let most = usize::try_from(self.config.max_history_messages).unwrap_or(usize::MAX);
         while self.history.len() > most || !self.fits(self.request_size()) {
-            let is_user = |message: &Message| matches!(message, Message::User { .. });
             let Some(next) = self.history.iter().skip(1).position(is_user) else { break };
             self.history.drain(..=next);
         }
@@ -239,7 +280,7 @@ impl Mind {
             model: self.config.model.clone(),
             system: self.config.system_prompt.clone(),
             messages: self.history.clone(),
-            tools: self.config.tools.clone(),
+            tools: self.tools.clone(),
             max_output_tokens: self.reply_tokens(),
         }))
     }
@@ -385,6 +426,10 @@ impl Mind {
     fn reply_tokens(&self) -> Tokens {
         Tokens((self.config.context_window.0 / REPLY_SHARE).min(self.config.max_reply_tokens.0))
     }
+}
+
+fn is_user(message: &Message) -> bool {
+    matches!(message, Message::User { .. })
 }
 
 /// An error result for each of these calls. The text is the runtime's own, hence not wrapped as data.

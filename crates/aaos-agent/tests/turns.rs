@@ -15,11 +15,6 @@ fn config() -> MindConfig {
     MindConfig {
         model: ModelName::parse("scripted").expect("a name"),
         system_prompt: "You are a test.".to_owned(),
-        tools: vec![ToolSpec {
-            name: ToolName::parse("echo").expect("a name"),
-            description: "Echoes.".to_owned(),
-            input_schema: serde_json::json!({"type": "object"}),
-        }],
         context_window: Tokens(131_072),
         max_iterations: 50,
         max_reply_tokens: Tokens(16_384),
@@ -27,8 +22,16 @@ fn config() -> MindConfig {
     }
 }
 
+fn tools() -> Vec<ToolSpec> {
+    vec![ToolSpec {
+        name: ToolName::parse("echo").expect("a name"),
+        description: "Echoes.".to_owned(),
+        input_schema: serde_json::json!({"type": "object"}),
+    }]
+}
+
 fn message(text: &str) -> MindEvent {
-    MindEvent::Message { text: text.to_owned() }
+    MindEvent::Message { text: text.to_owned(), tools: tools() }
 }
 
 fn usage(input: u64, output: u64) -> Usage {

@@ -366,13 +366,17 @@ impl Authority {
     }
 
     fn close(&mut self, charge: &Charge) {
-        let agent = match charge {
+        if let Some(agent) = self.charged(charge) {
+            self.close_charge(agent);
+        }
+    }
+
+    /// Whose open charge it is.
+    fn charged(&self, charge: &Charge) -> Option<AgentId> {
+        match charge {
             Charge::Use { grant } => self.grants.holder(*grant),
             Charge::Purse { agent, .. } => Some(*agent),
             Charge::Approval { .. } => None,
-        };
-        if let Some(agent) = agent {
-            self.close_charge(agent);
         }
     }
 

@@ -185,13 +185,18 @@ impl Effect for ToolCall {
 
     fn intent(parts: &AuthorizedParts<Self>) -> Event {
         let granted = parts.each.iter().filter_map(|one| one.as_ref().ok());
+        let denied = parts.each.iter().filter_map(|one| one.as_ref().err());
         Event::ToolInvoked {
             call: parts.call,
             tool: parts.effect.input.tool_name(),
             input: parts.effect.input.arguments(),
             class: parts.effect.input.class(),
             access: parts.all.iter().chain(granted).cloned().collect(),
+            denied: denied.cloned().collect(),
             charges: parts.charges.clone(),
+            model_call: parts.effect.model_call().cloned(),
+            at: parts.effect.at(),
+            repeats: parts.effect.repeats(),
         }
     }
 
@@ -204,6 +209,7 @@ impl Effect for ToolCall {
             outcome: failure.map_or(Outcome::Done, ToolFailure::outcome),
             result_hash: content_hash(text.as_bytes()),
             result_bytes: Bytes(text.len() as u64),
+            result: outcome.result.as_ref().ok().cloned(),
             failure: failure.cloned(),
             worker: outcome.worker,
             spent: Self::spent(parts, outcome),
@@ -221,6 +227,8 @@ pub struct Inference {
     pub reserve: Tokens,
     /// What the model costs, where that is known. Money is reserved and charged by it.
     pub price: Option<Price>,
+    /// BLAKE3 of what the mind asked, before the reply was clamped to a purse.
+    pub request_hash: String,
 }
 
 impl Effect for Inference {
@@ -269,6 +277,7 @@ impl Effect for Inference {
             model: parts.effect.request.model.clone(),
             messages: parts.effect.request.messages.len() as u64,
             request_bytes: parts.effect.request.text_bytes(),
+            request_hash: parts.effect.request_hash.clone(),
             reserve: parts.effect.reserve,
             price: parts.effect.price,
             charges: parts.charges.clone(),
@@ -323,16 +332,20 @@ pub struct Spawn {
     pub manifest_bytes: Bytes,
     /// Its manifest, to be shown.
     pub manifest: serde_json::Value,
+    /// The tool call that spawns.
+    pub under: CallId,
+    /// Which of that call's children it is, from 0.
+    pub index: u32,
 }
 
 impl Spawn {
-    /// The admission of a child with this manifest.
+    /// The admission of a child with this manifest, as one of the children of a spawning call.
     #[must_use]
-    pub fn of(manifest: &Manifest) -> Self {
+    pub fn of(manifest: &Manifest, under: CallId, index: u32) -> Self {
         let shown = serde_json::to_value(manifest)
             .unwrap_or_else(|error| unreachable!("a manifest is plain JSON: {error}"));
         let bytes = Bytes(shown.to_string().len() as u64);
-        Self { child: manifest.name.clone(), manifest_bytes: bytes, manifest: shown }
+        Self { child: manifest.name.clone(), manifest_bytes: bytes, manifest: shown, under, index }
     }
 }
 
@@ -369,6 +382,8 @@ impl Effect for Spawn {
             call: parts.call,
             child: parts.effect.child.clone(),
             charges: parts.charges.clone(),
+            under: parts.effect.under,
+            index: parts.effect.index,
         }
     }
 
@@ -555,6 +570,16 @@ impl<E: Effect> Authorized<E> {
     #[must_use]
     pub fn parts(&self) -> &AuthorizedParts<E> {
         self.inner.as_ref().unwrap_or_else(|| unreachable!("the parts leave only with self"))
+    }
+}
+
+impl Authorized<ToolCall> {
+    /// The same authorisation of an append that goes on from this size of its file.
+    pub fn positioned(mut self, at: Bytes) -> Self {
+        if let Some(parts) = &mut self.inner {
+            parts.effect = parts.effect.clone().positioned(at);
+        }
+        self
     }
 }
 

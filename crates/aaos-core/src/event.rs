@@ -3,95 +3,26 @@
 //! Invariants: the kinds of SPEC §5 exist under these names for ever; a kind is never reused with another
 //! meaning; a body never holds a key.
 
+mod facts;
+
 use serde::{Deserialize, Serialize};
 
 use crate::approval::{ApprovalGrant, Question};
 use crate::budget::Budget;
+use crate::capability::GrantSpec;
 use crate::confinement::{Boundary, ConfinementReceipt};
 use crate::effect::{Access, Charge, Denied, EffectClass};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId, WorkerId};
 use crate::manifest::Manifest;
-use crate::model::{ModelFailure, ModelReply, Usage};
+use crate::model::{ModelCallId, ModelFailure, ModelReply, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
 use crate::price::Price;
 use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
-use crate::toolio::{StopReason, ToolFailure};
+use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
-/// Where a goal stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GoalState {
-    /// Accepted, waiting for its turn.
-    Queued,
-    /// Its bootstrap agent runs.
-    Running,
-    /// It waits for a provider or a person.
-    Waiting,
-    /// Its agent completed and every declared output was observed.
-    Done,
-    /// It failed.
-    Failed,
-    /// It was cancelled.
-    Cancelled,
-    /// The daemon stopped while it ran.
-    Interrupted,
-}
-
-impl GoalState {
-    /// Whether nothing more will happen to it.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled | Self::Interrupted)
-    }
-}
-
-/// A declared output as it was found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct OutputObserved {
-    /// The declared path.
-    pub path: AbsPath,
-    /// Whether it is a regular file, reached without links, created or changed since the goal started.
-    pub observed: bool,
-    /// Size, when observed.
-    pub size_bytes: Option<Bytes>,
-    /// BLAKE3 of the content, hexadecimal, when observed.
-    pub content_hash: Option<String>,
-    /// Why it does not count, when it does not.
-    pub problem: Option<String>,
-}
-
-/// How an effect ended (DESIGN §10).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It was done.
-    Done,
-    /// It failed.
-    Failed,
-    /// It was denied; nothing was touched.
-    Denied,
-    /// Nobody can tell.
-    Unknown,
-}
-
-/// Why an agent stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AgentEnd {
-    /// Its run ended.
-    Finished,
-    /// `agent.stop`, or its goal or parent ended.
-    Stopped,
-    /// The daemon restarted; an on-demand agent does not survive that.
-    Interrupted,
-    /// It failed.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
+pub use facts::{AgentEnd, CutCause, GoalState, Kept, Outcome, OutputBefore, OutputObserved, RunCut, Seen};
 
 /// What happened. In JSON, `kind` names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,8 +32,9 @@ pub enum Event {
     DaemonStarted {
         /// Package version.
         version: String,
-        /// Goals that were running before and are interrupted now.
-        interrupted_goals: Vec<GoalId>,
+        /// Calls that had begun and go on; nobody will learn how any other unfinished one ended, and what it
+        /// reserved is spent.
+        resumed: Vec<CallId>,
     },
     /// The daemon is closing in good order.
     DaemonStopped {},
@@ -120,6 +52,16 @@ pub enum Event {
         budget: Budget,
         /// uid of the principal.
         principal: u32,
+        /// Higher goes first.
+        priority: i64,
+        /// The operator's root grant.
+        grants: Vec<GrantSpec>,
+        /// Its root agent, when not the shipped one.
+        manifest: Option<Box<Manifest>>,
+        /// Tools of which each use waits for a person, beside those of the root agent's manifest.
+        approval_required: Vec<ToolName>,
+        /// Against which relative paths of the goal are meant.
+        working_directory: Option<AbsPath>,
     },
     /// A goal's agent began.
     GoalStarted {
@@ -127,6 +69,8 @@ pub enum Event {
         root_agent: AgentId,
         /// Its workspace.
         workspace: AbsPath,
+        /// What stood at its declared outputs.
+        before: Vec<OutputBefore>,
     },
     /// A goal ended.
     GoalFinished {
@@ -157,6 +101,8 @@ pub enum Event {
         budget: Budget,
         /// uid of the principal whose agent it is.
         principal: u32,
+        /// The spawn that asked for it; none for an operator's own.
+        spawned_by: Option<CallId>,
     },
     /// An agent received a grant.
     CapabilityGranted {
@@ -197,7 +143,13 @@ pub enum Event {
         message_hash: String,
         /// The message.
         message: String,
+        /// Tools that the model is shown in this run.
+        tools: Vec<ToolName>,
+        /// What the conversation keeps of earlier runs.
+        kept: Kept,
     },
+    /// A run that a restart cut short goes on.
+    AgentExecutionResumed {},
     /// A run of an agent ended.
     AgentExecutionCompleted {
         /// Final text.
@@ -210,6 +162,10 @@ pub enum Event {
         stop_reason: StopReason,
         /// What went wrong.
         error: Option<String>,
+        /// What cut it short; absent where the model's last reply ended it.
+        cut: Option<RunCut>,
+        /// BLAKE3 of the mind's state after it, hexadecimal; empty where no mind was there.
+        mind_hash: String,
     },
     /// A persistent agent's mailbox loop began.
     AgentLoopStarted {},
@@ -243,8 +199,16 @@ pub enum Event {
         class: EffectClass,
         /// Grants used.
         access: Vec<Access>,
+        /// Items of a batch that were denied, in their order.
+        denied: Vec<Denied>,
         /// What was charged.
         charges: Vec<Charge>,
+        /// Which call of the agent's model it is; absent where somebody else asked for it.
+        model_call: Option<ModelCallId>,
+        /// Size of the file that an append goes on from.
+        at: Option<Bytes>,
+        /// How often the agent made this very call since its run began, this time included.
+        repeats: u32,
     },
     /// Outcome of a tool call.
     ToolResult {
@@ -258,6 +222,8 @@ pub enum Event {
         result_hash: String,
         /// Size of the result's JSON text.
         result_bytes: Bytes,
+        /// The result's JSON text, if it was done.
+        result: Option<String>,
         /// The failure, if it failed.
         failure: Option<ToolFailure>,
         /// The worker that ran it; `confinement_receipt` holds its receipt.
@@ -266,6 +232,15 @@ pub enum Event {
         spent: Amounts,
         /// How long it took.
         elapsed: Millis,
+    },
+    /// A call that an agent's model asked for was not begun; the model was told why.
+    CallRefused {
+        /// Which call.
+        model_call: ModelCallId,
+        /// What it was told.
+        failure: ToolFailure,
+        /// How often the agent made this very call since its run began, this time included.
+        repeats: u32,
     },
     /// The same tool was called with the same input too often; a hint was added.
     ToolRepeatGuardFired {
@@ -284,6 +259,8 @@ pub enum Event {
         messages: u64,
         /// Bytes of text sent: bounds from below what it must have cost.
         request_bytes: Bytes,
+        /// BLAKE3 of what the agent's mind asked, hexadecimal.
+        request_hash: String,
         /// Tokens reserved.
         reserve: Tokens,
         /// What the model costs, where that is known.
@@ -373,6 +350,10 @@ pub enum Event {
         child: AgentName,
         /// What was charged.
         charges: Vec<Charge>,
+        /// The tool call that spawns.
+        under: CallId,
+        /// Which of that call's children it is, from 0.
+        index: u32,
     },
     /// Outcome of a spawn.
     SpawnCompleted {
@@ -384,6 +365,17 @@ pub enum Event {
         failure: Option<ToolFailure>,
         /// What it used of its reservations.
         spent: Amounts,
+    },
+    /// A child of a spawning call ended for good, its second attempt included.
+    ChildEnded {
+        /// The spawning call.
+        call: CallId,
+        /// Which of its children, from 0.
+        index: u32,
+        /// The child's name; absent where its manifest could not be read.
+        name: Option<AgentName>,
+        /// What the parent is told.
+        outcome: Result<SpawnAgentOutput, ToolFailure>,
     },
     /// A failed child is tried once more.
     ChildRetried {
@@ -478,6 +470,7 @@ kinds! {
     CapabilityRevoked => "capability_revoked",
     AgentStopped => "agent_stopped",
     AgentExecutionStarted => "agent_execution_started",
+    AgentExecutionResumed => "agent_execution_resumed",
     AgentExecutionCompleted => "agent_execution_completed",
     AgentLoopStarted => "agent_loop_started",
     AgentLoopStopped => "agent_loop_stopped",
@@ -488,6 +481,7 @@ kinds! {
     MessageSent => "message_sent",
     ToolInvoked => "tool_invoked",
     ToolResult => "tool_result",
+    CallRefused => "call_refused",
     ToolRepeatGuardFired => "tool_repeat_guard_fired",
     InferenceRequested => "inference_requested",
     InferenceCompleted => "inference_completed",
@@ -500,6 +494,7 @@ kinds! {
     HumanApprovalDenied => "human_approval_denied",
     SpawnRequested => "spawn_requested",
     SpawnCompleted => "spawn_completed",
+    ChildEnded => "child_ended",
     ChildRetried => "child_retried",
     WorkerStarted => "worker_started",
     ConfinementReceipt => "confinement_receipt",
@@ -604,6 +599,6 @@ mod tests {
                 bare += 1;
             }
         }
-        assert_eq!(bare, 6, "events without a field");
+        assert_eq!(bare, 7, "events without a field");
     }
 }

@@ -105,6 +105,25 @@ impl ModelRequest {
         let messages: usize = self.messages.iter().map(Message::text_bytes).sum();
         Bytes((self.system.len() + messages) as u64)
     }
+
+    /// BLAKE3 of what is asked: model, system prompt, conversation and names of the tools. What a purse clamps and
+    /// what another version words differently (the length of the reply, descriptions of tools) is left out.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        };
+        part(self.model.as_str().as_bytes());
+        part(self.system.as_bytes());
+        let messages = serde_json::to_vec(&self.messages)
+            .unwrap_or_else(|error| unreachable!("a conversation is plain JSON: {error}"));
+        part(&messages);
+        for tool in &self.tools {
+            part(tool.name.as_str().as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
 }
 
 impl Message {

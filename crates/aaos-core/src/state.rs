@@ -10,16 +10,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::approval::{ApprovalGrant, Question};
 use crate::budget::{Budget, Purse};
-use crate::effect::{Charge, EffectClass};
-use crate::event::{AgentEnd, GoalState, OutputObserved};
+use crate::capability::GrantSpec;
+use crate::effect::{Access, Charge, Denied, EffectClass};
+use crate::event::{AgentEnd, GoalState, OutputBefore, OutputObserved};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
 use crate::manifest::Manifest;
-use crate::model::Usage;
+use crate::model::{ModelCallId, ModelFailureKind, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
-use crate::quantity::{MicroUsd, Millis, Timestamp};
-use crate::toolio::StopReason;
+use crate::quantity::{Amounts, Bytes, MicroUsd, Millis, Timestamp};
+use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 /// A goal as far as the journal tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,16 @@ pub struct GoalRecord {
     pub budget: Budget,
     /// uid of the principal.
     pub principal: u32,
+    /// Higher goes first.
+    pub priority: i64,
+    /// The operator's root grant.
+    pub grants: Vec<GrantSpec>,
+    /// Its root agent, when not the shipped one.
+    pub manifest: Option<Box<Manifest>>,
+    /// Tools of which each use waits for a person, beside those of the root agent's manifest.
+    pub approval_required: Vec<ToolName>,
+    /// Against which relative paths of the goal are meant.
+    pub working_directory: Option<AbsPath>,
     /// Where it stands: `Queued`, `Running`, or how it ended.
     pub state: GoalState,
     /// When it was started.
@@ -48,8 +59,16 @@ pub struct GoalRecord {
     pub root_agent: Option<AgentId>,
     /// Its workspace, once started.
     pub workspace: Option<AbsPath>,
+    /// What stood at its declared outputs before it was started.
+    pub before: Vec<OutputBefore>,
     /// What its inferences cost, as far as their models have prices.
     pub cost: MicroUsd,
+    /// Tokens of its whole tree so far, as providers reported them.
+    pub usage: Usage,
+    /// Effects of its agents that were denied.
+    pub denials: u32,
+    /// Children that failed in the end and that no later child of the same name made up for.
+    pub failed_children: BTreeMap<Option<AgentName>, String>,
     /// How it ended, once it has.
     pub end: Option<GoalEnd>,
 }
@@ -74,6 +93,8 @@ pub struct GoalEnd {
 /// A run in progress, or the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
+    /// The entry that says it began.
+    pub from: Seq,
     /// When it began.
     pub started_at: Timestamp,
     /// The message it began with.
@@ -82,8 +103,10 @@ pub struct RunRecord {
     pub trace: Option<TraceId>,
     /// How it ended; absent while it runs.
     pub end: Option<ReplyRecord>,
-    /// Whether the time it lasted is counted in its agent's purse.
-    pub clocked: bool,
+    /// Since when its time is not counted in its agent's purse yet; nothing while the daemon is down and afterwards.
+    pub clock: Option<Timestamp>,
+    /// What it used so far, as providers reported it.
+    pub usage: Usage,
 }
 
 /// How a run ended.
@@ -103,6 +126,8 @@ pub struct ReplyRecord {
     pub stop_reason: StopReason,
     /// What went wrong.
     pub error: Option<String>,
+    /// Of a failed inference: its kind.
+    pub failure: Option<ModelFailureKind>,
 }
 
 /// A message that was delivered to a persistent agent and not yet answered.
@@ -151,6 +176,8 @@ pub struct AgentRecord {
     pub spawned_at: Timestamp,
     /// uid of the principal whose agent it is.
     pub principal: u32,
+    /// The spawn that asked for it; none for an operator's own.
+    pub spawned_by: Option<CallId>,
     /// Whether it lives.
     pub life: AgentLife,
     /// Whether it is paused.
@@ -163,6 +190,10 @@ pub struct AgentRecord {
     pub usage: Usage,
     /// Its run in progress, or its last one.
     pub run: Option<RunRecord>,
+    /// Where the runs began that its conversation still holds, oldest first.
+    pub conversation: VecDeque<Seq>,
+    /// Whether a person refused something that it asked for.
+    pub was_refused: bool,
     /// Messages delivered and not yet answered, oldest first.
     pub mailbox: VecDeque<MailRecord>,
 }
@@ -177,8 +208,14 @@ impl AgentRecord {
     /// Time that its run in progress has lasted by `now`, not yet counted in its purse.
     #[must_use]
     pub fn unclocked(&self, now: Timestamp) -> Millis {
-        let run = self.run.as_ref().filter(|run| !run.clocked);
-        run.map_or(Millis::ZERO, |run| now.since(run.started_at))
+        let since = self.run.as_ref().and_then(|run| run.clock);
+        since.map_or(Millis::ZERO, |since| now.since(since))
+    }
+
+    /// Its run in progress.
+    #[must_use]
+    pub fn open_run(&self) -> Option<&RunRecord> {
+        self.run.as_ref().filter(|run| run.end.is_none())
     }
 }
 
@@ -196,13 +233,10 @@ pub struct GrantState {
 }
 
 /// What kind of effect began.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum PendingKind {
     /// A tool call.
-    Tool {
-        /// Which tool.
-        tool: ToolName,
-    },
+    Tool(Box<PendingTool>),
     /// An inference.
     Inference {
         /// Which model.
@@ -212,11 +246,47 @@ pub enum PendingKind {
     Spawn {
         /// The child's name.
         child: AgentName,
+        /// The tool call that spawns.
+        under: CallId,
+        /// Which of that call's children it is.
+        index: u32,
+        /// The child, once it was admitted.
+        admitted: Option<AgentId>,
     },
 }
 
+/// A tool call that began, with all that is needed to make it again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingTool {
+    /// Which tool.
+    pub tool: ToolName,
+    /// Its arguments.
+    pub input: serde_json::Value,
+    /// Grants used.
+    pub access: Vec<Access>,
+    /// Items of a batch that were denied, in their order.
+    pub denied: Vec<Denied>,
+    /// Which call of the agent's model it is.
+    pub model_call: Option<ModelCallId>,
+    /// Size of the file that an append goes on from.
+    pub at: Option<Bytes>,
+    /// How often the agent made this very call since its run began, this time included.
+    pub repeats: u32,
+    /// The children that it spawned so far, by their index.
+    pub children: BTreeMap<u32, SpawnedChild>,
+}
+
+/// One child of a spawning call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpawnedChild {
+    /// The agents that were admitted for it, one an attempt.
+    pub agents: Vec<AgentId>,
+    /// What the parent is to be told, once it ended for good.
+    pub outcome: Option<Result<SpawnAgentOutput, ToolFailure>>,
+}
+
 /// An effect that began and has no recorded outcome. After a restart its class says what may be done (DESIGN §7).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PendingCall {
     /// Its id.
     pub call: CallId,
@@ -236,6 +306,8 @@ pub struct PendingCall {
     pub class: EffectClass,
     /// What it was charged.
     pub charges: Vec<Charge>,
+    /// What of that counts as used already: all of it, once a restart went by.
+    pub paid: Amounts,
 }
 
 /// A question that nobody has answered.

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Ceilings;
 use crate::effect::{EffectClass, FileRight, Need, Needs};
 use crate::limits;
+use crate::model::ModelCallId;
 use crate::name::ToolName;
 use crate::path::AbsPath;
-use crate::quantity::{Amounts, Quantity};
+use crate::quantity::{Amounts, Bytes, Quantity};
 use crate::toolio::{
     EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput, FileWriteInput, GrepInput,
     SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
@@ -207,6 +208,9 @@ pub struct ToolCall {
     /// The typed input.
     pub input: ToolInput,
     needs: Needs,
+    asked: Option<ModelCallId>,
+    repeats: u32,
+    at: Option<Bytes>,
 }
 
 impl ToolCall {
@@ -218,7 +222,43 @@ impl ToolCall {
         let mut needs = input.resources()?;
         needs.all.insert(0, Need::Tool(input.tool_name()));
         needs.amounts = amounts_of(&input);
-        Ok(Self { input, needs })
+        Ok(Self { input, needs, asked: None, repeats: 0, at: None })
+    }
+
+    /// The same call, as one that the agent's model asked for.
+    #[must_use]
+    pub fn asked_as(self, call: ModelCallId) -> Self {
+        Self { asked: Some(call), ..self }
+    }
+
+    /// Which call of the agent's model it is; none where somebody else asked for it.
+    #[must_use]
+    pub fn model_call(&self) -> Option<&ModelCallId> {
+        self.asked.as_ref()
+    }
+
+    /// The same call, made so often by its agent since its run began.
+    #[must_use]
+    pub fn made(self, repeats: u32) -> Self {
+        Self { repeats, ..self }
+    }
+
+    /// How often its agent made it since its run began, this time included; 0 where nobody counted.
+    #[must_use]
+    pub fn repeats(&self) -> u32 {
+        self.repeats
+    }
+
+    /// The same call, as an append that goes on from this size of its file: made again it is not applied twice.
+    #[must_use]
+    pub fn positioned(self, at: Bytes) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// The size of the file that an append goes on from, once it was looked at.
+    #[must_use]
+    pub fn at(&self) -> Option<Bytes> {
+        self.at
     }
 
     /// The right to the tool, its resources, and the most that it can move.

@@ -11,10 +11,11 @@ use std::{io, thread};
 
 use aaos_core::effect::{Authorized, Effect, EffectClass};
 use aaos_core::event::{Entry, Event, NewEntry};
-use aaos_core::id::{EntryId, Seq};
+use aaos_core::id::{CallId, EntryId, Seq};
 use aaos_core::limits::{JOURNAL_QUEUE, JOURNAL_READERS, MAX_ENTRY_BYTES, MAX_RECORD_BATCH};
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::State;
+use aaos_core::tool::ToolCall;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::audit;
@@ -22,6 +23,7 @@ use crate::chain::{Head, Header, SALT_BYTES, VerifyReport, body_hash};
 use crate::error::JournalError;
 use crate::permit::{About, Finished, Permit, Receipt};
 use crate::read::{self, Filter, JournalFile};
+use crate::resume::Unfinished;
 use crate::store::{self, Prepared};
 use crate::writer::{Command, Link, Status, Writer};
 
@@ -51,6 +53,7 @@ pub struct Journal {
     head: watch::Receiver<Seq>,
     status: Arc<Status>,
     readers: Arc<Readers>,
+    unfinished: Unfinished,
 }
 
 impl Journal {
@@ -90,7 +93,8 @@ impl Journal {
             .spawn(move || writer.run())
             .map_err(|source| JournalError::files(&path, source))?;
         let readers = Arc::new(Readers::new(path));
-        Ok((Self { queue: sender, head: followed, status, readers }, state))
+        let unfinished = Unfinished::of(&state);
+        Ok((Self { queue: sender, head: followed, status, readers, unfinished }, state))
     }
 
     /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the
@@ -111,6 +115,14 @@ impl Journal {
         self.append_effect(authorized.effect().class(), intent).await?;
         // Only now: until here a failure drops the authorisation, which refunds it.
         Ok(Permit::mint(authorized.into_parts(), about, id))
+    }
+
+    /// Gives leave again for a tool call that an earlier daemon began and whose outcome nobody recorded: the intent in
+    /// the journal is that of this permit. Once for each call that was unfinished when the journal was opened, and
+    /// only where its class allows it to be made again or the kernel itself runs it.
+    #[must_use]
+    pub fn resume(&self, call: CallId) -> Option<Permit<ToolCall>> {
+        self.unfinished.take(call)
     }
 
     /// Journals how an effect ended. Waits for the disk unless the effect is [`EffectClass::Safe`].

@@ -14,6 +14,7 @@ mod error;
 mod journal;
 mod permit;
 mod read;
+mod resume;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -24,3 +25,4 @@ pub use error::JournalError;
 pub use journal::{Journal, JournalConfig, JournalStats};
 pub use permit::{About, Finished, Permit, Receipt};
 pub use read::{Filter, JournalFile};
+pub use resume::may_go_on;

@@ -2,7 +2,7 @@
 //! outcome).
 //!
 //! Invariants: both have private fields and are neither `Clone` nor `Deserialize`; a permit is made only by
-//! [`crate::Journal::begin`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
+//! [`crate::Journal::begin`] and, for an intent that a restart left open, [`crate::Journal::resume`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
 //! is dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
 
 use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, reserved_by};
@@ -43,11 +43,23 @@ pub struct Permit<E: Effect> {
     parts: AuthorizedParts<E>,
     about: About,
     intent: EntryId,
+    resumed: bool,
 }
 
 impl<E: Effect> Permit<E> {
     pub(crate) fn mint(parts: AuthorizedParts<E>, about: About, intent: EntryId) -> Self {
-        Self { parts, about, intent }
+        Self { parts, about, intent, resumed: false }
+    }
+
+    /// For an effect whose intent an earlier daemon journalled.
+    pub(crate) fn mint_again(parts: AuthorizedParts<E>, about: About, intent: EntryId) -> Self {
+        Self { parts, about, intent, resumed: true }
+    }
+
+    /// Whether an earlier daemon began the effect, so that it may have been done already.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// What may be done.

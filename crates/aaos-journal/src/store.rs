@@ -19,7 +19,7 @@ use crate::chain::{Broken, Hash, Head, Header, Problem, SALT_BYTES, body_hash};
 use crate::error::JournalError;
 
 /// The layout below. A database that says otherwise is refused.
-pub(crate) const SCHEMA_VERSION: i64 = 2;
+pub(crate) const SCHEMA_VERSION: i64 = 3;
 /// "aaOS" in the file's header, so that tools can tell what it is.
 const APPLICATION_ID: i64 = 0x6161_4f53;
 /// Rows of one statement of a walk; between statements the write-ahead log can be checkpointed.

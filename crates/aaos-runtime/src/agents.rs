@@ -10,6 +10,7 @@ use aaos_core::manifest::{Lifecycle, Manifest};
 use aaos_core::tool;
 use aaos_ipc::Schema;
 
+use crate::dispatch::Asked;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::{Principal, fits};
@@ -30,9 +31,9 @@ impl Kernel {
     async fn spawn_for(&self, caller: Principal, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
         let persistent = manifest.lifecycle == Lifecycle::Persistent;
         let origin = Origin { owner: caller.uid(), goal: None, budget: self.purse_ceiling(caller) };
-        let agent = self.admit_operator_agent(manifest, origin, self.closing().child_token()).await?;
+        let agent = self.admit_operator_agent(manifest, origin, self.halting().child_token()).await?;
         if persistent {
-            self.start_mailbox_loop(&agent);
+            self.begin_loop(&agent).await?;
         }
         Ok(agent)
     }
@@ -222,7 +223,7 @@ impl Kernel {
         if tool::find(tool).is_none() {
             return Err(KernelError::unknown("tool", &tool));
         }
-        Ok(self.invoke(&agent, None, tool, input).await.result?)
+        Ok(self.invoke(&agent, Asked::default(), tool, input).await.result?)
     }
 }
 

@@ -36,8 +36,6 @@ use questions::{Open, Told, Waiter};
 
 /// How often a wait looks at the kernel's clock, which goes on while the machine sleeps.
 const DEADLINE_CHECK: Duration = Duration::from_secs(60);
-/// What is recorded for a question whose agent did not outlive the daemon.
-pub(crate) const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
 const AGENT_STOPPED: &str = "the agent was stopped";
 const GRANT_REVOKED: &str = "the grant was revoked";
 
@@ -203,6 +201,7 @@ impl Kernel {
                 biased;
                 told = waiter.told() => return Ended::Answered(told),
                 () = stop.cancelled() => return Ended::Stopped,
+                () = self.closing().cancelled() => return Ended::Stopped,
                 () = tokio::time::sleep(look_again) => {}
             }
         }

@@ -10,11 +10,13 @@ use std::sync::{Arc, OnceLock};
 
 use aaos_core::authority::{Overdraft, Refusal, Settlement};
 use aaos_core::budget::Shortfall;
-use aaos_core::effect::{Denied, Effect, ToolOutcome};
+use aaos_core::effect::{Authorized, Denied, Effect, ToolOutcome};
 use aaos_core::event::Event;
-use aaos_core::id::{CallId, TraceId};
+use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::limits;
+use aaos_core::model::ModelCallId;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
+use aaos_core::state::State;
 use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
@@ -30,6 +32,7 @@ use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::revocation::revoked;
+use crate::spawning_tools::Under;
 use crate::waits::NotAdmitted;
 
 /// Longest argument text of one call, bytes: a `file_write` of 1 MiB with every byte escaped.
@@ -61,6 +64,23 @@ pub(crate) struct Invoked {
     pub(crate) result: Result<String, ToolFailure>,
     /// How often the agent made this very call since its last run began, this time included.
     pub(crate) count: u32,
+    /// The entry that records just this outcome, where there is one: a call that was not begun has none.
+    pub(crate) entry: Option<EntryId>,
+}
+
+impl Invoked {
+    fn not_begun(failure: ToolFailure) -> Self {
+        Self { result: Err(failure), count: 0, entry: None }
+    }
+}
+
+/// On whose behalf a call is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked<'c> {
+    /// The agent's model, and which of its calls it is.
+    pub(crate) by_model: Option<&'c ModelCallId>,
+    /// The delivered message that the agent works on.
+    pub(crate) trace: Option<TraceId>,
 }
 
 /// Milliseconds since `begun`.
@@ -77,40 +97,63 @@ impl Kernel {
     pub(crate) fn invoke<'k>(
         &'k self,
         agent: &'k Arc<Agent>,
-        trace: Option<TraceId>,
+        asked: Asked<'k>,
         tool: &'k str,
         arguments: &'k str,
     ) -> Pin<Box<dyn Future<Output = Invoked> + Send + 'k>> {
         Box::pin(async move {
-            let count = self.count_call(agent, trace, tool, arguments);
-            let result = self.invoke_counted(agent, trace, tool, arguments).await;
-            Invoked { result, count }
+            let count = self.count_call(agent, asked.trace, tool, arguments);
+            let call = match self.parse_call(tool, arguments) {
+                Ok(call) => asked.by_model.cloned().into_iter().fold(call.made(count), ToolCall::asked_as),
+                Err(failure) => return Invoked { count, ..Invoked::not_begun(failure) },
+            };
+            let (kernel, owned) = (self.clone(), Arc::clone(agent));
+            let perform = async move { kernel.perform(&owned, asked.trace, call).await };
+            Invoked { count, ..self.tracked(agent, perform).await }
         })
     }
 
-    async fn invoke_counted(
+    /// Goes on with a call that an earlier daemon began, under the permit that it had.
+    ///
+    /// Boxed, because a spawning tool goes on with children, which go on with calls.
+    pub(crate) fn resume_call<'k>(
+        &'k self,
+        agent: &'k Arc<Agent>,
+        trace: Option<TraceId>,
+        call: CallId,
+        earlier: Option<Arc<State>>,
+    ) -> Pin<Box<dyn Future<Output = Invoked> + Send + 'k>> {
+        Box::pin(async move {
+            let Some(permit) = self.journal().resume(call) else {
+                let why = "the call was begun before a restart and cannot go on; look what it did before repeating it";
+                return Invoked::not_begun(ToolFailure::new(ToolFailureKind::WorkerLost, why));
+            };
+            let count = permit.effect().repeats();
+            let (kernel, owned) = (self.clone(), Arc::clone(agent));
+            let act = async move { kernel.act(&owned, trace, permit, earlier).await };
+            Invoked { count, ..self.tracked(agent, act).await }
+        })
+    }
+
+    /// Runs a call as a task of its agent, so that whoever retires the agent waits for it and it has its end though
+    /// nobody waits for the result any more.
+    async fn tracked(
         &self,
         agent: &Arc<Agent>,
-        trace: Option<TraceId>,
-        tool: &str,
-        arguments: &str,
-    ) -> Result<String, ToolFailure> {
+        work: impl Future<Output = Invoked> + Send + 'static,
+    ) -> Invoked {
         let stop = agent.stop_signal();
         if stop.is_cancelled() {
-            return Err(cancelled());
+            return Invoked::not_begun(cancelled());
         }
-        let call = self.parse_call(tool, arguments)?;
-        let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = agent.tasks.spawn(async move {
             // Asked again inside the tracked task: an agent is retired by cancelling first and then
             // waiting for its tasks, so what gets past here is waited for.
-            if stop.is_cancelled() {
-                return Err(cancelled());
-            }
-            kernel.perform(&owned, trace, call).await
+            if stop.is_cancelled() { Invoked::not_begun(cancelled()) } else { work.await }
         });
         running.await.unwrap_or_else(|died| {
-            Err(ToolFailure::new(ToolFailureKind::WorkerLost, format!("the call died: {died}")))
+            let why = format!("the call died: {died}");
+            Invoked::not_begun(ToolFailure::new(ToolFailureKind::WorkerLost, why))
         })
     }
 
@@ -138,27 +181,54 @@ impl Kernel {
     }
 
     /// Steps 3 to 6.
-    async fn perform(
-        &self,
-        agent: &Arc<Agent>,
-        trace: Option<TraceId>,
-        call: ToolCall,
-    ) -> Result<String, ToolFailure> {
+    async fn perform(&self, agent: &Arc<Agent>, trace: Option<TraceId>, call: ToolCall) -> Invoked {
         let remaining = {
             let now = self.clock().now();
             self.authority().purse(agent.id, now).map(|purse| purse.remaining)
         };
         let call = call.clamped_to(&remaining.unwrap_or_default());
-        let permit = self.begin(agent, trace, call).await?;
+        match self.begin_tool(agent, trace, call).await {
+            Ok(permit) => self.act(agent, trace, permit, None).await,
+            Err(failure) => Invoked::not_begun(failure),
+        }
+    }
+
+    async fn begin_tool(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        call: ToolCall,
+    ) -> Result<Permit<ToolCall>, ToolFailure> {
+        let authorized = self.admit_effect(&agent.stop_signal(), agent, trace, call).await?;
+        self.begin_admitted(agent, trace, authorized).await
+    }
+
+    /// Steps 5 and 6.
+    async fn act(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        permit: Permit<ToolCall>,
+        earlier: Option<Arc<State>>,
+    ) -> Invoked {
         let running = self.follow_call(permit.call(), agent);
         let cancel = &running.cancel;
         let receipt = match permit.effect().input.place() {
-            ToolPlace::Kernel => self.run_spawning_tool(agent, trace, cancel, permit).await,
+            ToolPlace::Kernel => {
+                let under = Under { call: permit.call(), trace, cancel: cancel.clone(), earlier };
+                match self.run_spawning_tool(agent, under, permit).await {
+                    Some(receipt) => receipt,
+                    // The daemon closes: the call and its children go on after the next start.
+                    None => return Invoked::not_begun(cancelled()),
+                }
+            }
             ToolPlace::Worker => self.run_worker_tool(agent, cancel, permit, None).await,
             ToolPlace::EgressAndWorker => self.run_fetch(agent, cancel, permit).await,
         };
-        let outcome = self.finish(agent, receipt).await.map_err(KernelError::into_tool_failure)?;
-        outcome.result
+        match self.finish(agent, receipt).await {
+            Ok((outcome, entry)) => Invoked { result: outcome.result, count: 0, entry },
+            Err(error) => Invoked::not_begun(error.into_tool_failure()),
+        }
     }
 
     /// Authorises an effect and journals its intent; a refusal is journalled. Where a person has to approve it, their
@@ -180,6 +250,32 @@ impl Kernel {
         trace: Option<TraceId>,
         effect: E,
     ) -> Result<Permit<E>, ToolFailure> {
+        let authorized = self.admit_effect(stop, agent, trace, effect).await?;
+        self.begin_admitted(agent, trace, authorized).await
+    }
+
+    /// Journals the intent of an effect that was admitted.
+    async fn begin_admitted<E: Effect>(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        authorized: Authorized<E>,
+    ) -> Result<Permit<E>, ToolFailure> {
+        let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
+        if permit.is_err() {
+            self.budget_changed().notify_waiters();
+        }
+        permit.map_err(|error| KernelError::from(error).into_tool_failure())
+    }
+
+    /// Authorises an effect; a refusal is journalled. Waits for a purse and for a person.
+    async fn admit_effect<E: Effect + Clone>(
+        &self,
+        stop: &CancellationToken,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        effect: E,
+    ) -> Result<Authorized<E>, ToolFailure> {
         let label = effect.label();
         let mut changed = 0;
         let mut attended = None;
@@ -203,11 +299,7 @@ impl Kernel {
             drop(attended.take());
             let checked = self.check_approval(agent, authorized).await;
             if let Some(authorized) = checked.map_err(KernelError::into_tool_failure)? {
-                let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
-                if permit.is_err() {
-                    self.budget_changed().notify_waiters();
-                }
-                return permit.map_err(|error| KernelError::from(error).into_tool_failure());
+                return Ok(authorized);
             }
             // What was dropped gives its charges back, and a revocation waits for it no longer.
             self.budget_changed().notify_waiters();
@@ -266,8 +358,12 @@ impl Kernel {
         }
     }
 
-    /// Journals an outcome and settles its charges.
-    async fn finish(&self, agent: &Agent, receipt: Receipt<ToolCall>) -> Result<ToolOutcome, KernelError> {
+    /// Journals an outcome and settles its charges. Gives the entry too, unless it does not say what the caller is told.
+    async fn finish(
+        &self,
+        agent: &Agent,
+        receipt: Receipt<ToolCall>,
+    ) -> Result<(ToolOutcome, Option<EntryId>), KernelError> {
         let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
         if let Some(denied) = denied {
             self.count_denial(agent);
@@ -287,11 +383,12 @@ impl Kernel {
         }
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
-        let mut outcome = finished.outcome;
+        let (mut outcome, entry) = (finished.outcome, finished.entry);
         if settlement.cut {
             outcome.result = Err(revoked());
+            return Ok((outcome, None));
         }
-        Ok(outcome)
+        Ok((outcome, Some(entry)))
     }
 
     /// Settles what a finished effect was charged, and records what it used beyond its reservation.

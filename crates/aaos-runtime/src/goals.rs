@@ -11,7 +11,7 @@ use std::time::Duration;
 use aaos_agent::RunEnd;
 use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, GrantSpec};
-use aaos_core::event::{AgentEnd, Event, GoalState, OutputObserved};
+use aaos_core::event::{AgentEnd, Event, GoalState, OutputBefore, OutputObserved};
 use aaos_core::id::{AgentId, GoalId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
@@ -19,6 +19,7 @@ use aaos_core::model::Usage;
 use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::{MicroUsd, Quantity, Timestamp};
+use aaos_core::state::State;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
 use crate::principal::{Principal, fits};
+use crate::recovery::RunSoFar;
 use crate::registry::Agent;
 use crate::spawn::{Origin, deadline_from, off_thread};
 use crate::verdict::{Facts, Verdict, judge};
@@ -62,6 +64,7 @@ pub(crate) struct Goal {
     pub(crate) request: Arc<GoalRequest>,
     pub(crate) owner: u32,
     pub(crate) accepted_at: Timestamp,
+    pub(crate) deadline: Timestamp,
     pub(crate) state: GoalState,
     pub(crate) root_agent: Option<AgentId>,
     pub(crate) workspace: Option<AbsPath>,
@@ -75,6 +78,8 @@ pub(crate) struct Goal {
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
     pub(crate) denials: u32,
+    /// Whether its end is in the journal, or about to be.
+    recorded: bool,
     pub(crate) over: watch::Sender<bool>,
 }
 
@@ -82,13 +87,14 @@ impl Goal {
     pub(crate) fn new(
         request: GoalRequest,
         owner: u32,
-        accepted_at: Timestamp,
+        (accepted_at, deadline): (Timestamp, Timestamp),
         cancel: CancellationToken,
     ) -> Self {
         Self {
             request: Arc::new(request),
             owner,
             accepted_at,
+            deadline,
             state: GoalState::Queued,
             root_agent: None,
             workspace: None,
@@ -101,6 +107,7 @@ impl Goal {
             cancel,
             failed_children: BTreeMap::new(),
             denials: 0,
+            recorded: false,
             over: watch::Sender::new(false),
         }
     }
@@ -108,6 +115,14 @@ impl Goal {
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.state, GoalState::Running | GoalState::Waiting)
     }
+}
+
+/// How far a goal's agent came.
+#[derive(Debug)]
+struct Progress {
+    /// What stood at each declared output before.
+    before: Vec<OutputBefore>,
+    run: RunSoFar,
 }
 
 impl Kernel {
@@ -128,34 +143,43 @@ impl Kernel {
             return Err(KernelError::Limit("too many goals are queued; wait for some to end".to_owned()));
         }
         let id = GoalId::from_uuid(self.clock().fresh());
-        let entry = self.entry(Some(id), None, self.accepted(caller, &request));
-        let accepted_at = entry.timestamp;
+        let deadline = deadline_from(self.clock().now(), request.deadline_seconds);
+        let entry = self.entry(Some(id), None, self.accepted(caller, &request, deadline));
+        let times = (entry.timestamp, deadline);
         self.journal().record(entry).await?;
-        {
-            let mut table = self.table();
-            let priority = request.priority;
-            let goal = Goal::new(request, caller.uid(), accepted_at, self.closing().child_token());
-            table.goals.insert(id, goal);
-            let ahead =
-                |other: &GoalId| table.goals.get(other).is_some_and(|goal| goal.request.priority >= priority);
-            let place = table.queue.iter().take_while(|other| ahead(other)).count();
-            table.queue.insert(place, id);
-            if let Some(key) = key {
-                table.goal_of_key.insert(key, id);
-            }
-        }
+        let goal = Goal::new(request, caller.uid(), times, self.halting().child_token());
+        self.queue_goal(id, goal);
         self.start_goals();
         Ok(id)
     }
 
-    fn accepted(&self, caller: Principal, request: &GoalRequest) -> Event {
+    /// Puts an accepted goal behind those of the same priority and before those of a lower one.
+    pub(crate) fn queue_goal(&self, id: GoalId, goal: Goal) {
+        let mut table = self.table();
+        let priority = goal.request.priority;
+        if let Some(key) = goal.request.client_key.clone() {
+            table.goal_of_key.insert((goal.owner, key), id);
+        }
+        table.goals.insert(id, goal);
+        let ahead =
+            |other: &&GoalId| table.goals.get(other).is_some_and(|goal| goal.request.priority >= priority);
+        let place = table.queue.iter().take_while(ahead).count();
+        table.queue.insert(place, id);
+    }
+
+    fn accepted(&self, caller: Principal, request: &GoalRequest, deadline: Timestamp) -> Event {
         Event::GoalAccepted {
             goal: request.goal.clone(),
             outputs: request.outputs.clone(),
             client_key: request.client_key.clone(),
-            deadline: deadline_from(self.clock().now(), request.deadline_seconds),
+            deadline,
             budget: self.goal_budget(request),
             principal: caller.uid(),
+            priority: request.priority,
+            grants: request.grants.clone(),
+            manifest: request.manifest.clone().map(Box::new),
+            approval_required: request.approval_required.clone(),
+            working_directory: request.working_directory.clone(),
         }
     }
 
@@ -178,12 +202,17 @@ impl Kernel {
                 goal.state = GoalState::Running;
                 id
             };
-            let kernel = self.clone();
-            self.tasks().spawn(async move { kernel.work_on_goal(id).await });
+            self.work_on(id, None);
         }
     }
 
-    async fn work_on_goal(&self, id: GoalId) {
+    /// Works on a goal, from where an earlier daemon left it if it did.
+    pub(crate) fn work_on(&self, id: GoalId, earlier: Option<Arc<State>>) {
+        let kernel = self.clone();
+        self.tasks().spawn(async move { kernel.work_on_goal(id, earlier).await });
+    }
+
+    async fn work_on_goal(&self, id: GoalId, earlier: Option<Arc<State>>) {
         let Some((request, owner, cancel)) = self
             .table()
             .goals
@@ -192,35 +221,105 @@ impl Kernel {
         else {
             return;
         };
-        let verdict = match self.attempt_goal(id, &request, owner, &cancel).await {
-            Ok(verdict) => verdict,
-            Err(error) => Verdict::could_not_run(&error, cancel.is_cancelled()),
+        let begun = match earlier {
+            None => self.start_goal(id, &request, owner, &cancel).await,
+            Some(state) => self.recall_goal(id, state, &cancel).await,
         };
-        let cut_short = verdict.state == GoalState::Cancelled && self.closing().is_cancelled();
-        let verdict = if cut_short { Verdict::interrupted() } else { verdict };
+        let verdict = match begun {
+            Ok((agent, progress)) => self.finish_work(id, &request, &agent, progress, &cancel).await,
+            Err(error) => self.verdict_of_error(&error, &cancel),
+        };
+        // Without a verdict the daemon closes: the goal goes on after the next start.
+        let Some(verdict) = verdict else { return };
         self.finish_goal(id, verdict).await;
         self.start_goals();
     }
 
-    async fn attempt_goal(
+    fn verdict_of_error(&self, error: &KernelError, cancel: &CancellationToken) -> Option<Verdict> {
+        let closes = matches!(error, KernelError::ShuttingDown) || self.closing().is_cancelled();
+        if closes && !cancel.is_cancelled() {
+            return None;
+        }
+        Some(Verdict::could_not_run(error, cancel.is_cancelled()))
+    }
+
+    /// Runs a goal's agent to its end, and ends the agent after its end is on record.
+    async fn finish_work(
+        &self,
+        id: GoalId,
+        request: &GoalRequest,
+        agent: &Arc<Agent>,
+        progress: Progress,
+        cancel: &CancellationToken,
+    ) -> Option<Verdict> {
+        let ran = self.run_goal_agent(id, request, agent, progress).await;
+        let verdict = match ran {
+            Ok(verdict) => verdict,
+            Err(error) => self.verdict_of_error(&error, cancel)?,
+        };
+        let verdict = self.record_verdict(id, verdict).await;
+        let end = match verdict.state {
+            GoalState::Done => AgentEnd::Finished,
+            _ => AgentEnd::Failed { reason: verdict.error.clone().unwrap_or_default() },
+        };
+        self.retire_or_log(agent, end).await;
+        Some(verdict)
+    }
+
+    /// Admits a goal's agent and records that the goal began.
+    async fn start_goal(
         &self,
         id: GoalId,
         request: &GoalRequest,
         owner: u32,
         cancel: &CancellationToken,
-    ) -> Result<Verdict, KernelError> {
+    ) -> Result<(Arc<Agent>, Progress), KernelError> {
         let workspace = self.make_workspace(id).await?;
         let manifest = self.root_manifest(request, &workspace);
         let origin = Origin { owner, goal: Some(id), budget: self.goal_budget(request) };
         let agent = self.admit_operator_agent(manifest, origin, cancel.child_token()).await?;
-        let verdict = self.run_goal_agent(id, request, &agent, &workspace).await;
-        let end = match &verdict {
-            Ok(verdict) if verdict.state == GoalState::Done => AgentEnd::Finished,
-            Ok(verdict) => AgentEnd::Failed { reason: verdict.error.clone().unwrap_or_default() },
-            Err(error) => AgentEnd::Failed { reason: error.to_string() },
+        let before = self.outputs_before(&agent, &request.outputs).await;
+        let briefing = briefing(request, &workspace, &agent.manifest.capabilities);
+        let started =
+            Event::GoalStarted { root_agent: agent.id, workspace: workspace.clone(), before: before.clone() };
+        if let Err(error) = self.journal().record(self.agent_entry(&agent, started)).await {
+            self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
+            return Err(error.into());
+        }
+        if let Some(goal) = self.table().goals.get_mut(&id) {
+            goal.root_agent = Some(agent.id);
+            goal.workspace = Some(workspace);
+        }
+        Ok((agent, Progress { before, run: RunSoFar::None(briefing) }))
+    }
+
+    /// Takes up a goal whose agent an earlier daemon had started.
+    async fn recall_goal(
+        &self,
+        id: GoalId,
+        state: Arc<State>,
+        cancel: &CancellationToken,
+    ) -> Result<(Arc<Agent>, Progress), KernelError> {
+        let gone = || KernelError::State("its agent did not outlive the restart of agentd".to_owned());
+        let goal = state.goals.get(&id).ok_or_else(gone)?;
+        let root = goal.root_agent.and_then(|root| state.agents.get(&root));
+        let record = root.filter(|root| root.is_alive()).ok_or_else(gone)?;
+        let agent = self.revive(&state, record, cancel.child_token()).await?;
+        let before = goal.before.clone();
+        let run = match self.recall_run(&state, &agent).await {
+            Err(error) => {
+                self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
+                return Err(error);
+            }
+            Ok(RunSoFar::None(_)) => {
+                let table = self.table();
+                let goal = table.goals.get(&id).ok_or_else(gone)?;
+                let workspace = goal.workspace.as_ref().ok_or_else(gone)?;
+                RunSoFar::None(briefing(&goal.request, workspace, &agent.manifest.capabilities))
+            }
+            Ok(begun) => begun,
         };
-        self.retire_or_log(&agent, end).await;
-        verdict
+        Ok((agent, Progress { before, run }))
     }
 
     async fn run_goal_agent(
@@ -228,18 +327,12 @@ impl Kernel {
         id: GoalId,
         request: &GoalRequest,
         agent: &Arc<Agent>,
-        workspace: &AbsPath,
+        progress: Progress,
     ) -> Result<Verdict, KernelError> {
-        let started = Event::GoalStarted { root_agent: agent.id, workspace: workspace.clone() };
-        self.journal().record(self.agent_entry(agent, started)).await?;
-        if let Some(goal) = self.table().goals.get_mut(&id) {
-            goal.root_agent = Some(agent.id);
-            goal.workspace = Some(workspace.clone());
-        }
         self.warm_worker(&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal }).await?;
-        let before = self.outputs_before(agent, &request.outputs).await;
-        let briefing = briefing(request, workspace, &agent.manifest.capabilities);
-        let run = self.run_agent(agent, self.mind_for(agent), briefing, None);
+        let Progress { before, run } = progress;
+        debug_assert!(before.len() == request.outputs.len(), "every declared output was looked at");
+        let run = self.run_from(agent, run);
         tokio::pin!(run);
         let (ran, timed_out) = tokio::select! {
             ran = &mut run => (ran, false),
@@ -249,7 +342,7 @@ impl Kernel {
                 (run.await, true)
             }
         };
-        let (_, end) = ran?;
+        let end = ran?;
         let outputs = self.outputs_after(agent, before).await;
         Ok(self.judge_goal(id, &end, outputs, timed_out))
     }
@@ -258,8 +351,7 @@ impl Kernel {
     pub(crate) fn time_left(&self, id: GoalId) -> Duration {
         let table = self.table();
         let Some(goal) = table.goals.get(&id) else { return Duration::ZERO };
-        let deadline = deadline_from(goal.accepted_at, goal.request.deadline_seconds);
-        Duration::from_millis(deadline.since(self.clock().now()).0)
+        Duration::from_millis(goal.deadline.since(self.clock().now()).0)
     }
 
     /// Ends the call in flight of every agent of a goal.
@@ -282,7 +374,8 @@ impl Kernel {
         })
     }
 
-    async fn finish_goal(&self, id: GoalId, verdict: Verdict) {
+    /// Makes the end of a goal durable; gives what may be told.
+    async fn record_verdict(&self, id: GoalId, verdict: Verdict) -> Verdict {
         let usage = self.table().goals.get(&id).map(|goal| goal.usage).unwrap_or_default();
         let event = Event::GoalFinished {
             state: verdict.state,
@@ -292,14 +385,23 @@ impl Kernel {
             error: verdict.error.clone(),
             exit_code: verdict.exit_code,
         };
-        let verdict = match self.journal().record(self.entry(Some(id), None, event)).await {
+        if let Some(goal) = self.table().goals.get_mut(&id) {
+            goal.recorded = true;
+        }
+        match self.journal().record(self.entry(Some(id), None, event)).await {
             Ok(_) => verdict,
             Err(error) => {
                 tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
-                // What is not on disk is not acknowledged: after a restart this goal is interrupted.
+                // What is not on disk is not acknowledged: after a restart this goal goes on.
                 Verdict::could_not_run(&error.into(), false)
             }
-        };
+        }
+    }
+
+    /// Ends a goal: its end is recorded if it is not yet, and whoever waits for it is told.
+    async fn finish_goal(&self, id: GoalId, verdict: Verdict) {
+        let is_recorded = self.table().goals.get(&id).is_some_and(|goal| goal.recorded);
+        let verdict = if is_recorded { verdict } else { self.record_verdict(id, verdict).await };
         let mut table = self.table();
         if let Some(goal) = table.goals.get_mut(&id) {
             goal.state = verdict.state;

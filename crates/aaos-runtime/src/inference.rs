@@ -72,6 +72,7 @@ impl Kernel {
             let is_stopped = tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(wait.0)) => false,
                 () = stop.cancelled() => true,
+                () = self.closing().cancelled() => true,
             };
             agent.live().waiting_for = None;
             if is_stopped {
@@ -103,7 +104,7 @@ impl Kernel {
         deadline: Instant,
     ) -> Result<Permit<Inference>, ServiceReply> {
         loop {
-            if agent.stop_signal().is_cancelled() {
+            if agent.stop_signal().is_cancelled() || self.closing().is_cancelled() {
                 return Err(stopped(agent));
             }
             // Registered before the decision, so that a settlement between the two is not missed.
@@ -162,8 +163,9 @@ impl Kernel {
         let max_output_tokens = clamp_output(request.max_output_tokens, input, &remaining, price);
         let full = input.plus(max_output_tokens);
         let reserve = left.map_or(full, |left| full.min(Tokens(left)));
+        let request_hash = request.digest();
         let request = ModelRequest { max_output_tokens, ..request.clone() };
-        Ok(Ok(Inference { request, reserve, price }))
+        Ok(Ok(Inference { request, reserve, price, request_hash }))
     }
 
     async fn run_inference(

@@ -29,7 +29,7 @@ use crate::goals::Goal;
 use crate::principal::{Principal, Right};
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
-use crate::view::{RuntimeStatus, ToolView};
+use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
 /// The kernel; clones share it.
 #[derive(Clone, Debug)]
@@ -49,7 +49,10 @@ struct Inner {
     gateways: Gateways,
     schemas: Schemas,
     tasks: TaskTracker,
+    /// Cancelled first when the kernel closes: nothing new begins, what runs may end.
     closing: CancellationToken,
+    /// Cancelled last: whatever still runs ends, unrecorded. Every agent hangs below it.
+    halting: CancellationToken,
     closed: AtomicBool,
     budget_changed: Notify,
     running_calls: RunningCalls,
@@ -57,6 +60,7 @@ struct Inner {
     submit_gate: tokio::sync::Mutex<()>,
     traces_changed: Notify,
     degraded: Mutex<Vec<Boundary>>,
+    unknown: Mutex<Vec<UnknownEffect>>,
     /// What the `models` gateway serves; it never changes while the daemon runs.
     providers: OnceCell<Vec<ProviderState>>,
 }
@@ -91,12 +95,14 @@ impl Kernel {
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
+                halting: CancellationToken::new(),
                 closed: AtomicBool::new(false),
                 budget_changed: Notify::new(),
                 running_calls: RunningCalls::default(),
                 submit_gate: tokio::sync::Mutex::new(()),
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
+                unknown: Mutex::new(Vec::new()),
                 providers: OnceCell::new(),
             }),
         }
@@ -134,10 +140,15 @@ impl Kernel {
         &self.inner.tasks
     }
 
-    /// Cancelled when the kernel closes.
+    /// Cancelled when the kernel closes: nothing new begins, what runs may end.
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
         &self.inner.closing
+    }
+
+    /// Cancelled when whatever still runs has to end; every agent hangs below it.
+    pub(crate) fn halting(&self) -> &CancellationToken {
+        &self.inner.halting
     }
 
     pub(crate) fn running_calls(&self) -> &RunningCalls {
@@ -210,6 +221,16 @@ impl Kernel {
 
     pub(crate) fn show_degraded(&self, missing: &[Boundary]) {
         *self.inner.degraded.lock().unwrap_or_else(PoisonError::into_inner) = missing.to_vec();
+    }
+
+    /// Keeps in mind, for `status`, what an earlier daemon began and nobody knows the end of.
+    pub(crate) fn show_unknown(&self, effects: Vec<UnknownEffect>) {
+        *self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner) = effects;
+    }
+
+    fn unknown_effects(&self, caller: Principal) -> Vec<UnknownEffect> {
+        let unknown = self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        unknown.iter().filter(|effect| caller.may_touch(effect.owner)).cloned().collect()
     }
 
     /// Refuses new work while closing.
@@ -303,6 +324,7 @@ impl Kernel {
             goals_queued,
             inference_queue: all.then(|| self.inner.gateways.queue_depth()),
             journal_head: all.then(|| *self.journal().head().borrow()),
+            unknown_effects: self.unknown_effects(caller),
             limits: self.config().limits,
         }
     }

@@ -23,6 +23,7 @@ mod mail;
 mod meter;
 mod outputs;
 mod principal;
+mod recovery;
 mod registry;
 mod repeat;
 mod revocation;
@@ -45,5 +46,5 @@ pub use kernel::{Kernel, KernelParts};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
     AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,
-    RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
+    RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState, UnknownEffect,
 };

@@ -1,4 +1,4 @@
-//! Persistent agents: a mailbox, a loop that empties it, and the replies.
+//! Agents with a mailbox: messages in, a task while there are any, replies out.
 //!
 //! Invariants: a message is acknowledged after it is on disk and has its place in the mailbox; a full mailbox
 //! is told before anything is recorded; every delivered message ends with a reply or a reason.
@@ -11,14 +11,16 @@ use aaos_core::effect::Delivery;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::TraceId;
 use aaos_core::limits;
+use aaos_core::state::State;
 
 use aaos_ipc::TraceState as Known;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::Principal;
+use crate::recovery::Recalled;
 use crate::registry::{Agent, Mail, Table};
-use crate::run::result_of;
+use crate::run::{Resumption, result_of};
 use crate::view::{RunResult, TraceReport, TraceState};
 
 impl Table {
@@ -55,13 +57,16 @@ impl Kernel {
 
     async fn deliver_traced(
         &self,
-        agent: &Agent,
+        agent: &Arc<Agent>,
         trace: TraceId,
         message: String,
     ) -> Result<(), KernelError> {
         agent.reserve_mail()?;
         let recorded = self.record_delivery(agent, trace, message.clone()).await;
         agent.settle_mail(recorded.is_ok().then_some(Mail { trace, message }));
+        if recorded.is_ok() {
+            self.wake(agent, None);
+        }
         recorded
     }
 
@@ -78,51 +83,70 @@ impl Kernel {
         Ok(())
     }
 
-    /// Starts the loop that empties a persistent agent's mailbox, until the agent is stopped.
-    pub(crate) fn start_mailbox_loop(&self, agent: &Arc<Agent>) {
+    /// Records that an agent with a mailbox takes messages from here on.
+    pub(crate) async fn begin_loop(&self, agent: &Agent) -> Result<(), KernelError> {
+        self.journal().record(self.agent_entry(agent, Event::AgentLoopStarted {})).await?;
+        Ok(())
+    }
+
+    /// Lets an agent empty its mailbox, unless it is about that already. An agent without messages has no task and no
+    /// mind in memory: it is a position in the journal. With what an earlier daemon left, it first goes on with the run that was cut short.
+    pub(crate) fn wake(&self, agent: &Arc<Agent>, mut earlier: Option<Arc<State>>) {
+        if !agent.wake_up() {
+            return;
+        }
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = async move {
-            if let Err(error) = kernel.mailbox_loop(&owned).await {
-                tracing::error!(%error, agent = %owned.id, "a mailbox loop ended");
-                if owned.cancel.is_cancelled() {
-                    // It was told to stop, or the daemon closes: that is no failure of the agent.
-                    return kernel.fail_waiting_mail(&owned);
+            loop {
+                if let Err(error) = kernel.empty_mailbox(&owned, earlier.take()).await {
+                    return kernel.end_broken(&owned, &error);
                 }
-                // An agent that answers nothing must not go on taking messages.
-                let (kernel, dead) = (kernel.clone(), Arc::clone(&owned));
-                let end = AgentEnd::Failed { reason: error.to_string() };
-                drop(kernel.tasks().clone().spawn(async move { kernel.retire_or_log(&dead, end).await }));
+                if kernel.closing().is_cancelled() || owned.fall_asleep() {
+                    return;
+                }
             }
-            kernel.fail_waiting_mail(&owned);
         };
         drop(agent.tasks.spawn(running));
     }
 
-    async fn mailbox_loop(&self, agent: &Arc<Agent>) -> Result<(), KernelError> {
-        self.journal().record(self.agent_entry(agent, Event::AgentLoopStarted {})).await?;
-        let mut mind = self.mind_for(agent);
+    /// An agent that can answer nothing must not go on taking messages.
+    fn end_broken(&self, agent: &Arc<Agent>, error: &KernelError) {
+        if !agent.cancel.is_cancelled() && !self.closing().is_cancelled() {
+            tracing::error!(%error, agent = %agent.id, "an agent cannot take messages any more");
+            let (kernel, dead) = (self.clone(), Arc::clone(agent));
+            let end = AgentEnd::Failed { reason: error.to_string() };
+            drop(self.tasks().spawn(async move { kernel.retire_or_log(&dead, end).await }));
+        }
+        self.fail_waiting_mail(agent);
+    }
+
+    async fn empty_mailbox(
+        &self,
+        agent: &Arc<Agent>,
+        earlier: Option<Arc<State>>,
+    ) -> Result<(), KernelError> {
+        let Recalled { mut mind, open, repeats } = self.recall(agent).await?;
+        if let Some(open) = open {
+            let (trace, resumption) = (open.trace, Resumption { repeats, earlier, ..Resumption::default() });
+            let ran = self.resume_run(agent, mind, open, resumption).await;
+            mind = self.answered(trace, ran)?;
+        }
         while let Some(mail) = self.next_mail(agent).await {
             mind = self.answer(agent, mind, mail).await?;
         }
-        self.journal().record(self.agent_entry(agent, Event::AgentLoopStopped {})).await?;
         Ok(())
     }
 
-    /// The oldest message, waited for; `None` when the agent is being stopped.
+    /// The oldest message; `None` when there is none, or the agent is being stopped, or the daemon closes.
     async fn next_mail(&self, agent: &Arc<Agent>) -> Option<Mail> {
-        loop {
-            let arrived = agent.mail_arrived.notified();
-            if !agent.wait_unpaused().await {
-                return None;
-            }
-            if let Some(mail) = agent.live().mailbox.pop() {
-                return Some(mail);
-            }
-            tokio::select! {
-                () = arrived => {}
-                () = agent.cancel.cancelled() => return None,
-            }
+        if !agent.has_mail() {
+            return None;
         }
+        let may_go_on = tokio::select! {
+            may = agent.wait_unpaused() => may && !self.closing().is_cancelled(),
+            () = self.closing().cancelled() => false,
+        };
+        if may_go_on { agent.live().mailbox.pop() } else { None }
     }
 
     async fn answer(&self, agent: &Arc<Agent>, mind: Mind, mail: Mail) -> Result<Mind, KernelError> {
@@ -132,13 +156,26 @@ impl Kernel {
             Ok(_) => self.run_agent(agent, mind, mail.message, Some(mail.trace)).await,
             Err(error) => Err(error.into()),
         };
+        self.answered(Some(mail.trace), ran)
+    }
+
+    /// Closes what a run answered, unless the daemon closes and the run goes on later.
+    fn answered(
+        &self,
+        trace: Option<TraceId>,
+        ran: Result<(Mind, RunEnd), KernelError>,
+    ) -> Result<Mind, KernelError> {
         match ran {
             Ok((mind, end)) => {
-                self.close_trace(mail.trace, Ok(&end));
+                if let Some(trace) = trace {
+                    self.close_trace(trace, Ok(&end));
+                }
                 Ok(mind)
             }
             Err(error) => {
-                self.close_trace(mail.trace, Err(error.to_string()));
+                if let Some(trace) = trace.filter(|_| !self.closing().is_cancelled()) {
+                    self.close_trace(trace, Err(error.to_string()));
+                }
                 Err(error)
             }
         }

@@ -42,15 +42,18 @@ impl RunMeter {
 }
 
 impl Kernel {
-    /// The meter of a run that begins: its parent's, where that one runs; else its own.
-    pub(crate) fn meter_for(&self, agent: &Agent) -> Arc<RunMeter> {
+    /// The meter of a run that begins, or goes on after it `used` something: its parent's, where that one runs, which
+    /// has counted that already; else its own.
+    pub(crate) fn meter_for(&self, agent: &Agent, used: Usage) -> Arc<RunMeter> {
         let parent = agent.parent.and_then(|parent| self.table().agent(parent));
         let inherited = parent.and_then(|parent| parent.live().meter.clone());
         inherited.unwrap_or_else(|| {
             let now = self.clock().now();
             let purse = self.authority().purse(agent.id, now);
             let has_ceiling = purse.is_some_and(|purse| purse.remaining.get(Quantity::Tokens).is_some());
-            Arc::new(RunMeter::new((!has_ceiling).then_some(Tokens(RUN_TOKENS))))
+            let meter = RunMeter::new((!has_ceiling).then_some(Tokens(RUN_TOKENS)));
+            meter.add(used);
+            Arc::new(meter)
         })
     }
 }

@@ -5,70 +5,60 @@
 
 use std::sync::Arc;
 
-use aaos_core::event::OutputObserved;
+use aaos_core::event::{OutputBefore, OutputObserved, Seen};
 use aaos_core::id::GrantId;
 use aaos_core::path::AbsPath;
+use aaos_core::quantity::Bytes;
 use aaos_sandbox::{ObservedFile, RootError};
 
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::spawn::off_thread;
 
-/// What is to be seen at a declared output.
-#[derive(Debug)]
-enum Look {
-    /// A file that would count.
-    File(ObservedFile),
-    /// Nothing is there.
-    Absent(String),
-    /// Something that does not count, or nobody can tell.
-    Unusable(String),
-}
-
-/// What stood at each declared output before the goal began.
-#[derive(Debug)]
-pub(crate) struct Before {
-    outputs: Vec<(AbsPath, Look)>,
-}
-
 impl Kernel {
     /// Looks at the declared outputs before the first turn.
-    pub(crate) async fn outputs_before(&self, agent: &Arc<Agent>, outputs: &[AbsPath]) -> Before {
-        let mut seen = Vec::with_capacity(outputs.len());
+    pub(crate) async fn outputs_before(&self, agent: &Arc<Agent>, outputs: &[AbsPath]) -> Vec<OutputBefore> {
+        let mut before = Vec::with_capacity(outputs.len());
         for path in outputs {
-            seen.push((path.clone(), self.look(agent, path).await));
+            before.push(OutputBefore { path: path.clone(), seen: self.look(agent, path).await });
         }
-        Before { outputs: seen }
+        before
     }
 
     /// Looks at them again when the goal's agent has finished.
-    pub(crate) async fn outputs_after(&self, agent: &Arc<Agent>, before: Before) -> Vec<OutputObserved> {
-        let mut observed = Vec::with_capacity(before.outputs.len());
-        for (path, earlier) in before.outputs {
+    pub(crate) async fn outputs_after(
+        &self,
+        agent: &Arc<Agent>,
+        before: Vec<OutputBefore>,
+    ) -> Vec<OutputObserved> {
+        let mut observed = Vec::with_capacity(before.len());
+        for OutputBefore { path, seen: earlier } in before {
             let found = match (earlier, self.look(agent, &path).await) {
-                (Look::File(earlier), Look::File(now)) if earlier == now => {
+                (earlier @ Seen::File { .. }, now) if earlier == now => {
                     Err("it is there, but was not changed since the goal began".to_owned())
                 }
                 // Without knowing what stood there before, no one can say that it was changed.
-                (Look::Unusable(why), Look::File(_)) => Err(format!("before the goal began: {why}")),
-                (_, Look::File(now)) => Ok(now),
-                (_, Look::Absent(why) | Look::Unusable(why)) => Err(why),
+                (Seen::Unusable { why }, Seen::File { .. }) => Err(format!("before the goal began: {why}")),
+                (_, Seen::File { size_bytes, content_hash, .. }) => Ok((size_bytes, content_hash)),
+                (_, Seen::Absent { why } | Seen::Unusable { why }) => Err(why),
             };
             observed.push(judged(path, found));
         }
         observed
     }
 
-    async fn look(&self, agent: &Arc<Agent>, path: &AbsPath) -> Look {
+    async fn look(&self, agent: &Arc<Agent>, path: &AbsPath) -> Seen {
         let Some((grant, relative)) = self.write_grant(agent, path) else {
-            return Look::Unusable("no write grant of the goal's agent holds it".to_owned());
+            return Seen::Unusable { why: "no write grant of the goal's agent holds it".to_owned() };
         };
         let (roots, path) = (self.roots().clone(), path.clone());
         match off_thread(move || roots.observe_output(&path, grant, &relative)).await {
-            Ok(Ok(file)) => Look::File(file),
-            Ok(Err(error @ RootError::NotFound { .. })) => Look::Absent(error.to_string()),
-            Ok(Err(error)) => Look::Unusable(error.to_string()),
-            Err(error) => Look::Unusable(error.to_string()),
+            Ok(Ok(ObservedFile { size_bytes, content_hash, modified })) => {
+                Seen::File { size_bytes, content_hash, modified }
+            }
+            Ok(Err(error @ RootError::NotFound { .. })) => Seen::Absent { why: error.to_string() },
+            Ok(Err(error)) => Seen::Unusable { why: error.to_string() },
+            Err(error) => Seen::Unusable { why: error.to_string() },
         }
     }
 
@@ -86,13 +76,13 @@ impl Kernel {
     }
 }
 
-fn judged(path: AbsPath, found: Result<ObservedFile, String>) -> OutputObserved {
+fn judged(path: AbsPath, found: Result<(Bytes, String), String>) -> OutputObserved {
     match found {
-        Ok(file) => OutputObserved {
+        Ok((size_bytes, content_hash)) => OutputObserved {
             path,
             observed: true,
-            size_bytes: Some(file.size_bytes),
-            content_hash: Some(file.content_hash),
+            size_bytes: Some(size_bytes),
+            content_hash: Some(content_hash),
             problem: None,
         },
         Err(problem) => OutputObserved {

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aaos_core::confinement::ConfinementReceipt;
-use aaos_core::id::{AgentId, GoalId, GrantId, TraceId};
+use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
 use aaos_core::limits;
-use aaos_core::manifest::Manifest;
+use aaos_core::manifest::{Lifecycle, Manifest};
 use aaos_core::model::Usage;
 use aaos_core::quantity::Timestamp;
 use aaos_ipc::{Correlation, Mailbox};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -49,7 +49,6 @@ pub(crate) struct Agent {
     /// Refusals for want of budget: they have entries of their own, however much else was refused.
     pub(crate) shortfalls: Arc<Denials>,
     pub(crate) paused: watch::Sender<bool>,
-    pub(crate) mail_arrived: Notify,
     /// How far its leaving has come.
     pub(crate) gone: watch::Sender<Departure>,
     retiring: AtomicBool,
@@ -75,6 +74,12 @@ pub(crate) type OnlyRun = OwnedSemaphorePermit;
 pub(crate) struct Live {
     pub(crate) running: bool,
     pub(crate) usage: Usage,
+    /// What all its runs used.
+    pub(crate) total_usage: Usage,
+    /// Where the runs began that its conversation still holds, oldest first.
+    pub(crate) conversation: VecDeque<Seq>,
+    /// Whether a task empties its mailbox.
+    awake: bool,
     /// Calls since the last run began.
     pub(crate) repeats: RepeatCounts,
     /// Of the run that is going on.
@@ -129,12 +134,14 @@ impl Agent {
             denials: Arc::default(),
             shortfalls: Arc::default(),
             paused: watch::Sender::new(false),
-            mail_arrived: Notify::new(),
             gone: watch::Sender::new(Departure::Here),
             retiring: AtomicBool::new(false),
             live: Mutex::new(Live {
                 running: false,
                 usage: Usage::default(),
+                total_usage: Usage::default(),
+                conversation: VecDeque::new(),
+                awake: false,
                 repeats: RepeatCounts::default(),
                 meter: None,
                 run_stop: None,
@@ -205,6 +212,38 @@ impl Agent {
         self.worker.receipt()
     }
 
+    /// Whether it has a mailbox, and lives until it is stopped.
+    pub(crate) fn has_mailbox(&self) -> bool {
+        self.manifest.lifecycle != Lifecycle::OnDemand
+    }
+
+    /// Whether messages wait.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.live().mailbox.is_empty()
+    }
+
+    /// Claims the task that empties the mailbox; true for exactly one caller until the agent falls asleep.
+    pub(crate) fn wake_up(&self) -> bool {
+        !std::mem::replace(&mut self.live().awake, true)
+    }
+
+    /// Gives that task up; false where a message came meanwhile that is to be taken first.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        let mut live = self.live();
+        live.awake = !live.mailbox.is_empty() && !self.cancel.is_cancelled();
+        !live.awake
+    }
+
+    /// Notes where a run began and how many earlier ones the conversation keeps.
+    pub(crate) fn note_run(&self, began: Seq, kept: u32) {
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        let mut live = self.live();
+        while live.conversation.len() > kept {
+            live.conversation.pop_front();
+        }
+        live.conversation.push_back(began);
+    }
+
     /// Takes a place in the mailbox for a message that is about to be journalled.
     pub(crate) fn reserve_mail(&self) -> Result<(), KernelError> {
         let mut live = self.live();
@@ -226,8 +265,6 @@ impl Agent {
         if live.mailbox.try_push(mail).is_err() {
             unreachable!("the message's place was reserved");
         }
-        drop(live);
-        self.mail_arrived.notify_one();
     }
 
     /// Waits until the agent is not paused; false when it was cancelled meanwhile.

@@ -30,6 +30,11 @@ struct Seen {
 }
 
 impl RepeatCounts {
+    /// Counts a call that is on record from before a restart.
+    pub(crate) fn recall(&mut self, tool: &str, arguments: &str) {
+        self.count(fingerprint(tool, arguments));
+    }
+
     /// Counts one more call and gives how often it was now made.
     fn count(&mut self, fingerprint: u64) -> u32 {
         if self.counts.len() >= MAX_REPEAT_ENTRIES && !self.counts.contains_key(&fingerprint) {
@@ -73,16 +78,6 @@ const fn fires(count: u32) -> bool {
     count > 0 && count.is_multiple_of(REPEAT_GUARD)
 }
 
-/// What is added below the result of a call that was made this often: nothing, while it is not too often.
-pub(crate) fn hint(count: u32) -> Option<String> {
-    (count >= REPEAT_GUARD).then(|| {
-        format!(
-            "\n\nNote from the runtime: this is call {count} of the same tool with the same input in this run. \
-             Use the result you have, change the input, or finish with what you know."
-        )
-    })
-}
-
 /// Tool and arguments; spacing and key order of JSON arguments do not matter.
 fn fingerprint(tool: &str, arguments: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -98,7 +93,7 @@ fn fingerprint(tool: &str, arguments: &str) -> u64 {
 mod tests {
     use aaos_core::limits::MAX_REPEAT_ENTRIES;
 
-    use super::{RepeatCounts, fingerprint, fires, hint};
+    use super::{RepeatCounts, fingerprint, fires};
 
     #[test]
     fn spelling_of_the_same_input_does_not_matter() {
@@ -110,9 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn the_third_use_fires_and_later_ones_are_hinted() {
+    fn every_third_use_fires() {
         assert_eq!((1..=7).filter(|count| fires(*count)).collect::<Vec<_>>(), [3, 6]);
-        assert_eq!((1..=5).filter(|count| hint(*count).is_some()).collect::<Vec<_>>(), [3, 4, 5]);
     }
 
     #[test]

@@ -1,31 +1,35 @@
 //! One run of an agent: the mind decides, the kernel acts, until the mind finishes.
 //!
-//! Invariants: the mind is served through the agent ABI only; a run that began has a recorded end; what a
-//! tool returned reaches the mind wrapped as data.
+//! Invariants: the mind is served through the agent ABI only; what reaches it is in the journal before, so that the run
+//! can go on after a restart from there; a run has a recorded end unless the daemon closes, then it has none and goes
+//! on later; what a tool returned reaches the mind wrapped as data.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, wrap_tool_result};
+use aaos_agent::{Command, Mind, MindConfig, MindEvent, OpenRun, RunEnd, TurnCall, Unanswered, told};
 use aaos_core::authority::Refusal;
-use aaos_core::event::{Event, NewEntry, content_hash};
-use aaos_core::id::TraceId;
+use aaos_core::budget::Shortfall;
+use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
+use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
-use aaos_core::model::{CallResult, ModelCall, ModelRequest, Usage};
+use aaos_core::model::{ModelCall, ModelRequest, ToolSpec, Usage};
+use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Millis, Quantity, Tokens};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
-use aaos_core::tool::ToolDescriptor;
-use aaos_core::toolio::{StopReason, ToolFailure};
+use aaos_core::state::State;
+use aaos_core::tool::{self, ToolDescriptor};
+use aaos_core::toolio::ToolFailure;
 use tokio_util::sync::CancellationToken;
 
+use crate::dispatch::{Asked, Invoked};
 use crate::error::KernelError;
 use crate::inference::stopped;
 use crate::kernel::Kernel;
 use crate::meter::RunMeter;
 use crate::registry::{Agent, OnlyRun};
-use crate::repeat::{self, RepeatCounts};
+use crate::repeat::RepeatCounts;
 use crate::view::RunResult;
 
 /// The agent ABI, served in process.
@@ -36,13 +40,16 @@ struct InProcess<'k> {
     meter: Arc<RunMeter>,
     /// Cancelled when the agent is stopped or the time of this run is up.
     stop: CancellationToken,
+    /// Of a run that goes on after a restart: what the journal said then.
+    earlier: Option<Arc<State>>,
 }
 
 impl AgentServices for InProcess<'_> {
     async fn serve(&self, request: ServiceRequest) -> ServiceReply {
         let may_go_on = tokio::select! {
-            may = self.agent.wait_unpaused() => may && !self.stop.is_cancelled(),
+            may = self.agent.wait_unpaused() => may && !self.is_stopping(),
             () = self.stop.cancelled() => false,
+            () = self.kernel.closing().cancelled() => false,
         };
         if !may_go_on {
             return stopped(self.agent);
@@ -74,46 +81,75 @@ impl InProcess<'_> {
     }
 
     async fn invoke(&self, call: ModelCall) -> ServiceReply {
-        let invoked = self.kernel.invoke(self.agent, self.trace, &call.tool.0, &call.arguments.0).await;
-        if let Err(ToolFailure { lacks: Some(lacks), .. }) = &invoked.result {
-            return ServiceReply::BudgetExceeded { quantity: lacks.quantity, remaining: lacks.remaining };
-        }
-        let is_error = invoked.result.is_err();
-        let json = invoked.result.unwrap_or_else(|failure| failure_json(&failure));
-        // Fresh for each result: what stands inside cannot know it.
-        let nonce = self.kernel.clock().fresh().simple().to_string();
-        let mut content = wrap_tool_result(&nonce, &call.tool.0, &json);
-        // Outside the wrapping: it is the runtime that says it.
-        content.extend(repeat::hint(invoked.count));
-        ServiceReply::ToolResult(CallResult { id: call.id, tool: call.tool, content, is_error })
+        let asked = Asked { by_model: Some(&call.id), trace: self.trace };
+        let invoked = self.kernel.invoke(self.agent, asked, &call.tool.0, &call.arguments.0).await;
+        self.tell(call, invoked).await
     }
-}
 
-/// A failure as the JSON that a model is shown.
-pub(crate) fn failure_json(failure: &ToolFailure) -> String {
-    #[derive(serde::Serialize)]
-    struct Shown<'f> {
-        error: &'f ToolFailure,
+    /// Goes on with a call that an earlier daemon began.
+    async fn resume(&self, call: ModelCall, begun: CallId) -> ServiceReply {
+        let invoked = self.kernel.resume_call(self.agent, self.trace, begun, self.earlier.clone()).await;
+        self.tell(call, invoked).await
     }
-    serde_json::to_string(&Shown { error: failure })
-        .unwrap_or_else(|error| unreachable!("a failure is plain JSON: {error}"))
+
+    /// What the model is told, which the journal holds already or gets now.
+    async fn tell(&self, call: ModelCall, invoked: Invoked) -> ServiceReply {
+        let Invoked { result, count, entry } = invoked;
+        if let Err(ToolFailure { lacks: Some(lacks), .. }) = &result {
+            return budget_exceeded(*lacks);
+        }
+        let recorded = match (&result, entry) {
+            (_, Some(entry)) => {
+                return ServiceReply::ToolResult(told(&call, entry, result.as_deref(), count));
+            }
+            // Nobody is told any more, and the call is made anew if the run goes on later.
+            (Err(_), None) if self.is_stopping() => None,
+            (Err(failure), None) => {
+                let (model_call, failure) = (call.id.clone(), failure.clone());
+                let refused = Event::CallRefused { model_call, failure, repeats: count };
+                let entry = about_trace(self.kernel.agent_entry(self.agent, refused), self.trace);
+                let recorded = self.kernel.journal().record(entry).await;
+                recorded
+                    .inspect_err(|error| tracing::error!(%error, "a refused call was not journalled"))
+                    .ok()
+            }
+            (Ok(_), None) => unreachable!("what a call gave is recorded"),
+        };
+        match recorded {
+            Some(entry) => ServiceReply::ToolResult(told(&call, entry.id, result.as_deref(), count)),
+            None => stopped(self.agent),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled() || self.kernel.closing().is_cancelled()
+    }
 }
 
 impl Kernel {
-    /// A fresh mind for an agent.
-    pub(crate) fn mind_for(&self, agent: &Agent) -> Mind {
+    /// What the mind of an agent is made of.
+    pub(crate) fn mind_config(&self, agent: &Agent) -> MindConfig {
         let manifest: &Manifest = &agent.manifest;
-        let now = self.clock().now();
-        let tools = self.authority().tools_of(agent.id, now);
-        Mind::new(MindConfig {
+        MindConfig {
             model: manifest.model.clone(),
             system_prompt: manifest.system_prompt.clone(),
-            tools: tools.into_iter().map(spec_of).collect(),
             context_window: manifest.memory.context_window,
             max_iterations: limits::MAX_ITERATIONS,
             max_reply_tokens: Tokens(limits::MAX_REPLY_TOKENS),
             max_history_messages: manifest.memory.max_history_messages,
-        })
+        }
+    }
+
+    /// A mind for an agent that was never spoken to.
+    pub(crate) fn mind_for(&self, agent: &Agent) -> Mind {
+        Mind::new(self.mind_config(agent))
+    }
+
+    /// The tools that an agent may invoke now, as its model is shown them.
+    fn tools_shown(&self, agent: &Agent) -> Vec<ToolSpec> {
+        let now = self.clock().now();
+        let tools = self.authority().tools_of(agent.id, now);
+        tools.into_iter().map(spec_of).collect()
     }
 
     /// [`Kernel::run_alone`], once no other run of the agent goes on.
@@ -135,16 +171,40 @@ impl Kernel {
         &self,
         only_run: OnlyRun,
         agent: &Arc<Agent>,
-        mut mind: Mind,
+        mind: Mind,
         message: String,
         trace: Option<TraceId>,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        self.run_tracked(only_run, agent, mind, trace, From::Message(message)).await
+    }
+
+    /// Goes on with a run that a restart cut short, to its end.
+    pub(crate) async fn resume_run(
+        &self,
+        agent: &Arc<Agent>,
+        mind: Mind,
+        open: OpenRun,
+        resumption: Resumption,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        let only_run = agent.only_run().await.ok_or_else(|| being_stopped(agent))?;
+        let trace = open.trace;
+        self.run_tracked(only_run, agent, mind, trace, From::Where(Box::new((open.waits, resumption)))).await
+    }
+
+    async fn run_tracked(
+        &self,
+        only_run: OnlyRun,
+        agent: &Arc<Agent>,
+        mut mind: Mind,
+        trace: Option<TraceId>,
+        from: From,
     ) -> Result<(Mind, RunEnd), KernelError> {
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = agent.tasks.spawn(async move {
             if owned.cancel.is_cancelled() {
                 return Err(being_stopped(&owned));
             }
-            let end = kernel.run_recorded(&owned, &mut mind, message, trace).await;
+            let end = kernel.run_recorded(&owned, &mut mind, trace, from).await;
             drop(only_run);
             Ok((mind, end?))
         });
@@ -155,52 +215,73 @@ impl Kernel {
         &self,
         agent: &Arc<Agent>,
         mind: &mut Mind,
-        message: String,
         trace: Option<TraceId>,
+        from: From,
     ) -> Result<RunEnd, KernelError> {
-        let message_hash = content_hash(message.as_bytes());
-        let started = Event::AgentExecutionStarted { message_hash, message: message.clone() };
-        let started = about_trace(self.agent_entry(agent, started), trace);
-        // By the entries' own times, so that the journal's fold counts what the authority counts.
-        let clock = self.authority().start_clock(agent.id, started.timestamp);
-        let began = self.journal().record(started).await;
-        let ended = match (began, clock) {
-            (Ok(_), Ok(time)) => Ok(self.run_in_time(agent, mind, message, trace, time).await),
-            (Ok(_), Err(refusal)) => Ok(self.run_without_time(agent, refusal).await),
-            (Err(error), _) => Err(error),
+        let (began, step, resumption) = match from {
+            From::Message(message) => {
+                let (event, step) = self.hear(agent, mind, message);
+                (event, step, Resumption::default())
+            }
+            From::Where(open) => (Event::AgentExecutionResumed {}, Step::of(open.0), open.1),
         };
-        let completed = ended.map(|end| {
-            let entry = about_trace(self.agent_entry(agent, completed(&end)), trace);
-            (end, entry)
-        });
-        let at = completed.as_ref().map_or_else(|_| self.clock().now(), |(_, entry)| entry.timestamp);
-        self.authority().stop_clock(agent.id, at);
-        let (end, entry) = completed?;
-        self.journal().record(entry).await?;
+        let began = about_trace(self.agent_entry(agent, began), trace);
+        // By the entries' own times, so that the journal's fold counts what the authority counts.
+        let clock = self.authority().start_clock(agent.id, began.timestamp);
+        let began = self.journal().record(began).await;
+        if let Ok(entry) = &began
+            && let Event::AgentExecutionStarted { kept, .. } = &entry.event
+        {
+            agent.note_run(entry.seq, kept.runs);
+        }
+        let driven = match (began, clock) {
+            (Ok(_), Ok(time)) => self.run_in_time(agent, mind, step, trace, time, resumption).await,
+            (Ok(_), Err(refusal)) => Some(self.run_without_time(agent, mind, &step, refusal).await),
+            (Err(error), _) => {
+                self.authority().stop_clock(agent.id, self.clock().now());
+                return Err(error.into());
+            }
+        };
+        let Some((end, cut)) = driven else { return Err(KernelError::ShuttingDown) };
+        let completed = about_trace(self.agent_entry(agent, completed(&end, cut, mind)), trace);
+        self.authority().stop_clock(agent.id, completed.timestamp);
+        self.journal().record(completed).await?;
         Ok(end)
     }
 
-    /// Drives the mind to its end, or until the time of the run is up.
+    /// Begins a run in the mind: what is to be recorded of it, and what it wants first.
+    fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Step) {
+        let tools = self.tools_shown(agent);
+        let names: Vec<ToolName> = tools.iter().map(|tool| tool.name.clone()).collect();
+        let step = next_step(mind, MindEvent::Message { text: message.clone(), tools });
+        let message_hash = content_hash(message.as_bytes());
+        let kept = mind.kept();
+        (Event::AgentExecutionStarted { message_hash, message, tools: names, kept }, step)
+    }
+
+    /// Drives the mind to its end, or until the time of the run is up. None when the daemon closes first.
     async fn run_in_time(
         &self,
         agent: &Arc<Agent>,
         mind: &mut Mind,
-        message: String,
+        step: Step,
         trace: Option<TraceId>,
         time: Option<Millis>,
-    ) -> RunEnd {
-        let meter = self.meter_for(agent);
+        resumption: Resumption,
+    ) -> Option<(RunEnd, Option<RunCut>)> {
+        let meter = self.meter_for(agent, resumption.usage);
         let stop = agent.cancel.child_token();
         {
             let mut live = agent.live();
             live.running = true;
-            live.repeats = RepeatCounts::default();
+            live.repeats = resumption.repeats;
             live.meter = Some(Arc::clone(&meter));
             live.run_stop = Some(stop.clone());
         }
-        let services = InProcess { kernel: self, agent, trace, meter, stop };
-        let end = {
-            let driven = self.drive(&services, mind, message);
+        let earlier = resumption.earlier;
+        let services = InProcess { kernel: self, agent, trace, meter, stop, earlier };
+        let driven = {
+            let driven = self.drive(&services, mind, step);
             tokio::pin!(driven);
             tokio::select! {
                 biased;
@@ -215,8 +296,10 @@ impl Kernel {
         live.running = false;
         live.meter = None;
         live.run_stop = None;
-        live.usage = end.usage;
-        end
+        if let Some((end, _)) = &driven {
+            live.usage = end.usage;
+        }
+        driven
     }
 
     /// The time of a run is up: its inference is cancelled, its worker and those of its children are killed. What was
@@ -232,54 +315,146 @@ impl Kernel {
     }
 
     /// The end of a run that no time was left for.
-    async fn run_without_time(&self, agent: &Agent, refusal: Refusal) -> RunEnd {
+    async fn run_without_time(
+        &self,
+        agent: &Agent,
+        mind: &mut Mind,
+        step: &Step,
+        refusal: Refusal,
+    ) -> (RunEnd, Option<RunCut>) {
         let error = format!("nothing was begun: {refusal}");
         self.journal_refusal(agent, "run", refusal).await;
-        RunEnd {
-            response: String::new(),
-            usage: Usage::default(),
-            iterations: 0,
-            stop_reason: StopReason::BudgetExceeded,
-            error: Some(error),
-            failure: None,
+        if let Step::Finish(end) = step {
+            return (end.clone(), None);
+        }
+        let cause = CutCause::BudgetExceeded { quantity: Quantity::WallMillis, remaining: 0 };
+        let cut = RunCut { cause, asking: step.asks() };
+        match next_step(mind, aaos_agent::event_of(&cut.cause)) {
+            Step::Finish(end) => (RunEnd { error: Some(error), ..end }, Some(cut)),
+            other => unreachable!("a mind without budget finishes, it does not go on with {other:?}"),
         }
     }
 
-    /// Feeds the mind until it finishes.
-    async fn drive(&self, services: &InProcess<'_>, mind: &mut Mind, message: String) -> RunEnd {
-        let mut commands = VecDeque::from(mind.step(MindEvent::Message { text: message }));
+    /// Feeds the mind until it finishes: gives its end and what cut it short. None when the daemon closes first: then
+    /// nothing is recorded, and the run goes on after the next start.
+    async fn drive(
+        &self,
+        services: &InProcess<'_>,
+        mind: &mut Mind,
+        mut step: Step,
+    ) -> Option<(RunEnd, Option<RunCut>)> {
+        let mut cut = None;
         loop {
-            let event = match commands.pop_front() {
-                Some(Command::Ask(request)) => {
-                    let before = mind.usage();
-                    let event = reply_event(services.serve(ServiceRequest::AskModel(request)).await);
-                    commands.extend(mind.step(event));
-                    if mind.usage() != before {
-                        services.serve(ServiceRequest::ReportUsage(mind.usage())).await;
-                    }
-                    continue;
-                }
-                Some(Command::Invoke(calls)) => invoke_all(services, calls).await,
-                Some(Command::Finish(end)) => return end,
-                None => unreachable!("a mind that waits for nothing has finished"),
+            let asking = step.asks();
+            let event = match step {
+                Step::Finish(end) => return Some((end, cut)),
+                Step::Ask(request) => reply_event(services.serve(ServiceRequest::AskModel(request)).await),
+                Step::Turn(calls) => invoke_all(services, calls).await,
+                Step::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
             };
-            commands.extend(mind.step(event));
+            if self.closing().is_cancelled() {
+                return None;
+            }
+            cut = cause_of(&event).map(|cause| RunCut { cause, asking });
+            let before = mind.usage();
+            step = next_step(mind, event);
+            if mind.usage() != before {
+                services.serve(ServiceRequest::ReportUsage(mind.usage())).await;
+            }
         }
     }
 
     fn report_usage(&self, agent: &Agent, usage: Usage) {
-        agent.live().usage = usage;
+        {
+            let mut live = agent.live();
+            live.usage = usage;
+            live.total_usage = usage;
+        }
         let now = self.clock().now();
         let used = self.authority().purse(agent.id, now).map_or(Amounts::NONE, |purse| purse.used);
         self.note_or_log(self.agent_entry(agent, Event::UsageReported { usage, used }));
     }
 }
 
-/// Invokes the calls of one turn in their order.
-async fn invoke_all(services: &InProcess<'_>, calls: Vec<ModelCall>) -> MindEvent {
+/// How a run begins.
+enum From {
+    /// With a message.
+    Message(String),
+    /// Where a restart cut it short.
+    Where(Box<(Unanswered, Resumption)>),
+}
+
+/// What is known of the part of a run that went by before a restart.
+#[derive(Debug, Default)]
+pub(crate) struct Resumption {
+    /// What it used.
+    pub(crate) usage: Usage,
+    /// Which calls were made how often.
+    pub(crate) repeats: RepeatCounts,
+    /// What the journal said then: unfinished spawning calls go on from there.
+    pub(crate) earlier: Option<Arc<State>>,
+}
+
+/// What a mind wants next.
+#[derive(Debug)]
+enum Step {
+    Ask(Box<ModelRequest>),
+    Turn(Vec<TurnCall>),
+    Lacks(Shortfall),
+    Finish(RunEnd),
+}
+
+impl Step {
+    fn of(waits: Unanswered) -> Self {
+        match waits {
+            Unanswered::Ask(request) => Self::Ask(request),
+            Unanswered::Invoke(calls) => Self::Turn(calls),
+            Unanswered::Lacks(lacks) => Self::Lacks(lacks),
+            Unanswered::Finish(end) => Self::Finish(end),
+        }
+    }
+
+    const fn asks(&self) -> bool {
+        matches!(self, Self::Ask(_))
+    }
+}
+
+fn next_step(mind: &mut Mind, event: MindEvent) -> Step {
+    let mut commands = mind.step(event);
+    let command = commands.pop();
+    assert!(commands.is_empty(), "a mind has one unanswered command");
+    match command {
+        Some(Command::Ask(request)) => Step::Ask(request),
+        Some(Command::Invoke(calls)) => {
+            Step::Turn(calls.into_iter().map(|call| TurnCall { call, result: None, begun: None }).collect())
+        }
+        Some(Command::Finish(end)) => Step::Finish(end),
+        None => unreachable!("a mind that waits for nothing has finished"),
+    }
+}
+
+/// What an event cuts short, if it does.
+fn cause_of(event: &MindEvent) -> Option<CutCause> {
+    match event {
+        MindEvent::ModelFailed(failure) => Some(CutCause::ModelFailed(failure.clone())),
+        MindEvent::BudgetExceeded { quantity, remaining } => {
+            Some(CutCause::BudgetExceeded { quantity: *quantity, remaining: *remaining })
+        }
+        MindEvent::Cancelled => Some(CutCause::Cancelled),
+        MindEvent::Message { .. } | MindEvent::Reply(_) | MindEvent::ToolResults(_) => None,
+    }
+}
+
+/// Invokes the calls of one turn in their order; what was answered before a restart is not invoked again.
+async fn invoke_all(services: &InProcess<'_>, calls: Vec<TurnCall>) -> MindEvent {
     let mut results = Vec::with_capacity(calls.len());
-    for call in calls {
-        match services.serve(ServiceRequest::InvokeTool(call)).await {
+    for TurnCall { call, result, begun } in calls {
+        let reply = match (result, begun) {
+            (Some(result), _) => ServiceReply::ToolResult(result),
+            (None, Some(begun)) => services.resume(call, begun).await,
+            (None, None) => services.serve(ServiceRequest::InvokeTool(call)).await,
+        };
+        match reply {
             ServiceReply::ToolResult(result) => results.push(result),
             ServiceReply::BudgetExceeded { quantity, remaining } => {
                 return MindEvent::BudgetExceeded { quantity, remaining };
@@ -291,6 +466,10 @@ async fn invoke_all(services: &InProcess<'_>, calls: Vec<ModelCall>) -> MindEven
         return reply_event(stopped(services.agent));
     }
     MindEvent::ToolResults(results)
+}
+
+const fn budget_exceeded(lacks: Shortfall) -> ServiceReply {
+    ServiceReply::BudgetExceeded { quantity: lacks.quantity, remaining: lacks.remaining }
 }
 
 fn being_stopped(agent: &Agent) -> KernelError {
@@ -322,18 +501,25 @@ fn reply_event(reply: ServiceReply) -> MindEvent {
     }
 }
 
-fn completed(end: &RunEnd) -> Event {
+fn completed(end: &RunEnd, cut: Option<RunCut>, mind: &Mind) -> Event {
     Event::AgentExecutionCompleted {
         response: end.response.clone(),
         usage: end.usage,
         iterations: end.iterations,
         stop_reason: end.stop_reason,
         error: end.error.clone(),
+        cut,
+        mind_hash: mind.digest(),
     }
 }
 
-fn spec_of(tool: &ToolDescriptor) -> aaos_core::model::ToolSpec {
-    aaos_core::model::ToolSpec {
+/// The tools of these names, as a model is shown them; one that this version does not have is left out.
+pub(crate) fn specs_of(names: &[ToolName]) -> Vec<ToolSpec> {
+    names.iter().filter_map(|name| tool::find(name.as_str())).map(spec_of).collect()
+}
+
+fn spec_of(tool: &ToolDescriptor) -> ToolSpec {
+    ToolSpec {
         name: tool.tool_name(),
         description: tool.description.to_owned(),
         input_schema: tool.input_schema(),

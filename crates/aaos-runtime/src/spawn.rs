@@ -12,7 +12,7 @@ use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Denied, Spawn};
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::grant::{GrantRecord, GrantRequest};
-use aaos_core::id::{AgentId, GoalId, GrantId};
+use aaos_core::id::{AgentId, CallId, GoalId, GrantId};
 use aaos_core::manifest::Manifest;
 use aaos_core::name::ModelName;
 use aaos_core::quantity::{Quantity, Timestamp};
@@ -160,7 +160,7 @@ impl Kernel {
             started_at: now,
             cancel,
         };
-        self.publish(facts, records, budget, open).await
+        self.publish(facts, None, records, budget, open).await
     }
 
     async fn open_operator_root(
@@ -193,6 +193,7 @@ impl Kernel {
         &self,
         parent: &Arc<Agent>,
         under: &Under,
+        index: u32,
         manifest: Manifest,
     ) -> Result<Arc<Agent>, ToolFailure> {
         let manifest = match narrow_manifest(&parent.manifest, manifest) {
@@ -206,8 +207,9 @@ impl Kernel {
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
         self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
         self.check_child_priced(parent, &manifest).map_err(KernelError::into_tool_failure)?;
-        let permit = self.begin_until(&under.cancel, parent, under.trace, Spawn::of(&manifest)).await?;
-        let built = self.build_child(parent, under, manifest).await;
+        let spawn = Spawn::of(&manifest, under.call, index);
+        let permit = self.begin_until(&under.cancel, parent, under.trace, spawn).await?;
+        let built = self.build_child(parent, under, permit.call(), manifest).await;
         if let Err(KernelError::Denied(reason)) = &built {
             let denied = Denied {
                 missing: "a delegable grant for all that the child's manifest asks for".to_owned(),
@@ -252,6 +254,7 @@ impl Kernel {
         &self,
         parent: &Arc<Agent>,
         under: &Under,
+        spawn: CallId,
         manifest: Manifest,
     ) -> Result<Arc<Agent>, KernelError> {
         let id = AgentId::from_uuid(self.clock().fresh());
@@ -281,7 +284,7 @@ impl Kernel {
             started_at: now,
             cancel: under.cancel.child_token(),
         };
-        self.publish(facts, records, budget, open).await
+        self.publish(facts, Some(spawn), records, budget, open).await
     }
 
     async fn derive_root(
@@ -303,6 +306,7 @@ impl Kernel {
     async fn publish(
         &self,
         facts: AgentFacts,
+        spawned_by: Option<CallId>,
         records: Vec<GrantRecord>,
         budget: Budget,
         open: OpenRoots<'_>,
@@ -318,6 +322,7 @@ impl Kernel {
                 manifest: Box::new(manifest.clone()),
                 budget,
                 principal: agent.owner,
+                spawned_by,
             },
         )];
         entries.extend(
@@ -360,7 +365,11 @@ impl Kernel {
             self.roots().close(grant.id);
         }
         self.table().agents.remove(&agent.id);
-        let stopped = self.journal().record(self.agent_entry(agent, Event::AgentStopped { end })).await;
+        let mut last = vec![self.agent_entry(agent, Event::AgentStopped { end })];
+        if agent.has_mailbox() {
+            last.insert(0, self.agent_entry(agent, Event::AgentLoopStopped {}));
+        }
+        let stopped = self.journal().record_all(last).await;
         self.budget_changed().notify_waiters();
         let departure = if stopped.is_ok() { Departure::Journalled } else { Departure::NotJournalled };
         agent.gone.send_replace(departure);

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use aaos_agent::wrap_findings;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{AgentEnd, Event};
-use aaos_core::id::TraceId;
+use aaos_core::id::{AgentId, CallId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::name::AgentName;
 use aaos_core::quantity::Amounts;
+use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
     SpawnAgentInput, SpawnAgentOutput, SpawnAgentsInput, SpawnAgentsOutput, StopReason, ToolFailure,
@@ -23,22 +24,38 @@ use aaos_journal::{Permit, Receipt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::elapsed;
+use crate::dispatch::{cancelled, elapsed};
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::fits;
+use crate::recovery::RunSoFar;
 use crate::registry::Agent;
 
 /// The call that spawns: what its children are spawned for, and what ends them with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Under {
+    pub(crate) call: CallId,
     pub(crate) trace: Option<TraceId>,
     pub(crate) cancel: CancellationToken,
+    /// What an earlier daemon recorded, where it began the call.
+    pub(crate) earlier: Option<Arc<State>>,
+}
+
+impl Under {
+    /// How far a child of the call came before a restart.
+    fn child(&self, index: u32) -> SpawnedChild {
+        let pending = self.earlier.as_ref().and_then(|state| state.pending.get(&self.call));
+        match pending.map(|pending| &pending.kind) {
+            Some(PendingKind::Tool(tool)) => tool.children.get(&index).cloned().unwrap_or_default(),
+            _ => SpawnedChild::default(),
+        }
+    }
 }
 
 /// One attempt at a child that was admitted.
 struct Attempt {
-    child: Arc<Agent>,
+    child: AgentId,
+    was_refused: bool,
     response: String,
     usage: Usage,
     iterations: u32,
@@ -58,8 +75,7 @@ impl Attempt {
 
     /// What a person refused is not asked again by a second attempt.
     fn is_worth_another(&self) -> bool {
-        let was_refused = self.child.live().was_refused;
-        !was_refused
+        !self.was_refused
             && matches!(
                 self.stop_reason,
                 StopReason::Error | StopReason::Truncated | StopReason::MaxIterations
@@ -68,15 +84,14 @@ impl Attempt {
 }
 
 impl Kernel {
-    /// Runs `spawn_agent` or `spawn_agents`.
+    /// Runs `spawn_agent` or `spawn_agents`, or goes on with it. None when the daemon closes: then the call has no outcome
+    /// and goes on after the next start, with the children that it has.
     pub(crate) async fn run_spawning_tool(
         &self,
         parent: &Arc<Agent>,
-        trace: Option<TraceId>,
-        cancel: &CancellationToken,
+        under: Under,
         permit: Permit<ToolCall>,
-    ) -> Receipt<ToolCall> {
-        let under = Under { trace, cancel: cancel.clone() };
+    ) -> Option<Receipt<ToolCall>> {
         let begun = Instant::now();
         {
             // The children draw on the same purses: they must not wait for what their own call reserves.
@@ -85,14 +100,18 @@ impl Kernel {
         }
         let result = match permit.effect().input.clone() {
             ToolInput::SpawnAgent(input) => {
-                self.spawn_one(parent, &under, input).await.and_then(|output| to_json(&output))
+                self.spawn_one(parent, &under, 0, input).await.and_then(|output| to_json(&output))
             }
             ToolInput::SpawnAgents(input) => {
                 self.spawn_many(parent, &under, input).await.and_then(|output| to_json(&output))
             }
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
-        permit.settle(ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) })
+        if self.closing().is_cancelled() && !under.cancel.is_cancelled() {
+            return None;
+        }
+        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        Some(permit.settle(outcome))
     }
 
     /// Runs independent children, a few at once, in input order; one failure does not stop the others. Fails when
@@ -106,13 +125,13 @@ impl Kernel {
         let width = self.config().limits.spawn_batch.min(self.config().limits.max_children).max(1);
         let gate = Arc::new(tokio::sync::Semaphore::new(width));
         let mut running = Vec::with_capacity(input.children.len());
-        for child in input.children {
+        for (index, child) in (0..).zip(input.children) {
             let (kernel, parent, gate) = (self.clone(), Arc::clone(parent), Arc::clone(&gate));
             let under = under.clone();
             let tasks = parent.tasks.clone();
             running.push(tasks.spawn(async move {
                 let slot = gate.acquire_owned().await;
-                let output = kernel.spawn_one(&parent, &under, child).await;
+                let output = kernel.spawn_one(&parent, &under, index, child).await;
                 drop(slot);
                 output
             }));
@@ -134,45 +153,63 @@ impl Kernel {
         lacking.map_or(Ok(SpawnAgentsOutput { count: children.len() as u64, children }), Err)
     }
 
-    /// Admits and runs one child, with one retry, and remembers for the goal how it ended in the end. Fails only
-    /// when no child was admitted.
+    /// Admits and runs one child, with one retry, and records how it ended in the end. Fails only when no child was
+    /// admitted.
     async fn spawn_one(
         &self,
         parent: &Arc<Agent>,
         under: &Under,
+        index: u32,
         input: SpawnAgentInput,
     ) -> Result<SpawnAgentOutput, ToolFailure> {
+        let earlier = under.child(index);
+        if let Some(outcome) = earlier.outcome {
+            return outcome;
+        }
         let manifest = self.read_child(&input);
         let name = manifest.as_ref().ok().map(|manifest| manifest.name.clone());
-        let output = match manifest {
-            Ok(manifest) => self.spawn_with_retry(parent, under, manifest, &input).await,
+        let outcome = match manifest {
+            Ok(manifest) => {
+                self.spawn_with_retry(parent, under, index, manifest, &input, &earlier.agents).await
+            }
             Err(failure) => Err(failure),
         };
-        let failure = match &output {
+        if self.closing().is_cancelled() {
+            return outcome;
+        }
+        let failure = match &outcome {
             Ok(output) => output.error.as_deref(),
             Err(failure) => Some(failure.message.as_str()),
         };
-        self.note_child(parent, name, failure);
-        output
+        self.note_child(parent, name.clone(), failure);
+        let ended = Event::ChildEnded { call: under.call, index, name, outcome: outcome.clone() };
+        self.note_or_log(self.agent_entry(parent, ended));
+        outcome
     }
 
     async fn spawn_with_retry(
         &self,
         parent: &Arc<Agent>,
         under: &Under,
+        index: u32,
         manifest: Manifest,
         input: &SpawnAgentInput,
+        earlier: &[AgentId],
     ) -> Result<SpawnAgentOutput, ToolFailure> {
         let message = self.child_message(parent, input);
-        let first = self.attempt(parent, under, manifest.clone(), message.clone()).await?;
+        let child = Child { index, manifest: manifest.clone(), earlier: earlier.first().copied() };
+        let first = self.attempt(parent, under, child, message.clone()).await?;
         let Some(reason) = first.failure() else { return Ok(output_of(first, None)) };
         if !first.is_worth_another() || under.cancel.is_cancelled() {
             return Ok(output_of(first, None));
         }
-        let event = Event::ChildRetried { child: first.child.id, reason: reason.clone() };
-        self.note_or_log(self.agent_entry(parent, event));
+        let earlier = earlier.get(1).copied();
+        if earlier.is_none() {
+            let event = Event::ChildRetried { child: first.child, reason: reason.clone() };
+            self.note_or_log(self.agent_entry(parent, event));
+        }
         let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
-        let second = match self.attempt(parent, under, manifest, again).await {
+        let second = match self.attempt(parent, under, Child { index, manifest, earlier }, again).await {
             Ok(second) => second,
             Err(failure) if failure.lacks.is_some() => return Err(failure),
             Err(failure) => {
@@ -206,33 +243,67 @@ impl Kernel {
         format!("{block}\n\n{}", input.message)
     }
 
+    /// One attempt: a new child, or the one that an earlier daemon had admitted for it.
     async fn attempt(
         &self,
         parent: &Arc<Agent>,
         under: &Under,
-        manifest: Manifest,
+        child: Child,
         message: String,
     ) -> Result<Attempt, ToolFailure> {
-        let child = self.spawn_child(parent, under, manifest).await?;
-        let ran = self.run_agent(&child, self.mind_for(&child), message, None).await;
+        let earlier =
+            under.earlier.as_ref().and_then(|state| Some((state, state.agents.get(&child.earlier?)?)));
+        let (agent, run) = match earlier {
+            Some((_, record)) if !record.is_alive() => return Ok(attempt_of(record)),
+            Some((state, record)) => self.revive_child(state, record, under, message).await?,
+            None => {
+                let agent = self.spawn_child(parent, under, child.index, child.manifest).await?;
+                (agent, RunSoFar::None(message))
+            }
+        };
+        let ran = self.run_from(&agent, run).await;
+        if matches!(ran, Err(KernelError::ShuttingDown)) && !agent.cancel.is_cancelled() {
+            // It goes on after the next start.
+            return Err(cancelled());
+        }
         let end = match &ran {
-            Ok((_, end)) if end.stop_reason.is_success() => AgentEnd::Finished,
-            Ok((_, end)) if end.stop_reason == StopReason::Cancelled => AgentEnd::Stopped,
-            Ok((_, end)) => AgentEnd::Failed {
+            Ok(end) if end.stop_reason.is_success() => AgentEnd::Finished,
+            Ok(end) if end.stop_reason == StopReason::Cancelled => AgentEnd::Stopped,
+            Ok(end) => AgentEnd::Failed {
                 reason: end.error.clone().unwrap_or_else(|| format!("{:?}", end.stop_reason)),
             },
             Err(error) => AgentEnd::Failed { reason: error.to_string() },
         };
-        self.retire_or_log(&child, end).await;
-        let (_, end) = ran.map_err(KernelError::into_tool_failure)?;
+        self.retire_or_log(&agent, end).await;
+        let end = ran.map_err(KernelError::into_tool_failure)?;
         Ok(Attempt {
-            child,
+            child: agent.id,
+            was_refused: agent.live().was_refused,
             response: end.response,
             usage: end.usage,
             iterations: end.iterations,
             stop_reason: end.stop_reason,
             error: end.error,
         })
+    }
+
+    async fn revive_child(
+        &self,
+        state: &Arc<State>,
+        record: &AgentRecord,
+        under: &Under,
+        message: String,
+    ) -> Result<(Arc<Agent>, RunSoFar), ToolFailure> {
+        let agent = self.revive(state, record, under.cancel.child_token()).await;
+        let agent = agent.map_err(KernelError::into_tool_failure)?;
+        match self.recall_run(state, &agent).await {
+            Ok(RunSoFar::None(_)) => Ok((agent, RunSoFar::None(message))),
+            Ok(run) => Ok((agent, run)),
+            Err(error) => {
+                self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
+                Err(error.into_tool_failure())
+            }
+        }
     }
 
     /// Remembers for the goal which children failed in the end, those that were never admitted too. A later child of
@@ -249,10 +320,36 @@ impl Kernel {
     }
 }
 
+/// A child to be attempted.
+struct Child {
+    index: u32,
+    manifest: Manifest,
+    /// The agent that an earlier daemon admitted for this attempt.
+    earlier: Option<AgentId>,
+}
+
+/// An attempt that was over before a restart.
+fn attempt_of(record: &AgentRecord) -> Attempt {
+    let end = record.run.as_ref().and_then(|run| run.end.as_ref());
+    let why = match &record.life {
+        AgentLife::Stopped { end: AgentEnd::Failed { reason }, .. } => reason.clone(),
+        AgentLife::Stopped { .. } | AgentLife::Alive => "it was stopped before its run ended".to_owned(),
+    };
+    Attempt {
+        child: record.id,
+        was_refused: record.was_refused,
+        response: end.map(|end| end.response.clone()).unwrap_or_default(),
+        usage: end.map(|end| end.usage).unwrap_or_default(),
+        iterations: end.map_or(0, |end| end.iterations),
+        stop_reason: end.map_or(StopReason::Error, |end| end.stop_reason),
+        error: end.map_or(Some(why), |end| end.error.clone()),
+    }
+}
+
 fn output_of(attempt: Attempt, original_error: Option<String>) -> SpawnAgentOutput {
     let error = attempt.failure();
     SpawnAgentOutput {
-        agent_id: Some(attempt.child.id),
+        agent_id: Some(attempt.child),
         response: attempt.response,
         usage: attempt.usage,
         iterations: attempt.iterations,

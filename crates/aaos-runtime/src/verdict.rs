@@ -13,9 +13,6 @@ use aaos_core::toolio::StopReason;
 
 use crate::error::KernelError;
 
-/// Why an interrupted goal did not end by itself.
-pub(crate) const INTERRUPTED_GOAL: &str = "agentd was stopped while the goal was open; submit it again";
-
 /// What is known when a goal's agent has ended.
 pub(crate) struct Facts<'f> {
     pub(crate) end: &'f RunEnd,
@@ -43,16 +40,6 @@ impl Verdict {
             outputs: Vec::new(),
             error: Some("the goal was cancelled".to_owned()),
             exit_code: Exit::Cancelled as u8,
-        }
-    }
-
-    /// For a goal that the daemon's own end cut short.
-    pub(crate) fn interrupted() -> Self {
-        Self {
-            state: GoalState::Interrupted,
-            error: Some(INTERRUPTED_GOAL.to_owned()),
-            exit_code: Exit::Failed as u8,
-            ..Self::cancelled()
         }
     }
 

@@ -7,9 +7,9 @@ use aaos_core::authority::PurseView;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
-use aaos_core::id::{AgentId, ApprovalId, GoalId, Seq, TraceId};
+use aaos_core::id::{AgentId, ApprovalId, CallId, GoalId, Seq, TraceId};
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
-use aaos_core::name::{AgentName, ModelName};
+use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
 use aaos_core::toolio::StopReason;
@@ -314,6 +314,27 @@ pub struct RuntimeStatus {
     /// Last durable journal entry, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub journal_head: Option<Seq>,
+    /// Effects that an earlier daemon began and nobody knows the end of, as found at this start.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unknown_effects: Vec<UnknownEffect>,
     /// Limits in force.
     pub limits: crate::config::KernelLimits,
+}
+
+/// An effect that was begun before a restart, may not be repeated, and has no recorded outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownEffect {
+    /// Its call.
+    pub call: CallId,
+    /// Who acted.
+    pub agent_id: Option<AgentId>,
+    /// For which goal.
+    pub goal_id: Option<GoalId>,
+    /// Name of the tool.
+    pub tool: ToolName,
+    /// When it began.
+    pub since: Timestamp,
+    /// uid of the principal whose agent it was.
+    #[serde(skip)]
+    pub owner: u32,
 }

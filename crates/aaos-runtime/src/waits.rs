@@ -59,6 +59,7 @@ impl Kernel {
         tokio::select! {
             () = settled => {}
             () = stop.cancelled() => return Err(WaitEnd::Stopped),
+            () = self.closing().cancelled() => return Err(WaitEnd::Stopped),
             () = tokio::time::sleep_until(deadline) => return Err(WaitEnd::TooLate),
         }
         // A reservation whose outcome cannot be journalled is never settled.
@@ -75,7 +76,7 @@ impl Kernel {
     ) -> Result<Authorized<E>, NotAdmitted> {
         let deadline = self.wait_deadline(agent);
         loop {
-            if stop.is_cancelled() {
+            if stop.is_cancelled() || self.closing().is_cancelled() {
                 return Err(NotAdmitted::Stopped);
             }
             let settled = self.budget_changed().notified();

@@ -284,7 +284,7 @@ impl Daemon {
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let sandbox = Sandbox::adopt(seed, settings.policy.clone()).context("cannot take over the zygote")?;
-        let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), &state).await?;
+        let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), state).await?;
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));
@@ -342,7 +342,7 @@ async fn start_kernel(
     principals: Principals,
     journal: Journal,
     sandbox: Sandbox,
-    state: &State,
+    state: State,
 ) -> Result<Kernel> {
     let config = KernelConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -3,9 +3,10 @@
 //! Invariant: an effect is open from its authorisation until it is settled, refunded or dropped; the revocation of a
 //! grant that it uses marks it, once and for all, so that neither a late result nor a late start goes unnoticed.
 
-use crate::effect::AuthorizedParts;
+use crate::effect::{Access, AuthorizedParts, reserved_by};
 use crate::id::{CallId, GrantId};
 use crate::quantity::Amounts;
+use crate::state::PendingCall;
 
 use super::Authority;
 
@@ -74,6 +75,27 @@ impl Authority {
         }
         let before = self.calls.insert(parts.call, OpenCall { grants, cut: false, paid: Amounts::NONE });
         assert!(before.is_none(), "call ids are fresh");
+    }
+
+    /// Takes up a call again that began before a restart and goes on: it can be cut and is settled as any other. What
+    /// it reserved is spent already, as [`Authority::restore`] has it.
+    ///
+    /// # Panics
+    /// When the call is open already, which is a bug of the caller.
+    pub fn reopen(&mut self, pending: &PendingCall, access: &[Access]) {
+        let used = access.iter().flat_map(|access| std::iter::once(&access.grant).chain(&access.through));
+        let grants: Vec<GrantId> = used.copied().collect();
+        let ended =
+            |grant: &GrantId| self.grants.find(*grant).is_none_or(|(ix, _)| self.grants.is_revoked(ix));
+        let cut = grants.iter().any(ended);
+        let paid = reserved_by(&pending.charges);
+        let before = self.calls.insert(pending.call, OpenCall { grants, cut, paid });
+        assert!(before.is_none(), "a call is taken up once");
+        for charge in &pending.charges {
+            if let Some(at) = self.charged(charge).and_then(|agent| self.agents.find(agent)) {
+                self.agents.at_mut(at).open_charges += 1;
+            }
+        }
     }
 
     /// Notes what an open effect of an agent uses before it ends; gives what it had not paid yet.

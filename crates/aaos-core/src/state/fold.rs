@@ -1,18 +1,20 @@
 //! How each entry changes the state.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
-use crate::effect::{Charge, EffectClass};
-use crate::event::{AgentEnd, Entry, Event, GoalState};
+use crate::effect::{Charge, EffectClass, reserved_by};
+use crate::event::{AgentEnd, Entry, Event, GoalState, RunCut};
 use crate::id::{AgentId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::Usage;
+use crate::name::AgentName;
 use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
+use crate::toolio::{SpawnAgentOutput, ToolFailure};
 
 use super::{
     AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingApproval,
-    PendingCall, PendingKind, ReplyRecord, RunRecord, State,
+    PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
 };
 
 impl State {
@@ -22,14 +24,7 @@ impl State {
         let before = self.latest;
         self.latest = self.latest.max(entry.timestamp);
         match &entry.event {
-            Event::DaemonStarted { interrupted_goals, .. } => {
-                for goal in interrupted_goals {
-                    if let Some(goal) = self.goals.get_mut(goal).filter(|goal| !goal.state.is_final()) {
-                        goal.state = GoalState::Interrupted;
-                    }
-                }
-                self.forget_unfinished(before);
-            }
+            Event::DaemonStarted { resumed, .. } => self.forget_unfinished(resumed, before),
             Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
                 self.apply_goal(entry);
             }
@@ -43,8 +38,13 @@ impl State {
             Event::AgentStopped { end } => self.stop(entry, end),
             Event::AgentPaused {} => self.with_agent(entry, |agent| agent.paused = true),
             Event::AgentResumed {} => self.with_agent(entry, |agent| agent.paused = false),
-            Event::AgentExecutionStarted { .. } | Event::AgentExecutionCompleted { .. } => {
-                self.apply_run(entry)
+            Event::AgentExecutionStarted { .. }
+            | Event::AgentExecutionResumed {}
+            | Event::AgentExecutionCompleted { .. } => self.apply_run(entry),
+            Event::CapabilityDenied { .. } => self.count_denials(entry, 1),
+            Event::DenialsSuppressed { count } => self.count_denials(entry, *count),
+            Event::ChildEnded { call, index, name, outcome } => {
+                self.end_child(entry.goal_id, *call, *index, name.as_ref(), outcome);
             }
             Event::MessageDelivered { .. } | Event::AgentMessageReceived {} => self.apply_mail(entry),
             Event::ToolInvoked { .. } | Event::InferenceRequested { .. } | Event::SpawnRequested { .. } => {
@@ -56,8 +56,8 @@ impl State {
             Event::InferenceCompleted { call, result, spent, .. } => {
                 self.count_cost(entry.goal_id, spent);
                 let agent = self.settle(*call, spent);
-                if let (Some(agent), Ok(reply)) = (agent.and_then(|id| self.agents.get_mut(&id)), result) {
-                    agent.usage = agent.usage.plus(reply.usage);
+                if let Ok(reply) = result {
+                    self.count_usage(entry.goal_id, agent, reply.usage);
                 }
             }
             Event::HumanApprovalRequested { .. }
@@ -75,31 +75,18 @@ impl State {
             return;
         };
         match &entry.event {
-            Event::GoalAccepted { goal, outputs, client_key, deadline, budget, principal } => {
-                let record = GoalRecord {
-                    id,
-                    goal: goal.clone(),
-                    outputs: outputs.clone(),
-                    client_key: client_key.clone(),
-                    accepted_at: entry.timestamp,
-                    deadline: *deadline,
-                    budget: *budget,
-                    principal: *principal,
-                    state: GoalState::Queued,
-                    started_at: None,
-                    root_agent: None,
-                    workspace: None,
-                    cost: MicroUsd::ZERO,
-                    end: None,
-                };
-                self.goals.entry(id).or_insert(record);
+            Event::GoalAccepted { .. } => {
+                if let Some(record) = accepted(id, entry) {
+                    self.goals.entry(id).or_insert(record);
+                }
             }
-            Event::GoalStarted { root_agent, workspace } => {
+            Event::GoalStarted { root_agent, workspace, before } => {
                 if let Some(goal) = self.goals.get_mut(&id).filter(|goal| !goal.state.is_final()) {
                     goal.state = GoalState::Running;
                     goal.started_at = Some(entry.timestamp);
                     goal.root_agent = Some(*root_agent);
                     goal.workspace = Some(workspace.clone());
+                    goal.before.clone_from(before);
                 }
             }
             Event::GoalFinished { state, response, outputs, usage, error, exit_code } => {
@@ -125,11 +112,14 @@ impl State {
     }
 
     fn admit(&mut self, entry: &Entry) {
-        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, budget, principal }) =
+        let (Some(id), Event::AgentSpawned { name, parent, depth, manifest, budget, principal, spawned_by }) =
             (entry.agent_id, &entry.event)
         else {
             return;
         };
+        if let Some(spawn) = spawned_by {
+            self.note_child(*spawn, id);
+        }
         let record = AgentRecord {
             id,
             name: name.clone(),
@@ -139,12 +129,15 @@ impl State {
             manifest: (**manifest).clone(),
             spawned_at: self.latest,
             principal: *principal,
+            spawned_by: *spawned_by,
             life: AgentLife::Alive,
             paused: false,
             grants: Vec::new(),
             purse: Purse::new(*budget, self.latest),
             usage: Usage::default(),
             run: None,
+            conversation: VecDeque::new(),
+            was_refused: false,
             mailbox: VecDeque::new(),
         };
         self.agents.entry(id).or_insert(record);
@@ -201,16 +194,32 @@ impl State {
 impl State {
     fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::AgentExecutionStarted { message, .. } => {
-                let (at, trace) = (self.latest, entry.trace_id);
-                let message = message.clone();
-                let run = RunRecord { started_at: at, message, trace, end: None, clocked: false };
+            Event::AgentExecutionStarted { message, kept, .. } => {
+                let (from, at, trace) = (entry.seq, self.latest, entry.trace_id);
+                let (message, clock) = (message.clone(), Some(at));
+                let usage = Usage::default();
+                let run = RunRecord { from, started_at: at, message, trace, end: None, clock, usage };
+                let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
                 self.with_agent(entry, |agent| {
                     end_clock(agent, at);
                     agent.run = Some(run);
+                    while agent.conversation.len() > runs {
+                        agent.conversation.pop_front();
+                    }
+                    agent.conversation.push_back(from);
                 });
             }
-            Event::AgentExecutionCompleted { response, usage, iterations, stop_reason, error } => {
+            Event::AgentExecutionResumed {} => {
+                let at = self.latest;
+                self.with_agent(entry, |agent| {
+                    if let Some(run) = agent.run.as_mut().filter(|run| run.end.is_none()) {
+                        run.clock = run.clock.or(Some(at));
+                    }
+                });
+            }
+            Event::AgentExecutionCompleted {
+                response, usage, iterations, stop_reason, error, cut, ..
+            } => {
                 let Some(agent) = entry.agent_id else {
                     return;
                 };
@@ -222,6 +231,7 @@ impl State {
                     iterations: *iterations,
                     stop_reason: *stop_reason,
                     error: error.clone(),
+                    failure: cut.as_ref().and_then(RunCut::failure),
                 };
                 let now = self.latest;
                 self.with_agent(entry, |agent| {
@@ -268,14 +278,17 @@ impl State {
 impl State {
     fn apply_intent(&mut self, entry: &Entry) {
         let (call, kind, class, charges) = match &entry.event {
-            Event::ToolInvoked { call, tool, class, charges, .. } => {
-                (*call, PendingKind::Tool { tool: tool.clone() }, *class, charges)
+            Event::ToolInvoked { call, class, charges, .. } => {
+                let Some(tool) = pending_tool(&entry.event) else { return };
+                (*call, PendingKind::Tool(Box::new(tool)), *class, charges)
             }
             Event::InferenceRequested { call, model, charges, .. } => {
                 (*call, PendingKind::Inference { model: model.clone() }, EffectClass::Paid, charges)
             }
-            Event::SpawnRequested { call, child, charges } => {
-                (*call, PendingKind::Spawn { child: child.clone() }, EffectClass::Once, charges)
+            Event::SpawnRequested { call, child, charges, under, index } => {
+                let child = child.clone();
+                let spawn = PendingKind::Spawn { child, under: *under, index: *index, admitted: None };
+                (*call, spawn, EffectClass::Once, charges)
             }
             _ => return,
         };
@@ -302,6 +315,7 @@ impl State {
             kind,
             class,
             charges: charges.clone(),
+            paid: Amounts::NONE,
         };
         self.pending.insert(call, pending);
     }
@@ -329,7 +343,8 @@ impl State {
         for charge in &pending.charges {
             match charge {
                 Charge::Purse { agent, reserved } => {
-                    self.on_path(*agent, |purse| purse.settle_all(reserved, spent, now));
+                    let (reserved, spent) = (reserved.minus(&pending.paid), spent.minus(&pending.paid));
+                    self.on_path(*agent, |purse| purse.settle_all(&reserved, &spent, now));
                 }
                 Charge::Approval { approval } => {
                     if self.approved.get(approval).is_some_and(|one| one.uses == 0) {
@@ -348,15 +363,39 @@ impl State {
         }
     }
 
-    /// A new daemon will never learn how the effects of the last one ended: what they reserved is spent, in the window
-    /// of the last entry before, as [`crate::authority::Authority::restore`] has it. A run that was cut short lasted
-    /// at least until then.
-    fn forget_unfinished(&mut self, last_entry: Timestamp) {
-        for pending in std::mem::take(&mut self.pending).into_values() {
+    fn count_usage(&mut self, goal: Option<GoalId>, agent: Option<AgentId>, usage: Usage) {
+        if let Some(goal) = goal.and_then(|id| self.goals.get_mut(&id)) {
+            goal.usage = goal.usage.plus(usage);
+        }
+        if let Some(agent) = agent.and_then(|id| self.agents.get_mut(&id)) {
+            agent.usage = agent.usage.plus(usage);
+            if let Some(run) = agent.run.as_mut().filter(|run| run.end.is_none()) {
+                run.usage = run.usage.plus(usage);
+            }
+        }
+    }
+
+    fn count_denials(&mut self, entry: &Entry, count: u64) {
+        if let Some(goal) = entry.goal_id.and_then(|id| self.goals.get_mut(&id)) {
+            goal.denials = goal.denials.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// A new daemon will never learn how the effects of the last one ended, but for those that it goes on with. What
+    /// any of them reserved is spent, in the window of the last entry before, as
+    /// [`crate::authority::Authority::restore`] has it. The time of a run that was cut short counts until then.
+    fn forget_unfinished(&mut self, resumed: &[CallId], last_entry: Timestamp) {
+        let resumed: BTreeSet<CallId> = resumed.iter().copied().collect();
+        for mut pending in std::mem::take(&mut self.pending).into_values() {
             for charge in &pending.charges {
                 if let Charge::Purse { agent, reserved } = charge {
-                    self.on_path(*agent, |purse| purse.settle_all(reserved, reserved, last_entry));
+                    let unpaid = reserved.minus(&pending.paid);
+                    self.on_path(*agent, |purse| purse.settle_all(&unpaid, &unpaid, last_entry));
                 }
+            }
+            if resumed.contains(&pending.call) {
+                pending.paid = reserved_by(&pending.charges);
+                self.pending.insert(pending.call, pending);
             }
         }
         for agent in self.agents.values_mut() {
@@ -400,7 +439,11 @@ impl State {
                 }
             }
             Event::HumanApprovalDenied { approval, .. } => {
-                self.questions.remove(approval);
+                if let Some(asked) = self.questions.remove(approval)
+                    && let Some(agent) = self.agents.get_mut(&asked.question.agent)
+                {
+                    agent.was_refused = true;
+                }
                 // What was approved can be withdrawn: what stood at the target is not what the person was shown.
                 self.approved.remove(approval);
             }
@@ -409,11 +452,122 @@ impl State {
     }
 }
 
-/// The wall time of a run that ends at `at` is used.
+// Children.
+impl State {
+    /// A child was admitted for this spawn.
+    fn note_child(&mut self, spawn: CallId, child: AgentId) {
+        let Some(PendingKind::Spawn { under, index, admitted, .. }) =
+            self.pending.get_mut(&spawn).map(|pending| &mut pending.kind)
+        else {
+            return;
+        };
+        *admitted = Some(child);
+        let (under, index) = (*under, *index);
+        if let Some(one) = self.child_of(under, index) {
+            one.agents.push(child);
+        }
+    }
+
+    fn child_of(&mut self, call: CallId, index: u32) -> Option<&mut SpawnedChild> {
+        match self.pending.get_mut(&call).map(|pending| &mut pending.kind) {
+            Some(PendingKind::Tool(tool)) => Some(tool.children.entry(index).or_default()),
+            _ => None,
+        }
+    }
+
+    /// A later child of the same name that succeeds makes up for one that failed; one whose manifest could not be
+    /// read has no name, and any success makes up for that.
+    fn end_child(
+        &mut self,
+        goal: Option<GoalId>,
+        call: CallId,
+        index: u32,
+        name: Option<&AgentName>,
+        outcome: &Result<SpawnAgentOutput, ToolFailure>,
+    ) {
+        if let Some(child) = self.child_of(call, index) {
+            child.outcome = Some(outcome.clone());
+        }
+        let Some(goal) = goal.and_then(|id| self.goals.get_mut(&id)) else {
+            return;
+        };
+        let failure = match outcome {
+            Ok(output) => output.error.as_ref(),
+            Err(failure) => Some(&failure.message),
+        };
+        match failure {
+            None => goal.failed_children.retain(|failed, _| failed.is_some() && failed.as_ref() != name),
+            Some(reason) => drop(goal.failed_children.insert(name.cloned(), reason.clone())),
+        }
+    }
+}
+
+/// A goal as its `goal_accepted` entry says.
+fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
+    let Event::GoalAccepted {
+        goal,
+        outputs,
+        client_key,
+        deadline,
+        budget,
+        principal,
+        priority,
+        grants,
+        manifest,
+        approval_required,
+        working_directory,
+    } = &entry.event
+    else {
+        return None;
+    };
+    Some(GoalRecord {
+        id,
+        goal: goal.clone(),
+        outputs: outputs.clone(),
+        client_key: client_key.clone(),
+        accepted_at: entry.timestamp,
+        deadline: *deadline,
+        budget: *budget,
+        principal: *principal,
+        priority: *priority,
+        grants: grants.clone(),
+        manifest: manifest.clone(),
+        approval_required: approval_required.clone(),
+        working_directory: working_directory.clone(),
+        state: GoalState::Queued,
+        started_at: None,
+        root_agent: None,
+        workspace: None,
+        before: Vec::new(),
+        cost: MicroUsd::ZERO,
+        usage: Usage::default(),
+        denials: 0,
+        failed_children: BTreeMap::new(),
+        end: None,
+    })
+}
+
+/// What a `tool_invoked` entry says.
+fn pending_tool(event: &Event) -> Option<PendingTool> {
+    let Event::ToolInvoked { tool, input, access, denied, model_call, at, repeats, .. } = event else {
+        return None;
+    };
+    Some(PendingTool {
+        tool: tool.clone(),
+        input: input.clone(),
+        access: access.clone(),
+        denied: denied.clone(),
+        model_call: model_call.clone(),
+        at: *at,
+        repeats: *repeats,
+        children: BTreeMap::new(),
+    })
+}
+
+/// The wall time of a run until `at` is used.
 fn end_clock(agent: &mut AgentRecord, at: Timestamp) {
     let lasted = agent.unclocked(at).0;
-    if let Some(run) = agent.run.as_mut().filter(|run| !run.clocked) {
-        run.clocked = true;
+    if agent.run.as_mut().and_then(|run| run.clock.take()).is_some() {
         agent.purse.settle(Quantity::WallMillis, 0, lasted, at);
     }
 }

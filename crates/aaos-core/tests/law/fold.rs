@@ -4,7 +4,7 @@ use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
 use aaos_core::effect::{AuthorizedParts, Effect, Inference, InferenceOutcome, tokens_spent};
-use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
+use aaos_core::event::{AgentEnd, Entry, Event, GoalState, Kept};
 use aaos_core::id::{AgentId, ApprovalId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
@@ -55,6 +55,11 @@ fn accepted() -> Event {
         deadline: Timestamp(NOW.0 * 2),
         budget: Budget::of(Quantity::Tokens, 1000),
         principal: 0,
+        priority: 0,
+        grants: Vec::new(),
+        manifest: None,
+        approval_required: Vec::new(),
+        working_directory: None,
     }
 }
 
@@ -72,7 +77,8 @@ fn finished(state: GoalState) -> Event {
 fn spawned(parent: Option<AgentId>, depth: u32, max_tokens: Option<u64>) -> Event {
     let name = aaos_core::name::AgentName::parse("a").expect("a name");
     let budget = max_tokens.map(|most| Budget::of(Quantity::Tokens, most)).unwrap_or_default();
-    Event::AgentSpawned { name, parent, depth, manifest: Box::new(manifest()), budget, principal: 7 }
+    let manifest = Box::new(manifest());
+    Event::AgentSpawned { name, parent, depth, manifest, budget, principal: 7, spawned_by: None }
 }
 
 fn reply(usage: u64) -> ModelReply {
@@ -104,7 +110,7 @@ fn fold(events: Vec<Event>) -> State {
 #[test]
 fn goals_go_from_queued_to_their_end() {
     let path = AbsPath::parse("/w").expect("a path");
-    let started = Event::GoalStarted { root_agent: agent(1), workspace: path };
+    let started = Event::GoalStarted { root_agent: agent(1), workspace: path, before: Vec::new() };
     let state_of = |events: Vec<Event>| fold(events).goals[&goal(1)].state;
     assert_eq!(state_of(vec![accepted()]), GoalState::Queued);
     assert_eq!(state_of(vec![accepted(), started.clone()]), GoalState::Running);
@@ -112,8 +118,8 @@ fn goals_go_from_queued_to_their_end() {
     assert_eq!(done.goals[&goal(1)].state, GoalState::Done);
     assert_eq!(done.goals[&goal(1)].end.as_ref().map(|end| end.response.as_str()), Some("there"));
     assert_eq!(done.open_goals().count(), 0);
-    let restarted = Event::DaemonStarted { version: "1".to_owned(), interrupted_goals: vec![goal(1)] };
-    assert_eq!(state_of(vec![accepted(), started.clone(), restarted.clone()]), GoalState::Interrupted);
+    let restarted = Event::DaemonStarted { version: "1".to_owned(), resumed: Vec::new() };
+    assert_eq!(state_of(vec![accepted(), started.clone(), restarted.clone()]), GoalState::Running);
     assert_eq!(
         state_of(vec![accepted(), finished(GoalState::Done), restarted, started]),
         GoalState::Done,
@@ -138,7 +144,12 @@ fn agents_their_runs_and_their_mail() {
     let mail: Vec<_> =
         state.agents[&agent(1)].mailbox.iter().map(|m| (m.message.as_str(), m.taken)).collect();
     assert_eq!(mail, [("one", true), ("two", false)]);
-    let started = Event::AgentExecutionStarted { message_hash: String::new(), message: "one".to_owned() };
+    let started = Event::AgentExecutionStarted {
+        message_hash: String::new(),
+        message: "one".to_owned(),
+        tools: Vec::new(),
+        kept: Kept::default(),
+    };
     next(&mut state, trace(1), started);
     assert!(state.agents[&agent(1)].run.as_ref().is_some_and(|run| run.end.is_none()));
     let completed = Event::AgentExecutionCompleted {
@@ -147,6 +158,8 @@ fn agents_their_runs_and_their_mail() {
         iterations: 1,
         stop_reason: StopReason::Complete,
         error: None,
+        cut: None,
+        mind_hash: String::new(),
     };
     next(&mut state, trace(1), completed);
     assert_eq!(state.agents[&agent(1)].mailbox.len(), 1, "answered mail is gone");
@@ -169,7 +182,7 @@ fn an_unfinished_inference_stays_paid() {
     let remaining = restored.purse(agent(1), NOW).expect("alive").remaining;
     assert_eq!(remaining.get(Quantity::Tokens), Some(40));
     assert!(matches!(restored.authorize(agent(1), call(2), inference(41), NOW), Err(Refusal::Budget { .. })));
-    let restarted = Event::DaemonStarted { version: "1".to_owned(), interrupted_goals: Vec::new() };
+    let restarted = Event::DaemonStarted { version: "1".to_owned(), resumed: Vec::new() };
     let mut later = begun.clone();
     later.apply(&entry(3, None, restarted));
     assert!(later.pending.is_empty());
@@ -472,6 +485,8 @@ fn a_forged_cycle_of_grants_and_agents_ends() {
         call: call(1),
         child: aaos_core::name::AgentName::parse("a").expect("a name"),
         charges: vec![aaos_core::effect::Charge::Use { grant: grant(1) }],
+        under: call(2),
+        index: 0,
     };
     let events = vec![spawned(Some(agent(1)), 1, None), Event::CapabilityGranted { grant: own }, charged];
     let state = fold(events);

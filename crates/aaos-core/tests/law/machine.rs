@@ -57,7 +57,11 @@ impl Effect for Deed {
             input: serde_json::Value::Null,
             class: EffectClass::Safe,
             access: parts.all.clone(),
+            denied: Vec::new(),
             charges: parts.charges.clone(),
+            model_call: None,
+            at: None,
+            repeats: 0,
         }
     }
     fn result(parts: &AuthorizedParts<Self>, outcome: &Amounts) -> Event {
@@ -67,6 +71,7 @@ impl Effect for Deed {
             outcome: Outcome::Done,
             result_hash: String::new(),
             result_bytes: Bytes::ZERO,
+            result: None,
             failure: None,
             worker: None,
             spent: *outcome,
@@ -259,6 +264,7 @@ impl Machine {
                 manifest: Box::new(manifest),
                 budget: purse.budget(),
                 principal: 0,
+                spawned_by: None,
             },
         );
         let mut grants = Vec::new();

@@ -40,7 +40,11 @@ impl Effect for Wish {
             input: serde_json::Value::Null,
             class: EffectClass::Safe,
             access: parts.all.clone(),
+            denied: Vec::new(),
             charges: parts.charges.clone(),
+            model_call: None,
+            at: None,
+            repeats: 0,
         }
     }
     fn result(_: &AuthorizedParts<Self>, (): &()) -> Event {
@@ -177,7 +181,7 @@ pub(crate) fn inference(reserve: u64) -> Inference {
         tools: Vec::new(),
         max_output_tokens: Tokens(reserve),
     };
-    Inference { request, reserve: Tokens(reserve), price: None }
+    Inference { request, reserve: Tokens(reserve), price: None, request_hash: String::new() }
 }
 
 /// The denial's words, or a panic.

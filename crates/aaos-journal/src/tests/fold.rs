@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, NameSet, ToolSet};
 use aaos_core::effect::{Charge, EffectClass};
-use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome};
+use aaos_core::event::{
+    AgentEnd, CutCause, Event, GoalState, Kept, NewEntry, Outcome, OutputBefore, RunCut, Seen,
+};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, CallId, GoalId, GrantId, TraceId};
 use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, MemoryConfig};
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
+use aaos_core::model::{ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
 use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::State;
-use aaos_core::toolio::StopReason;
+use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -91,6 +93,7 @@ fn lives() -> impl Strategy<Value = Event> {
             manifest: manifest(),
             budget: Budget::of(Quantity::Tokens, tokens),
             principal: 0,
+            spawned_by: (tokens % 2 == 0).then(|| CallId::from_uuid(Uuid::from_u128(u128::from(tokens % 4)))),
         },
     );
     let stopped = ".{0,8}".prop_map(|reason| Event::AgentStopped { end: AgentEnd::Failed { reason } });
@@ -100,11 +103,19 @@ fn lives() -> impl Strategy<Value = Event> {
         iterations: 1,
         stop_reason: StopReason::Complete,
         error: None,
+        cut: Some(RunCut { cause: CutCause::Cancelled, asking: true }),
+        mind_hash: String::new(),
     });
     prop_oneof![
         4 => spawned,
         1 => stopped,
-        1 => ".{0,8}".prop_map(|message| Event::AgentExecutionStarted { message_hash: "00".into(), message }),
+        1 => (".{0,8}", 0_u32..3).prop_map(|(message, runs)| Event::AgentExecutionStarted {
+            message_hash: "00".into(),
+            message,
+            tools: vec![ToolName::parse("echo").expect("a name")],
+            kept: Kept { runs, ..Kept::default() },
+        }),
+        1 => Just(Event::AgentExecutionResumed {}),
         1 => completed,
         1 => Just(Event::AgentPaused {}),
         1 => Just(Event::AgentResumed {}),
@@ -128,7 +139,11 @@ fn effects() -> impl Strategy<Value = Event> {
         input: serde_json::json!({ "message": "x" }),
         class: EffectClass::Safe,
         access: Vec::new(),
+        denied: Vec::new(),
         charges,
+        model_call: Some(ModelCallId("1".to_owned())),
+        at: Some(Bytes(3)),
+        repeats: 1,
     });
     let result = ids(CallId::from_uuid).prop_map(move |call| Event::ToolResult {
         call,
@@ -136,6 +151,7 @@ fn effects() -> impl Strategy<Value = Event> {
         outcome: Outcome::Done,
         result_hash: "00".into(),
         result_bytes: Bytes(2),
+        result: Some("{}".into()),
         failure: None,
         worker: None,
         spent: Amounts::of(Quantity::Files, 1),
@@ -147,6 +163,7 @@ fn effects() -> impl Strategy<Value = Event> {
             model: ModelName::parse("fast").expect("a name"),
             messages: 1,
             request_bytes: Bytes(100),
+            request_hash: "00".into(),
             reserve: Tokens(reserve),
             price: None,
             charges,
@@ -170,7 +187,26 @@ fn effects() -> impl Strategy<Value = Event> {
             elapsed: Millis(1),
         }
     });
-    prop_oneof![invoked, result, requested, completed]
+    prop_oneof![4 => prop_oneof![invoked, result, requested, completed], 2 => spawns()]
+}
+
+fn spawns() -> impl Strategy<Value = Event> {
+    let spawning = (ids(CallId::from_uuid), ids(CallId::from_uuid), 0_u32..2, charges());
+    let spawning = spawning.prop_map(|(call, under, index, charges)| Event::SpawnRequested {
+        call,
+        child: AgentName::parse("tester").expect("a name"),
+        charges,
+        under,
+        index,
+    });
+    let failed = ToolFailure::new(ToolFailureKind::ChildFailed, "no");
+    let child_ended = (ids(CallId::from_uuid), 0_u32..2).prop_map(move |(call, index)| Event::ChildEnded {
+        call,
+        index,
+        name: None,
+        outcome: Err(failed.clone()),
+    });
+    prop_oneof![spawning, child_ended]
 }
 
 fn goals() -> impl Strategy<Value = Event> {
@@ -182,10 +218,19 @@ fn goals() -> impl Strategy<Value = Event> {
             deadline: Timestamp(99),
             budget: Budget::of(Quantity::Tokens, 1_000),
             principal: 0,
+            priority: -1,
+            grants: vec![Capability::WebSearch.into()],
+            manifest: None,
+            approval_required: vec![ToolName::parse("echo").expect("a name")],
+            working_directory: None,
         });
     let started = ids(AgentId::from_uuid).prop_map(|root_agent| Event::GoalStarted {
         root_agent,
         workspace: AbsPath::parse("/work").expect("a path"),
+        before: vec![OutputBefore {
+            path: AbsPath::parse("/out/a.md").expect("a path"),
+            seen: Seen::Absent { why: "not there".into() },
+        }],
     });
     let finished = (".{0,8}", usage()).prop_map(|(response, usage)| Event::GoalFinished {
         state: GoalState::Done,
@@ -195,8 +240,8 @@ fn goals() -> impl Strategy<Value = Event> {
         error: None,
         exit_code: 0,
     });
-    let restarted = proptest::collection::vec(ids(GoalId::from_uuid), 0..2)
-        .prop_map(|interrupted_goals| Event::DaemonStarted { version: "0".into(), interrupted_goals });
+    let restarted = proptest::collection::vec(ids(CallId::from_uuid), 0..2)
+        .prop_map(|resumed| Event::DaemonStarted { version: "0".into(), resumed });
     prop_oneof![3 => accepted, 3 => started, 1 => finished, 1 => restarted]
 }
 

@@ -65,7 +65,13 @@ fn spawn(authority: &mut Authority, number: u128) -> Result<Authorized<Spawn>, R
     authority.authorize(
         agent(),
         call(number),
-        Spawn { child, manifest_bytes: Bytes(9), manifest: serde_json::Value::Null },
+        Spawn {
+            child,
+            manifest_bytes: Bytes(9),
+            manifest: serde_json::Value::Null,
+            under: call(7),
+            index: 0,
+        },
         NOW,
     )
 }

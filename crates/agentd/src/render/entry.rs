@@ -66,9 +66,10 @@ pub(crate) fn line(entry: &Entry, names: &Names) -> String {
 /// What an event says beyond its kind.
 pub(crate) fn facts(event: &Event, names: &Names) -> String {
     match event {
-        Event::DaemonStarted { version, interrupted_goals } => {
-            format!("version {version}, {} goals interrupted", interrupted_goals.len())
-        }
+        Event::DaemonStarted { version, resumed } => match resumed.len() {
+            0 => format!("version {version}"),
+            calls => format!("version {version}, {calls} calls go on"),
+        },
         Event::DaemonStopped {} => "in good order".to_owned(),
         Event::AuditStdoutStopped { after, reason } => {
             format!("after entry {after}: {}", cut(reason, REASON_CHARS))
@@ -77,9 +78,10 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
             goal(event, names)
         }
-        Event::ToolInvoked { .. } | Event::ToolResult { .. } | Event::ToolRepeatGuardFired { .. } => {
-            tool(event)
-        }
+        Event::ToolInvoked { .. }
+        | Event::ToolResult { .. }
+        | Event::CallRefused { .. }
+        | Event::ToolRepeatGuardFired { .. } => tool(event),
         Event::InferenceRequested { .. }
         | Event::InferenceCompleted { .. }
         | Event::InferenceRetried { .. }
@@ -149,7 +151,7 @@ fn goal(event: &Event, names: &Names) -> String {
             let goal = cut(goal, VALUE_CHARS);
             format!("\"{goal}\" for uid {principal}, at most {budget}, outputs {outputs}")
         }
-        Event::GoalStarted { root_agent, workspace } => {
+        Event::GoalStarted { root_agent, workspace, .. } => {
             format!("root agent {}, workspace {}", names.of(root_agent), cut(workspace.as_str(), VALUE_CHARS))
         }
         Event::GoalFinished { state, outputs, usage, error, exit_code, .. } => {
@@ -172,7 +174,7 @@ fn agent(event: &Event, names: &Names) -> String {
         }
         Event::AgentStopped { end } => agent_end(end),
         Event::AgentExecutionStarted { message, .. } => format!("\"{}\"", cut(message, VALUE_CHARS)),
-        Event::AgentExecutionCompleted { response, usage, iterations, stop_reason, error } => {
+        Event::AgentExecutionCompleted { response, usage, iterations, stop_reason, error, .. } => {
             let said = error
                 .as_deref()
                 .map_or_else(|| format!("\"{}\"", cut(response, VALUE_CHARS)), |why| cut(why, REASON_CHARS));
@@ -191,6 +193,17 @@ fn agent(event: &Event, names: &Names) -> String {
             (None, Some(failure)) => format!("refused: {}", failure_words(failure)),
             (None, None) => "no child".to_owned(),
         },
+        Event::ChildEnded { index, name, outcome, .. } => {
+            let name = name.as_ref().map_or("with an unreadable manifest", |name| name.as_str());
+            let failure = match outcome {
+                Ok(output) => output.error.as_deref(),
+                Err(failure) => Some(failure.message.as_str()),
+            };
+            match failure {
+                None => format!("child {index}, {name}, succeeded"),
+                Some(why) => format!("child {index}, {name}, failed: {}", cut(why, REASON_CHARS)),
+            }
+        }
         Event::ChildRetried { child, reason } => {
             format!("{} failed: {}", names.of(child), cut(reason, REASON_CHARS))
         }
@@ -233,6 +246,7 @@ fn tool(event: &Event) -> String {
             let ended = result_words(*outcome, *result_bytes, failure.as_ref(), *elapsed);
             format!("{tool} {ended}, {ran} (call {call})")
         }
+        Event::CallRefused { failure, .. } => format!("not begun: {}", failure_words(failure)),
         Event::ToolRepeatGuardFired { tool, count } => {
             format!("{tool} was called {count} times with the same input; a hint was added")
         }

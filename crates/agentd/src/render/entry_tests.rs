@@ -45,6 +45,7 @@ pub(crate) fn spawned() -> Entry {
         manifest: Box::new(manifest),
         budget: Budget::default(),
         principal: 0,
+        spawned_by: None,
     })
 }
 
@@ -71,6 +72,7 @@ pub(crate) fn result(failure: Option<ToolFailure>) -> Entry {
         outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
         result_hash: String::new(),
         result_bytes: Bytes(2048),
+        result: None,
         spent: Amounts::NONE,
         failure,
         worker: Some(WorkerId::from_uuid(Uuid::from_u128(5))),
@@ -155,7 +157,11 @@ fn what_agents_wrote_cannot_drive_the_terminal() {
             input: serde_json::json!({ (evil): evil, "list": [evil], "map": { "x": evil } }),
             class: EffectClass::Safe,
             access: Vec::new(),
+            denied: Vec::new(),
             charges: Vec::new(),
+            model_call: None,
+            at: None,
+            repeats: 1,
         },
         Event::NetworkFetched {
             call: CallId::from_uuid(Uuid::from_u128(4)),

@@ -92,6 +92,8 @@ fn a_reason_is_told_once_and_another_one_again() {
             iterations: 1,
             stop_reason: StopReason::Error,
             error: Some(why.to_owned()),
+            cut: None,
+            mind_hash: String::new(),
         })
     };
     let stopped = |why: &str| entry(Event::AgentStopped { end: AgentEnd::Failed { reason: why.to_owned() } });

@@ -115,7 +115,12 @@ impl Machine {
         assert_eq!(started.is_ok(), self.model.start_clock(who), "{started:?}");
         let event = if started.is_ok() {
             self.seen.note("run");
-            Event::AgentExecutionStarted { message_hash: String::new(), message: String::new() }
+            Event::AgentExecutionStarted {
+                message_hash: String::new(),
+                message: String::new(),
+                tools: Vec::new(),
+                kept: aaos_core::event::Kept::default(),
+            }
         } else {
             self.seen.note("no time left");
             Event::AgentExecutionCompleted {
@@ -124,6 +129,8 @@ impl Machine {
                 iterations: 0,
                 stop_reason: aaos_core::toolio::StopReason::BudgetExceeded,
                 error: None,
+                cut: None,
+                mind_hash: String::new(),
             }
         };
         self.write(Some(self.id(who)), event);
@@ -140,6 +147,8 @@ impl Machine {
             iterations: 1,
             stop_reason: aaos_core::toolio::StopReason::Complete,
             error: None,
+            cut: None,
+            mind_hash: String::new(),
         };
         self.write(Some(self.id(who)), event);
     }
@@ -154,7 +163,7 @@ impl Machine {
         self.adopt();
         self.seen.note("restart");
         let version = String::new();
-        self.write(None, Event::DaemonStarted { version, interrupted_goals: Vec::new() });
+        self.write(None, Event::DaemonStarted { version, resumed: Vec::new() });
         // The runtime's clock begins no earlier than its first entry.
         let now = self.now();
         self.law.settle(fresh_call(), &[], &Amounts::NONE, now);

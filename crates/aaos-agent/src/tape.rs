@@ -1,0 +1,371 @@
+//! A mind rebuilt from the journal: what was recorded of its agent is stepped again.
+//!
+//! Invariants: no event that the journal holds is asked of anybody again; the same entries give the same mind. Entries
+//! that do not fit the mind (another version of it, a forged journal) are told by naming the first that differs,
+//! never by a panic.
+
+use std::collections::BTreeMap;
+
+use aaos_core::budget::Shortfall;
+use aaos_core::event::{CutCause, Entry, Event, Kept, RunCut};
+use aaos_core::id::{CallId, EntryId, Seq, TraceId};
+use aaos_core::model::{CallResult, ModelCall, ModelCallId, ModelReply, ModelRequest, ToolSpec, Usage};
+use aaos_core::name::ToolName;
+use aaos_core::toolio::{StopReason, ToolFailure};
+
+use crate::mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
+use crate::wrap::told;
+
+/// Kinds of entries that a mind is rebuilt from.
+pub const TAPE_KINDS: [&str; 7] = [
+    "agent_execution_started",
+    "agent_execution_completed",
+    "inference_requested",
+    "inference_completed",
+    "tool_invoked",
+    "tool_result",
+    "call_refused",
+];
+
+/// The first entry that does not fit what the mind does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {seq} differs: {what}")]
+pub struct Divergence {
+    /// Its number.
+    pub seq: Seq,
+    /// What the mind does there, and what the entry says.
+    pub what: String,
+}
+
+/// What a run waits for that the journal has no answer to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Unanswered {
+    /// A reply of the model.
+    Ask(Box<ModelRequest>),
+    /// Results of some calls of a turn.
+    Invoke(Vec<TurnCall>),
+    /// Nothing: a purse did not cover the calls of the turn.
+    Lacks(Shortfall),
+    /// Nothing: it has finished, and its end is not recorded.
+    Finish(RunEnd),
+}
+
+/// One call of an unfinished turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnCall {
+    /// The call.
+    pub call: ModelCall,
+    /// What the model is told, where that is recorded.
+    pub result: Option<CallResult>,
+    /// Under which id it was begun last, where it was.
+    pub begun: Option<CallId>,
+}
+
+/// A run that has no recorded end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpenRun {
+    /// The delivered message that it answers.
+    pub trace: Option<TraceId>,
+    /// What it waits for.
+    pub waits: Unanswered,
+}
+
+/// Steps a mind through the entries of its agent.
+#[derive(Debug)]
+pub struct Tape {
+    mind: Mind,
+    /// Whether entries from before the conversation's first are missing, so that only its last run is exact.
+    partial: bool,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    trace: Option<TraceId>,
+    waits: Command,
+    /// A recorded reply that the mind has not taken yet.
+    reply: Option<ModelReply>,
+    begun: BTreeMap<CallId, (ModelCallId, u32)>,
+    results: BTreeMap<String, CallResult>,
+    lacks: Option<Shortfall>,
+    /// Whether the conversation before this run is whole, so that the mind has to do exactly what is recorded.
+    exact: bool,
+}
+
+impl Tape {
+    /// A tape of an agent from its first run on: whatever differs is told.
+    #[must_use]
+    pub fn whole(config: MindConfig) -> Self {
+        Self { mind: Mind::new(config), partial: false, open: None }
+    }
+
+    /// A tape from the first run on that the agent's conversation still holds. What came before has left traces only
+    /// in what each run recorded of its beginning.
+    #[must_use]
+    pub fn recent(config: MindConfig) -> Self {
+        Self { partial: true, ..Self::whole(config) }
+    }
+
+    /// Takes the agent's next entry; one that is no part of a run is left out. `shown` gives the tools of these names
+    /// as the model is shown them.
+    ///
+    /// # Errors
+    /// [`Divergence`]: the entry does not fit.
+    pub fn take(
+        &mut self,
+        entry: &Entry,
+        shown: impl FnOnce(&[ToolName]) -> Vec<ToolSpec>,
+    ) -> Result<(), Divergence> {
+        let what = match &entry.event {
+            Event::AgentExecutionStarted { message, tools, kept, .. } => {
+                self.begin(entry.trace_id, message.clone(), shown(tools), *kept)
+            }
+            Event::AgentExecutionCompleted {
+                response,
+                usage,
+                iterations,
+                stop_reason,
+                cut,
+                mind_hash,
+                ..
+            } => {
+                let recorded =
+                    Recorded { response, usage: *usage, iterations: *iterations, stop: *stop_reason };
+                self.end(&recorded, cut.as_ref(), mind_hash)
+            }
+            Event::InferenceRequested { request_hash, .. } => self.ask(request_hash),
+            Event::InferenceCompleted { result: Ok(reply), .. } => self.answer(reply),
+            Event::ToolInvoked { call, model_call: Some(asked), repeats, .. } => {
+                self.invoke(*call, asked, *repeats)
+            }
+            Event::ToolResult { call, result, failure, .. } => {
+                self.settle(entry.id, *call, result.as_deref(), failure.as_ref());
+                Ok(())
+            }
+            Event::CallRefused { model_call, failure, repeats } => {
+                self.refuse(entry.id, model_call, failure, *repeats)
+            }
+            _ => Ok(()),
+        };
+        what.map_err(|what| Divergence { seq: entry.seq, what })
+    }
+
+    /// The mind as the entries leave it, and the run that is not over.
+    #[must_use]
+    pub fn finish(mut self) -> (Mind, Option<OpenRun>) {
+        self.deliver();
+        let open = self.open.take().map(|open| {
+            let Open { trace, waits, begun, mut results, lacks, .. } = open;
+            let waits = match (waits, lacks) {
+                (_, Some(lacks)) => Unanswered::Lacks(lacks),
+                (Command::Ask(request), None) => Unanswered::Ask(request),
+                (Command::Finish(end), None) => Unanswered::Finish(end),
+                (Command::Invoke(calls), None) => {
+                    let turn = calls.into_iter().map(|call| {
+                        let result = results.remove(&call.id.0);
+                        let last = begun.iter().rev().find(|(_, (asked, _))| *asked == call.id);
+                        TurnCall { begun: last.map(|(call, _)| *call), result, call }
+                    });
+                    Unanswered::Invoke(turn.collect())
+                }
+            };
+            OpenRun { trace, waits }
+        });
+        (self.mind, open)
+    }
+
+    fn begin(
+        &mut self,
+        trace: Option<TraceId>,
+        text: String,
+        tools: Vec<ToolSpec>,
+        kept: Kept,
+    ) -> Result<(), String> {
+        if self.open.take().is_some() {
+            // A run whose end could not be recorded: its agent went on without it.
+            self.mind.step(MindEvent::Cancelled);
+        }
+        let commands = match self.partial {
+            true => self.mind.begin_recorded(text, tools, kept),
+            false => self.mind.step(MindEvent::Message { text, tools }),
+        };
+        let held = self.mind.kept();
+        let exact = held.runs == kept.runs;
+        if !self.partial && held != kept {
+            return Err(format!("the conversation keeps {held:?}, the entry says {kept:?}"));
+        }
+        self.open = Some(Open {
+            trace,
+            waits: only(commands),
+            reply: None,
+            begun: BTreeMap::new(),
+            results: BTreeMap::new(),
+            lacks: None,
+            exact,
+        });
+        Ok(())
+    }
+
+    /// Gives the mind what is recorded for it, as far as that answers what it waits for.
+    fn deliver(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        let event = match &open.waits {
+            Command::Ask(_) => open.reply.take().map(|reply| MindEvent::Reply(Box::new(reply))),
+            Command::Invoke(calls) => {
+                let all = calls.iter().map(|call| open.results.get(&call.id.0).cloned());
+                all.collect::<Option<Vec<_>>>().map(MindEvent::ToolResults)
+            }
+            Command::Finish(_) => None,
+        };
+        if let Some(event) = event {
+            open.results.clear();
+            open.begun.clear();
+            open.waits = only(self.mind.step(event));
+        }
+    }
+
+    fn running(&mut self) -> Result<&mut Open, String> {
+        self.open.as_mut().ok_or_else(|| "no run of the agent is going on".to_owned())
+    }
+
+    fn ask(&mut self, request_hash: &str) -> Result<(), String> {
+        self.deliver();
+        let open = self.running()?;
+        match &open.waits {
+            Command::Ask(request) if !open.exact || request.digest() == request_hash => Ok(()),
+            Command::Ask(_) => Err("the mind asks its model something else".to_owned()),
+            other => Err(format!("the mind asks its model nothing here; it {}", wish(other))),
+        }
+    }
+
+    fn answer(&mut self, reply: &ModelReply) -> Result<(), String> {
+        let open = self.running()?;
+        match (&open.waits, &open.reply) {
+            (Command::Ask(_), None) => {
+                open.reply = Some(reply.clone());
+                Ok(())
+            }
+            (other, _) => Err(format!("a reply came that the mind does not wait for; it {}", wish(other))),
+        }
+    }
+
+    /// Delivers what comes before a call, and finds the call in the turn.
+    fn turn(&mut self, asked: &ModelCallId) -> Result<(&mut Open, ModelCall), String> {
+        if matches!(self.open, Some(Open { waits: Command::Ask(_), .. })) {
+            self.deliver();
+        }
+        let open = self.running()?;
+        let found = match &open.waits {
+            Command::Invoke(calls) => calls.iter().find(|call| call.id == *asked).cloned(),
+            Command::Ask(_) | Command::Finish(_) => None,
+        };
+        match found {
+            Some(call) => Ok((open, call)),
+            None => Err(format!("the mind makes no call {:?} here; it {}", asked.0, wish(&open.waits))),
+        }
+    }
+
+    fn invoke(&mut self, call: CallId, asked: &ModelCallId, repeats: u32) -> Result<(), String> {
+        let (open, _) = self.turn(asked)?;
+        open.begun.insert(call, (asked.clone(), repeats));
+        Ok(())
+    }
+
+    fn settle(&mut self, entry: EntryId, call: CallId, result: Option<&str>, failure: Option<&ToolFailure>) {
+        // Calls that somebody else made for the agent are none of its mind's.
+        let Some(open) = &mut self.open else { return };
+        let Some((asked, repeats)) = open.begun.get(&call).cloned() else { return };
+        let Command::Invoke(calls) = &open.waits else { return };
+        let Some(call) = calls.iter().find(|call| call.id == asked) else { return };
+        if let Some(lacks) = failure.and_then(|failure| failure.lacks) {
+            open.lacks = Some(lacks);
+            return;
+        }
+        let result = failure.map_or(Ok(result.unwrap_or_default()), Err);
+        let result = told(call, entry, result, repeats);
+        open.results.insert(asked.0, result);
+    }
+
+    fn refuse(
+        &mut self,
+        entry: EntryId,
+        asked: &ModelCallId,
+        failure: &ToolFailure,
+        repeats: u32,
+    ) -> Result<(), String> {
+        let (open, call) = self.turn(asked)?;
+        open.results.insert(asked.0.clone(), told(&call, entry, Err(failure), repeats));
+        Ok(())
+    }
+
+    fn end(&mut self, recorded: &Recorded<'_>, cut: Option<&RunCut>, mind_hash: &str) -> Result<(), String> {
+        let asks = matches!(self.running()?.waits, Command::Ask(_));
+        match cut {
+            // What was recorded after the mind's last step did not reach it.
+            Some(cut) if cut.asking == asks => {}
+            Some(_) | None => self.deliver(),
+        }
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let last = match cut {
+            Some(cut) => only(self.mind.step(event_of(&cut.cause))),
+            None => open.waits,
+        };
+        let Command::Finish(end) = last else {
+            self.mind.step(MindEvent::Cancelled);
+            return Err(format!("the mind has not finished; it {}", wish(&last)));
+        };
+        if !open.exact {
+            return Ok(());
+        }
+        if !recorded.is_of(&end) {
+            return Err(format!("the run ends with {end:?}"));
+        }
+        let digest = self.mind.digest();
+        if mind_hash.is_empty() || digest == mind_hash {
+            return Ok(());
+        }
+        Err(format!("the mind's state after the run is {digest}, the entry says {mind_hash}"))
+    }
+}
+
+/// How a run ended, as the journal has it.
+struct Recorded<'e> {
+    response: &'e str,
+    usage: Usage,
+    iterations: u32,
+    stop: StopReason,
+}
+
+impl Recorded<'_> {
+    fn is_of(&self, end: &RunEnd) -> bool {
+        (self.response, self.usage, self.iterations, self.stop)
+            == (end.response.as_str(), end.usage, end.iterations, end.stop_reason)
+    }
+}
+
+/// What a mind is told that is cut short.
+#[must_use]
+pub fn event_of(cause: &CutCause) -> MindEvent {
+    match cause {
+        CutCause::ModelFailed(failure) => MindEvent::ModelFailed(failure.clone()),
+        CutCause::BudgetExceeded { quantity, remaining } => {
+            MindEvent::BudgetExceeded { quantity: *quantity, remaining: *remaining }
+        }
+        CutCause::Cancelled => MindEvent::Cancelled,
+    }
+}
+
+/// A mind gives one command at a time.
+fn only(mut commands: Vec<Command>) -> Command {
+    let command = commands.pop();
+    assert!(commands.is_empty(), "a mind has one unanswered command");
+    command.unwrap_or_else(|| unreachable!("a mind that waits for nothing has finished"))
+}
+
+fn wish(command: &Command) -> &'static str {
+    match command {
+        Command::Ask(_) => "waits for its model",
+        Command::Invoke(_) => "waits for calls",
+        Command::Finish(_) => "has finished",
+    }
+}

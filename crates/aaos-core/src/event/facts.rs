@@ -1,0 +1,165 @@
+//! What entries say besides the event itself: states, outcomes, and what is needed to go on after a restart.
+//!
+//! Invariant: a value here means the same for ever; a new meaning gets a new name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ModelFailure, ModelFailureKind};
+use crate::path::AbsPath;
+use crate::quantity::{Bytes, Quantity, Timestamp, Tokens};
+
+/// Where a goal stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GoalState {
+    /// Accepted, waiting for its turn.
+    Queued,
+    /// Its bootstrap agent runs.
+    Running,
+    /// It waits for a provider or a person.
+    Waiting,
+    /// Its agent completed and every declared output was observed.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+    /// The daemon stopped while it ran.
+    Interrupted,
+}
+
+impl GoalState {
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled | Self::Interrupted)
+    }
+}
+
+/// A declared output as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OutputObserved {
+    /// The declared path.
+    pub path: AbsPath,
+    /// Whether it is a regular file, reached without links, created or changed since the goal started.
+    pub observed: bool,
+    /// Size, when observed.
+    pub size_bytes: Option<Bytes>,
+    /// BLAKE3 of the content, hexadecimal, when observed.
+    pub content_hash: Option<String>,
+    /// Why it does not count, when it does not.
+    pub problem: Option<String>,
+}
+
+/// How an effect ended (DESIGN §10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was denied; nothing was touched.
+    Denied,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// Why an agent stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentEnd {
+    /// Its run ended.
+    Finished,
+    /// `agent.stop`, or its goal or parent ended.
+    Stopped,
+    /// The daemon restarted; an on-demand agent does not survive that.
+    Interrupted,
+    /// It failed.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What stood at a declared output before the goal began.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OutputBefore {
+    /// The declared path.
+    pub path: AbsPath,
+    /// What was seen there.
+    pub seen: Seen,
+}
+
+/// What is to be seen at a declared output.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seen {
+    /// A file that would count.
+    File {
+        /// Its size.
+        size_bytes: Bytes,
+        /// BLAKE3 of its content, hexadecimal.
+        content_hash: String,
+        /// When its content last changed.
+        modified: Timestamp,
+    },
+    /// Nothing is there.
+    Absent {
+        /// In words.
+        why: String,
+    },
+    /// Something that does not count, or nobody can tell.
+    Unusable {
+        /// In words.
+        why: String,
+    },
+}
+
+/// How a run's conversation began: what it keeps of earlier runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Kept {
+    /// Earlier runs that are still part of the conversation.
+    pub runs: u32,
+    /// The learned ratio of bytes to tokens: so many bytes ...
+    pub bytes: Bytes,
+    /// ... in so many tokens.
+    pub tokens: Tokens,
+}
+
+/// Why a run ended before its mind had finished.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RunCut {
+    /// Why.
+    pub cause: CutCause,
+    /// Whether the mind waited for its model: a reply that was recorded after its last step did not reach it.
+    pub asking: bool,
+}
+
+impl RunCut {
+    /// Of a failed inference: its kind.
+    #[must_use]
+    pub fn failure(&self) -> Option<ModelFailureKind> {
+        match &self.cause {
+            CutCause::ModelFailed(failure) => Some(failure.kind),
+            CutCause::BudgetExceeded { .. } | CutCause::Cancelled => None,
+        }
+    }
+}
+
+/// What cut a run short.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutCause {
+    /// The model could not be asked.
+    ModelFailed(ModelFailure),
+    /// The purse did not cover the next step.
+    BudgetExceeded {
+        /// Of what.
+        quantity: Quantity,
+        /// What was left.
+        remaining: u64,
+    },
+    /// The agent was stopped.
+    Cancelled,
+}

@@ -1,0 +1,335 @@
+//! What an earlier daemon left behind: what of it goes on, what is told as unknown, and how a run continues.
+//!
+//! Invariants: what goes on is decided from the journal's fold alone, and recorded before anything is done about it; a
+//! model's reply that is recorded is never asked for again; an effect that may not be repeated is not; an agent whose
+//! parent does not go on does not either.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape};
+use aaos_core::effect::{EffectClass, reserved_by};
+use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
+use aaos_core::id::{AgentId, CallId, Seq};
+use aaos_core::limits::CALL_JOURNAL_BYTES;
+use aaos_core::manifest::Lifecycle;
+use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
+use aaos_core::state::{AgentRecord, PendingCall, PendingKind, ReplyRecord, State};
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_journal::{Filter, may_go_on};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::KernelError;
+use crate::kernel::Kernel;
+use crate::registry::{Agent, AgentFacts};
+use crate::repeat::RepeatCounts;
+use crate::run::{Resumption, specs_of};
+use crate::spawn::off_thread;
+use crate::view::UnknownEffect;
+
+/// What is said of an effect that began before a restart and has no recorded outcome.
+const UNKNOWN_OUTCOME: &str =
+    "agentd was killed while this ran; whether it took effect is unknown, look before repeating it";
+/// What is said of a spawn that a restart cut short before there was a child.
+const SPAWN_CUT: &str = "agentd was killed before the child was admitted";
+/// What is recorded for a question whose agent did not outlive the daemon.
+const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
+
+/// What is to be recorded about what an earlier daemon left, and what goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Settles what will not go on; bears the time of the last entry, because the daemon was down since.
+    pub(crate) entries: Vec<NewEntry>,
+    /// Calls that go on.
+    pub(crate) resumed: Vec<CallId>,
+    /// Effects of which nobody knows whether they happened.
+    pub(crate) unknown: Vec<UnknownEffect>,
+}
+
+impl Plan {
+    /// What is to become of what is open in `state`.
+    pub(crate) fn of(state: &State) -> Self {
+        let alive = survivors(state);
+        let mut plan = Self::default();
+        for pending in state.pending.values() {
+            if goes_on(state, &alive, pending) {
+                plan.resumed.push(pending.call);
+            } else {
+                plan.settle(state, pending);
+            }
+        }
+        for agent in state.alive().filter(|agent| !alive.contains(&agent.id)) {
+            plan.end(state, agent);
+        }
+        plan
+    }
+
+    /// A call that does not go on: a spawn either took effect, which the journal itself tells, or did not; of anything
+    /// else that may not be repeated nobody can tell. What is reserved was used by the last that is known.
+    fn settle(&mut self, state: &State, pending: &PendingCall) {
+        let call = pending.call;
+        let event = match &pending.kind {
+            PendingKind::Inference { .. } => return,
+            PendingKind::Spawn { admitted: Some(child), .. } => {
+                let spent = reserved_by(&pending.charges);
+                Event::SpawnCompleted { call, child: Some(*child), failure: None, spent }
+            }
+            PendingKind::Spawn { admitted: None, .. } => {
+                let failure = Some(ToolFailure::new(ToolFailureKind::WorkerLost, SPAWN_CUT));
+                let spent = Amounts::of(Quantity::JournalBytes, CALL_JOURNAL_BYTES);
+                Event::SpawnCompleted { call, child: None, failure, spent }
+            }
+            PendingKind::Tool(_) if pending.class == EffectClass::Safe => return,
+            PendingKind::Tool(tool) => {
+                self.unknown.push(UnknownEffect {
+                    call,
+                    agent_id: pending.agent,
+                    goal_id: pending.goal,
+                    tool: tool.tool.clone(),
+                    since: pending.since,
+                    owner: pending.agent.and_then(|id| state.agents.get(&id)).map_or(0, |one| one.principal),
+                });
+                Event::ToolResult {
+                    call,
+                    tool: tool.tool.clone(),
+                    outcome: Outcome::Unknown,
+                    result_hash: content_hash(b""),
+                    result_bytes: Bytes::ZERO,
+                    result: None,
+                    failure: Some(ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME)),
+                    worker: None,
+                    spent: reserved_by(&pending.charges),
+                    elapsed: state.latest.since(pending.since),
+                }
+            }
+        };
+        let entry = entry_at(state.latest, pending.goal, pending.agent, event);
+        self.entries.push(NewEntry { trace_id: pending.trace, parent_event: Some(pending.intent), ..entry });
+    }
+
+    /// An agent that does not go on, and what it asked.
+    fn end(&mut self, state: &State, agent: &AgentRecord) {
+        let entry = |event| entry_at(state.latest, agent.goal, Some(agent.id), event);
+        let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
+        self.entries.extend(asked.map(|asked| {
+            let (approval, reason) = (asked.question.id, ENDED_BY_RESTART.to_owned());
+            entry(Event::HumanApprovalDenied { approval, principal: None, reason })
+        }));
+        self.entries.push(entry(Event::AgentStopped { end: AgentEnd::Interrupted }));
+    }
+}
+
+fn entry_at(
+    timestamp: Timestamp,
+    goal_id: Option<aaos_core::id::GoalId>,
+    agent_id: Option<AgentId>,
+    event: Event,
+) -> NewEntry {
+    NewEntry { timestamp, goal_id, agent_id, trace_id: None, parent_event: None, event }
+}
+
+/// Agents that go on: an operator's own that have a mailbox or are idle, agents of open goals, and below them those
+/// that an unfinished spawning call still waits for.
+fn survivors(state: &State) -> BTreeSet<AgentId> {
+    let mut alive: Vec<&AgentRecord> = state.alive().collect();
+    alive.sort_by_key(|agent| agent.depth);
+    let mut survive = BTreeSet::new();
+    for agent in alive {
+        let survives = match (agent.parent, agent.goal) {
+            (Some(parent), _) => survive.contains(&parent) && is_awaited(state, &survive, agent),
+            (None, Some(goal)) => {
+                let goal = state.goals.get(&goal).filter(|goal| !goal.state.is_final());
+                goal.is_some_and(|goal| goal.root_agent == Some(agent.id))
+            }
+            (None, None) => agent.open_run().is_none() || has_mailbox(agent),
+        };
+        if survives {
+            survive.insert(agent.id);
+        }
+    }
+    survive
+}
+
+fn has_mailbox(agent: &AgentRecord) -> bool {
+    agent.manifest.lifecycle != Lifecycle::OnDemand
+}
+
+/// Whether a spawning call of its parent goes on and still waits for this child.
+fn is_awaited(state: &State, survive: &BTreeSet<AgentId>, child: &AgentRecord) -> bool {
+    let waits_for = |pending: &PendingCall| match &pending.kind {
+        PendingKind::Tool(tool) => {
+            let mut children = tool.children.values();
+            children.any(|one| one.outcome.is_none() && one.agents.last() == Some(&child.id))
+        }
+        PendingKind::Inference { .. } | PendingKind::Spawn { .. } => false,
+    };
+    let of_parent = state.pending.values().filter(|pending| pending.agent == child.parent);
+    of_parent.into_iter().any(|pending| goes_on(state, survive, pending) && waits_for(pending))
+}
+
+/// Whether a call that has no recorded outcome goes on: one that a surviving agent's run waits for.
+fn goes_on(state: &State, alive: &BTreeSet<AgentId>, pending: &PendingCall) -> bool {
+    let by_its_run = match &pending.kind {
+        PendingKind::Tool(tool) => tool.model_call.is_some(),
+        PendingKind::Inference { .. } | PendingKind::Spawn { .. } => false,
+    };
+    let agent = pending.agent.filter(|id| alive.contains(id)).and_then(|id| state.agents.get(&id));
+    by_its_run && may_go_on(pending) && agent.is_some_and(|agent| agent.open_run().is_some())
+}
+
+/// How far the run of an agent came before a restart.
+#[derive(Debug)]
+pub(crate) enum RunSoFar {
+    /// It was not begun; this is what the agent is to be told.
+    None(String),
+    /// It goes on.
+    Open(Box<(Mind, OpenRun, Resumption)>),
+    /// It ended.
+    Ended(RunEnd),
+}
+
+/// A mind as the journal leaves it.
+#[derive(Debug)]
+pub(crate) struct Recalled {
+    pub(crate) mind: Mind,
+    /// The run that is not over.
+    pub(crate) open: Option<OpenRun>,
+    /// Which calls that run made how often.
+    pub(crate) repeats: RepeatCounts,
+}
+
+impl Kernel {
+    /// Brings an agent back with its grants and what it asked.
+    pub(crate) async fn revive(
+        &self,
+        state: &State,
+        record: &AgentRecord,
+        cancel: CancellationToken,
+    ) -> Result<Arc<Agent>, KernelError> {
+        self.reopen_roots(state, record.id).await?;
+        let agent = Agent::new(AgentFacts {
+            id: record.id,
+            manifest: record.manifest.clone(),
+            parent: record.parent,
+            goal: record.goal,
+            owner: record.principal,
+            depth: record.depth,
+            started_at: record.spawned_at,
+            cancel,
+        });
+        agent.paused.send_replace(record.paused);
+        {
+            let mut live = agent.live();
+            live.conversation.clone_from(&record.conversation);
+            live.total_usage = record.usage;
+            live.was_refused = record.was_refused;
+        }
+        self.recall_revoked(state, &agent);
+        self.table().agents.insert(agent.id, Arc::clone(&agent));
+        self.recall_questions(state, &agent);
+        Ok(agent)
+    }
+
+    async fn reopen_roots(&self, state: &State, agent: AgentId) -> Result<(), KernelError> {
+        let grants = state.grants.values().filter(|grant| grant.record.agent == agent && !grant.revoked);
+        for grant in grants {
+            let Some(identity) = grant.record.root.clone() else { continue };
+            let (Some(pattern), id) = (grant.record.capability.file_pattern().cloned(), grant.record.id)
+            else {
+                continue;
+            };
+            let roots = self.roots().clone();
+            let reopened = off_thread(move || roots.reopen(id, &pattern, &identity)).await?;
+            if let Err(error) = reopened {
+                // Without its root no path of the grant can be opened: it stays suspended.
+                tracing::warn!(%error, grant = %id, "a grant is suspended: its root is not what was granted");
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the last run of an agent came.
+    pub(crate) async fn recall_run(
+        &self,
+        state: &Arc<State>,
+        agent: &Arc<Agent>,
+    ) -> Result<RunSoFar, KernelError> {
+        let run = state.agents.get(&agent.id).and_then(|record| record.run.as_ref());
+        let Some(run) = run else { return Ok(RunSoFar::None(String::new())) };
+        if let Some(end) = &run.end {
+            return Ok(RunSoFar::Ended(end_of(end)));
+        }
+        let recalled = self.recall(agent).await?;
+        let goal = agent.goal.and_then(|goal| state.goals.get(&goal));
+        let of_goal = goal.filter(|goal| goal.root_agent == Some(agent.id)).map(|goal| goal.usage);
+        // A goal's root agent counts for its whole tree.
+        let usage = of_goal.unwrap_or(run.usage);
+        let Recalled { mind, open: Some(open), repeats } = recalled else {
+            let why = format!("agent {}: the journal holds no run that could go on", agent.id);
+            return Err(KernelError::State(why));
+        };
+        let earlier = Some(Arc::clone(state));
+        Ok(RunSoFar::Open(Box::new((mind, open, Resumption { usage, repeats, earlier }))))
+    }
+
+    /// Runs an agent to the end of its run, from wherever that stands.
+    pub(crate) async fn run_from(&self, agent: &Arc<Agent>, run: RunSoFar) -> Result<RunEnd, KernelError> {
+        let (_, end) = match run {
+            RunSoFar::Ended(end) => return Ok(end),
+            RunSoFar::None(message) => self.run_agent(agent, self.mind_for(agent), message, None).await?,
+            RunSoFar::Open(open) => {
+                let (mind, open, resumption) = *open;
+                self.resume_run(agent, mind, open, resumption).await?
+            }
+        };
+        Ok(end)
+    }
+
+    /// Rebuilds the mind of an agent from the journal.
+    pub(crate) async fn recall(&self, agent: &Agent) -> Result<Recalled, KernelError> {
+        let first = agent.live().conversation.front().copied();
+        let mut tape = Tape::recent(self.mind_config(agent));
+        let mut repeats = RepeatCounts::default();
+        if let Some(first) = first {
+            let mut after = Seq(first.0.saturating_sub(1));
+            loop {
+                let entries = self.tape_entries(agent, after).await?;
+                let Some(last) = entries.last() else { break };
+                after = last.seq;
+                for entry in &entries {
+                    match &entry.event {
+                        Event::AgentExecutionStarted { .. } => repeats = RepeatCounts::default(),
+                        Event::ToolInvoked { tool, input, .. } => {
+                            repeats.recall(tool.as_str(), &input.to_string());
+                        }
+                        _ => {}
+                    }
+                    tape.take(entry, specs_of).map_err(|divergence| {
+                        KernelError::State(format!("agent {} cannot go on: {divergence}", agent.id))
+                    })?;
+                }
+            }
+        }
+        let (mut mind, open) = tape.finish();
+        mind.count_as_used(agent.live().total_usage);
+        Ok(Recalled { mind, open, repeats })
+    }
+
+    async fn tape_entries(&self, agent: &Agent, after: Seq) -> Result<Vec<Entry>, KernelError> {
+        let kinds = TAPE_KINDS.iter().map(|kind| (*kind).to_owned()).collect();
+        let filter = Filter { agent: Some(agent.id), kinds, ..Filter::after(after) };
+        Ok(self.journal().read(filter).await?)
+    }
+}
+
+/// A recorded end of a run.
+fn end_of(record: &ReplyRecord) -> RunEnd {
+    RunEnd {
+        response: record.response.clone(),
+        usage: record.usage,
+        iterations: record.iterations,
+        stop_reason: record.stop_reason,
+        error: record.error.clone(),
+        failure: record.failure,
+    }
+}
