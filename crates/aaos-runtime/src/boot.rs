@@ -12,7 +12,6 @@ use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, Outcome, content_ha
 use aaos_core::exit::Exit;
 use aaos_core::id::AgentId;
 use aaos_core::limits;
-use aaos_core::manifest::Lifecycle;
 use aaos_core::model::Usage;
 use aaos_core::quantity::Bytes;
 use aaos_core::state::{AgentRecord, GoalRecord, PendingKind, State};
@@ -204,7 +203,7 @@ impl Kernel {
         }
         self.table().agents.insert(agent.id, Arc::clone(&agent));
         self.recall_questions(state, &agent);
-        if agent.manifest.lifecycle == Lifecycle::Persistent {
+        if agent.manifest.lifecycle.outlives_a_run() {
             self.start_mailbox_loop(&agent);
         }
         Ok(())
@@ -276,9 +275,7 @@ impl Kernel {
 /// middle of its run.
 fn survives(agent: &AgentRecord) -> bool {
     let idle = agent.run.as_ref().is_none_or(|run| run.end.is_some());
-    agent.goal.is_none()
-        && agent.parent.is_none()
-        && (idle || agent.manifest.lifecycle == Lifecycle::Persistent)
+    agent.goal.is_none() && agent.parent.is_none() && (idle || agent.manifest.lifecycle.outlives_a_run())
 }
 
 fn interrupted_run() -> Event {
