@@ -171,7 +171,8 @@ pub const WAKE_MESSAGE: &str = "The time of your schedule has come. Do your sche
 pub struct Due {
     /// The due time to fire now, once; keep it, it is the `since` of the next question.
     pub fire: Option<Timestamp>,
-    /// Due times since then that are not fired for themselves: dropped, or stood for by the one that is fired.
+    /// Due times since the last one fired that are not fired for themselves: dropped, or stood for by the one that is
+    /// fired now. Whoever reports them may keep the time of that as the next `since`.
     pub missed: u32,
     /// When to ask again; never if there is no further due time.
     pub next: Option<Timestamp>,
