@@ -84,12 +84,12 @@ impl Schedule {
     pub fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
         let from = now.0 / MINUTE_MS + 1;
         let first = from / DAY_MINUTES;
-        let day = (first..=first + CALENDAR_DAYS).find_map(|day| {
+        let due = (first..=first + CALENDAR_DAYS).find_map(|day| {
             let earliest = if day == first { from % DAY_MINUTES } else { 0 };
             let minute = self.fields.on(day)?.first(earliest)?;
             Some(day * DAY_MINUTES + minute)
         });
-        day.and_then(|minute| minute.checked_mul(MINUTE_MS)).map(Timestamp)
+        due.and_then(|minute| minute.checked_mul(MINUTE_MS)).map(Timestamp)
     }
 
     /// Whether it is due at all, ever: 31 February is not.
@@ -111,8 +111,8 @@ impl Schedule {
         for day in first..=last {
             let Some(times) = self.fields.on(day) else { continue };
             let earliest = if day == first { from % DAY_MINUTES } else { 0 };
-            let least = if day == last { until % DAY_MINUTES } else { DAY_MINUTES - 1 };
-            let (times, minute) = times.between(earliest, least);
+            let last_one = if day == last { until % DAY_MINUTES } else { DAY_MINUTES - 1 };
+            let (times, minute) = times.between(earliest, last_one);
             count = count.saturating_add(times);
             latest = minute.map(|minute| day * DAY_MINUTES + minute).or(latest);
         }

@@ -509,3 +509,22 @@ fn a_manifest_survives_the_journal() {
     let json = serde_json::to_string(&manifest).expect("plain");
     assert_eq!(serde_json::from_str::<Manifest>(&json).expect("round trip"), manifest);
 }
+
+#[test]
+fn what_the_reference_shows_is_read() {
+    let reference = include_str!("../../../docs/manifest.md");
+    let examples: Vec<&str> = reference
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("the end of an example"))
+        .collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        assert_ne!(with(example), with(""), "{example} has an effect");
+    }
+    for field in
+        ["lifecycle", "supervision", "accepts", "child_models", "memory.context_window", "budget_config"]
+    {
+        assert!(reference.contains(&format!("| `{field}` |")), "{field}");
+    }
+}

@@ -124,11 +124,9 @@ fn item_of(kind: &Kind, item: &str) -> Option<Set> {
         None => number(kind, range).map(|one| (one, one))?,
     };
     let step = step.map_or(Some(1), digits).filter(|step| (1..=kind.most).contains(step))?;
-    (low <= high).then(|| {
-        Set((low..=high)
-            .step_by(usize::try_from(step).unwrap_or(usize::MAX))
-            .fold(0, |set, one| set | 1 << one))
-    })
+    let step = usize::try_from(step).ok()?;
+    let numbers = (low..=high).step_by(step);
+    (low <= high).then(|| Set(numbers.fold(0, |set, number| set | 1 << number)))
 }
 
 fn number(kind: &Kind, word: &str) -> Option<u64> {
