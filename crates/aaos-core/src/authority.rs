@@ -24,7 +24,7 @@ use crate::effect::{Authorized, AuthorizedParts, Charge, Denied, Effect, RefundQ
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, GrantId};
 use crate::limits::{MAX_AGENTS, MAX_CHILDREN_AT_ONCE, MAX_SPAWN_DEPTH};
-use crate::manifest::{Lifecycle, Manifest};
+use crate::manifest::Manifest;
 use crate::name::{AgentName, ToolName};
 use crate::quantity::{Amounts, Quantity, Timestamp};
 use crate::tool::{CATALOGUE, ResourceKind, ToolDescriptor};
@@ -120,7 +120,7 @@ impl Admission {
             name: manifest.name.clone(),
             budget,
             approval_required: manifest.approval_required.clone(),
-            stable_identity: manifest.lifecycle == Lifecycle::Persistent,
+            stable_identity: manifest.lifecycle.outlives_a_run(),
         }
     }
 }

@@ -80,6 +80,24 @@ pub const MAX_MANIFEST_ALIASES: usize = 64;
 pub const MAX_BARE_STARS: usize = 16;
 /// Entries in a manifest's `metadata`.
 pub const MAX_METADATA: usize = 256;
+/// Longest cron expression of a schedule, bytes.
+pub const MAX_SCHEDULE_BYTES: usize = 512;
+/// How late a due time of a schedule may be fired and still count as on time, milliseconds.
+pub const SCHEDULE_GRACE_MS: u64 = 30_000;
+/// How far back due times that were missed are looked for, days.
+pub const MAX_MISSED_DAYS: u64 = 3_660;
+/// Restarts of an agent in the window, unless its manifest says otherwise.
+pub const RESTARTS: u32 = 3;
+/// The window in which restarts are counted, unless a manifest says otherwise, seconds.
+pub const RESTART_WINDOW_SECONDS: u64 = 60;
+/// Most restarts in the window that a manifest may ask for: each of them is remembered.
+pub const MAX_RESTARTS: u32 = 1_000;
+/// Longest window in which restarts are counted, seconds.
+pub const MAX_RESTART_WINDOW_SECONDS: u64 = 24 * 3600;
+/// Wait before the first restart, milliseconds; each further one in the window waits twice as long.
+pub const RESTART_BACKOFF_FIRST_MS: u64 = 250;
+/// Longest wait before a restart, milliseconds.
+pub const RESTART_BACKOFF_CAP_MS: u64 = 30_000;
 /// Largest goal or message text, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Largest `prior_findings`, bytes.

@@ -8,6 +8,7 @@
 mod approvals;
 mod flow;
 mod grants;
+mod life;
 mod paths;
 mod tools;
 
@@ -57,6 +58,7 @@ pub fn lint(manifest: &Manifest) -> Vec<Finding> {
     findings.extend(paths::findings(&held));
     findings.extend(approvals::findings(&held, &manifest.approval_required));
     findings.extend(flow::findings(&held));
+    findings.extend(life::findings(manifest));
     sort(&mut findings);
     findings
 }

@@ -5,10 +5,13 @@
 
 mod budget;
 mod fields;
+mod lifecycle;
 mod parse;
+mod supervision;
 pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +19,14 @@ use crate::budget::{Budget, Ceilings};
 use crate::capability::{CapabilityError, GrantSpec};
 use crate::name::{AgentName, ModelName, NameError, ToolName};
 use crate::quantity::{Bytes, MicroUsd, Millis, Quantity, Tokens};
+use crate::schedule::{ScheduleError, ScheduleSpec};
+use crate::supervision::Supervision;
 
 pub use parse::inline_prompt_file;
 pub use yaml::Place;
 
 /// How long an agent lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifecycle {
     /// For one run.
@@ -29,6 +34,36 @@ pub enum Lifecycle {
     OnDemand,
     /// With an own mailbox loop, across restarts.
     Persistent,
+    /// As persistent, and woken by the clock besides.
+    Scheduled(ScheduleSpec),
+}
+
+impl Lifecycle {
+    /// Whether the agent stays when a run of it ends, with its mailbox, its conversation and its identity.
+    #[must_use]
+    pub const fn outlives_a_run(&self) -> bool {
+        matches!(self, Self::Persistent | Self::Scheduled(_))
+    }
+
+    /// When the clock wakes it, if it does.
+    #[must_use]
+    pub const fn schedule(&self) -> Option<&ScheduleSpec> {
+        match self {
+            Self::Scheduled(spec) => Some(spec),
+            Self::OnDemand | Self::Persistent => None,
+        }
+    }
+}
+
+/// As a manifest writes it, for a sentence.
+impl fmt::Display for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OnDemand => f.write_str("on-demand"),
+            Self::Persistent => f.write_str("persistent"),
+            Self::Scheduled(spec) => write!(f, "{{ scheduled: \"{}\" }}", spec.schedule),
+        }
+    }
 }
 
 /// `budget_config`: ceilings on what the agent and its descendants spend together; no limit of its own where
@@ -137,6 +172,8 @@ pub struct Manifest {
     pub approval_required: Vec<ToolName>,
     /// Models that its children may use besides its own; sorted, each once.
     pub child_models: Vec<ModelName>,
+    /// Whether it is started again when it ends.
+    pub supervision: Supervision,
     /// JSON Schema of the messages it takes.
     pub accepts: Option<serde_json::Value>,
     /// Free notes.
@@ -203,6 +240,9 @@ pub enum Problem {
     /// An unusable capability.
     #[error("{0}")]
     Capability(#[from] CapabilityError),
+    /// A `lifecycle.scheduled` that is no schedule.
+    #[error("`lifecycle.scheduled`: {0}")]
+    Schedule(#[from] ScheduleError),
     /// `system_prompt: { file: PATH }`, which the daemon does not read.
     #[error(
         "`system_prompt` names the file {path:?}; only the command line reads it: put the text itself here"

@@ -378,6 +378,47 @@ fn a_finding_names_no_more_grants_than_can_be_read() {
     assert!(message.contains("and 12 more") && !message.contains("/data/8/"), "{message}");
 }
 
+/// What the rules find in a manifest with these fields and no grants.
+fn of_fields(fields: &str) -> Vec<Finding> {
+    let text = format!("name: one\nmodel: fast\nsystem_prompt: Work.\n{fields}");
+    lint(&Manifest::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}")))
+}
+
+#[test]
+fn a_schedule_of_days_that_no_year_has_is_an_error() {
+    for cron in ["0 0 31 2 *", "0 0 31 2,4,6,9,11 *", "* * 30-31 feb *"] {
+        let found = of_fields(&format!("lifecycle: {{ scheduled: \"{cron}\" }}"));
+        assert_eq!(found.len(), 1, "{cron}: {found:?}");
+        assert_eq!((found[0].level, found[0].rule), (Level::Error, "schedule-never-due"), "{cron}");
+        assert!(found[0].message.contains(cron), "{}", found[0].message);
+    }
+    for cron in ["0 0 29 2 *", "0 0 31 2,3 *", "0 0 31 2 mon", "* * * * *"] {
+        assert_eq!(of_fields(&format!("lifecycle: {{ scheduled: \"{cron}\" }}")), [], "{cron}");
+    }
+    assert_eq!(of_fields("lifecycle: persistent"), []);
+}
+
+#[test]
+fn an_agent_that_is_started_again_for_ever_needs_a_budget() {
+    let found = of_fields("supervision: { restart: always }");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].level, found[0].rule), (Level::Warning, "restart-without-budget"));
+    let files = of_fields("supervision: { restart: always }\nbudget_config: { max_files: 3 }");
+    assert_eq!(files.len(), 1, "files bound no model: {files:?}");
+    for fields in [
+        "supervision: { restart: always, max_usd: 1 }",
+        "supervision: { restart: always }\nbudget_config: { max_tokens: 1 }",
+        "supervision: { restart: always }\nbudget_config: { max_usd: 1 }",
+        "supervision: { restart: always }\nbudget_config: { max_wall_seconds: 1 }",
+        "supervision: { restart: always }\nlifecycle: persistent",
+        "supervision: { restart: always }\nlifecycle: { scheduled: \"0 0 * * *\" }",
+        "supervision: { restart: on-failure }",
+        "supervision: { restart: never }",
+    ] {
+        assert_eq!(of_fields(fields), [], "{fields}");
+    }
+}
+
 #[test]
 fn the_shipped_manifest_has_no_errors() {
     let shipped = Manifest::parse(include_str!("../../../manifests/bootstrap.yaml")).expect("parses");

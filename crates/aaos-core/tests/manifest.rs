@@ -1,9 +1,11 @@
 //! A test per field of SPEC §1: its effect, or its refusal; and input that is out to do harm.
 
 use aaos_core::budget::Budget;
-use aaos_core::limits::{MAX_BARE_STARS, MAX_CAPABILITIES, MAX_MANIFEST_BYTES};
+use aaos_core::limits::{MAX_BARE_STARS, MAX_CAPABILITIES, MAX_MANIFEST_BYTES, MAX_RESTARTS};
 use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, Problem, inline_prompt_file};
 use aaos_core::quantity::{Bytes, MicroUsd, Millis, Quantity, Tokens};
+use aaos_core::schedule::{Misfire, WAKE_MESSAGE};
+use aaos_core::supervision::{RestartPolicy, Supervision};
 
 const HEAD: &str = "name: reader\nmodel: fast\nsystem_prompt: You read.\n";
 
@@ -42,6 +44,106 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(manifest.budget_config, BudgetConfig::default());
     assert!(manifest.budget_config.is_unlimited() && manifest.budget_config.reset_period.is_none());
     assert!(manifest.approval_required.is_empty() && manifest.child_models.is_empty());
+    let supervision = Supervision {
+        restart: RestartPolicy::OnFailure,
+        max_restarts: 3,
+        within: Millis(60_000),
+        max_usd: None,
+    };
+    assert_eq!(manifest.supervision, supervision);
+    let written = with("supervision: { restart: on-failure, max_restarts: 3, within_seconds: 60 }");
+    assert_eq!(written, manifest);
+}
+
+#[test]
+fn supervision_is_read_field_by_field() {
+    let supervision = |fields: &str| with(&format!("supervision: {{ {fields} }}")).supervision;
+    let default = Supervision::default();
+    for (fields, wanted) in [
+        ("", default),
+        ("restart: never", Supervision { restart: RestartPolicy::Never, ..default }),
+        ("restart: on-failure", default),
+        ("restart: always", Supervision { restart: RestartPolicy::Always, ..default }),
+        ("max_restarts: 1", Supervision { max_restarts: 1, ..default }),
+        ("max_restarts: 1000", Supervision { max_restarts: MAX_RESTARTS, ..default }),
+        ("within_seconds: 1", Supervision { within: Millis(1_000), ..default }),
+        ("within_seconds: 86400", Supervision { within: Millis(86_400_000), ..default }),
+        ("max_usd: 0.25", Supervision { max_usd: Some(MicroUsd(250_000)), ..default }),
+        ("max_usd: '0.000001'", Supervision { max_usd: Some(MicroUsd(1)), ..default }),
+    ] {
+        assert_eq!(supervision(fields), wanted, "{fields}");
+    }
+    for (field, bad) in [
+        ("restart", &["sometimes", "on_failure", "7", "true", "", "[always]"][..]),
+        ("max_restarts", &["0", "-1", "1001", "4294967297", "1.5", "many", ""]),
+        ("within_seconds", &["0", "-1", "86401", "4294967297", "1.5", "hour", ""]),
+        ("max_usd", &["0", "-1", "1e3", "free", "", "1.0000001"]),
+    ] {
+        for value in bad {
+            let words = refusal(&format!("supervision:\n  {field}: {value}\n"));
+            assert!(words.contains(&format!("`supervision.{field}` must be")), "{field}: {value}: {words}");
+            assert!(words.starts_with("line 5, column "), "{field}: {value}: {words}");
+        }
+    }
+    assert!(refusal("supervision: always").contains("`supervision` must be a map"));
+    refusal("supervision: { restart: never, restart: always }");
+    // The command line writes the manifest anew when its prompt is a file.
+    let text = "name: a\nmodel: m\nsystem_prompt: { file: p }\nsupervision: { max_usd: 9007199254.740993 }";
+    let whole = inline_prompt_file(text, |_| Ok("p".to_owned())).expect("inlined");
+    let kept = Manifest::parse(&whole).expect("a manifest").supervision;
+    assert_eq!(kept.max_usd, Some(MicroUsd(9_007_199_254_740_993)));
+}
+
+#[test]
+fn a_schedule_is_a_lifecycle() {
+    let schedule = |fields: &str| match with(&format!("lifecycle: {{ {fields} }}")).lifecycle {
+        Lifecycle::Scheduled(spec) => spec,
+        other => panic!("{fields}: {other:?}"),
+    };
+    let plain = schedule("scheduled: '*/5  * * * *'");
+    assert_eq!(plain.schedule.to_string(), "*/5 * * * *", "with single spaces");
+    assert_eq!((plain.misfire, plain.message.as_str()), (Misfire::Once, WAKE_MESSAGE));
+    assert_eq!(schedule("misfire: once, scheduled: 0 9 * * 1-5").misfire, Misfire::Once);
+    let told = schedule("scheduled: 0 9 * * 1-5, misfire: skip, message: 'Count the mails.'");
+    assert_eq!((told.misfire, told.message.as_str()), (Misfire::Skip, "Count the mails."));
+    let lifecycle = with("lifecycle: { scheduled: 0 9 * * 1-5 }").lifecycle;
+    assert_eq!(lifecycle.to_string(), "{ scheduled: \"0 9 * * 1-5\" }");
+    assert!(lifecycle.outlives_a_run() && lifecycle.schedule().is_some());
+    assert!(Lifecycle::Persistent.outlives_a_run() && Lifecycle::Persistent.schedule().is_none());
+    assert!(!Lifecycle::OnDemand.outlives_a_run() && Lifecycle::OnDemand.schedule().is_none());
+}
+
+#[test]
+fn a_lifecycle_that_is_none_is_refused_with_its_place() {
+    for (more, words) in [
+        (
+            "lifecycle: scheduled",
+            "line 4, column 12: `lifecycle` must be on-demand, persistent or { scheduled",
+        ),
+        ("lifecycle: {}", "field `lifecycle.scheduled` is missing"),
+        ("lifecycle: { misfire: skip }", "line 4, column 12: field `lifecycle.scheduled` is missing"),
+        ("lifecycle: { scheduled: 5 }", "line 4, column 25: `lifecycle.scheduled` must be text"),
+        (
+            "lifecycle: { scheduled: '@daily' }",
+            "line 4, column 25: `lifecycle.scheduled`: a schedule has five fields",
+        ),
+        ("lifecycle: { scheduled: '0 24 * * *' }", "the hour of a schedule must be 0 to 23"),
+        ("lifecycle:\n  scheduled: */5 * * * *", "line 5, column 14"),
+        ("lifecycle: { scheduled: 0 9 * * 1, misfire: all }", "`lifecycle.misfire` must be skip or once"),
+        (
+            "lifecycle: { scheduled: 0 9 * * 1, message: ' ' }",
+            "`lifecycle.message` must be text that is not empty",
+        ),
+        ("lifecycle: { scheduled: 0 9 * * 1, message: 7 }", "`lifecycle.message` must be text"),
+        (
+            "lifecycle: { schedule: 0 9 * * 1 }",
+            "unknown field \"schedule\" in lifecycle; nearest: \"scheduled\"",
+        ),
+        ("misfire: skip", "nearest: \"lifecycle: { scheduled: …, misfire: … }\""),
+    ] {
+        let said = refusal(more);
+        assert!(said.contains(words), "{more}: {said}");
+    }
 }
 
 #[test]
@@ -264,17 +366,12 @@ fn a_star_in_a_prompt_is_left_alone() {
 fn what_is_not_built_is_told_from_what_is_unknown() {
     for field in [
         "models: [cheap, better]",
-        "misfire: skip",
-        "lifecycle: { scheduled: '* * * * *' }",
         "memory: { summarization_model: fast }",
         "memory: { summarization_threshold: 0.5 }",
         "memory: { archive_ttl_days: 3 }",
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
         "memory: { episodic_max_content_bytes: 10 }",
-        "supervision: { restart: always }",
-        "supervision: { max_restarts: 5 }",
-        "supervision: { within_seconds: 5 }",
         "capabilities: [ { exec: /usr/bin/git } ]",
     ] {
         let words = refusal(field);
@@ -284,7 +381,6 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
 
 #[test]
 fn the_defaults_of_unbuilt_fields_may_be_written() {
-    with("supervision: { restart: on-failure, max_restarts: 3, within_seconds: 60 }");
     with("budget_config: { reset_period_seconds: 0 }");
     with("memory: { episodic_enabled: false }");
 }
@@ -406,8 +502,29 @@ fn a_manifest_survives_the_journal() {
     let manifest = with(
         "capabilities: [ { tool: echo, max_invocations: 2, approval_required: true } ]\naccepts: { type: string }\n\
          approval_required: [echo]\nchild_models: [fast]\n\
-         budget_config: { max_usd: 0.25, max_wall_seconds: 3, reset_period_seconds: 9 }",
+         budget_config: { max_usd: 0.25, max_wall_seconds: 3, reset_period_seconds: 9 }\n\
+         lifecycle: { scheduled: \"0 9 * * mon\", misfire: skip, message: Go. }\n\
+         supervision: { restart: always, max_restarts: 7, within_seconds: 8, max_usd: 0.5 }",
     );
     let json = serde_json::to_string(&manifest).expect("plain");
     assert_eq!(serde_json::from_str::<Manifest>(&json).expect("round trip"), manifest);
+}
+
+#[test]
+fn what_the_reference_shows_is_read() {
+    let reference = include_str!("../../../docs/manifest.md");
+    let examples: Vec<&str> = reference
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("the end of an example"))
+        .collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        assert_ne!(with(example), with(""), "{example} has an effect");
+    }
+    for field in
+        ["lifecycle", "supervision", "accepts", "child_models", "memory.context_window", "budget_config"]
+    {
+        assert!(reference.contains(&format!("| `{field}` |")), "{field}");
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::AgentId;
-use aaos_core::manifest::{Lifecycle, Manifest};
+use aaos_core::manifest::Manifest;
 use aaos_core::tool;
 use aaos_ipc::Schema;
 
@@ -29,7 +29,7 @@ impl Kernel {
     }
 
     async fn spawn_for(&self, caller: Principal, manifest: Manifest) -> Result<Arc<Agent>, KernelError> {
-        let persistent = manifest.lifecycle == Lifecycle::Persistent;
+        let persistent = manifest.lifecycle.outlives_a_run();
         let origin = Origin { owner: caller.uid(), goal: None, budget: self.purse_ceiling(caller) };
         let agent = self.admit_operator_agent(manifest, origin, self.halting().child_token()).await?;
         if persistent {
@@ -139,7 +139,7 @@ impl Kernel {
             return Err(KernelError::Limit("the message is longer than 1 MiB".to_owned()));
         }
         self.check_accepts(&agent, &message)?;
-        if agent.manifest.lifecycle == Lifecycle::Persistent {
+        if agent.manifest.lifecycle.outlives_a_run() {
             return Ok(RunAnswer::Delivered(self.deliver(&agent, message).await?));
         }
         let Some(only_run) = agent.try_only_run() else {
@@ -171,7 +171,7 @@ impl Kernel {
             return Err(KernelError::Limit("the message is longer than 1 MiB".to_owned()));
         }
         let agent = self.spawn_for(caller, Manifest::parse(manifest)?).await?;
-        let on_demand = agent.manifest.lifecycle == Lifecycle::OnDemand;
+        let on_demand = !agent.manifest.lifecycle.outlives_a_run();
         let (kernel, owned) = (self.clone(), Arc::clone(&agent));
         // On a task of its own: a client that hangs up must not leave the agent behind.
         let running = self.tasks().spawn(async move {

@@ -12,7 +12,6 @@ use aaos_core::effect::{EffectClass, reserved_by};
 use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
 use aaos_core::limits::CALL_JOURNAL_BYTES;
-use aaos_core::manifest::Lifecycle;
 use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
 use aaos_core::state::{AgentRecord, PendingCall, PendingKind, ReplyRecord, State};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -141,17 +140,13 @@ fn survivors(state: &State) -> BTreeSet<AgentId> {
                 let goal = state.goals.get(&goal).filter(|goal| !goal.state.is_final());
                 goal.is_some_and(|goal| goal.root_agent == Some(agent.id))
             }
-            (None, None) => agent.open_run().is_none() || has_mailbox(agent),
+            (None, None) => agent.open_run().is_none() || agent.manifest.lifecycle.outlives_a_run(),
         };
         if survives {
             survive.insert(agent.id);
         }
     }
     survive
-}
-
-fn has_mailbox(agent: &AgentRecord) -> bool {
-    agent.manifest.lifecycle != Lifecycle::OnDemand
 }
 
 /// Whether a spawning call of its parent goes on and still waits for this child.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aaos_core::confinement::ConfinementReceipt;
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
 use aaos_core::limits;
-use aaos_core::manifest::{Lifecycle, Manifest};
+use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::quantity::Timestamp;
 use aaos_ipc::{Correlation, Mailbox};
@@ -214,7 +214,7 @@ impl Agent {
 
     /// Whether it has a mailbox, and lives until it is stopped.
     pub(crate) fn has_mailbox(&self) -> bool {
-        self.manifest.lifecycle != Lifecycle::OnDemand
+        self.manifest.lifecycle.outlives_a_run()
     }
 
     /// Whether messages wait.

@@ -7,7 +7,7 @@ use crate::capability::{Capability, Constraints, HostRule, NameSet, ToolSet};
 use crate::effect::{Denied, FileRight, Need};
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::AgentId;
-use crate::manifest::{Lifecycle, Manifest};
+use crate::manifest::Manifest;
 use crate::name::ModelName;
 use crate::path::PathPattern;
 use crate::quantity::Timestamp;
@@ -152,9 +152,9 @@ fn is_public_name(rule: &HostRule) -> bool {
 /// # Errors
 /// [`Denied`] when the child asks to outlive its goal, or for a model that its parent may not hand out.
 pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifest, Denied> {
-    if child.lifecycle == Lifecycle::Persistent {
+    if child.lifecycle.outlives_a_run() {
         return Err(Denied {
-            missing: "lifecycle: persistent".to_owned(),
+            missing: format!("lifecycle: {}", child.lifecycle),
             reason: "a child ends with its goal".to_owned(),
             hint: "leave lifecycle out, or write on-demand".to_owned(),
         });
@@ -171,6 +171,7 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
     // narrower than the parent's. With one below a parent that has none, only its own ceilings are granted anew:
     // what it spends still comes out of every purse above.
     child.budget_config = child.budget_config.lower(&parent.budget_config);
+    child.supervision = child.supervision.no_looser_than(&parent.supervision);
     child.approval_required.extend(parent.approval_required.iter().cloned());
     child.approval_required.sort();
     child.approval_required.dedup();

@@ -1,11 +1,11 @@
 //! `budget_config`: ceilings and the window in which they hold.
 //!
-//! Invariant: a ceiling is above zero, and money is read from its text, never through a binary fraction.
+//! Invariant: a ceiling is above zero.
 
-use crate::quantity::{Bytes, MicroUsd, Millis, Tokens};
+use crate::quantity::{Bytes, Tokens};
 
 use super::BudgetConfig;
-use super::fields::{Parsed, count, map, unknown, wrong};
+use super::fields::{Parsed, count, dollars, map, seconds, unknown, wrong};
 use super::yaml::{Content, Node};
 
 const FIELDS: [&str; 9] = [
@@ -55,21 +55,4 @@ pub(super) fn budget(node: &Node) -> Parsed<BudgetConfig> {
         ));
     }
     Ok(budget)
-}
-
-fn seconds(node: &Node, field: &'static str) -> Parsed<Millis> {
-    let fits = u32::try_from(count(node, field)?);
-    let seconds = fits.map_err(|_| wrong(node, field, "a whole number of seconds below 2^32"))?;
-    Ok(Millis(u64::from(seconds) * 1000))
-}
-
-/// An amount of dollars: a number, or text.
-fn dollars(node: &Node, field: &'static str) -> Parsed<MicroUsd> {
-    let amount = match &node.content {
-        Content::Text(text) | Content::Fraction { written: text, .. } => MicroUsd::from_decimal(text),
-        Content::Number(whole) => MicroUsd::from_decimal(&whole.to_string()),
-        Content::Null | Content::Flag(_) | Content::List(_) | Content::Map(_) => None,
-    };
-    let wanted = "US dollars above zero with at most six decimals, such as \"1.50\" in quotes";
-    amount.filter(|amount| *amount > MicroUsd::ZERO).ok_or_else(|| wrong(node, field, wanted))
 }

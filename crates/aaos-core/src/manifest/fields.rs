@@ -1,10 +1,12 @@
 //! Typed reading of single values, each with its place in the error.
+//!
+//! Invariant: money is read from its text, never through a binary fraction.
 
 use std::collections::BTreeMap;
 
 use crate::capability::nearest;
 use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_METADATA};
-use crate::quantity::Tokens;
+use crate::quantity::{MicroUsd, Millis, Tokens};
 
 use super::yaml::{Content, Node, Pair, Place};
 use super::{ManifestError, Problem};
@@ -82,6 +84,24 @@ pub(super) fn count(node: &Node, field: &'static str) -> Parsed<u64> {
         }
         _ => Err(wrong(node, field, "a whole number from 1")),
     }
+}
+
+/// A whole number of seconds.
+pub(super) fn seconds(node: &Node, field: &'static str) -> Parsed<Millis> {
+    let fits = u32::try_from(count(node, field)?);
+    let seconds = fits.map_err(|_| wrong(node, field, "a whole number of seconds below 2^32"))?;
+    Ok(Millis(u64::from(seconds) * 1000))
+}
+
+/// An amount of dollars: a number, or text.
+pub(super) fn dollars(node: &Node, field: &'static str) -> Parsed<MicroUsd> {
+    let amount = match &node.content {
+        Content::Text(text) | Content::Fraction { written: text, .. } => MicroUsd::from_decimal(text),
+        Content::Number(whole) => MicroUsd::from_decimal(&whole.to_string()),
+        Content::Null | Content::Flag(_) | Content::List(_) | Content::Map(_) => None,
+    };
+    let wanted = "US dollars above zero with at most six decimals, such as \"1.50\" in quotes";
+    amount.filter(|amount| *amount > MicroUsd::ZERO).ok_or_else(|| wrong(node, field, wanted))
 }
 
 /// `"128k"`, where k is 1024, or a whole number.

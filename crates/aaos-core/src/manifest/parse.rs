@@ -5,15 +5,18 @@ use std::io;
 use crate::capability::{GrantSpec, tool_name};
 use crate::limits::{MAX_CAPABILITIES, MAX_SYSTEM_PROMPT_BYTES};
 use crate::name::{AgentName, ModelName, NameError, ToolName};
+use crate::supervision::Supervision;
 
 use super::budget::budget;
 use super::fields::{
     Parsed, count, error, list, map, metadata, names, text, unknown, unsupported, window, wrong,
 };
+use super::lifecycle::lifecycle;
+use super::supervision::supervision;
 use super::yaml::{self, Content, Node, Pair, Place};
 use super::{BudgetConfig, Lifecycle, Manifest, ManifestError, MemoryConfig, Problem};
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 13] = [
     "accepts",
     "approval_required",
     "budget_config",
@@ -22,7 +25,6 @@ const FIELDS: [&str; 14] = [
     "lifecycle",
     "memory",
     "metadata",
-    "misfire",
     "model",
     "models",
     "name",
@@ -39,7 +41,6 @@ const MEMORY_FIELDS: [&str; 8] = [
     "summarization_model",
     "summarization_threshold",
 ];
-const SUPERVISION_FIELDS: [&str; 3] = ["max_restarts", "restart", "within_seconds"];
 
 pub(super) fn manifest(yaml: &str) -> Parsed<Manifest> {
     let root = tree(yaml)?;
@@ -69,6 +70,7 @@ struct Draft {
     budget_config: BudgetConfig,
     approval_required: Vec<ToolName>,
     child_models: Vec<ModelName>,
+    supervision: Supervision,
     accepts: Option<serde_json::Value>,
     metadata: std::collections::BTreeMap<String, String>,
 }
@@ -93,8 +95,11 @@ impl Draft {
                 let model = |node: &Node| named(node, "child_models", ModelName::parse);
                 self.child_models = names(value, "child_models", model)?;
             }
-            "supervision" => supervision(pair)?,
-            "models" | "misfire" => return Err(unsupported(pair.at, pair.key.as_str())),
+            "supervision" => self.supervision = supervision(value)?,
+            "misfire" => {
+                return Err(unknown(pair, "the manifest", &["lifecycle: { scheduled: …, misfire: … }"]));
+            }
+            "models" => return Err(unsupported(pair.at, pair.key.as_str())),
             _ => return Err(unknown(pair, "the manifest", &FIELDS)),
         }
         Ok(())
@@ -112,6 +117,7 @@ impl Draft {
             budget_config: self.budget_config,
             approval_required: self.approval_required,
             child_models: self.child_models,
+            supervision: self.supervision,
             accepts: self.accepts,
             metadata: self.metadata,
         })
@@ -149,17 +155,6 @@ fn prompt_file(node: &Node) -> Parsed<Option<&str>> {
     match pairs.first() {
         Some(pair) => text(&pair.value, "system_prompt.file").map(Some),
         None => Err(wrong(node, "system_prompt", "text or { file: PATH }")),
-    }
-}
-
-fn lifecycle(node: &Node) -> Parsed<Lifecycle> {
-    match &node.content {
-        Content::Text(word) if word == "on-demand" => Ok(Lifecycle::OnDemand),
-        Content::Text(word) if word == "persistent" => Ok(Lifecycle::Persistent),
-        Content::Map(pairs) if pairs.iter().any(|pair| pair.key == "scheduled") => {
-            Err(unsupported(node.place, "lifecycle: { scheduled: … }"))
-        }
-        _ => Err(wrong(node, "lifecycle", "on-demand or persistent")),
     }
 }
 
@@ -201,22 +196,6 @@ fn accepts(node: &Node) -> Parsed<serde_json::Value> {
     }
 }
 
-/// Supervision is not built beyond its default.
-fn supervision(pair: &Pair) -> Parsed<()> {
-    for field in map(&pair.value, "supervision")? {
-        let default = match field.key.as_str() {
-            "restart" => Content::Text("on-failure".to_owned()),
-            "max_restarts" => Content::Number(3),
-            "within_seconds" => Content::Number(60),
-            _ => return Err(unknown(field, "supervision", &SUPERVISION_FIELDS)),
-        };
-        if field.value.content != default {
-            return Err(unsupported(field.at, format!("supervision.{}", field.key)));
-        }
-    }
-    Ok(())
-}
-
 /// Puts the text of the file that `system_prompt: { file: PATH }` names in its place, for the command line. A manifest
 /// without that form comes back unchanged.
 ///
@@ -242,20 +221,22 @@ pub fn inline_prompt_file(
     let prompt = read(path).map_err(unreadable)?;
     let mut whole = root.to_json();
     whole["system_prompt"] = prompt.into();
-    if let Some(digits) = dollars_as_written(pairs) {
-        whole["budget_config"]["max_usd"] = digits.into();
+    for section in ["budget_config", "supervision"] {
+        if let Some(digits) = dollars_as_written(pairs, section) {
+            whole[section]["max_usd"] = digits.into();
+        }
     }
     // JSON is YAML: the manifest is written anew, with the same fields.
     Ok(whole.to_string())
 }
 
-/// The digits of `max_usd`, which a number in JSON would round.
-fn dollars_as_written(pairs: &[Pair]) -> Option<&str> {
+/// The digits of a section's `max_usd`, which a number in JSON would round.
+fn dollars_as_written<'p>(pairs: &'p [Pair], section: &str) -> Option<&'p str> {
     let find = |pairs: &'_ [Pair], key: &str| pairs.iter().position(|pair| pair.key == key);
-    let Content::Map(budget) = &pairs.get(find(pairs, "budget_config")?)?.value.content else {
+    let Content::Map(fields) = &pairs.get(find(pairs, section)?)?.value.content else {
         return None;
     };
-    match &budget.get(find(budget, "max_usd")?)?.value.content {
+    match &fields.get(find(fields, "max_usd")?)?.value.content {
         Content::Fraction { written, .. } => Some(written),
         _ => None,
     }

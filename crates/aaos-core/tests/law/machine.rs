@@ -254,7 +254,7 @@ impl Machine {
         let depth = parent.map_or(0, |one| self.model.agents[one].depth + 1);
         let name = |tool: &ToolName| CAPS_TOOLS.into_iter().find(|one| *one == tool.as_str());
         let asks_for = manifest.approval_required.iter().filter_map(name).collect();
-        let stable = manifest.lifecycle == aaos_core::manifest::Lifecycle::Persistent;
+        let stable = manifest.lifecycle.outlives_a_run();
         self.write(
             Some(id),
             Event::AgentSpawned {

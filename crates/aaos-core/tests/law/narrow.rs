@@ -6,6 +6,7 @@ use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Need, Needs};
 use aaos_core::manifest::Manifest;
 use aaos_core::quantity::{Millis, Tokens};
+use aaos_core::supervision::{RestartPolicy, Supervision};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -208,10 +209,15 @@ fn the_manifest_is_narrowed_as_well() {
     assert_eq!(child.memory, parent.memory);
     assert_eq!(child.budget_config.max_tokens, Some(Tokens(50)));
     assert_eq!(narrow_manifest(&parent, manifest("")).expect("narrowed").budget_config, parent.budget_config);
-    assert!(
-        narrow_manifest(&parent, manifest("lifecycle: persistent")).is_err(),
-        "a child ends with its goal"
-    );
+    for lifecycle in ["persistent", "{ scheduled: \"0 9 * * *\" }"] {
+        let refused = narrow_manifest(&parent, manifest(&format!("lifecycle: {lifecycle}")));
+        let denied = refused.expect_err("a child ends with its goal");
+        assert_eq!(denied.missing, format!("lifecycle: {lifecycle}"));
+    }
+    let often = manifest("supervision: { restart: always, max_restarts: 9, within_seconds: 5 }");
+    let given = narrow_manifest(&parent, often.clone()).expect("narrowed").supervision;
+    assert_eq!(given, Supervision { restart: RestartPolicy::Always, ..Supervision::default() });
+    assert_eq!(narrow_manifest(&often, often.clone()).expect("narrowed").supervision, often.supervision);
 }
 
 fn manifest(more: &str) -> Manifest {

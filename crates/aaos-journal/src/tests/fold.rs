@@ -16,6 +16,7 @@ use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::State;
+use aaos_core::supervision::Supervision;
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -81,6 +82,7 @@ fn lives() -> impl Strategy<Value = Event> {
             budget_config: BudgetConfig { max_tokens: Some(Tokens(9)), ..BudgetConfig::default() },
             approval_required: Vec::new(),
             child_models: Vec::new(),
+            supervision: Supervision::default(),
             accepts: Some(serde_json::json!({ "type": "object", "maximum": 1.1 })),
             metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         })
