@@ -12,7 +12,7 @@ use crate::effect::{EffectClass, FileRight, Need, Needs};
 use crate::limits;
 use crate::name::ToolName;
 use crate::path::AbsPath;
-use crate::quantity::{Amounts, Quantity};
+use crate::quantity::{Amounts, Bytes, Quantity};
 use crate::toolio::{
     EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput, FileWriteInput, GrepInput,
     SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
@@ -207,6 +207,7 @@ pub struct ToolCall {
     /// The typed input.
     pub input: ToolInput,
     needs: Needs,
+    at: Option<Bytes>,
 }
 
 impl ToolCall {
@@ -218,7 +219,19 @@ impl ToolCall {
         let mut needs = input.resources()?;
         needs.all.insert(0, Need::Tool(input.tool_name()));
         needs.amounts = amounts_of(&input);
-        Ok(Self { input, needs })
+        Ok(Self { input, needs, at: None })
+    }
+
+    /// The same call of an append, which goes on from this size of its file and from no other.
+    #[must_use]
+    pub fn positioned(self, at: Bytes) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// The size of the file that an append goes on from, where it was looked at.
+    #[must_use]
+    pub fn at(&self) -> Option<Bytes> {
+        self.at
     }
 
     /// The right to the tool, its resources, and the most that it can move.
@@ -505,8 +518,9 @@ pub fn host_and_port(url: &str) -> Result<(String, u16), ToolFailure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CATALOGUE, find, host_and_port};
+    use super::{CATALOGUE, ToolCall, find, host_and_port};
     use crate::name::ToolName;
+    use crate::quantity::Bytes;
 
     #[test]
     fn the_catalogue_is_sorted_and_well_named() {
@@ -519,6 +533,17 @@ mod tests {
             assert!(find(name).is_some());
         }
         assert!(find("file_red").is_none());
+    }
+
+    #[test]
+    fn a_call_names_the_size_it_goes_on_from_only_where_it_was_told() {
+        let arguments = serde_json::json!({"path": "/d/f", "content": "x", "append": true});
+        let input = find("file_write").expect("a tool").parse_input(arguments).expect("arguments");
+        let call = ToolCall::new(input).expect("a call");
+        assert_eq!(call.at(), None);
+        let positioned = call.clone().positioned(Bytes(7));
+        assert_eq!(positioned.at(), Some(Bytes(7)));
+        assert_eq!(positioned.needs(), call.needs(), "a position needs no further right");
     }
 
     #[test]
