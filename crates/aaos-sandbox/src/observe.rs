@@ -124,7 +124,7 @@ impl RootTable {
 }
 
 /// A path for a person: what is not UTF-8 or not printable is escaped, so that two paths never look alike.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.as_os_str().as_bytes().escape_ascii().to_string(),
