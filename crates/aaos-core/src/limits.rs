@@ -139,6 +139,10 @@ pub const MAX_GREP_LINE_BYTES: usize = 400;
 pub const MAX_APPENDED_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Missing parent directories that one write may create.
 pub const MAX_CREATED_PARENTS: usize = 64;
+/// Directories that the removal of a workspace holds open at once; what lies deeper is moved up first.
+pub const MAX_REMOVAL_DEPTH: usize = 64;
+/// Steps of one removal of a workspace; what is left then needs another one.
+pub const MAX_REMOVAL_STEPS: u64 = 1_000_000;
 /// Largest declared output that is hashed when it is observed, bytes.
 pub const MAX_OBSERVED_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 /// Deepest element nesting of a page that is made Markdown; a deeper page becomes plain text.

@@ -18,6 +18,9 @@ use crate::roots::RootError;
 /// A rename or mount anywhere makes the kernel give up a resolution that holds `..`; it is then tried again.
 const RESOLVE_ATTEMPTS: u32 = 128;
 
+/// Longest name of a directory entry (`NAME_MAX`).
+const MAX_NAME_BYTES: usize = 255;
+
 /// How a path below a granted root is resolved.
 pub(crate) const BELOW: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
@@ -133,6 +136,16 @@ pub(crate) fn pseudo_file_system(fd: impl AsFd) -> rustix::io::Result<Option<&'s
     // The field's width and sign differ between architectures; the numbers have 32 bits.
     let magic = u64::try_from(magic & 0xffff_ffff).unwrap_or_default();
     Ok(PSEUDO.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name))
+}
+
+/// Whether a name is one component of a path, and one that means something below a directory.
+pub(crate) fn is_component(name: &[u8]) -> bool {
+    !name.is_empty()
+        && name.len() <= MAX_NAME_BYTES
+        && name != b"."
+        && name != b".."
+        && !name.contains(&b'/')
+        && !name.contains(&0)
 }
 
 /// `openat2` that tries again while the kernel cannot decide because of a concurrent rename.

@@ -19,12 +19,9 @@ use aaos_core::wire::{Child, EntryName, Handed, Handle};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::beneath::{BELOW_NO_LINKS, Base, Facts, Readable, facts};
+use crate::beneath::{BELOW_NO_LINKS, Base, Facts, Readable, facts, is_component};
 use crate::protect::kernel_path;
 use crate::roots::{RootError, RootTable};
-
-/// Longest name of a directory entry (`NAME_MAX`).
-const MAX_NAME_BYTES: usize = 255;
 
 const _: () = assert!(MAX_BROKER_BATCH <= MAX_FRAME_DESCRIPTORS, "every child of a batch may be opened");
 
@@ -172,15 +169,6 @@ fn describe(base: &Base<'_>, directory: &OwnedFd, name: &[u8]) -> Result<Child, 
 fn described(found: &Facts) -> Child {
     let size = if found.kind == FileKind::File { found.size } else { 0 };
     Child::Described { kind: found.kind, size: Bytes(size) }
-}
-
-fn is_component(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.len() <= MAX_NAME_BYTES
-        && name != b"."
-        && name != b".."
-        && !name.contains(&b'/')
-        && !name.contains(&0)
 }
 
 #[cfg(test)]

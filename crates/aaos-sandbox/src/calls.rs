@@ -35,7 +35,10 @@ impl Worker {
         page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
         let request = Request {
+            call: permit.call(),
+            repeated: false,
             input: permit.effect().input.clone(),
+            at: permit.effect().at(),
             all: permit.all().to_vec(),
             each: permit.each().to_vec(),
             page,

@@ -2,18 +2,20 @@
 //!
 //! Invariants: nothing on disk changes before the worker's bytes are sealed and checked. The target appears
 //! by one rename of a complete, synced file in its own directory. A link, directory, FIFO or device is never
-//! written to or replaced. On failure the temporary file and directories made for it are gone again.
+//! written to or replaced. On failure the temporary file and directories made for it are gone again; what a
+//! daemon that was killed leaves is named by its call. An append that names the size it goes on from is added
+//! once, however often its call is repeated.
 
-use std::io::{Read, Write};
+use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use aaos_core::id::CallId;
 use aaos_core::limits::{MAX_APPENDED_FILE_BYTES, MAX_CREATED_PARENTS};
 use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
 use rustix::fs::{AtFlags, Gid, MemfdFlags, Mode, OFlags, SealFlags, Uid};
 use rustix::io::Errno;
-use rustix::rand::GetRandomFlags;
 
 use crate::beneath::{BELOW, BELOW_NO_LINKS, Base, Facts, Links, facts, open_for_io, open_location};
 use crate::roots::{Root, RootError, RootTable};
@@ -24,8 +26,6 @@ const NEW_FILE_MODE: u32 = 0o644;
 const PRIVATE_FILE_MODE: u32 = 0o600;
 /// Mode of a new directory, before the umask.
 const NEW_DIRECTORY_MODE: u32 = 0o755;
-/// Random bytes in the name of a temporary file.
-const TEMPORARY_NAME_BYTES: usize = 12;
 
 /// Why a write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +40,17 @@ pub(crate) enum CommitError {
         why: String,
     },
     /// Another hand changed the file meanwhile.
-    #[error("{path:?} changed while it was being edited; nothing was written; read it again and retry")]
+    #[error("{path:?} is not as it was when the call began; nothing was written; read it again and retry")]
     ChangedMeanwhile {
+        /// As it was asked for.
+        path: String,
+    },
+    /// A repeated call does not say what it goes on from.
+    #[error(
+        "whether a restart cut the append to {path:?} short is not known, because the call names no size; nothing \
+         was written now; read the file and add what is missing"
+    )]
+    Unpositioned {
         /// As it was asked for.
         path: String,
     },
@@ -57,7 +66,7 @@ impl CommitError {
     pub(crate) fn to_failure(&self) -> ToolFailure {
         match self {
             Self::Root(error) => error.to_failure(),
-            Self::Handover { .. } | Self::ChangedMeanwhile { .. } => {
+            Self::Handover { .. } | Self::ChangedMeanwhile { .. } | Self::Unpositioned { .. } => {
                 ToolFailure::new(ToolFailureKind::Io, self.to_string())
             }
         }
@@ -111,10 +120,35 @@ pub(crate) fn sealed_content(memfd: OwnedFd, size: u64) -> Result<Vec<u8>, Commi
 pub(crate) enum WriteMode {
     /// Replaces it.
     Replace,
-    /// Keeps it and adds to its end.
-    Append,
+    /// Keeps it and adds to its end; where a size is named, only if that is where the file ends.
+    Append { at: Option<u64> },
     /// Replaces it, if it still is what was read.
     Edit(Facts),
+}
+
+/// One write, as its call asks for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Write<'w> {
+    pub(crate) call: CallId,
+    /// Whether the call may have come this far before, under a daemon that ended without saying so.
+    pub(crate) repeated: bool,
+    pub(crate) relative: &'w str,
+    pub(crate) shown: &'w str,
+    pub(crate) content: &'w [u8],
+    pub(crate) mode: &'w WriteMode,
+    pub(crate) links: Links,
+}
+
+impl Write<'_> {
+    fn changed(&self) -> CommitError {
+        CommitError::ChangedMeanwhile { path: self.shown.to_owned() }
+    }
+
+    /// The size that an append which names its position leaves.
+    fn end(&self) -> Option<u64> {
+        let WriteMode::Append { at: Some(at) } = self.mode else { return None };
+        at.checked_add(self.content.len() as u64)
+    }
 }
 
 /// Where a write goes, as far as it exists. Looking creates nothing.
@@ -228,48 +262,88 @@ fn look(directory: &OwnedFd, name: &str, shown: &str) -> Result<Option<Facts>, R
     }
 }
 
-/// Makes `content` the file at `relative`. Gives the size of the file after it.
-pub(crate) fn commit(
-    table: &RootTable,
-    root: &Root,
-    relative: &str,
-    shown: &str,
-    content: &[u8],
-    mode: &WriteMode,
-    links: Links,
-) -> Result<u64, CommitError> {
-    let target = find_target(table, root, relative, shown, links)?;
+/// Makes the content the file at its path. Gives the size of the file after it.
+pub(crate) fn commit(table: &RootTable, root: &Root, write: &Write<'_>) -> Result<u64, CommitError> {
+    let find = || find_target(table, root, write.relative, write.shown, write.links);
+    let target = find()?;
     let _order = table.commit_lock(target.directory_facts.inode, &target.name);
     // Looked at again under the lock: another commit may just have replaced it.
-    let target = find_target(table, root, relative, shown, links)?;
-    check_unchanged(&target, mode, shown)?;
-    let old = match (mode, &target.existing) {
-        (WriteMode::Append, Some(_)) => Some(open_old(&target, shown)?),
-        _ => None,
-    };
-    let mut made = MadeDirectories::new(&target, shown)?;
-    let written = made.place(&target, old, content, shown);
-    match written {
-        Ok(size) => Ok(size),
-        Err(errno) => {
-            made.remove();
-            Err(RootError::from_errno("write", shown, errno).into())
+    let target = find()?;
+    let found = look_at_old(&target, write);
+    if write.repeated {
+        clear_leftover(&target, write);
+    }
+    match found? {
+        Found::Due(old) => put(&target, old, write),
+        Found::Done(size) => {
+            // It was renamed to its place, perhaps a moment before the power failed.
+            sync_directory(&target).map_err(|errno| RootError::from_errno("write", write.shown, errno))?;
+            Ok(size)
         }
     }
 }
 
-/// An edit replaces only what was read.
-fn check_unchanged(target: &Target, mode: &WriteMode, shown: &str) -> Result<(), CommitError> {
-    let WriteMode::Edit(read) = mode else { return Ok(()) };
-    let same = target
-        .existing
-        .as_ref()
-        .is_some_and(|now| now.is_same_file(read) && now.size == read.size && now.mtime_ns == read.mtime_ns);
-    if same { Ok(()) } else { Err(CommitError::ChangedMeanwhile { path: shown.to_owned() }) }
+/// What a write finds at its place.
+enum Found {
+    /// It is to be written, after this old content where it is kept.
+    Due(Option<Old>),
+    /// It was written before, and the file has this size.
+    Done(u64),
 }
 
 /// The old content of a file that is appended to.
-fn open_old(target: &Target, shown: &str) -> Result<OwnedFd, RootError> {
+struct Old {
+    file: std::fs::File,
+    size: u64,
+}
+
+fn look_at_old(target: &Target, write: &Write<'_>) -> Result<Found, CommitError> {
+    match write.mode {
+        WriteMode::Replace => Ok(Found::Due(None)),
+        WriteMode::Edit(read) if is_unchanged(target, read) => Ok(Found::Due(None)),
+        WriteMode::Edit(_) => Err(write.changed()),
+        WriteMode::Append { at } => look_at_end(target, *at, write),
+    }
+}
+
+/// An edit replaces only what was read.
+fn is_unchanged(target: &Target, read: &Facts) -> bool {
+    target
+        .existing
+        .as_ref()
+        .is_some_and(|now| now.is_same_file(read) && now.size == read.size && now.mtime_ns == read.mtime_ns)
+}
+
+/// An append goes on where it was to go on. One that is repeated may find its own content there.
+fn look_at_end(target: &Target, at: Option<u64>, write: &Write<'_>) -> Result<Found, CommitError> {
+    let old = target.existing.as_ref().map(|_| open_old(target, write.shown)).transpose()?;
+    let size = old.as_ref().map_or(0, |old| old.size);
+    match (at, old) {
+        (None, _) if write.repeated => Err(CommitError::Unpositioned { path: write.shown.to_owned() }),
+        (Some(at), Some(old)) if at != size => {
+            let was_added = write.repeated && write.end() == Some(size) && holds(&old.file, at, write)?;
+            if was_added { Ok(Found::Done(size)) } else { Err(write.changed()) }
+        }
+        (Some(at), None) if at != 0 => Err(write.changed()),
+        (_, Some(old)) if old.size > MAX_APPENDED_FILE_BYTES => {
+            let (path, limit) = (write.shown.to_owned(), MAX_APPENDED_FILE_BYTES);
+            Err(RootError::TooLarge { path, size, limit }.into())
+        }
+        (_, old) => Ok(Found::Due(old)),
+    }
+}
+
+/// Whether the content stands in the file at `at`.
+fn holds(file: &std::fs::File, at: u64, write: &Write<'_>) -> Result<bool, CommitError> {
+    let mut there = vec![0; write.content.len()];
+    match file.read_exact_at(&mut there, at) {
+        Ok(()) => Ok(there == write.content),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(source) => Err(RootError::Io { action: "read", path: write.shown.to_owned(), source }.into()),
+    }
+}
+
+fn open_old(target: &Target, shown: &str) -> Result<Old, RootError> {
     let fail = |errno| RootError::from_errno("read", shown, errno);
     let location = open_location(&target.directory, target.name.as_bytes(), OFlags::NOFOLLOW, BELOW_NO_LINKS)
         .map_err(fail)?;
@@ -277,11 +351,21 @@ fn open_old(target: &Target, shown: &str) -> Result<OwnedFd, RootError> {
     if now.kind != FileKind::File {
         return Err(RootError::WrongKind { path: shown.to_owned(), found: now.kind });
     }
-    if now.size > MAX_APPENDED_FILE_BYTES {
-        let path = shown.to_owned();
-        return Err(RootError::TooLarge { path, size: now.size, limit: MAX_APPENDED_FILE_BYTES });
+    let file = open_for_io(&location, OFlags::RDONLY).map_err(fail)?.into();
+    Ok(Old { file, size: now.size })
+}
+
+fn put(target: &Target, old: Option<Old>, write: &Write<'_>) -> Result<u64, CommitError> {
+    let mut made = MadeDirectories::new(target, write.shown)?;
+    let placed = made.place(target, old, write);
+    if placed.is_err() {
+        made.remove();
     }
-    open_for_io(&location, OFlags::RDONLY).map_err(fail)
+    placed
+}
+
+fn sync_directory(target: &Target) -> rustix::io::Result<()> {
+    rustix::fs::fsync(open_for_io(&target.directory, OFlags::RDONLY | OFlags::DIRECTORY)?)
 }
 
 /// The directories of one write, outermost first; those made for it are removed again if it fails.
@@ -324,31 +408,32 @@ impl MadeDirectories {
     }
 
     /// Writes a temporary file in the innermost directory and renames it to the target.
-    fn place(
-        &mut self,
-        target: &Target,
-        old: Option<OwnedFd>,
-        content: &[u8],
-        shown: &str,
-    ) -> rustix::io::Result<u64> {
+    fn place(&mut self, target: &Target, old: Option<Old>, write: &Write<'_>) -> Result<u64, CommitError> {
         let directory = &self.chain[self.chain.len() - 1];
+        let fail = |errno| RootError::from_errno("write", write.shown, errno);
         let mode = if target.existing.is_some() { PRIVATE_FILE_MODE } else { NEW_FILE_MODE };
-        let (temporary, file) = create_temporary(directory, mode)?;
-        let placed = fill(file, old, content, target.existing.as_ref()).and_then(|size| {
+        let temporary = temporary_name(write.call);
+        let file = create_temporary(directory, &temporary, mode).map_err(fail)?;
+        let filled = fill(file, old, write.content, target.existing.as_ref());
+        let placed = filled.map_err(|errno| fail(errno).into()).and_then(|size| {
+            if write.end().is_some_and(|end| end != size) {
+                // It grew or shrank while it was copied.
+                return Err(write.changed());
+            }
             // Between the check and now the name may have become a directory: rename refuses that itself.
-            rustix::fs::renameat(directory, &temporary, directory, &target.name)?;
+            rustix::fs::renameat(directory, &temporary, directory, &target.name).map_err(fail)?;
             Ok(size)
         });
         match placed {
             Ok(size) => {
-                rustix::fs::fsync(directory)?;
+                rustix::fs::fsync(directory).map_err(fail)?;
                 Ok(size)
             }
-            Err(errno) => {
+            Err(error) => {
                 if let Err(left) = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty()) {
-                    tracing::warn!(%left, path = shown, "a temporary file could not be removed");
+                    tracing::warn!(%left, path = write.shown, "a temporary file could not be removed");
                 }
-                Err(errno)
+                Err(error)
             }
         }
     }
@@ -368,23 +453,56 @@ impl MadeDirectories {
     }
 }
 
-/// A new file under a name that nothing has.
-fn create_temporary(directory: &OwnedFd, mode: u32) -> rustix::io::Result<(String, OwnedFd)> {
-    let mut random = [0; TEMPORARY_NAME_BYTES];
-    let filled = rustix::rand::getrandom(&mut random, GetRandomFlags::empty())?;
-    assert_eq!(filled, TEMPORARY_NAME_BYTES, "the kernel gives short requests in full");
-    let digits = random.map(|byte| format!("{byte:02x}"));
-    let name = format!(".aaos-{}", digits.concat());
+/// The name of a file that is not in its place yet. It is the call's, so that who repeats the call, or gives it
+/// up, finds what was left of it.
+fn temporary_name(call: CallId) -> String {
+    format!(".aaos-{call}")
+}
+
+/// A new file under the call's name; what an earlier daemon left there makes room.
+fn create_temporary(directory: &OwnedFd, name: &str, mode: u32) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // The umask is applied by the kernel here, and what it leaves is what a new file keeps.
-    let file = rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(mode))?;
-    Ok((name, file))
+    let create = || rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode));
+    match create() {
+        Err(Errno::EXIST) if remove_leftover(directory, name)? => create(),
+        other => other,
+    }
+}
+
+/// Removes a file that an earlier daemon did not rename to its place. What is no regular file was made by somebody
+/// else, and stays.
+fn remove_leftover(directory: impl AsFd, name: &str) -> rustix::io::Result<bool> {
+    match facts(&directory, name.as_bytes()) {
+        Ok(left) if left.kind == FileKind::File => {
+            rustix::fs::unlinkat(&directory, name, AtFlags::empty()).map(|()| true)
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn clear_leftover(target: &Target, write: &Write<'_>) {
+    match discard_leftover(target, write.call) {
+        Ok(true) => tracing::debug!(path = write.shown, "what a restart left of a write was removed"),
+        Ok(false) => {}
+        Err(left) => tracing::warn!(%left, path = write.shown, "a temporary file could not be removed"),
+    }
+}
+
+/// Removes what an earlier daemon left of a call's write beside its target; says whether there was something.
+pub(crate) fn discard_leftover(target: &Target, call: CallId) -> rustix::io::Result<bool> {
+    if target.missing.is_empty() {
+        remove_leftover(&target.directory, &temporary_name(call))
+    } else {
+        Ok(false)
+    }
 }
 
 /// Old content, new content, owner and mode, and all of it on disk.
 fn fill(
     file: OwnedFd,
-    old: Option<OwnedFd>,
+    old: Option<Old>,
     content: &[u8],
     existing: Option<&Facts>,
 ) -> rustix::io::Result<u64> {
@@ -392,7 +510,7 @@ fn fill(
     let mut file = std::fs::File::from(file);
     let mut size = 0;
     if let Some(old) = old {
-        let mut old = std::fs::File::from(old).take(MAX_APPENDED_FILE_BYTES);
+        let mut old = old.file.take(MAX_APPENDED_FILE_BYTES);
         size += std::io::copy(&mut old, &mut file).map_err(to_errno)?;
     }
     file.write_all(content).map_err(to_errno)?;

@@ -1,19 +1,21 @@
-//! Looking at what a write would change, for the person who is asked about it.
+//! Looking at what a write would change: for the person who is asked about it, and for the kernel that orders
+//! writes and must know where an append goes on.
 //!
 //! Invariant: the place is found exactly as the write finds it; nothing is changed by looking.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aaos_core::approval::Target;
-use aaos_core::id::GrantId;
+use aaos_core::id::{CallId, GrantId};
 use aaos_core::limits::MAX_OBSERVED_OUTPUT_BYTES;
 use aaos_core::path::AbsPath;
+use aaos_core::quantity::Bytes;
 use aaos_core::toolio::FileKind;
 use rustix::fs::OFlags;
 
 use crate::beneath::{BELOW_NO_LINKS, Links, open_for_io, open_location};
-use crate::commit::find_target;
+use crate::commit::{Target as Found, discard_leftover, find_target};
 use crate::protect::kernel_path;
 use crate::roots::{RootError, RootTable, hash_file};
 
@@ -31,6 +33,65 @@ impl RootTable {
             target.content_hash = Some(format!("unknown: {error}"));
         }
         target
+    }
+
+    /// Where a write to `path` really lies. Two calls that write to one file under one root have one place, however
+    /// they spell it. `no_links` as in [`aaos_core::effect::Access`].
+    ///
+    /// # Errors
+    /// [`RootError`] saying why nothing can be written there.
+    pub fn place_of(
+        &self,
+        path: &AbsPath,
+        grant: GrantId,
+        relative: &str,
+        no_links: bool,
+    ) -> Result<PathBuf, RootError> {
+        self.find(path, grant, relative, no_links).map(|target| target.place())
+    }
+
+    /// The size of the regular file that an append to `path` would go on from; 0 where nothing is there yet.
+    ///
+    /// # Errors
+    /// [`RootError`] saying why nothing can be written there.
+    pub fn append_position(
+        &self,
+        path: &AbsPath,
+        grant: GrantId,
+        relative: &str,
+        no_links: bool,
+    ) -> Result<Bytes, RootError> {
+        let target = self.find(path, grant, relative, no_links)?;
+        Ok(Bytes(target.existing.map_or(0, |facts| facts.size)))
+    }
+
+    /// Removes what an earlier daemon left of a write that is not repeated: the file of this call that was not
+    /// renamed to its place. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`RootError`] when the place cannot be reached any more, or the file cannot be removed.
+    pub fn discard_unfinished(
+        &self,
+        path: &AbsPath,
+        grant: GrantId,
+        relative: &str,
+        no_links: bool,
+        call: CallId,
+    ) -> Result<bool, RootError> {
+        let target = self.find(path, grant, relative, no_links)?;
+        discard_leftover(&target, call)
+            .map_err(|errno| RootError::from_errno("clean up", path.as_str(), errno))
+    }
+
+    fn find(
+        &self,
+        path: &AbsPath,
+        grant: GrantId,
+        relative: &str,
+        no_links: bool,
+    ) -> Result<Found, RootError> {
+        let links = if no_links { Links::Refuse } else { Links::Follow };
+        find_target(self, &*self.root(grant)?, relative, path.as_str(), links)
     }
 
     fn look_at_target(&self, seen: &mut Target, grant: GrantId, relative: &str) -> Result<(), RootError> {
@@ -63,7 +124,7 @@ impl RootTable {
 }
 
 /// A path for a person: what is not UTF-8 or not printable is escaped, so that two paths never look alike.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.as_os_str().as_bytes().escape_ascii().to_string(),
@@ -75,14 +136,99 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use aaos_core::id::GrantId;
+    use aaos_core::id::{CallId, GrantId};
     use aaos_core::path::{AbsPath, PathPattern};
-    use testkit::scratch;
+    use aaos_core::quantity::Bytes;
+    use tempfile::TempDir;
+    use testkit::{Snapshot, scratch};
     use uuid::Uuid;
 
-    use crate::roots::RootTable;
+    use crate::roots::{RootError, RootTable};
 
     const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
+    const CALL: CallId = CallId::from_uuid(Uuid::from_u128(2));
+
+    /// `data` is granted; it holds `one/f`, a link to `one`, one to the file and one that leads out.
+    fn granted() -> (TempDir, RootTable) {
+        let home = scratch();
+        fs::create_dir_all(home.path().join("data/one")).expect("made");
+        fs::create_dir(home.path().join("outside")).expect("made");
+        symlink("one", home.path().join("data/way")).expect("linked");
+        symlink("one/f", home.path().join("data/link")).expect("linked");
+        symlink("../outside", home.path().join("data/out")).expect("linked");
+        fs::write(home.path().join("data/one/f"), "text").expect("written");
+        fs::write(home.path().join("outside/f"), "outside").expect("written");
+        let table = RootTable::new(Vec::new(), Vec::new());
+        let pattern = PathPattern::parse(&format!("{}/data/*", home.path().display())).expect("a pattern");
+        table.open_root(GRANT, &pattern, false).expect("a root");
+        (home, table)
+    }
+
+    fn named(home: &TempDir, relative: &str) -> AbsPath {
+        AbsPath::parse(&format!("{}/data/{relative}", home.path().display())).expect("a path")
+    }
+
+    #[test]
+    fn one_file_has_one_place_however_it_is_spelled() {
+        let (home, table) = granted();
+        let before = Snapshot::of(home.path());
+        let place =
+            |relative: &str, no_links| table.place_of(&named(&home, relative), GRANT, relative, no_links);
+        let real = home.path().canonicalize().expect("there").join("data");
+        for spelled in ["one/f", "way/f", "one/../way/f", "one/./f"] {
+            assert_eq!(place(spelled, false).expect("a place"), real.join("one/f"), "{spelled}");
+        }
+        assert_eq!(place("way/new/g", false).expect("a place"), real.join("one/new/g"));
+        assert!(matches!(place("way/f", true), Err(RootError::Outside { .. })), "no link is followed");
+        assert_eq!(place("one/f", true).expect("the control"), real.join("one/f"));
+        assert!(matches!(place("link", false), Err(RootError::WrongKind { .. })));
+        assert!(matches!(place("out/f", false), Err(RootError::Outside { .. })));
+        assert_eq!(before, Snapshot::of(home.path()), "looking makes nothing");
+    }
+
+    #[test]
+    fn an_append_goes_on_from_the_size_of_the_file_that_it_would_grow() {
+        let (home, table) = granted();
+        let before = Snapshot::of(home.path());
+        let position = |relative: &str, no_links| {
+            table.append_position(&named(&home, relative), GRANT, relative, no_links)
+        };
+        assert_eq!(position("way/f", false).expect("there"), Bytes(4));
+        assert_eq!(position("one/f", true).expect("there"), Bytes(4));
+        for missing in ["g", "one/new/deep/g"] {
+            assert_eq!(position(missing, false).expect("nothing yet"), Bytes(0), "{missing}");
+        }
+        for odd in ["link", "one", "out/f", "../outside/f"] {
+            let refused = position(odd, false);
+            let right = matches!(refused, Err(RootError::WrongKind { .. } | RootError::Outside { .. }));
+            assert!(right, "{odd}: {refused:?}");
+        }
+        assert!(matches!(position("way/f", true), Err(RootError::Outside { .. })));
+        assert_eq!(before, Snapshot::of(home.path()), "looking makes nothing");
+        table.close(GRANT);
+        assert!(matches!(position("one/f", false), Err(RootError::UnknownGrant { .. })));
+    }
+
+    #[test]
+    fn what_a_call_left_unfinished_is_removed_and_nothing_else() {
+        let (home, table) = granted();
+        let other = CallId::from_uuid(Uuid::from_u128(3));
+        let left = |call: CallId| home.path().join(format!("data/one/.aaos-{call}"));
+        fs::write(left(CALL), "half").expect("written");
+        fs::write(left(other), "half").expect("written");
+        let discard = |relative: &str, call| {
+            table.discard_unfinished(&named(&home, relative), GRANT, relative, false, call)
+        };
+        assert!(!discard("f", CALL).expect("another directory"));
+        assert!(!discard("one/new/f", CALL).expect("no such directory"));
+        assert!(left(CALL).exists(), "the control");
+        assert!(discard("way/f", CALL).expect("removed"));
+        assert!(!left(CALL).exists() && left(other).exists());
+        assert!(!discard("way/f", CALL).expect("nothing is left"));
+        symlink("f", left(CALL)).expect("linked");
+        assert!(!discard("one/f", CALL).expect("not a file of ours"));
+        assert_eq!(fs::read_link(left(CALL)).expect("it stays").to_str(), Some("f"));
+    }
 
     #[test]
     fn a_target_is_seen_where_the_write_would_put_it() {

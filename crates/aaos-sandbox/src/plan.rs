@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use aaos_core::effect::{Access, Denied, FileRight, Need};
-use aaos_core::id::GrantId;
+use aaos_core::id::{CallId, GrantId};
 use aaos_core::limits::{MAX_FILE_BYTES, MAX_READ_MANY_PATHS};
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes};
@@ -20,7 +20,9 @@ use serde::Serialize;
 
 use crate::beneath::{Facts, Links, Readable};
 use crate::broker::Broker;
-use crate::commit::{CommitError, WriteMode, check_target, commit, scratch, sealed_content, take_over};
+use crate::commit::{
+    CommitError, Write, WriteMode, check_target, commit, scratch, sealed_content, take_over,
+};
 use crate::egress::FetchedPage;
 use crate::roots::{RootError, RootTable};
 
@@ -39,6 +41,8 @@ pub(crate) struct Plan {
 /// A write that follows when the worker has filled its memfd.
 #[derive(Debug)]
 pub(crate) struct PlannedCommit {
+    call: CallId,
+    repeated: bool,
     table: RootTable,
     scratch: OwnedFd,
     grant: GrantId,
@@ -60,7 +64,16 @@ impl PlannedCommit {
             return Err(CommitError::Handover { why });
         }
         let root = self.table.root(self.grant)?;
-        commit(&self.table, &root, &self.relative, self.shown.as_str(), &content, &self.mode, self.links)?;
+        let write = Write {
+            call: self.call,
+            repeated: self.repeated,
+            relative: &self.relative,
+            shown: self.shown.as_str(),
+            content: &content,
+            mode: &self.mode,
+            links: self.links,
+        };
+        commit(&self.table, &root, &write)?;
         Ok(())
     }
 }
@@ -68,7 +81,12 @@ impl PlannedCommit {
 /// What planning looks at.
 #[derive(Debug)]
 pub(crate) struct Request {
+    pub(crate) call: CallId,
+    /// Whether an earlier daemon began this very call and ended before it could say how it went.
+    pub(crate) repeated: bool,
     pub(crate) input: ToolInput,
+    /// The size of the file that an append goes on from.
+    pub(crate) at: Option<Bytes>,
     pub(crate) all: Vec<Access>,
     pub(crate) each: Vec<Result<Access, Denied>>,
     pub(crate) page: Option<FetchedPage>,
@@ -177,7 +195,8 @@ impl Request {
             );
             return Err(ToolFailure::new(ToolFailureKind::TooLarge, message));
         }
-        let mode = if input.append { WriteMode::Append } else { WriteMode::Replace };
+        let at = self.at.map(|at| at.0);
+        let mode = if input.append { WriteMode::Append { at } } else { WriteMode::Replace };
         let (mut commit, descriptor) = self.plan_commit(&input.path, mode)?;
         commit.asked = Some(blake3::hash(input.content.as_bytes()));
         let job = WorkerJob::FileWrite { input: input.clone(), scratch: FIRST };
@@ -202,6 +221,8 @@ impl Request {
         let own = scratch().map_err(|errno| out_of_descriptors(&errno.into()))?;
         let lent = own.try_clone().map_err(|error| out_of_descriptors(&error))?;
         let commit = PlannedCommit {
+            call: self.call,
+            repeated: self.repeated,
             table: self.table.clone(),
             scratch: own,
             grant,

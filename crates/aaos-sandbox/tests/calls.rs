@@ -102,9 +102,12 @@ impl Lab {
     }
 
     async fn permit(&mut self, tool: &str, arguments: Value) -> Result<Permit<ToolCall>, Refusal> {
-        self.calls += 1;
         let input = find(tool).expect("a tool").parse_input(arguments).expect("arguments");
-        let effect = ToolCall::new(input).expect("a call");
+        self.permit_of(ToolCall::new(input).expect("a call")).await
+    }
+
+    async fn permit_of(&mut self, effect: ToolCall) -> Result<Permit<ToolCall>, Refusal> {
+        self.calls += 1;
         let call = CallId::from_uuid(Uuid::from_u128(self.calls));
         let authorized = self.authority.authorize(AGENT, call, effect, NOW)?;
         let about = About { timestamp: NOW, goal_id: None, trace_id: None, parent_event: None };
@@ -198,6 +201,29 @@ async fn every_worker_tool_runs_behind_the_lock_down() {
     let fetched = lab.outcome("web_fetch", json!({"url": "http://example.org/"}), Some(fetched)).await;
     let fetched: Value = serde_json::from_str(&fetched.result.expect("a page")).expect("JSON");
     assert_eq!((&fetched["body"], &fetched["status"]), (&json!("# Title"), &json!(200)));
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn an_append_that_names_a_size_is_added_there_or_not_at_all() {
+    let mut lab = Lab::new().await;
+    let path = lab.path("data/f");
+    let append = |at: u64| {
+        let arguments = json!({"path": path, "content": "more\n", "append": true});
+        let input = find("file_write").expect("a tool").parse_input(arguments).expect("arguments");
+        ToolCall::new(input).expect("a call").positioned(Bytes(at))
+    };
+    for (at, done) in [(15, true), (15, false), (0, false), (20, true)] {
+        let before = Snapshot::of(Path::new(&lab.path("data")));
+        let permit = lab.permit_of(append(at)).await.expect("authorised");
+        let receipt = lab.worker.run(permit, &lab.roots, None).await;
+        let outcome = lab.journal.finish(receipt, NOW).await.expect("journalled").outcome;
+        let failure = outcome.result.err().map(|failure| failure.kind);
+        assert_eq!(failure, (!done).then_some(ToolFailureKind::Io), "from {at}");
+        assert_eq!(before != Snapshot::of(Path::new(&lab.path("data"))), done, "from {at}");
+        assert!(lab.worker.is_usable(), "no fault of the worker");
+    }
+    assert_eq!(fs::read_to_string(&path).expect("there"), "text of data/f\nmore\nmore\n");
     lab.end().await;
 }
 

@@ -1,7 +1,7 @@
 //! Commits on real directories: what is refused leaves bytes, times and listings as they were.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use aaos_core::id::GrantId;
+use aaos_core::id::{CallId, GrantId};
+use aaos_core::limits::MAX_APPENDED_FILE_BYTES;
 use aaos_core::path::PathPattern;
 use aaos_core::toolio::ToolFailureKind;
 use rustix::fs::{CWD, FileType, Mode, RenameFlags};
@@ -17,11 +18,16 @@ use tempfile::TempDir;
 use testkit::{PATIENCE, Snapshot, scratch as scratch_dir};
 use uuid::Uuid;
 
-use super::{CommitError, WriteMode, commit, scratch, sealed_content, take_over};
+use super::{CommitError, Write, WriteMode, commit, scratch, sealed_content, take_over};
 use crate::beneath::{Links, facts};
 use crate::roots::RootTable;
 
 const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
+const CALL: CallId = CallId::from_uuid(Uuid::from_u128(2));
+/// How `CALL` names what is not in its place yet.
+const TEMPORARY: &str = "data/.aaos-00000000-0000-0000-0000-000000000002";
+/// An append that goes on from wherever the file ends.
+const APPEND: WriteMode = WriteMode::Append { at: None };
 const LIMIT: u64 = 1024;
 const RACE_ROUNDS: usize = 500;
 
@@ -58,13 +64,24 @@ impl Fixture {
         mode: &WriteMode,
         links: Links,
     ) -> Result<u64, ToolFailureKind> {
-        let root = self.table.root(GRANT).expect("open");
         let filled = filled(content.as_bytes());
         let size = content.len() as u64;
         take_over(&filled, size, LIMIT).expect("sealed");
         let content = sealed_content(filled, size).expect("read");
-        commit(&self.table, &root, relative, relative, &content, mode, links)
-            .map_err(|error| error.to_failure().kind)
+        let content = content.as_slice();
+        let write = Write { call: CALL, repeated: false, relative, shown: relative, content, mode, links };
+        self.commit(&write).map_err(|error| error.to_failure().kind)
+    }
+
+    fn commit(&self, write: &Write<'_>) -> Result<u64, CommitError> {
+        commit(&self.table, &self.table.root(GRANT).expect("open"), write)
+    }
+
+    /// An append by a call that saw the file with `at` bytes.
+    fn append(&self, relative: &str, content: &str, at: u64, repeated: bool) -> Result<u64, CommitError> {
+        let (mode, links) = (&WriteMode::Append { at: Some(at) }, Links::Follow);
+        let content = content.as_bytes();
+        self.commit(&Write { call: CALL, repeated, relative, shown: relative, content, mode, links })
     }
 
     fn replace(&self, relative: &str, content: &str) -> Result<u64, ToolFailureKind> {
@@ -101,9 +118,9 @@ fn a_write_replaces_by_rename_and_keeps_mode_and_owner() {
 #[test]
 fn append_keeps_the_old_content_first_and_makes_a_missing_file() {
     let fixture = Fixture::new();
-    assert_eq!(fixture.write("f", "+new", &WriteMode::Append), Ok(7));
+    assert_eq!(fixture.write("f", "+new", &APPEND), Ok(7));
     assert_eq!(text(&fixture.path("data/f")), "old+new");
-    assert_eq!(fixture.write("g", "first", &WriteMode::Append), Ok(5));
+    assert_eq!(fixture.write("g", "first", &APPEND), Ok(5));
     assert_eq!(text(&fixture.path("data/g")), "first");
     let mode = fs::metadata(fixture.path("data/g")).expect("there").mode() & 0o777;
     assert_eq!(mode & !0o644, 0, "neither executable nor writable by others: {mode:o}");
@@ -124,7 +141,7 @@ fn where_a_place_was_approved_no_link_is_followed_on_the_way() {
     fs::create_dir(fixture.path("data/other")).expect("made");
     symlink("../other", fixture.path("data/sub/way")).expect("linked");
     let before = Snapshot::of(fixture.dir.path());
-    for mode in [WriteMode::Replace, WriteMode::Append] {
+    for mode in [WriteMode::Replace, APPEND] {
         let refused = fixture.write_by("sub/way/f", "x", &mode, Links::Refuse);
         assert_eq!(refused, Err(ToolFailureKind::OutsideRoot));
     }
@@ -165,7 +182,7 @@ fn a_refused_write_changes_nothing() {
         ("new/../../outside/f", ToolFailureKind::NotFound),
     ] {
         assert_eq!(fixture.replace(relative, "evil"), Err(expected), "{relative:?}");
-        assert_eq!(fixture.write(relative, "evil", &WriteMode::Append), Err(expected), "{relative:?}");
+        assert_eq!(fixture.write(relative, "evil", &APPEND), Err(expected), "{relative:?}");
         assert_eq!(before, Snapshot::of(fixture.dir.path()), "{relative:?}");
     }
     // The control: an ordinary write goes through the same link.
@@ -243,6 +260,162 @@ fn a_memfd_that_is_mapped_or_not_as_announced_is_refused() {
 }
 
 #[test]
+fn an_append_goes_on_only_from_the_size_that_was_seen() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.append("f", "+new", 3, false).expect("as it was seen"), 7);
+    assert_eq!(fixture.append("g", "first", 0, false).expect("nothing was there"), 5);
+    let before = Snapshot::of(fixture.dir.path());
+    for (relative, content, at) in [
+        ("f", "+new", 3),
+        ("f", "x", 8),
+        ("f", "x", u64::MAX),
+        ("missing", "x", 1),
+        ("new/missing", "x", 1),
+        // What another hand put there is no proof that a first call did.
+        ("g", "first", 0),
+        ("g", "st", 3),
+    ] {
+        let refused = fixture.append(relative, content, at, false);
+        let right = matches!(refused, Err(CommitError::ChangedMeanwhile { .. }));
+        assert!(right, "{relative} {content} at {at}: {refused:?}");
+        assert_eq!(before, Snapshot::of(fixture.dir.path()), "{relative} {content} at {at}");
+    }
+    assert_eq!(fixture.append("f", "!", 7, false).expect("the control"), 8);
+    assert_eq!(text(&fixture.path("data/f")), "old+new!");
+}
+
+#[test]
+fn an_append_that_is_repeated_is_added_once() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.append("f", "+new", 3, true).expect("it had not come so far"), 7);
+    let before = Snapshot::of(fixture.dir.path());
+    assert_eq!(fixture.append("f", "+new", 3, true).expect("it had"), 7);
+    assert_eq!(before, Snapshot::of(fixture.dir.path()), "the very same file");
+    // The same for a file that the append makes, and for nothing to add.
+    assert_eq!(fixture.append("g", "ab", 0, true).expect("made"), 2);
+    assert_eq!(fixture.append("g", "ab", 0, true).expect("was made"), 2);
+    assert_eq!(fixture.append("g", "", 2, true).expect("nothing to add"), 2);
+    assert_eq!(text(&fixture.path("data/g")), "ab");
+    // The control: without a position it is added as often as it is asked for.
+    fixture.write("f", "+new", &APPEND).expect("added");
+    assert_eq!(text(&fixture.path("data/f")), "old+new+new");
+}
+
+#[test]
+fn a_repeated_append_to_a_file_that_changed_meanwhile_is_refused() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("data/f"), "old+new").expect("written");
+    let before = Snapshot::of(fixture.dir.path());
+    for (content, at) in [("+new", 2), ("+new", 4), ("+old", 3), ("+ne", 3), ("+new!", 3), ("+new", 7 + 4)] {
+        let refused = fixture.append("f", content, at, true);
+        assert!(
+            matches!(refused, Err(CommitError::ChangedMeanwhile { .. })),
+            "{content} at {at}: {refused:?}"
+        );
+    }
+    let refused = fixture.append("missing", "x", 1, true);
+    assert!(matches!(refused, Err(CommitError::ChangedMeanwhile { .. })), "{refused:?}");
+    let (mode, links, content) = (&APPEND, Links::Follow, b"+new".as_slice());
+    let write = Write { call: CALL, repeated: true, relative: "f", shown: "f", content, mode, links };
+    let refused = fixture.commit(&write);
+    assert!(matches!(refused, Err(CommitError::Unpositioned { .. })), "{refused:?}");
+    assert_eq!(before, Snapshot::of(fixture.dir.path()));
+    assert_eq!(fixture.append("f", "+new", 3, true).expect("the control"), 7);
+}
+
+#[test]
+fn a_file_at_its_largest_knows_a_repeated_append_but_takes_no_more() {
+    let fixture = Fixture::new();
+    let log = File::create(fixture.path("data/log")).expect("made");
+    log.set_len(MAX_APPENDED_FILE_BYTES).expect("sparse");
+    log.write_all_at(b"end", MAX_APPENDED_FILE_BYTES).expect("written");
+    let done = fixture.append("log", "end", MAX_APPENDED_FILE_BYTES, true).expect("it was added");
+    assert_eq!(done, MAX_APPENDED_FILE_BYTES + 3);
+    let refused = fixture.append("log", "more", done, false).expect_err("too large");
+    assert_eq!(refused.to_failure().kind, ToolFailureKind::TooLarge);
+}
+
+#[test]
+fn a_repeated_replace_replaces_again() {
+    let fixture = Fixture::new();
+    let (mode, links, content) = (&WriteMode::Replace, Links::Follow, b"new".as_slice());
+    let write = Write { call: CALL, repeated: true, relative: "f", shown: "f", content, mode, links };
+    for _ in 0..2 {
+        assert_eq!(fixture.commit(&write).expect("written"), 3);
+        assert_eq!(text(&fixture.path("data/f")), "new");
+    }
+}
+
+#[test]
+fn what_a_killed_daemon_left_of_a_write_makes_room_for_the_repeated_one() {
+    for (repeated, mode) in [(true, WriteMode::Append { at: Some(3) }), (false, WriteMode::Replace)] {
+        let fixture = Fixture::new();
+        fs::write(fixture.path(TEMPORARY), "half of something long").expect("left");
+        fs::hard_link(fixture.path(TEMPORARY), fixture.path("outside/hard")).expect("linked");
+        let content = b"+new".as_slice();
+        let write = Write {
+            call: CALL,
+            repeated,
+            relative: "f",
+            shown: "f",
+            content,
+            mode: &mode,
+            links: Links::Follow,
+        };
+        fixture.commit(&write).expect("written");
+        assert!(text(&fixture.path("data/f")).ends_with("+new"));
+        assert!(!fixture.path(TEMPORARY).exists());
+        assert_eq!(
+            text(&fixture.path("outside/hard")),
+            "half of something long",
+            "another file, not that one"
+        );
+    }
+    // It goes as well when the repeated call finds its work done, or the file changed.
+    for at in [0, 1] {
+        let fixture = Fixture::new();
+        fs::write(fixture.path(TEMPORARY), "half").expect("left");
+        assert_eq!(fixture.append("f", "old", at, true).is_ok(), at == 0);
+        assert!(!fixture.path(TEMPORARY).exists(), "at {at}");
+        assert_eq!(text(&fixture.path("data/f")), "old");
+    }
+    // The control: another call's stays.
+    let fixture = Fixture::new();
+    let other = fixture.path("data/.aaos-00000000-0000-0000-0000-000000000003");
+    fs::write(&other, "half").expect("left");
+    fixture.replace("f", "new").expect("written");
+    assert!(other.exists());
+}
+
+#[test]
+fn what_is_no_file_under_the_temporary_name_is_neither_removed_nor_written_through() {
+    let plant: [fn(&Fixture); 3] = [
+        |fixture| symlink("../outside/f", fixture.path(TEMPORARY)).expect("linked"),
+        |fixture| fs::create_dir(fixture.path(TEMPORARY)).expect("made"),
+        |fixture| {
+            let mode = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(CWD, fixture.path(TEMPORARY), FileType::Fifo, mode, 0).expect("a FIFO");
+        },
+    ];
+    for plant in plant {
+        let fixture = Fixture::new();
+        plant(&fixture);
+        let before = Snapshot::of(fixture.dir.path());
+        assert_eq!(fixture.replace("f", "evil"), Err(ToolFailureKind::Io));
+        assert_eq!(before, Snapshot::of(fixture.dir.path()));
+        assert!(fixture.append("f", "evil", 3, true).is_err());
+        assert_eq!(before, Snapshot::of(fixture.dir.path()));
+        assert_eq!(fixture.append("f", "old", 0, true).expect("was done before"), 3);
+        assert_eq!(before, Snapshot::of(fixture.dir.path()));
+    }
+    // The control: an ordinary write to that name goes through the link.
+    let fixture = Fixture::new();
+    symlink("../outside/f", fixture.path(TEMPORARY)).expect("linked");
+    fs::write(fixture.path(TEMPORARY), "evil").expect("written through");
+    assert_eq!(text(&fixture.path("outside/f")), "evil");
+}
+
+#[test]
 fn concurrent_appends_lose_nothing() {
     let fixture = Fixture::new();
     std::thread::scope(|scope| {
@@ -250,9 +423,7 @@ fn concurrent_appends_lose_nothing() {
             let fixture = &fixture;
             scope.spawn(move || {
                 for round in 0..10 {
-                    fixture
-                        .write("log", &format!("{writer}-{round}\n"), &WriteMode::Append)
-                        .expect("written");
+                    fixture.write("log", &format!("{writer}-{round}\n"), &APPEND).expect("written");
                 }
             });
         }
