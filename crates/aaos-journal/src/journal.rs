@@ -18,10 +18,13 @@ use aaos_core::state::State;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::audit;
-use crate::chain::{Head, Header, SALT_BYTES, VerifyReport, body_hash};
+use crate::chain::{Expected, Header, SALT_BYTES, VerifyReport, body_hash};
 use crate::error::JournalError;
+use crate::fold::{self, Folded};
 use crate::permit::{About, Finished, Permit, Receipt};
-use crate::read::{self, Filter, JournalFile};
+use crate::read::{Filter, JournalFile};
+use crate::sign::{HeadKey, HeadSigner};
+use crate::signed;
 use crate::store::{self, Prepared};
 use crate::writer::{Command, Link, Status, Writer};
 
@@ -30,8 +33,19 @@ use crate::writer::{Command, Link, Status, Writer};
 pub struct JournalConfig {
     /// The database; its directory must exist. Beside it lie `-wal`, `-shm` and a lock file (`.lock`).
     pub path: PathBuf,
-    /// Whether each entry committed from now on is printed on standard output as a JSON line.
+    /// The file of the key that signs heads; made, readable by its owner alone, with the journal.
+    pub key: PathBuf,
+    /// Whether each entry committed from now on, and each signed head, is printed on standard output as a JSON line.
     pub audit_stdout: bool,
+}
+
+impl JournalConfig {
+    /// A journal whose key lies beside it (`.key`), and that prints nothing.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { key: path.with_extension("key"), path, audit_stdout: false }
+    }
 }
 
 /// How much was committed since the journal was opened.
@@ -51,6 +65,7 @@ pub struct Journal {
     head: watch::Receiver<Seq>,
     status: Arc<Status>,
     readers: Arc<Readers>,
+    signer: Arc<HeadSigner>,
 }
 
 impl Journal {
@@ -67,30 +82,37 @@ impl Journal {
         config: JournalConfig,
         sink: impl Write + Send + 'static,
     ) -> Result<(Self, State), JournalError> {
-        let JournalConfig { path, audit_stdout } = config;
+        let JournalConfig { path, key, audit_stdout } = config;
         let lock = lock(&path)?;
         let connection = store::open_writer(&path)?;
-        let mut state = State::default();
-        let report = read::check(&connection, None, |row| {
-            state.apply(&row.into_entry()?);
-            Ok(())
-        })?;
-        if let Some(broken) = report.broken {
-            return Err(JournalError::Broken { broken });
-        }
+        let signer = Arc::new(HeadSigner::load(&key, !signed::any(&connection)?)?);
+        let Folded { state, report } = fold::fold(&connection, Some(signer.key()))?;
         let tip = report.head;
+        let signed = signed::last(&connection)?.unwrap_or(report.after.seq);
         let (sender, queue) = mpsc::channel(JOURNAL_QUEUE);
-        let printer =
-            if audit_stdout { Some(audit::start(&path, tip.seq, sink, sender.downgrade())?) } else { None };
+        let printer = match audit_stdout {
+            true => Some(audit::start(&path, tip.seq, signed, sink, sender.downgrade())?),
+            false => None,
+        };
         let (head, followed) = watch::channel(tip.seq);
         let status = Arc::new(Status::default());
-        let writer = Writer { connection, tip, queue, head, status: Arc::clone(&status), printer, lock };
+        let writer = Writer {
+            connection,
+            tip,
+            queue,
+            head,
+            status: Arc::clone(&status),
+            printer,
+            lock,
+            signer: Arc::clone(&signer),
+            signed,
+        };
         thread::Builder::new()
             .name("journal-writer".into())
             .spawn(move || writer.run())
             .map_err(|source| JournalError::files(&path, source))?;
         let readers = Arc::new(Readers::new(path));
-        Ok((Self { queue: sender, head: followed, status, readers }, state))
+        Ok((Self { queue: sender, head: followed, status, readers, signer }, state))
     }
 
     /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the
@@ -192,15 +214,21 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] of the database.
     pub async fn verify(&self) -> Result<VerifyReport, JournalError> {
-        self.readers.with(|file| file.verify(None)).await
+        self.verify_against(Expected::default()).await
     }
 
-    /// As [`Self::verify`], and says whether the chain holds a head that was seen earlier.
+    /// As [`Self::verify`], and says whether the chain holds what was seen earlier.
     ///
     /// # Errors
     /// [`JournalError`] of the database.
-    pub async fn verify_against(&self, expected: Head) -> Result<VerifyReport, JournalError> {
-        self.readers.with(move |file| file.verify(Some(expected))).await
+    pub async fn verify_against(&self, expected: Expected) -> Result<VerifyReport, JournalError> {
+        self.readers.with(move |file| file.verify(expected)).await
+    }
+
+    /// The key that vouches for this journal's heads.
+    #[must_use]
+    pub fn key(&self) -> HeadKey {
+        self.signer.key()
     }
 
     /// The number of the last durable entry (0 before the first), for followers. The channel closes when

@@ -3,7 +3,9 @@
 mod audit;
 mod chain;
 mod durable;
+mod export;
 mod fold;
+mod heads;
 mod pipeline;
 
 use std::path::{Path, PathBuf};
@@ -37,7 +39,7 @@ fn path_in(directory: &TempDir) -> PathBuf {
 }
 
 fn try_open(path: &Path) -> Result<(Journal, State), JournalError> {
-    Journal::open(JournalConfig { path: path.to_owned(), audit_stdout: false })
+    Journal::open(JournalConfig::at(path))
 }
 
 fn open(path: &Path) -> Journal {

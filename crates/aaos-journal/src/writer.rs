@@ -1,7 +1,9 @@
 //! The one writer: a thread that owns the connection, the chain's tip and the lock file.
 //!
 //! Invariants: whatever waits in the queue goes into one transaction, and is answered only after its commit;
-//! a commit is put off for company only while nobody waits for it; the tip moves only after a commit; after a failed commit nothing is written or acknowledged any more.
+//! a commit is put off for company only while nobody waits for it; the tip moves only after a commit; after a failed
+//! commit nothing is written or acknowledged any more; the head of every [`HEAD_EVERY`]th entry is signed in the
+//! transaction that appends it, so that a signature costs no further wait for the disk.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,12 +14,14 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use aaos_core::id::Seq;
-use aaos_core::limits::{AUDIT_DRAIN_MS, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
+use aaos_core::limits::{AUDIT_DRAIN_MS, HEAD_EVERY, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::{Hash, Head};
 use crate::error::JournalError;
+use crate::sign::HeadSigner;
+use crate::signed;
 use crate::store::{self, Prepared};
 
 /// Where an entry came to lie in the chain.
@@ -87,6 +91,9 @@ pub(crate) struct Writer {
     pub(crate) status: Arc<Status>,
     pub(crate) printer: Option<Printer>,
     pub(crate) lock: File,
+    pub(crate) signer: Arc<HeadSigner>,
+    /// The last entry whose head is signed.
+    pub(crate) signed: Seq,
 }
 
 type Append = (Vec<Prepared>, Option<Reply>);
@@ -107,6 +114,7 @@ impl Writer {
             }
             self.commit(group);
         }
+        self.sign_end();
         let Self { connection, head, printer, lock, .. } = self;
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "the journal's database did not close cleanly; it recovers when opened");
@@ -185,6 +193,7 @@ impl Writer {
     /// One transaction; all of it is on the disk when this returns, or the tip is unchanged.
     fn write(&mut self, group: &[Append]) -> Result<(Head, VecDeque<Vec<Link>>), rusqlite::Error> {
         let mut tip = self.tip;
+        let mut signed_through = self.signed;
         let mut links = VecDeque::with_capacity(group.len());
         if group.iter().all(|(entries, _)| entries.is_empty()) {
             return Ok((tip, links));
@@ -195,12 +204,35 @@ impl Writer {
             for entry in entries {
                 let previous = tip.hash;
                 tip = store::insert(&transaction, tip, entry)?;
+                if tip.seq.0.is_multiple_of(HEAD_EVERY) {
+                    signed::insert(&transaction, &self.signer.head(tip))?;
+                    signed_through = tip.seq;
+                }
                 appended.push(Link { seq: tip.seq, previous, hash: tip.hash });
             }
             links.push_back(appended);
         }
         transaction.commit()?;
+        self.signed = signed_through;
         Ok((tip, links))
+    }
+
+    /// Signs the last entry's head before the journal closes.
+    fn sign_end(&mut self) {
+        if self.signed == self.tip.seq || self.status.poisoned().is_some() {
+            return;
+        }
+        let signed = self.signer.head(self.tip);
+        let stored = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+            |transaction| {
+                signed::insert(&transaction, &signed)?;
+                transaction.commit()
+            },
+        );
+        if let Err(error) = stored {
+            tracing::error!(%error, "the last head of the journal could not be signed");
+            self.status.poison.get_or_init(|| error.into());
+        }
     }
 
     fn wake_printer(&self) {

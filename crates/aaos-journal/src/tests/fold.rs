@@ -256,10 +256,12 @@ proptest! {
 
         // And a restart after any of its entries.
         let length = cut.index(states.len());
-        Connection::open(&path)
-            .expect("opens")
-            .execute("DELETE FROM entries WHERE seq > ?1", [i64::try_from(length).expect("few")])
-            .expect("cut");
+        let connection = Connection::open(&path).expect("opens");
+        for table in ["entries", "heads"] {
+            let sql = format!("DELETE FROM {table} WHERE seq > ?1");
+            connection.execute(&sql, [i64::try_from(length).expect("few")]).expect("cut");
+        }
+        drop(connection);
         let (journal, state) = try_open(&path).expect("opens");
         prop_assert_eq!(&state, &states[length]);
         runtime.block_on(journal.close()).expect("closes");
