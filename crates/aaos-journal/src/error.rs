@@ -129,6 +129,12 @@ pub enum JournalError {
         /// The system's answer.
         source: getrandom::Error,
     },
+    /// Reading was to go on from an entry whose successors were archived.
+    #[error("the entries up to {through} were archived; read them there, and the others from {through} on")]
+    Archived {
+        /// The last archived entry.
+        through: Seq,
+    },
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,

@@ -23,7 +23,8 @@ use crate::error::JournalError;
 use crate::fold::{self, Folded};
 use crate::permit::{About, Finished, Permit, Receipt};
 use crate::read::{Filter, JournalFile};
-use crate::sign::{HeadKey, HeadSigner};
+use crate::retain::{self, Pruned};
+use crate::sign::{Anchor, HeadKey, HeadSigner};
 use crate::signed;
 use crate::store::{self, Prepared};
 use crate::writer::{Command, Link, Status, Writer};
@@ -66,6 +67,8 @@ pub struct Journal {
     status: Arc<Status>,
     readers: Arc<Readers>,
     signer: Arc<HeadSigner>,
+    /// Held by whoever archives: one at a time.
+    archiving: Arc<Mutex<()>>,
 }
 
 impl Journal {
@@ -112,7 +115,10 @@ impl Journal {
             .spawn(move || writer.run())
             .map_err(|source| JournalError::files(&path, source))?;
         let readers = Arc::new(Readers::new(path));
-        Ok((Self { queue: sender, head: followed, status, readers, signer }, state))
+        Ok((
+            Self { queue: sender, head: followed, status, readers, signer, archiving: Arc::default() },
+            state,
+        ))
     }
 
     /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the
@@ -229,6 +235,42 @@ impl Journal {
     #[must_use]
     pub fn key(&self) -> HeadKey {
         self.signer.key()
+    }
+
+    /// Archives the oldest entries from before `before`, as far as nothing needs them, into files in `archive` beside
+    /// the database, and then removes them. Cancelling this future does not stop it.
+    ///
+    /// # Errors
+    /// [`JournalError`]: an archive cannot be written (nothing of it is removed then), or the journal failed.
+    pub async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        let journal = self.clone();
+        match tokio::task::spawn_blocking(move || journal.prune_now(before)).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(JournalError::Closed),
+        }
+    }
+
+    fn prune_now(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        let _one = self.archiving.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = store::open_reader(&self.readers.path)?;
+        let state = fold::fold(&connection, Some(self.key()))?.state;
+        let (last, held) = retain::boundary(&connection, &state, before)?;
+        let mut pruned = Pruned { entries: 0, archives: Vec::new(), through: Seq(0), held };
+        while let Some((anchor, path)) = retain::archive(&connection, &self.readers.path, last, &self.signer)?
+        {
+            pruned.entries += self.cut(anchor)?;
+            pruned.archives.push(path);
+        }
+        pruned.through = signed::anchor(&connection)?.map_or(Seq(0), |anchor| anchor.head.seq);
+        Ok(pruned)
+    }
+
+    fn cut(&self, anchor: Anchor) -> Result<u64, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.blocking_send(Command::Cut { anchor, reply }).map_err(|_| self.gone())?;
+        self.status.hurry();
+        answer.blocking_recv().map_err(|_| self.gone())?
     }
 
     /// The number of the last durable entry (0 before the first), for followers. The channel closes when

@@ -93,7 +93,8 @@ impl JournalFile {
     /// [`aaos_core::event::Event::BodyErased`].
     ///
     /// # Errors
-    /// [`JournalError`] of the database, or for an entry that cannot be read.
+    /// [`JournalError`] of the database, for an entry that cannot be read, or [`JournalError::Archived`] when entries
+    /// after the one that was named were archived.
     pub fn read(&self, filter: &Filter) -> Result<Vec<Entry>, JournalError> {
         let (sql, values) = filter.statement();
         let mut statement = self.connection.prepare_cached(&sql)?;
@@ -109,7 +110,19 @@ impl JournalFile {
             entries.push(row.into_entry()?);
         }
         assert!(entries.len() <= MAX_READ_ENTRIES, "the statement is limited");
+        self.still_there(filter.after_seq)?;
         Ok(entries)
+    }
+
+    /// Whoever goes on from an entry must not miss one. To be asked after reading: what is archived then is gone.
+    fn still_there(&self, after: Option<Seq>) -> Result<(), JournalError> {
+        let Some(after) = after.filter(|after| *after > Seq(0)) else { return Ok(()) };
+        match signed::anchor(&self.connection)? {
+            Some(anchor) if after < anchor.head.seq => {
+                Err(JournalError::Archived { through: anchor.head.seq })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Walks the whole chain. Blocks. A chain that does not verify is an answer, not an error.

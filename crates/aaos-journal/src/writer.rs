@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::{Hash, Head};
 use crate::error::JournalError;
-use crate::sign::HeadSigner;
+use crate::sign::{Anchor, HeadSigner};
 use crate::signed;
 use crate::store::{self, Prepared};
 
@@ -38,6 +38,8 @@ pub(crate) type Reply = oneshot::Sender<Result<Vec<Link>, JournalError>>;
 pub(crate) enum Command {
     /// Append these together; answer after the commit, if anyone waits.
     Append { entries: Vec<Prepared>, reply: Option<Reply> },
+    /// Remove the entries up to the anchor and store it; they are archived. Answer with their number.
+    Cut { anchor: Anchor, reply: oneshot::Sender<Result<u64, JournalError>> },
     /// Take nothing new, commit what is queued, let go of the files, then answer.
     Close(oneshot::Sender<()>),
     /// Lets a test hold the writer or change the connection.
@@ -97,6 +99,23 @@ pub(crate) struct Writer {
 }
 
 type Append = (Vec<Prepared>, Option<Reply>);
+type Cut = (Anchor, oneshot::Sender<Result<u64, JournalError>>);
+
+/// What was queued together.
+#[derive(Default)]
+struct Group {
+    appends: Vec<Append>,
+    cuts: Vec<Cut>,
+    closers: Vec<oneshot::Sender<()>>,
+}
+
+impl Group {
+    /// Whether somebody waits for anything in it.
+    fn is_awaited(&self) -> bool {
+        let Self { appends, cuts, closers } = self;
+        !closers.is_empty() || !cuts.is_empty() || appends.iter().any(|(_, reply)| reply.is_some())
+    }
+}
 
 impl Writer {
     /// Runs until every handle is gone or one of them closes the journal.
@@ -104,15 +123,21 @@ impl Writer {
         let mut closers = Vec::new();
         assert!(self.status.writer.set(thread::current()).is_ok(), "there is one writer");
         while let Some(first) = self.queue.blocking_recv() {
-            let mut group = Vec::new();
-            self.gather(first, &mut group, &mut closers);
-            if closers.is_empty() && group.iter().all(|(_, reply)| reply.is_none()) {
+            let mut group = Group::default();
+            self.gather(first, &mut group);
+            if !group.is_awaited() {
                 self.linger();
                 if let Ok(next) = self.queue.try_recv() {
-                    self.gather(next, &mut group, &mut closers);
+                    self.gather(next, &mut group);
                 }
             }
-            self.commit(group);
+            self.commit(group.appends);
+            for (anchor, reply) in group.cuts {
+                if reply.send(self.cut(&anchor)).is_err() {
+                    tracing::debug!("whoever archived entries did not wait for their removal");
+                }
+            }
+            closers.append(&mut group.closers);
         }
         self.sign_end();
         let Self { connection, head, printer, lock, .. } = self;
@@ -147,19 +172,20 @@ impl Writer {
     }
 
     /// `first` and everything else that is queued, up to the queue's own length.
-    fn gather(&mut self, first: Command, group: &mut Vec<Append>, closers: &mut Vec<oneshot::Sender<()>>) {
+    fn gather(&mut self, first: Command, group: &mut Group) {
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                Command::Append { entries, reply } => group.push((entries, reply)),
+                Command::Append { entries, reply } => group.appends.push((entries, reply)),
+                Command::Cut { anchor, reply } => group.cuts.push((anchor, reply)),
                 Command::Close(closer) => {
                     self.queue.close();
-                    closers.push(closer);
+                    group.closers.push(closer);
                 }
                 #[cfg(test)]
                 Command::Hook(hook) => hook(&self.connection),
             }
-            next = if group.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
+            next = if group.appends.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
         }
     }
 
@@ -215,6 +241,25 @@ impl Writer {
         transaction.commit()?;
         self.signed = signed_through;
         Ok((tip, links))
+    }
+
+    /// Removes archived entries; a failure is one of the disk, and ends the journal as a failed commit does.
+    fn cut(&mut self, anchor: &Anchor) -> Result<u64, JournalError> {
+        if let Some(poisoned) = self.status.poisoned() {
+            return Err(poisoned);
+        }
+        assert!(anchor.head.seq < self.tip.seq, "the last entry stays");
+        let cut = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+            |transaction| {
+                let removed = signed::cut(&transaction, anchor)?;
+                transaction.commit()?;
+                Ok(removed)
+            },
+        );
+        cut.map_err(|error| {
+            tracing::error!(%error, "the journal failed to remove archived entries and accepts nothing more");
+            self.status.poison.get_or_init(|| error.into()).clone()
+        })
     }
 
     /// Signs the last entry's head before the journal closes.

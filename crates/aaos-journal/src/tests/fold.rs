@@ -200,7 +200,7 @@ fn goals() -> impl Strategy<Value = Event> {
     prop_oneof![3 => accepted, 3 => started, 1 => finished, 1 => restarted]
 }
 
-fn entry() -> impl Strategy<Value = NewEntry> {
+pub(super) fn entry() -> impl Strategy<Value = NewEntry> {
     let event = prop_oneof![3 => lives(), 2 => effects(), 1 => goals()];
     let goal = proptest::option::weighted(0.9, ids(GoalId::from_uuid));
     let agent = proptest::option::weighted(0.9, ids(AgentId::from_uuid));
@@ -216,7 +216,7 @@ fn entry() -> impl Strategy<Value = NewEntry> {
 }
 
 /// Records the batches; gives the state after each entry, the empty state first.
-async fn grown(path: &std::path::Path, batches: Vec<Vec<NewEntry>>) -> Vec<State> {
+pub(super) async fn grown(path: &std::path::Path, batches: Vec<Vec<NewEntry>>) -> Vec<State> {
     let journal = open(path);
     let mut states = vec![State::default()];
     for batch in batches {
