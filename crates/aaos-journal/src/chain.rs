@@ -11,12 +11,16 @@ use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::quantity::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::hex;
+use crate::sign::HeadKey;
+
 /// Length of a salt, bytes.
 pub(crate) const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
 /// A BLAKE3 hash; in text, 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Hash([u8; HASH_BYTES]);
 
 impl Hash {
@@ -43,6 +47,33 @@ impl fmt::Debug for Hash {
         fmt::Display::fmt(self, f)
     }
 }
+
+impl FromStr for Hash {
+    type Err = HashError;
+
+    fn from_str(text: &str) -> Result<Self, HashError> {
+        hex::decode(text).map(Self).ok_or(HashError)
+    }
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl TryFrom<String> for Hash {
+    type Error = HashError;
+
+    fn try_from(text: String) -> Result<Self, HashError> {
+        text.parse()
+    }
+}
+
+/// The text is no hash.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a hash is written as 64 hexadecimal digits in lower case")]
+pub struct HashError;
 
 /// The text is no head.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,8 +110,8 @@ impl FromStr for Head {
         let wrong = || HeadError { text: text.chars().take(100).collect() };
         let (seq, hash) = text.split_once(':').ok_or_else(wrong)?;
         let seq = seq.parse().map_err(|_| wrong())?;
-        let hash = blake3::Hash::from_hex(hash).map_err(|_| wrong())?;
-        Ok(Self { seq: Seq(seq), hash: Hash(*hash.as_bytes()) })
+        let hash = hash.parse().map_err(|_| wrong())?;
+        Ok(Self { seq: Seq(seq), hash })
     }
 }
 
@@ -151,6 +182,14 @@ pub enum Problem {
     HalfErased,
     /// A column does not hold what it must.
     Malformed,
+    /// The key vouched for another hash of it.
+    Head,
+    /// A head that is said to be signed is not.
+    Signature,
+    /// Its head is signed with another key.
+    Key,
+    /// Its number asks for a signed head, and there is none.
+    Unsigned,
 }
 
 impl fmt::Display for Problem {
@@ -161,6 +200,10 @@ impl fmt::Display for Problem {
             Self::Body => "has a changed body",
             Self::HalfErased => "is half erased",
             Self::Malformed => "is malformed",
+            Self::Head => "is not the one whose head was signed",
+            Self::Signature => "has a head with a forged signature",
+            Self::Key => "has a head that another key signed",
+            Self::Unsigned => "lacks its signed head",
         })
     }
 }
@@ -187,11 +230,30 @@ pub enum HeadCheck {
     Differs,
     /// The chain ends before it: its tail was cut off.
     Missing,
+    /// The chain begins after it: it lies in an archive, which is to be verified by itself.
+    Archived,
+}
+
+/// What a verification is told to expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// A head seen earlier, which the chain must hold.
+    pub head: Option<Head>,
+    /// The key that must have signed every signed head, of which there must be one.
+    pub key: Option<HeadKey>,
+}
+
+impl From<Option<Head>> for Expected {
+    fn from(head: Option<Head>) -> Self {
+        Self { head, key: None }
+    }
 }
 
 /// What a walk over the whole chain found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyReport {
+    /// What the first entry follows: [`Head::EMPTY`] unless the entries before were archived.
+    pub after: Head,
     /// Entries that verified, from the first on.
     pub entries: u64,
     /// The last entry that verified.
@@ -200,6 +262,10 @@ pub struct VerifyReport {
     pub erased_count: u64,
     /// The first of them (at most [`aaos_core::limits::MAX_LISTED_ERASED`]).
     pub erased: Vec<Seq>,
+    /// The last head that is signed; what comes after it is vouched for by the chain alone.
+    pub signed: Option<Head>,
+    /// Who signed.
+    pub key: Option<HeadKey>,
     /// The first entry that did not verify; nothing after it was looked at.
     pub broken: Option<Broken>,
     /// What became of the expected head.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use aaos_core::id::Seq;
 
 use crate::chain::Broken;
+use crate::sign::KeyProblem;
 
 /// Why the journal could not do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -47,6 +48,14 @@ pub enum JournalError {
         path: PathBuf,
         /// Which setting.
         setting: &'static str,
+    },
+    /// The key that signs heads cannot be used.
+    #[error("the journal's key {path} {problem}")]
+    Key {
+        /// The key file.
+        path: PathBuf,
+        /// Why not.
+        problem: KeyProblem,
     },
     /// The chain does not verify.
     #[error("journal does not verify: {broken}; keep the file for inspection and restore a backup")]
@@ -120,6 +129,12 @@ pub enum JournalError {
         /// The system's answer.
         source: getrandom::Error,
     },
+    /// Reading was to go on from an entry whose successors were archived.
+    #[error("the entries up to {through} were archived; read them there, and the others from {through} on")]
+    Archived {
+        /// The last archived entry.
+        through: Seq,
+    },
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
@@ -128,6 +143,10 @@ pub enum JournalError {
 impl JournalError {
     pub(crate) fn files(path: &Path, source: io::Error) -> Self {
         Self::Files { path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    pub(crate) fn key(path: &Path, problem: KeyProblem) -> Self {
+        Self::Key { path: path.to_owned(), problem }
     }
 
     pub(crate) fn unreadable(seq: Seq, source: serde_json::Error) -> Self {

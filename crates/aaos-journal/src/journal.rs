@@ -19,11 +19,15 @@ use aaos_core::tool::ToolCall;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::audit;
-use crate::chain::{Head, Header, SALT_BYTES, VerifyReport, body_hash};
+use crate::chain::{Expected, Header, SALT_BYTES, VerifyReport, body_hash};
 use crate::error::JournalError;
+use crate::fold::{self, Folded};
 use crate::permit::{About, Finished, Permit, Receipt};
-use crate::read::{self, Filter, JournalFile};
+use crate::read::{Filter, JournalFile};
 use crate::resume::Unfinished;
+use crate::retain::{self, Pruned};
+use crate::sign::{Anchor, HeadKey, HeadSigner};
+use crate::signed;
 use crate::store::{self, Prepared};
 use crate::writer::{Command, Link, Status, Writer};
 
@@ -32,8 +36,19 @@ use crate::writer::{Command, Link, Status, Writer};
 pub struct JournalConfig {
     /// The database; its directory must exist. Beside it lie `-wal`, `-shm` and a lock file (`.lock`).
     pub path: PathBuf,
-    /// Whether each entry committed from now on is printed on standard output as a JSON line.
+    /// The file of the key that signs heads; made, readable by its owner alone, with the journal.
+    pub key: PathBuf,
+    /// Whether each entry committed from now on, and each signed head, is printed on standard output as a JSON line.
     pub audit_stdout: bool,
+}
+
+impl JournalConfig {
+    /// A journal whose key lies beside it (`.key`), and that prints nothing.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { key: path.with_extension("key"), path, audit_stdout: false }
+    }
 }
 
 /// How much was committed since the journal was opened.
@@ -54,6 +69,9 @@ pub struct Journal {
     status: Arc<Status>,
     readers: Arc<Readers>,
     unfinished: Unfinished,
+    signer: Arc<HeadSigner>,
+    /// Held by whoever archives: one at a time.
+    archiving: Arc<Mutex<()>>,
 }
 
 impl Journal {
@@ -70,31 +88,38 @@ impl Journal {
         config: JournalConfig,
         sink: impl Write + Send + 'static,
     ) -> Result<(Self, State), JournalError> {
-        let JournalConfig { path, audit_stdout } = config;
+        let JournalConfig { path, key, audit_stdout } = config;
         let lock = lock(&path)?;
         let connection = store::open_writer(&path)?;
-        let mut state = State::default();
-        let report = read::check(&connection, None, |row| {
-            state.apply(&row.into_entry()?);
-            Ok(())
-        })?;
-        if let Some(broken) = report.broken {
-            return Err(JournalError::Broken { broken });
-        }
+        let signer = Arc::new(HeadSigner::load(&key, !signed::any(&connection)?)?);
+        let Folded { state, report } = fold::fold(&connection, Some(signer.key()))?;
         let tip = report.head;
+        let signed = signed::last(&connection)?.unwrap_or(report.after.seq);
         let (sender, queue) = mpsc::channel(JOURNAL_QUEUE);
-        let printer =
-            if audit_stdout { Some(audit::start(&path, tip.seq, sink, sender.downgrade())?) } else { None };
+        let printer = match audit_stdout {
+            true => Some(audit::start(&path, tip.seq, signed, sink, sender.downgrade())?),
+            false => None,
+        };
         let (head, followed) = watch::channel(tip.seq);
         let status = Arc::new(Status::default());
-        let writer = Writer { connection, tip, queue, head, status: Arc::clone(&status), printer, lock };
+        let writer = Writer {
+            connection,
+            tip,
+            queue,
+            head,
+            status: Arc::clone(&status),
+            printer,
+            lock,
+            signer: Arc::clone(&signer),
+            signed,
+        };
         thread::Builder::new()
             .name("journal-writer".into())
             .spawn(move || writer.run())
             .map_err(|source| JournalError::files(&path, source))?;
         let readers = Arc::new(Readers::new(path));
-        let unfinished = Unfinished::of(&state);
-        Ok((Self { queue: sender, head: followed, status, readers, unfinished }, state))
+        let (unfinished, archiving) = (Unfinished::of(&state), Arc::default());
+        Ok((Self { queue: sender, head: followed, status, readers, unfinished, signer, archiving }, state))
     }
 
     /// Journals that an authorised effect is about to happen, and gives leave to perform it. Waits for the
@@ -204,15 +229,57 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] of the database.
     pub async fn verify(&self) -> Result<VerifyReport, JournalError> {
-        self.readers.with(|file| file.verify(None)).await
+        self.verify_against(Expected::default()).await
     }
 
-    /// As [`Self::verify`], and says whether the chain holds a head that was seen earlier.
+    /// As [`Self::verify`], and says whether the chain holds what was seen earlier.
     ///
     /// # Errors
     /// [`JournalError`] of the database.
-    pub async fn verify_against(&self, expected: Head) -> Result<VerifyReport, JournalError> {
-        self.readers.with(move |file| file.verify(Some(expected))).await
+    pub async fn verify_against(&self, expected: Expected) -> Result<VerifyReport, JournalError> {
+        self.readers.with(move |file| file.verify(expected)).await
+    }
+
+    /// The key that vouches for this journal's heads.
+    #[must_use]
+    pub fn key(&self) -> HeadKey {
+        self.signer.key()
+    }
+
+    /// Archives the oldest entries from before `before`, as far as nothing needs them, into files in `archive` beside
+    /// the database, and then removes them. Cancelling this future does not stop it.
+    ///
+    /// # Errors
+    /// [`JournalError`]: an archive cannot be written (nothing of it is removed then), or the journal failed.
+    pub async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        let journal = self.clone();
+        match tokio::task::spawn_blocking(move || journal.prune_now(before)).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(JournalError::Closed),
+        }
+    }
+
+    fn prune_now(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        let _one = self.archiving.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = store::open_reader(&self.readers.path)?;
+        let state = fold::fold(&connection, Some(self.key()))?.state;
+        let (last, held) = retain::boundary(&connection, &state, before)?;
+        let mut pruned = Pruned { entries: 0, archives: Vec::new(), through: Seq(0), held };
+        while let Some((anchor, path)) = retain::archive(&connection, &self.readers.path, last, &self.signer)?
+        {
+            pruned.entries += self.cut(anchor)?;
+            pruned.archives.push(path);
+        }
+        pruned.through = signed::anchor(&connection)?.map_or(Seq(0), |anchor| anchor.head.seq);
+        Ok(pruned)
+    }
+
+    fn cut(&self, anchor: Anchor) -> Result<u64, JournalError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.blocking_send(Command::Cut { anchor, reply }).map_err(|_| self.gone())?;
+        self.status.hurry();
+        answer.blocking_recv().map_err(|_| self.gone())?
     }
 
     /// The number of the last durable entry (0 before the first), for followers. The channel closes when

@@ -10,19 +10,29 @@
 
 mod audit;
 mod chain;
+mod check;
 mod error;
+mod export;
+mod fold;
+mod hex;
 mod journal;
 mod permit;
 mod read;
 mod resume;
+mod retain;
+mod sign;
+mod signed;
 mod store;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use chain::{Broken, Hash, Head, HeadCheck, HeadError, Problem, VerifyReport};
+pub use chain::{Broken, Expected, Hash, HashError, Head, HeadCheck, HeadError, Problem, VerifyReport};
 pub use error::JournalError;
+pub use export::{FileReport, verify_file};
 pub use journal::{Journal, JournalConfig, JournalStats};
 pub use permit::{About, Finished, Permit, Receipt};
 pub use read::{Filter, JournalFile};
 pub use resume::may_go_on;
+pub use retain::{Held, Holder, Pruned};
+pub use sign::{HeadKey, HeadSignature, HexError, KeyProblem, SignedHead};

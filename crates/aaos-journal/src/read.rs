@@ -3,16 +3,21 @@
 //! Invariant: one answer is bounded in entries and in bytes; whoever wants more asks again from the last
 //! sequence number.
 
+use std::io;
 use std::path::Path;
 
 use aaos_core::event::Entry;
 use aaos_core::id::{AgentId, GoalId, Seq};
-use aaos_core::limits::{MAX_LISTED_ERASED, MAX_READ_BYTES, MAX_READ_ENTRIES};
+use aaos_core::limits::{MAX_READ_BYTES, MAX_READ_ENTRIES};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
-use crate::chain::{Head, HeadCheck, VerifyReport};
+use crate::chain::{Expected, Head, VerifyReport};
+use crate::check::ChainCheck;
 use crate::error::JournalError;
+use crate::export;
+use crate::sign::SignedHead;
+use crate::signed;
 use crate::store::{self, Row, SELECT};
 
 /// Which entries to read, in order of their sequence numbers.
@@ -88,7 +93,8 @@ impl JournalFile {
     /// [`aaos_core::event::Event::BodyErased`].
     ///
     /// # Errors
-    /// [`JournalError`] of the database, or for an entry that cannot be read.
+    /// [`JournalError`] of the database, for an entry that cannot be read, or [`JournalError::Archived`] when entries
+    /// after the one that was named were archived.
     pub fn read(&self, filter: &Filter) -> Result<Vec<Entry>, JournalError> {
         let (sql, values) = filter.statement();
         let mut statement = self.connection.prepare_cached(&sql)?;
@@ -104,57 +110,120 @@ impl JournalFile {
             entries.push(row.into_entry()?);
         }
         assert!(entries.len() <= MAX_READ_ENTRIES, "the statement is limited");
+        self.still_there(filter.after_seq)?;
         Ok(entries)
+    }
+
+    /// Whoever goes on from an entry must not miss one. To be asked after reading: what is archived then is gone.
+    fn still_there(&self, after: Option<Seq>) -> Result<(), JournalError> {
+        let Some(after) = after.filter(|after| *after > Seq(0)) else { return Ok(()) };
+        match signed::anchor(&self.connection)? {
+            Some(anchor) if after < anchor.head.seq => {
+                Err(JournalError::Archived { through: anchor.head.seq })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Walks the whole chain. Blocks. A chain that does not verify is an answer, not an error.
     ///
     /// # Errors
     /// [`JournalError`] of the database.
-    pub fn verify(&self, expected: Option<Head>) -> Result<VerifyReport, JournalError> {
-        check(&self.connection, expected, |_| Ok(()))
-    }
-}
-
-/// Walks the chain from its first entry and shows each entry that verifies to `visit`.
-pub(crate) fn check(
-    connection: &Connection,
-    expected: Option<Head>,
-    mut visit: impl FnMut(Row) -> Result<(), JournalError>,
-) -> Result<VerifyReport, JournalError> {
-    let mut report = VerifyReport {
-        entries: 0,
-        head: Head::EMPTY,
-        erased_count: 0,
-        erased: Vec::new(),
-        broken: None,
-        expected: if expected.is_some() { HeadCheck::Missing } else { HeadCheck::NotAsked },
-    };
-    judge_head(&mut report, expected);
-    let walked = store::walk(connection, |row| {
-        report.head = row.follows(report.head).map_err(|broken| JournalError::Broken { broken })?;
-        report.entries += 1;
-        judge_head(&mut report, expected);
-        if row.is_erased() {
-            report.erased_count += 1;
-            if report.erased.len() < MAX_LISTED_ERASED {
-                report.erased.push(row.seq);
+    pub fn verify(&self, expected: impl Into<Expected>) -> Result<VerifyReport, JournalError> {
+        let expected = expected.into();
+        loop {
+            let begins = signed::anchor(&self.connection).ok();
+            let report = check(&self.connection, expected, None, |_| Ok(()))?;
+            // Whoever walks while the beginning is archived may find it gone.
+            if report.broken.is_none() || signed::anchor(&self.connection).ok() == begins {
+                return Ok(report);
             }
         }
-        visit(row)
-    });
-    match walked {
-        Ok(()) => {}
-        Err(JournalError::Broken { broken }) => report.broken = Some(broken),
-        Err(other) => return Err(other),
     }
-    assert_eq!(report.entries, report.head.seq.0, "numbers have no gaps");
-    Ok(report)
+
+    /// The signed heads after `after` up to `through`.
+    pub(crate) fn heads(&self, after: Seq, through: Seq) -> Result<Vec<SignedHead>, JournalError> {
+        signed::heads(&self.connection, after, through)
+    }
+
+    /// Writes entries as stored and signed heads to a new file of JSON lines, from the first entry on, which
+    /// [`crate::verify_file`] can check by itself. Blocks. The file is there whole or not at all.
+    ///
+    /// # Errors
+    /// [`JournalError`]: there is such a file, it cannot be written, or the chain does not verify.
+    pub fn export(&self, path: &Path) -> Result<VerifyReport, JournalError> {
+        if path.symlink_metadata().is_ok() {
+            return Err(JournalError::files(path, io::ErrorKind::AlreadyExists.into()));
+        }
+        export::write(&self.connection, path, None, None)
+    }
 }
 
-fn judge_head(report: &mut VerifyReport, expected: Option<Head>) {
-    if let Some(expected) = expected.filter(|head| head.seq == report.head.seq) {
-        report.expected =
-            if expected.hash == report.head.hash { HeadCheck::Found } else { HeadCheck::Differs };
+/// What a walk shows: it has verified so far.
+pub(crate) enum Passed {
+    /// An entry.
+    Entry(Row),
+    /// The signed head of the entry shown last.
+    Head(SignedHead),
+}
+
+/// Walks the chain from its first entry up to `until`, or to its end, and shows all that verifies.
+pub(crate) fn check(
+    connection: &Connection,
+    expected: Expected,
+    until: Option<Seq>,
+    mut visit: impl FnMut(Passed) -> Result<(), JournalError>,
+) -> Result<VerifyReport, JournalError> {
+    let begun = signed::anchor(connection).and_then(|anchor| {
+        ChainCheck::anchored(anchor.as_ref(), expected).map_err(|broken| JournalError::Broken { broken })
+    });
+    let mut check = match begun {
+        Ok(check) => check,
+        Err(JournalError::Broken { broken }) => {
+            return Ok(ChainCheck::after(Head::EMPTY, expected).report(Some(broken)));
+        }
+        Err(other) => return Err(other),
+    };
+    match walk(connection, &mut check, until, &mut visit) {
+        Ok(()) => Ok(check.report(None)),
+        Err(JournalError::Broken { broken }) => Ok(check.report(Some(broken))),
+        Err(other) => Err(other),
     }
+}
+
+fn walk(
+    connection: &Connection,
+    check: &mut ChainCheck,
+    until: Option<Seq>,
+    visit: &mut impl FnMut(Passed) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
+    let broken = |broken| JournalError::Broken { broken };
+    let mut last = None;
+    while until.is_none_or(|until| check.tip().seq < until) {
+        let mut page = store::page(connection, last)?;
+        if page.is_empty() {
+            let ahead = signed::heads(connection, check.tip().seq, Seq(LAST))?;
+            let Some(ahead) = ahead.first() else { return check.end().map_err(broken) };
+            // Either the chain has grown since the page was read, or what was signed was cut off.
+            page = store::page(connection, last)?;
+            if page.is_empty() {
+                return check.signed(ahead).map_err(broken);
+            }
+        }
+        page.retain(|row| until.is_none_or(|until| row.seq <= until));
+        let Some(through) = page.last().map(|row| row.seq) else { continue };
+        let mut heads = signed::heads(connection, check.tip().seq, through)?.into_iter().peekable();
+        for mut row in page {
+            row.previous = Some(check.tip().hash);
+            check.entry(&row).map_err(broken)?;
+            let tip = check.tip();
+            visit(Passed::Entry(row))?;
+            while let Some(head) = heads.next_if(|signed| signed.head.seq <= tip.seq) {
+                check.signed(&head).map_err(broken)?;
+                visit(Passed::Head(head))?;
+            }
+        }
+        last = Some(through);
+    }
+    check.end().map_err(broken)
 }

@@ -1,8 +1,9 @@
 //! The database: schema, settings, rows in and out. No chain logic beyond one row's own hashes.
 //!
-//! Invariants: rows are only ever inserted (a body and its salt may be set NULL later); every connection is
-//! refused a schema it does not know before it changes anything; the writing connection runs in WAL mode with
-//! `synchronous = FULL`, so a commit that returned is on the disk.
+//! Invariants: entries are only ever inserted at the end and, once archived, removed from the beginning (a body and
+//! its salt may be set NULL later); every connection is refused a schema it does not know before it changes
+//! anything; the writing connection runs in WAL mode with `synchronous = FULL`, so a commit that returned is on
+//! the disk.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -24,6 +25,8 @@ pub(crate) const SCHEMA_VERSION: i64 = 3;
 const APPLICATION_ID: i64 = 0x6161_4f53;
 /// Rows of one statement of a walk; between statements the write-ahead log can be checkpointed.
 const WALK_ROWS: i64 = 1_000;
+/// Bodies of one statement of a walk, bytes; the last may go beyond.
+const WALK_BYTES: usize = 4 * 1024 * 1024;
 /// The write-ahead log is cut back to this after a checkpoint.
 const LOG_BYTES: i64 = 64 * 1024 * 1024;
 
@@ -44,6 +47,20 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE INDEX entries_by_goal ON entries (goal) WHERE goal IS NOT NULL;
     CREATE INDEX entries_by_agent ON entries (agent) WHERE agent IS NOT NULL;
+    CREATE TABLE heads (
+        seq INTEGER PRIMARY KEY,
+        hash BLOB NOT NULL,
+        key BLOB NOT NULL,
+        signature BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE anchor (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        seq INTEGER NOT NULL,
+        hash BLOB NOT NULL,
+        latest INTEGER NOT NULL,
+        key BLOB NOT NULL,
+        signature BLOB NOT NULL
+    ) STRICT;
 ";
 
 const INSERT: &str = "INSERT INTO entries
@@ -52,8 +69,13 @@ const INSERT: &str = "INSERT INTO entries
 
 /// What [`Row::decode`] reads, in its order; to be followed by conditions on `e`.
 pub(crate) const SELECT: &str = "SELECT e.seq, e.id, e.timestamp, e.goal, e.agent, e.trace, e.parent, e.kind,
-    e.body, e.salt, e.body_hash, e.hash, p.hash
-    FROM entries e LEFT JOIN entries p ON p.seq = e.seq - 1";
+    e.body, e.salt, e.body_hash, e.hash, COALESCE(p.hash, a.hash)
+    FROM entries e LEFT JOIN entries p ON p.seq = e.seq - 1 LEFT JOIN anchor a ON a.seq = e.seq - 1";
+
+/// The same for a walk, which knows the entry before without asking for it.
+const WALK: &str = "SELECT e.seq, e.id, e.timestamp, e.goal, e.agent, e.trace, e.parent, e.kind,
+    e.body, e.salt, e.body_hash, e.hash, NULL
+    FROM entries e WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2";
 
 /// Opens or creates the database for writing. The caller holds the lock file.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, JournalError> {
@@ -102,10 +124,15 @@ pub(crate) fn create_private(path: &Path) -> Result<File, JournalError> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(directory.unwrap_or(Path::new("."))).map_err(failed)?;
-    directory.sync_all().map_err(failed)?;
+    sync_directory_of(path)?;
     Ok(file)
+}
+
+/// Brings the names in a file's directory to the disk.
+pub(crate) fn sync_directory_of(path: &Path) -> Result<(), JournalError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let opened = File::open(directory.unwrap_or(Path::new(".")));
+    opened.and_then(|directory| directory.sync_all()).map_err(|source| JournalError::files(path, source))
 }
 
 /// Whether the database is empty and to be set up; an error if it is someone else's or of another version.
@@ -162,11 +189,11 @@ pub(crate) struct Row {
     pub(crate) seq: Seq,
     pub(crate) header: Header,
     pub(crate) body: Option<String>,
-    salt: Option<[u8; SALT_BYTES]>,
-    body_hash: Hash,
-    hash: Hash,
-    /// Hash stored in the entry before; none for the first, or where that is missing.
-    previous: Option<Hash>,
+    pub(crate) salt: Option<[u8; SALT_BYTES]>,
+    pub(crate) body_hash: Hash,
+    pub(crate) hash: Hash,
+    /// Hash of the entry before, where it is known; none for the first, too.
+    pub(crate) previous: Option<Hash>,
 }
 
 impl Row {
@@ -253,24 +280,26 @@ fn optional_uuid(row: &rusqlite::Row<'_>, column: usize) -> Result<Option<Uuid>,
     Ok(get::<Option<[u8; 16]>>(row, column)?.map(Uuid::from_bytes))
 }
 
-/// Shows every entry to `visit`, first to last, until that fails. Rows are read one by one.
-pub(crate) fn walk(
-    connection: &Connection,
-    mut visit: impl FnMut(Row) -> Result<(), JournalError>,
-) -> Result<(), JournalError> {
-    let mut statement =
-        connection.prepare_cached(&format!("{SELECT} WHERE e.seq > ?1 ORDER BY e.seq LIMIT ?2"))?;
-    let mut last = i64::MIN;
-    loop {
-        let mut rows = statement.query(params![last, WALK_ROWS])?;
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            last = row.get(0)?;
-            count += 1;
-            visit(Row::decode(row)?)?;
+/// Reads the entries after `after`, or from the first row on, as many as fit into a page; none at the end. An entry that
+/// cannot be decoded is the answer when it comes first.
+pub(crate) fn page(connection: &Connection, after: Option<Seq>) -> Result<Vec<Row>, JournalError> {
+    let mut statement = connection.prepare_cached(WALK)?;
+    let after = after.map_or(i64::MIN, |seq| seq.0.cast_signed());
+    let mut rows = statement.query(params![after, WALK_ROWS])?;
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        match Row::decode(row) {
+            Ok(row) => {
+                bytes += row.body.as_ref().map_or(0, String::len);
+                page.push(row);
+            }
+            Err(error) if page.is_empty() => return Err(error),
+            Err(_) => break,
         }
-        if count < WALK_ROWS {
-            return Ok(());
+        if bytes > WALK_BYTES {
+            break;
         }
     }
+    Ok(page)
 }

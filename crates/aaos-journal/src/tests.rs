@@ -3,8 +3,11 @@
 mod audit;
 mod chain;
 mod durable;
+mod export;
 mod fold;
+mod heads;
 mod pipeline;
+mod retain;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -37,7 +40,7 @@ fn path_in(directory: &TempDir) -> PathBuf {
 }
 
 fn try_open(path: &Path) -> Result<(Journal, State), JournalError> {
-    Journal::open(JournalConfig { path: path.to_owned(), audit_stdout: false })
+    Journal::open(JournalConfig::at(path))
 }
 
 fn open(path: &Path) -> Journal {

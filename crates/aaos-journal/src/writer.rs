@@ -1,7 +1,9 @@
 //! The one writer: a thread that owns the connection, the chain's tip and the lock file.
 //!
 //! Invariants: whatever waits in the queue goes into one transaction, and is answered only after its commit;
-//! a commit is put off for company only while nobody waits for it; the tip moves only after a commit; after a failed commit nothing is written or acknowledged any more.
+//! a commit is put off for company only while nobody waits for it; the tip moves only after a commit; after a failed
+//! commit nothing is written or acknowledged any more; the head of every [`HEAD_EVERY`]th entry is signed in the
+//! transaction that appends it, so that a signature costs no further wait for the disk.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,12 +14,14 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use aaos_core::id::Seq;
-use aaos_core::limits::{AUDIT_DRAIN_MS, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
+use aaos_core::limits::{AUDIT_DRAIN_MS, HEAD_EVERY, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::{Hash, Head};
 use crate::error::JournalError;
+use crate::sign::{Anchor, HeadSigner};
+use crate::signed;
 use crate::store::{self, Prepared};
 
 /// Where an entry came to lie in the chain.
@@ -34,6 +38,8 @@ pub(crate) type Reply = oneshot::Sender<Result<Vec<Link>, JournalError>>;
 pub(crate) enum Command {
     /// Append these together; answer after the commit, if anyone waits.
     Append { entries: Vec<Prepared>, reply: Option<Reply> },
+    /// Remove the entries up to the anchor and store it; they are archived. Answer with their number.
+    Cut { anchor: Anchor, reply: oneshot::Sender<Result<u64, JournalError>> },
     /// Take nothing new, commit what is queued, let go of the files, then answer.
     Close(oneshot::Sender<()>),
     /// Lets a test hold the writer or change the connection.
@@ -87,9 +93,29 @@ pub(crate) struct Writer {
     pub(crate) status: Arc<Status>,
     pub(crate) printer: Option<Printer>,
     pub(crate) lock: File,
+    pub(crate) signer: Arc<HeadSigner>,
+    /// The last entry whose head is signed.
+    pub(crate) signed: Seq,
 }
 
 type Append = (Vec<Prepared>, Option<Reply>);
+type Cut = (Anchor, oneshot::Sender<Result<u64, JournalError>>);
+
+/// What was queued together.
+#[derive(Default)]
+struct Group {
+    appends: Vec<Append>,
+    cuts: Vec<Cut>,
+    closers: Vec<oneshot::Sender<()>>,
+}
+
+impl Group {
+    /// Whether somebody waits for anything in it.
+    fn is_awaited(&self) -> bool {
+        let Self { appends, cuts, closers } = self;
+        !closers.is_empty() || !cuts.is_empty() || appends.iter().any(|(_, reply)| reply.is_some())
+    }
+}
 
 impl Writer {
     /// Runs until every handle is gone or one of them closes the journal.
@@ -97,16 +123,23 @@ impl Writer {
         let mut closers = Vec::new();
         assert!(self.status.writer.set(thread::current()).is_ok(), "there is one writer");
         while let Some(first) = self.queue.blocking_recv() {
-            let mut group = Vec::new();
-            self.gather(first, &mut group, &mut closers);
-            if closers.is_empty() && group.iter().all(|(_, reply)| reply.is_none()) {
+            let mut group = Group::default();
+            self.gather(first, &mut group);
+            if !group.is_awaited() {
                 self.linger();
                 if let Ok(next) = self.queue.try_recv() {
-                    self.gather(next, &mut group, &mut closers);
+                    self.gather(next, &mut group);
                 }
             }
-            self.commit(group);
+            self.commit(group.appends);
+            for (anchor, reply) in group.cuts {
+                if reply.send(self.cut(&anchor)).is_err() {
+                    tracing::debug!("whoever archived entries did not wait for their removal");
+                }
+            }
+            closers.append(&mut group.closers);
         }
+        self.sign_end();
         let Self { connection, head, printer, lock, .. } = self;
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "the journal's database did not close cleanly; it recovers when opened");
@@ -139,19 +172,20 @@ impl Writer {
     }
 
     /// `first` and everything else that is queued, up to the queue's own length.
-    fn gather(&mut self, first: Command, group: &mut Vec<Append>, closers: &mut Vec<oneshot::Sender<()>>) {
+    fn gather(&mut self, first: Command, group: &mut Group) {
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
-                Command::Append { entries, reply } => group.push((entries, reply)),
+                Command::Append { entries, reply } => group.appends.push((entries, reply)),
+                Command::Cut { anchor, reply } => group.cuts.push((anchor, reply)),
                 Command::Close(closer) => {
                     self.queue.close();
-                    closers.push(closer);
+                    group.closers.push(closer);
                 }
                 #[cfg(test)]
                 Command::Hook(hook) => hook(&self.connection),
             }
-            next = if group.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
+            next = if group.appends.len() < JOURNAL_QUEUE { self.queue.try_recv().ok() } else { None };
         }
     }
 
@@ -185,6 +219,7 @@ impl Writer {
     /// One transaction; all of it is on the disk when this returns, or the tip is unchanged.
     fn write(&mut self, group: &[Append]) -> Result<(Head, VecDeque<Vec<Link>>), rusqlite::Error> {
         let mut tip = self.tip;
+        let mut signed_through = self.signed;
         let mut links = VecDeque::with_capacity(group.len());
         if group.iter().all(|(entries, _)| entries.is_empty()) {
             return Ok((tip, links));
@@ -195,12 +230,54 @@ impl Writer {
             for entry in entries {
                 let previous = tip.hash;
                 tip = store::insert(&transaction, tip, entry)?;
+                if tip.seq.0.is_multiple_of(HEAD_EVERY) {
+                    signed::insert(&transaction, &self.signer.head(tip))?;
+                    signed_through = tip.seq;
+                }
                 appended.push(Link { seq: tip.seq, previous, hash: tip.hash });
             }
             links.push_back(appended);
         }
         transaction.commit()?;
+        self.signed = signed_through;
         Ok((tip, links))
+    }
+
+    /// Removes archived entries; a failure is one of the disk, and ends the journal as a failed commit does.
+    fn cut(&mut self, anchor: &Anchor) -> Result<u64, JournalError> {
+        if let Some(poisoned) = self.status.poisoned() {
+            return Err(poisoned);
+        }
+        assert!(anchor.head.seq < self.tip.seq, "the last entry stays");
+        let cut = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+            |transaction| {
+                let removed = signed::cut(&transaction, anchor)?;
+                transaction.commit()?;
+                Ok(removed)
+            },
+        );
+        cut.map_err(|error| {
+            tracing::error!(%error, "the journal failed to remove archived entries and accepts nothing more");
+            self.status.poison.get_or_init(|| error.into()).clone()
+        })
+    }
+
+    /// Signs the last entry's head before the journal closes.
+    fn sign_end(&mut self) {
+        if self.signed == self.tip.seq || self.status.poisoned().is_some() {
+            return;
+        }
+        let signed = self.signer.head(self.tip);
+        let stored = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+            |transaction| {
+                signed::insert(&transaction, &signed)?;
+                transaction.commit()
+            },
+        );
+        if let Err(error) = stored {
+            tracing::error!(%error, "the last head of the journal could not be signed");
+            self.status.poison.get_or_init(|| error.into());
+        }
     }
 
     fn wake_printer(&self) {

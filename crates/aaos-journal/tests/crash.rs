@@ -31,7 +31,7 @@ fn entry(text: String) -> NewEntry {
 }
 
 fn open(path: &Path) -> Result<Journal, JournalError> {
-    Journal::open(JournalConfig { path: path.to_owned(), audit_stdout: false }).map(|(journal, _)| journal)
+    Journal::open(JournalConfig::at(path)).map(|(journal, _)| journal)
 }
 
 /// The child's part: does nothing unless the parent asked for it.

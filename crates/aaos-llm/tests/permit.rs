@@ -73,7 +73,7 @@ async fn refuse_everything(mut stream: UnixStream) {
 #[tokio::test]
 async fn a_permit_becomes_a_receipt_even_when_the_model_fails() {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = JournalConfig { path: folder.path().join("journal.db"), audit_stdout: false };
+    let config = JournalConfig::at(folder.path().join("journal.db"));
     let (journal, _) = Journal::open(config).expect("a fresh journal");
     let mut authority = authority();
     let permit = permit(&mut authority, &journal).await;

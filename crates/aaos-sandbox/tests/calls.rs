@@ -65,7 +65,7 @@ impl Lab {
             fs::write(dir.path().join(name), format!("text of {name}\n")).expect("written");
         }
         let roots = RootTable::new(vec![dir.path().join("state")], Vec::new());
-        let config = JournalConfig { path: dir.path().join("state/journal.db"), audit_stdout: false };
+        let config = JournalConfig::at(dir.path().join("state/journal.db"));
         let (journal, _) = Journal::open(config).expect("a journal");
         let worker = sandbox.launch_worker().await.expect("a worker");
         let authority = Authority::new(AuthorityLimits::default());

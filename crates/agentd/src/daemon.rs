@@ -278,7 +278,7 @@ impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
         let Groundwork { mut settings, principals, listener, seed, descriptors, _lock } = groundwork;
         let path = settings.state_dir.join("journal.db");
-        let opening = JournalConfig { path: path.clone(), audit_stdout: settings.audit_stdout };
+        let opening = JournalConfig { audit_stdout: settings.audit_stdout, ..JournalConfig::at(&path) };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
             .await
             .context("the journal's opening died")?

@@ -5,9 +5,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use aaos_core::event::{Entry, Event};
 use aaos_core::id::Seq;
+use aaos_core::limits::HEAD_EVERY;
 
 use super::{directory, path_in, saying};
-use crate::{Filter, Journal, JournalConfig};
+use crate::{Filter, Journal, JournalConfig, SignedHead};
 
 /// Passes on what is written.
 struct Sink(Sender<Vec<u8>>);
@@ -39,17 +40,31 @@ impl Write for Stuck {
 }
 
 fn open(path: &std::path::Path, audit_stdout: bool, sink: impl Write + Send + 'static) -> Journal {
-    let config = JournalConfig { path: path.to_owned(), audit_stdout };
+    let config = JournalConfig { audit_stdout, ..JournalConfig::at(path) };
     Journal::open_printing_to(config, sink).expect("opens").0
 }
 
-fn entries(lines: &Receiver<Vec<u8>>) -> Vec<Entry> {
+/// What was printed: entries, and signed heads, each after its entry.
+fn printed(lines: &Receiver<Vec<u8>>) -> (Vec<Entry>, Vec<SignedHead>) {
     let bytes: Vec<u8> = lines.iter().flatten().collect();
-    String::from_utf8(bytes)
-        .expect("UTF-8")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("one entry in each line"))
-        .collect()
+    let (mut entries, mut heads): (Vec<Entry>, Vec<SignedHead>) = (Vec::new(), Vec::new());
+    for line in String::from_utf8(bytes).expect("UTF-8").lines() {
+        if line.starts_with(r#"{"head":""#) {
+            let signed: SignedHead = serde_json::from_str(line).expect("a signed head");
+            assert!(signed.is_genuine());
+            if let Some(last) = entries.last() {
+                assert_eq!((signed.head.seq, signed.head.hash.to_string()), (last.seq, last.hash.clone()));
+            }
+            heads.push(signed);
+        } else {
+            entries.push(serde_json::from_str(line).expect("one entry in each line"));
+        }
+    }
+    (entries, heads)
+}
+
+fn entries(lines: &Receiver<Vec<u8>>) -> Vec<Entry> {
+    printed(lines).0
 }
 
 #[tokio::test]
@@ -108,4 +123,20 @@ async fn a_stuck_output_holds_up_no_commit_and_gets_everything_later() {
     drop(gate);
     journal.close().await.expect("closes");
     assert_eq!(entries(&lines), recorded);
+}
+
+#[tokio::test]
+async fn signed_heads_are_printed_each_after_its_entry_and_no_entry_looks_like_one() {
+    let directory = directory();
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Sink(sink));
+    let many = vec![saying(r#"{"head":"1:00"}"#); usize::try_from(2 * HEAD_EVERY).expect("few") + 1];
+    journal.record_all(many).await.expect("recorded");
+    let key = journal.key();
+    journal.close().await.expect("closes");
+    let (entries, heads) = printed(&lines);
+    assert_eq!(entries.len() as u64, 2 * HEAD_EVERY + 1);
+    let seqs: Vec<_> = heads.iter().map(|signed| signed.head.seq.0).collect();
+    assert_eq!(seqs, [HEAD_EVERY, 2 * HEAD_EVERY, 2 * HEAD_EVERY + 1], "and the last, at the end");
+    assert!(heads.iter().all(|signed| signed.key == key));
 }

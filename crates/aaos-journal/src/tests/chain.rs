@@ -94,13 +94,19 @@ async fn a_cut_tail_is_found_by_a_head_seen_before() {
     assert_eq!(verify(&path, Some(forged)).expected, HeadCheck::Differs);
     assert!(!verify(&path, Some(forged)).is_intact());
 
-    Connection::open(&path).expect("opens").execute("DELETE FROM entries WHERE seq = 3", []).expect("cut");
+    Connection::open(&path)
+        .expect("opens")
+        .execute_batch("DELETE FROM entries WHERE seq = 3; DELETE FROM heads WHERE seq = 3")
+        .expect("cut");
     assert!(verify(&path, None).is_intact(), "control: alone, a shorter chain looks whole");
     let cut = verify(&path, Some(whole.head));
     assert_eq!(cut.expected, HeadCheck::Missing);
     assert!(!cut.is_intact());
     let journal = open(&path);
-    assert_eq!(journal.verify_against(whole.head).await.expect("walks").expected, HeadCheck::Missing);
+    assert_eq!(
+        journal.verify_against(Some(whole.head).into()).await.expect("walks").expected,
+        HeadCheck::Missing
+    );
 }
 
 #[tokio::test]

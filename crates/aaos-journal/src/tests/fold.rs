@@ -247,7 +247,7 @@ fn goals() -> impl Strategy<Value = Event> {
     prop_oneof![3 => accepted, 3 => started, 1 => finished, 1 => restarted]
 }
 
-fn entry() -> impl Strategy<Value = NewEntry> {
+pub(super) fn entry() -> impl Strategy<Value = NewEntry> {
     let event = prop_oneof![3 => lives(), 2 => effects(), 1 => goals()];
     let goal = proptest::option::weighted(0.9, ids(GoalId::from_uuid));
     let agent = proptest::option::weighted(0.9, ids(AgentId::from_uuid));
@@ -263,7 +263,7 @@ fn entry() -> impl Strategy<Value = NewEntry> {
 }
 
 /// Records the batches; gives the state after each entry, the empty state first.
-async fn grown(path: &std::path::Path, batches: Vec<Vec<NewEntry>>) -> Vec<State> {
+pub(super) async fn grown(path: &std::path::Path, batches: Vec<Vec<NewEntry>>) -> Vec<State> {
     let journal = open(path);
     let mut states = vec![State::default()];
     for batch in batches {
@@ -303,10 +303,12 @@ proptest! {
 
         // And a restart after any of its entries.
         let length = cut.index(states.len());
-        Connection::open(&path)
-            .expect("opens")
-            .execute("DELETE FROM entries WHERE seq > ?1", [i64::try_from(length).expect("few")])
-            .expect("cut");
+        let connection = Connection::open(&path).expect("opens");
+        for table in ["entries", "heads"] {
+            let sql = format!("DELETE FROM {table} WHERE seq > ?1");
+            connection.execute(&sql, [i64::try_from(length).expect("few")]).expect("cut");
+        }
+        drop(connection);
         let (journal, state) = try_open(&path).expect("opens");
         prop_assert_eq!(&state, &states[length]);
         runtime.block_on(journal.close()).expect("closes");

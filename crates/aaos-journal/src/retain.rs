@@ -1,0 +1,164 @@
+//! Retention: old entries go to archive files, and the chain goes on from a signed anchor.
+//!
+//! Invariants: only a beginning of the journal is archived, and never its last entry; nothing is removed that an open
+//! goal, an agent alive, its ancestors, or an effect without outcome needs, so that what is left folds to the same
+//! state of all of these; an entry is removed only after its archive is on the disk. Archive and database may both
+//! hold an entry after a crash, never neither.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
+use aaos_core::limits::PRUNE_STEP;
+use aaos_core::quantity::Timestamp;
+use aaos_core::state::State;
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use crate::error::JournalError;
+use crate::sign::{Anchor, HeadSigner};
+use crate::{export, signed, store};
+
+/// What an archiving did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Entries that were archived and removed.
+    pub entries: u64,
+    /// The files they lie in, oldest first.
+    pub archives: Vec<PathBuf>,
+    /// The last entry that lies in an archive; 0 when none does.
+    pub through: Seq,
+    /// What keeps older entries than asked for from being archived.
+    pub held: Option<Held>,
+}
+
+/// What needs entries that are old enough to be archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The first entry that is needed.
+    pub since: Seq,
+    /// By whom.
+    pub by: Holder,
+}
+
+/// Who can need entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holder {
+    /// A goal that is open, or that an agent alive belongs to.
+    Goal(GoalId),
+    /// An agent alive, an ancestor of one, or one whose call has no outcome.
+    Agent(AgentId),
+    /// The intent of a call without outcome that belongs to no agent and no goal.
+    Intent(EntryId),
+}
+
+/// Everybody whose entries the state still rests on.
+pub(crate) fn holders(state: &State) -> BTreeSet<Holder> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<Holder> = state.open_goals().map(|goal| Holder::Goal(goal.id)).collect();
+    open.extend(state.alive().map(|agent| Holder::Agent(agent.id)));
+    for pending in state.pending.values() {
+        open.extend(pending.agent.map(Holder::Agent));
+        open.extend(pending.goal.map(Holder::Goal));
+        if pending.agent.is_none() && pending.goal.is_none() {
+            open.push(Holder::Intent(pending.intent));
+        }
+    }
+    open.extend(state.questions.values().map(|asked| Holder::Agent(asked.question.agent)));
+    open.extend(state.approved.values().map(|approval| Holder::Agent(approval.holder)));
+    while let Some(holder) = open.pop() {
+        if found.insert(holder) {
+            leans_on(state, holder, &mut open);
+        }
+    }
+    found
+}
+
+/// Whom a holder's place in the state rests on in turn.
+fn leans_on(state: &State, holder: Holder, open: &mut Vec<Holder>) {
+    match holder {
+        Holder::Goal(goal) => {
+            let root = state.goals.get(&goal).and_then(|goal| goal.root_agent);
+            open.extend(root.map(Holder::Agent));
+        }
+        Holder::Agent(agent) => {
+            let Some(agent) = state.agents.get(&agent) else { return };
+            open.extend(agent.parent.map(Holder::Agent));
+            open.extend(agent.goal.map(Holder::Goal));
+            let parent = |grant: &GrantId| state.grants.get(grant)?.record.parent;
+            let above = agent.grants.iter().filter_map(parent).filter_map(|grant| state.grants.get(&grant));
+            open.extend(above.map(|grant| Holder::Agent(grant.record.agent)));
+        }
+        Holder::Intent(_) => {}
+    }
+}
+
+/// The last entry that may be archived, and what keeps that from being a later one.
+pub(crate) fn boundary(
+    connection: &Connection,
+    state: &State,
+    before: Timestamp,
+) -> Result<(Seq, Option<Held>), JournalError> {
+    let seq = |sql: &str, value: &dyn rusqlite::ToSql| -> Result<Option<Seq>, JournalError> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let found: Option<i64> = statement.query_row([value], |row| row.get(0))?;
+        Ok(found.map(|seq| Seq(seq.cast_unsigned())))
+    };
+    // The last entry stays, so that there is always one to go on from.
+    let young = "SELECT min(seq) FROM entries WHERE timestamp >= ?1";
+    let old_enough = i64::try_from(before.0).unwrap_or(i64::MAX);
+    let first_young = seq(young, &old_enough)?.unwrap_or(state.seq).min(state.seq);
+    let mut held: Option<Held> = None;
+    for by in holders(state) {
+        let since = match by {
+            Holder::Goal(goal) => {
+                seq("SELECT min(seq) FROM entries WHERE goal = ?1", goal.as_uuid().as_bytes())?
+            }
+            Holder::Agent(agent) => {
+                seq("SELECT min(seq) FROM entries WHERE agent = ?1", agent.as_uuid().as_bytes())?
+            }
+            Holder::Intent(id) => seq("SELECT min(seq) FROM entries WHERE id = ?1", id.as_uuid().as_bytes())?,
+        };
+        let earliest = held.map_or(first_young, |held| held.since);
+        held = since.filter(|since| *since < earliest).map(|since| Held { since, by }).or(held);
+    }
+    let first_kept = held.map_or(first_young, |held| held.since);
+    Ok((Seq(first_kept.0.saturating_sub(1)), held))
+}
+
+/// Writes the next archive, of entries up to `last` at most, and makes the anchor that may take their place.
+pub(crate) fn archive(
+    connection: &Connection,
+    database: &Path,
+    last: Seq,
+    signer: &HeadSigner,
+) -> Result<Option<(Anchor, PathBuf)>, JournalError> {
+    let anchor = signed::anchor(connection)?;
+    let from = anchor.map_or(Seq(0), |anchor| anchor.head.seq);
+    let through = Seq(last.0.min(from.0 + PRUNE_STEP));
+    if through <= from {
+        return Ok(None);
+    }
+    let path = archives(database)?.join(format!("journal-{}-{through}.jsonl", from.0 + 1));
+    let report = export::write(connection, &path, Some(through), Some(signer))?;
+    assert_eq!(report.head.seq, through, "all that will be removed is in the archive");
+    let sql = "SELECT max(timestamp) FROM entries WHERE seq <= ?1";
+    let latest: i64 = connection.query_row(sql, [through.0.cast_signed()], |row| row.get(0))?;
+    let latest = Timestamp(latest.cast_unsigned());
+    let latest = anchor.map_or(latest, |anchor| latest.max(anchor.latest));
+    Ok(Some((signer.anchor(report.head, latest), path)))
+}
+
+/// The directory of the archives, made where it is missing.
+fn archives(database: &Path) -> Result<PathBuf, JournalError> {
+    let path = database.with_file_name("archive");
+    match fs::DirBuilder::new().mode(0o700).create(&path) {
+        Ok(()) => store::sync_directory_of(&path)?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(JournalError::files(&path, error)),
+    }
+    Ok(path)
+}

@@ -1,0 +1,211 @@
+//! Exported files, verified by themselves, and what is done to them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aaos_core::id::Seq;
+use aaos_core::limits::HEAD_EVERY;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{directory, open, path_in, saying, try_open};
+use crate::{
+    Broken, Expected, FileReport, Head, HeadCheck, HeadKey, JournalError, JournalFile, Problem, verify_file,
+};
+
+const EVERY: usize = HEAD_EVERY as usize;
+
+/// An exported journal: its start, three entries, many more with a signed head among them, and its last head.
+struct Exported {
+    directory: TempDir,
+    lines: Vec<String>,
+    key: HeadKey,
+    head: Head,
+}
+
+/// Line of an entry before the first signed head.
+const fn line_of(seq: usize) -> usize {
+    seq
+}
+
+impl Exported {
+    async fn new() -> Self {
+        let directory = directory();
+        let path = path_in(&directory);
+        let journal = open(&path);
+        let texts = ["one", "two \u{0} \"quoted\" \u{1f980}", "three"].map(saying);
+        journal.record_all(texts.to_vec()).await.expect("recorded");
+        journal.record_all(vec![saying("more"); EVERY]).await.expect("recorded");
+        let key = journal.key();
+        journal.close().await.expect("closes");
+        let file = directory.path().join("export.jsonl");
+        let report = JournalFile::open(&path).expect("opens").export(&file).expect("exported");
+        let text = fs::read_to_string(&file).expect("read");
+        let lines = text.lines().map(str::to_owned).collect();
+        Self { directory, lines, key, head: report.head }
+    }
+
+    fn check(&self, expected: Expected) -> FileReport {
+        let file: PathBuf = self.directory.path().join("changed.jsonl");
+        fs::write(&file, self.lines.join("\n") + "\n").expect("written");
+        verify_file(&file, expected).expect("read")
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.check(Expected::default()).chain.broken
+    }
+
+    fn replace(&mut self, line: usize, from: &str, to: &str) {
+        let changed = self.lines[line].replacen(from, to, 1);
+        assert_ne!(changed, self.lines[line], "{from} is there");
+        self.lines[line] = changed;
+    }
+}
+
+#[tokio::test]
+async fn an_export_verifies_without_daemon_and_database() {
+    let whole = Exported::new().await;
+    assert_eq!(whole.lines.len(), 1 + 3 + EVERY + 2, "start, entries, two signed heads");
+    assert!(whole.lines[1 + EVERY].starts_with(r#"{"head":"64:"#), "{}", whole.lines[1 + EVERY]);
+    let report = whole.check(Expected { head: Some(whole.head), key: Some(whole.key) });
+    assert!(report.chain.is_intact(), "{report:?}");
+    assert_eq!((report.chain.head, report.chain.entries), (whole.head, 3 + HEAD_EVERY));
+    assert_eq!((report.chain.signed, report.chain.key), (Some(whole.head), Some(whole.key)));
+    assert_eq!(report.line, whole.lines.len() as u64);
+    let database = JournalFile::open(&path_in(&whole.directory)).expect("opens");
+    assert_eq!(database.verify(Some(whole.head)).expect("walks").head, report.chain.head, "the same chain");
+    let again = database.export(&whole.directory.path().join("export.jsonl")).expect_err("it is there");
+    assert!(matches!(again, JournalError::Files { .. }));
+    let nowhere = verify_file(Path::new("/no/such/file"), None).expect_err("there is none");
+    assert!(matches!(nowhere, JournalError::Files { .. }));
+}
+
+#[tokio::test]
+async fn a_changed_entry_is_found_at_its_place() {
+    let cases: [(&str, &str, Problem); 8] = [
+        ("message_delivered", "daemon_stopped", Problem::Header),
+        (r#""timestamp":1000"#, r#""timestamp":1001"#, Problem::Header),
+        (r#""goal":null"#, r#""goal":"0190a5e8-7c1b-7000-8000-0123456789ab""#, Problem::Header),
+        (r#""body_hash":""#, r#""body_hash":"0"#, Problem::Malformed),
+        ("quoted", "quotes", Problem::Body),
+        (r#""salt":""#, r#""salt":null,"sal":""#, Problem::Malformed),
+        (r#""seq":2"#, r#""seq":7"#, Problem::Missing),
+        ("{", "{}{", Problem::Malformed),
+    ];
+    for (from, to, problem) in cases {
+        let mut export = Exported::new().await;
+        assert_eq!(export.broken(), None, "control");
+        export.replace(line_of(2), from, to);
+        assert_eq!(export.broken(), Some(Broken { seq: Seq(2), problem }), "{from} to {to}");
+        assert_eq!(export.check(Expected::default()).line, 3, "the line is named");
+    }
+}
+
+#[tokio::test]
+async fn removed_reordered_and_spliced_entries_are_found() {
+    let mut removed = Exported::new().await;
+    removed.lines.remove(line_of(2));
+    assert_eq!(removed.broken(), Some(Broken { seq: Seq(2), problem: Problem::Missing }));
+
+    let mut first = Exported::new().await;
+    first.lines.remove(line_of(1));
+    assert_eq!(first.broken(), Some(Broken { seq: Seq(1), problem: Problem::Missing }));
+
+    let mut reordered = Exported::new().await;
+    reordered.lines.swap(line_of(2), line_of(3));
+    assert_eq!(reordered.broken(), Some(Broken { seq: Seq(2), problem: Problem::Missing }));
+
+    let (mut spliced, other) = (Exported::new().await, Exported::new().await);
+    spliced.lines[line_of(2)] = other.lines[line_of(2)].clone();
+    assert_eq!(spliced.broken(), Some(Broken { seq: Seq(2), problem: Problem::Header }));
+
+    let mut start = Exported::new().await;
+    start.lines.remove(0);
+    assert_eq!(start.broken(), Some(Broken { seq: Seq(1), problem: Problem::Malformed }));
+    start.lines.clear();
+    assert_eq!(start.broken().map(|broken| broken.problem), Some(Problem::Malformed), "nothing at all");
+
+    let mut moved = Exported::new().await;
+    let hash = moved.lines[line_of(1)].split('"').rev().nth(1).expect("its hash").to_owned();
+    moved.lines.remove(line_of(1));
+    moved.lines[0] = format!(r#"{{"journal":1,"after":"1:{hash}"}}"#);
+    assert_eq!(moved.broken(), None, "what begins later is a chain, too, and says where it begins");
+    assert_eq!(moved.check(Expected::default()).chain.after.seq, Seq(1));
+    let early: Head = format!("0:{}", "0".repeat(64)).parse().expect("a head");
+    let asked = moved.check(Some(early).into());
+    assert_eq!((asked.chain.expected, asked.chain.is_intact()), (HeadCheck::Archived, false));
+}
+
+#[tokio::test]
+async fn forged_moved_and_missing_heads_are_found() {
+    let (own, strange) = (Exported::new().await, Exported::new().await);
+    let at = 1 + EVERY;
+    let with = |line: usize, text: String| {
+        let lines = [&own.lines[..line], &[text], &own.lines[line + 1..]].concat();
+        let changed = Exported { directory: directory(), lines, key: own.key, head: own.head };
+        changed.broken()
+    };
+    assert_eq!(with(at, own.lines[at].clone()), None, "control");
+    let place = |problem| Some(Broken { seq: Seq(HEAD_EVERY), problem });
+    assert_eq!(with(at, strange.lines[at].clone()), place(Problem::Head), "of another journal");
+    let of_own = |part: &str| own.lines[at].replace(part, &strange.key.to_string());
+    assert_eq!(with(at, of_own(&own.key.to_string())), place(Problem::Signature), "another key");
+    let last = own.lines.len() - 1;
+    assert_eq!(with(at, own.lines[last].clone()).map(|broken| broken.problem), Some(Problem::Missing));
+    let early = with(last, own.lines[at].clone());
+    assert_eq!(early, place(Problem::Head), "a head stands after its entry");
+
+    let mut without = Exported::new().await;
+    without.lines.remove(at);
+    assert_eq!(without.broken(), place(Problem::Unsigned));
+    let trusted = |key| own.check(Expected { head: None, key: Some(key) });
+    assert!(trusted(own.key).chain.is_intact(), "control");
+    assert_eq!(trusted(strange.key).chain.broken, place(Problem::Key));
+}
+
+#[tokio::test]
+async fn a_cut_tail_is_found_by_a_head_seen_before() {
+    let mut cut = Exported::new().await;
+    cut.lines.truncate(cut.lines.len() - 2);
+    let report = cut.check(Expected::default());
+    assert!(report.chain.is_intact(), "control: alone, a shorter chain looks whole");
+    assert_eq!(report.chain.signed.map(|head| head.seq), Some(Seq(HEAD_EVERY)), "but not signed to its end");
+    let report = cut.check(Some(cut.head).into());
+    assert_eq!((report.chain.expected, report.chain.is_intact()), (HeadCheck::Missing, false));
+
+    cut.lines.truncate(3);
+    assert!(cut.check(Expected::default()).chain.is_intact(), "control");
+    let unsigned = cut.check(Expected { head: None, key: Some(cut.key) });
+    assert_eq!(unsigned.chain.broken, Some(Broken { seq: Seq(2), problem: Problem::Unsigned }));
+
+    let mut torn = Exported::new().await;
+    let last = torn.lines.pop().expect("a line");
+    torn.lines.push(last[..last.len() / 2].to_owned());
+    assert_eq!(torn.broken().map(|broken| broken.problem), Some(Problem::Malformed));
+}
+
+#[tokio::test]
+async fn an_erased_body_is_exported_as_such_and_a_broken_chain_is_not() {
+    let directory = directory();
+    let path = path_in(&directory);
+    super::written(&path, &["one", "secret", "three"]).await;
+    let connection = Connection::open(&path).expect("opens");
+    connection.execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = 2", []).expect("erased");
+    let file = directory.path().join("export.jsonl");
+    JournalFile::open(&path).expect("opens").export(&file).expect("exported");
+    let report = verify_file(&file, None).expect("read");
+    assert!(report.chain.is_intact() && report.chain.erased == [Seq(2)], "{report:?}");
+    assert!(!fs::read_to_string(&file).expect("read").contains("secret"));
+
+    connection.execute("UPDATE entries SET timestamp = 7 WHERE seq = 3", []).expect("changed");
+    let second = directory.path().join("second.jsonl");
+    let refused = JournalFile::open(&path).expect("opens").export(&second).expect_err("broken");
+    assert!(matches!(refused, JournalError::Broken { broken: Broken { seq: Seq(3), .. } }), "{refused:?}");
+    let left: Vec<_> = fs::read_dir(directory.path())
+        .expect("listed")
+        .map(|entry| entry.expect("listed").file_name())
+        .filter(|name| name.to_string_lossy().starts_with("second"))
+        .collect();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new(), "nothing of it is left");
+    assert!(try_open(&path).is_err());
+}

@@ -1,0 +1,246 @@
+//! Archiving: what is needed stays, what goes lies in an archive, and the chain goes on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use aaos_core::event::{Event, NewEntry};
+use aaos_core::id::{AgentId, GoalId, GrantId, Seq};
+use aaos_core::limits::{HEAD_EVERY, PRUNE_STEP};
+use aaos_core::quantity::Timestamp;
+use aaos_core::state::{AgentRecord, GoalRecord, GrantState, State};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+use rusqlite::Connection;
+
+use super::fold::{entry, grown};
+use super::{directory, open, path_in, saying, try_open, written};
+use crate::{
+    Broken, Filter, Head, HeadCheck, Held, Holder, JournalError, JournalFile, Problem, Pruned, verify_file,
+};
+
+const CASES: u32 = 24;
+const ALL: Timestamp = Timestamp(u64::MAX);
+
+/// What goes on after a restart.
+fn alive(state: &State) -> (Vec<&AgentRecord>, Vec<&GoalRecord>, Vec<&GrantState>, BTreeSet<GrantId>) {
+    let held = |grant: &&GrantState| state.agents.get(&grant.record.agent).is_some_and(AgentRecord::is_alive);
+    let grants = state.grants.values().filter(held).collect();
+    (state.alive().collect(), state.open_goals().collect(), grants, state.grants_in_force())
+}
+
+/// Leaves out what no runtime records: the same agent, goal or grant twice, and a child before its parent.
+fn plausible(batches: Vec<Vec<NewEntry>>) -> Vec<Vec<NewEntry>> {
+    let mut agents: BTreeSet<AgentId> = BTreeSet::new();
+    let mut goals: BTreeSet<GoalId> = BTreeSet::new();
+    let mut grants: BTreeSet<GrantId> = BTreeSet::new();
+    let mut may_be = |entry: &NewEntry| match &entry.event {
+        Event::AgentSpawned { parent, .. } => {
+            let known = parent.is_none_or(|parent| agents.contains(&parent));
+            known && entry.agent_id.is_some_and(|agent| agents.insert(agent))
+        }
+        Event::GoalAccepted { .. } => entry.goal_id.is_some_and(|goal| goals.insert(goal)),
+        Event::CapabilityGranted { grant } => {
+            let known = grant.parent.is_none_or(|parent| grants.contains(&parent));
+            known && agents.contains(&grant.agent) && grants.insert(grant.id)
+        }
+        _ => true,
+    };
+    batches.into_iter().map(|batch| batch.into_iter().filter(|entry| may_be(entry)).collect()).collect()
+}
+
+/// Every entry from the first on: the archives', then the database's. Verifies all of them.
+fn stored(database: &Path, pruned: &Pruned) -> u64 {
+    let mut head = Head::EMPTY;
+    let mut entries = 0;
+    for archive in &pruned.archives {
+        let report = verify_file(archive, None).expect("read").chain;
+        assert!(report.is_intact() && report.after == head, "{report:?}");
+        assert_eq!(report.signed, Some(report.head), "an archive is signed to its end");
+        (head, entries) = (report.head, entries + report.entries);
+    }
+    let report = JournalFile::open(database).expect("opens").verify(None).expect("walks");
+    assert!(report.is_intact() && report.after == head, "{report:?}");
+    assert_eq!(entries, pruned.entries);
+    entries + report.entries
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) })]
+
+    #[test]
+    fn what_is_left_folds_to_the_same_for_all_that_goes_on(
+        batches in proptest::collection::vec(proptest::collection::vec(entry(), 0..12), 1..8),
+        before in prop_oneof![Just(ALL), (0_u64..1_000_000).prop_map(Timestamp)],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let directory = directory();
+        let path = path_in(&directory);
+        let states = runtime.block_on(grown(&path, plausible(batches)));
+        let whole = &states[states.len() - 1];
+        let (journal, _) = try_open(&path).expect("opens");
+        let pruned = runtime.block_on(journal.prune(before)).expect("pruned");
+        runtime.block_on(journal.close()).expect("closes");
+        prop_assert_eq!(stored(&path, &pruned), whole.seq.0);
+        let (journal, left) = try_open(&path).expect("opens");
+        prop_assert_eq!(alive(&left), alive(whole));
+        prop_assert_eq!(
+            (&left.pending, &left.questions, &left.approved, left.seq, left.latest),
+            (&whole.pending, &whole.questions, &whole.approved, whole.seq, whole.latest)
+        );
+        runtime.block_on(journal.close()).expect("closes");
+    }
+}
+
+/// An entry that opens a goal, and the goal.
+fn accepted() -> (NewEntry, GoalId) {
+    let mut runner = TestRunner::deterministic();
+    loop {
+        let made = entry().new_tree(&mut runner).expect("an entry").current();
+        if let (Event::GoalAccepted { .. }, Some(goal)) = (&made.event, made.goal_id) {
+            return (NewEntry { timestamp: Timestamp(5), ..made }, goal);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_age_and_what_is_needed_bound_what_is_archived() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    let at = |at, text: &str| NewEntry { timestamp: Timestamp(at), ..saying(text) };
+    journal.record_all(vec![at(1, "a"), at(2, "b"), at(30, "c"), at(4, "d")]).await.expect("recorded");
+    let young = journal.prune(Timestamp(1)).await.expect("nothing to do");
+    assert_eq!((young.entries, young.through, young.held), (0, Seq(0), None));
+    assert!(!directory.path().join("archive").exists());
+    let some = journal.prune(Timestamp(30)).await.expect("pruned");
+    assert_eq!(
+        (some.entries, some.through, some.held),
+        (2, Seq(2), None),
+        "what follows a young entry stays"
+    );
+    assert_eq!(some.archives, [directory.path().join("archive/journal-1-2.jsonl")]);
+
+    let (accepted, goal) = accepted();
+    journal.record_all(vec![accepted, at(6, "e"), at(7, "f")]).await.expect("recorded");
+    let held = journal.prune(ALL).await.expect("pruned");
+    assert_eq!((held.entries, held.through), (2, Seq(4)));
+    assert_eq!(held.held, Some(Held { since: Seq(5), by: Holder::Goal(goal) }));
+    journal.close().await.expect("closes");
+    let (journal, state) = try_open(&path).expect("opens");
+    assert_eq!(
+        (state.seq, state.latest, state.goals.len()),
+        (Seq(7), Timestamp(30), 1),
+        "the latest is kept"
+    );
+    assert!(journal.prune(ALL).await.expect("nothing to do").archives.is_empty());
+}
+
+#[tokio::test]
+async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    let many = usize::try_from(HEAD_EVERY).expect("few") + 10;
+    let recorded = journal.record_all(vec![saying("more"); many]).await.expect("recorded");
+    let before = journal.verify().await.expect("walks");
+    let pruned = journal.prune(ALL).await.expect("pruned");
+    assert_eq!(pruned.entries, many as u64 - 1, "the last entry stays");
+    assert_eq!(stored(&path, &pruned), many as u64);
+    let left = journal.read(Filter::default()).await.expect("read");
+    assert_eq!(left, [recorded[many - 1].clone()], "with the hash of the entry before");
+    let next = journal.record(saying("next")).await.expect("recorded");
+    assert_eq!((next.seq.0, &next.prev_hash), (many as u64 + 1, &recorded[many - 1].hash));
+
+    let known = journal.verify_against(Some(before.head).into()).await.expect("walks");
+    assert_eq!(known.expected, HeadCheck::Found);
+    let early: Head = format!("1:{}", recorded[0].hash).parse().expect("a head");
+    let archived = journal.verify_against(Some(early).into()).await.expect("walks");
+    assert_eq!((archived.expected, archived.is_intact()), (HeadCheck::Archived, false));
+    assert!(verify_file(&pruned.archives[0], Some(early)).expect("read").chain.is_intact(), "it lies there");
+
+    let gone = journal.read(Filter::after(Seq(3))).await.expect_err("its successors are archived");
+    assert!(matches!(gone, JournalError::Archived { through } if through == pruned.through), "{gone:?}");
+    let last = journal.read(Filter::after(pruned.through)).await.expect("control: nothing is missed");
+    assert_eq!(last.len(), 2);
+    let second = directory.path().join("export.jsonl");
+    let exported = JournalFile::open(&path).expect("opens").export(&second).expect("exported");
+    assert_eq!(verify_file(&second, None).expect("read").chain.after, exported.after);
+    journal.close().await.expect("closes");
+    assert_eq!(*open(&path).head().borrow(), Seq(many as u64 + 1));
+}
+
+#[tokio::test]
+async fn an_anchor_cannot_be_forged() {
+    let cases = [
+        ("UPDATE anchor SET hash = randomblob(32)", 2, Problem::Signature),
+        ("UPDATE anchor SET latest = latest - 1", 2, Problem::Signature),
+        ("UPDATE anchor SET key = x''", 0, Problem::Signature),
+        ("DELETE FROM entries WHERE seq = 3", 3, Problem::Missing),
+        ("DELETE FROM entries WHERE seq = 3; UPDATE anchor SET seq = 3", 3, Problem::Signature),
+        ("DELETE FROM anchor", 1, Problem::Missing),
+        ("INSERT INTO entries SELECT 1, id, timestamp, goal, agent, trace, parent, kind, body, salt, body_hash,
+          hash FROM entries WHERE seq = 3", 3, Problem::Missing),
+    ];
+    for (sql, seq, problem) in cases {
+        let directory = directory();
+        let path = path_in(&directory);
+        written(&path, &["one", "two"]).await;
+        let journal = open(&path);
+        let late = NewEntry { timestamp: Timestamp(5_000), ..saying("three") };
+        journal.record_all(vec![late.clone(), late]).await.expect("recorded");
+        assert_eq!(journal.prune(Timestamp(5_000)).await.expect("pruned").entries, 2);
+        journal.close().await.expect("closes");
+        open(&path).close().await.expect("control: it opens");
+        Connection::open(&path).expect("opens").execute_batch(sql).expect("valid SQL");
+        let expected = Broken { seq: Seq(seq), problem };
+        match try_open(&path) {
+            Err(JournalError::Broken { broken }) => assert_eq!(broken, expected, "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_archived_or_removed_stays() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    journal.record_all(vec![saying("one"), saying("two")]).await.expect("recorded");
+    let blocked = directory.path().join("archive");
+    std::fs::write(&blocked, "no directory").expect("written");
+    let refused = journal.prune(ALL).await.expect_err("no archive, no removal");
+    assert!(matches!(refused, JournalError::Files { .. }), "{refused:?}");
+    assert_eq!(journal.read(Filter::default()).await.expect("read").len(), 2);
+    journal.record(saying("three")).await.expect("and nothing is wrong with the journal");
+    std::fs::remove_file(&blocked).expect("removed");
+
+    journal.hook(|connection| connection.pragma_update(None, "query_only", true).expect("no more writing"));
+    let failed = journal.prune(ALL).await.expect_err("archived, not removed");
+    assert!(matches!(failed, JournalError::Database { .. }), "{failed:?}");
+    let poisoned = journal.record(saying("later")).await.expect_err("as after a failed commit");
+    assert!(matches!(poisoned, JournalError::Poisoned { .. }));
+    assert!(journal.close().await.is_err());
+    assert!(blocked.join("journal-1-2.jsonl").exists());
+
+    let journal = open(&path);
+    assert_eq!(journal.read(Filter::default()).await.expect("read").len(), 3, "both have it");
+    let pruned = journal.prune(ALL).await.expect("pruned");
+    assert_eq!((pruned.entries, stored(&path, &pruned)), (2, 3), "and again");
+}
+
+#[tokio::test]
+async fn long_histories_are_archived_in_steps() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    let batch = 4_000;
+    let total = PRUNE_STEP + batch;
+    for _ in 0..total / batch {
+        let many = vec![saying(""); usize::try_from(batch).expect("few")];
+        journal.record_all(many).await.expect("recorded");
+    }
+    let pruned = journal.prune(ALL).await.expect("pruned");
+    assert_eq!((pruned.archives.len(), pruned.entries), (2, total - 1));
+    assert_eq!(stored(&path, &pruned), total);
+}
