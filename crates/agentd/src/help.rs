@@ -19,7 +19,7 @@ paths in the goal that lie below a directory it may write. The answer goes to st
 standard error.
 
 A running daemon of the state directory does the work, else a private one for as long as this command runs. \
-Ctrl-C cancels the goal; a second Ctrl-C leaves at once.
+Ctrl-C or SIGTERM cancels the goal; a second one leaves at once.
 
 With --approve TOOL each use of a tool waits for you: you are asked here if this is a terminal, else a command is \
 shown that answers. What nobody approves is not done.
@@ -42,7 +42,14 @@ Grants, outputs and exit codes are those of `agentd run --help`.";
 
 pub(crate) const SERVE: &str = "\
 Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
-order.
+order: no new work, what runs is ended, everything is recorded, the socket is removed. A second one ends it at \
+once, which costs no more than a power cut would: nothing that was acknowledged.
+
+It may be process 1 of a container: then it starts the daemon below itself, hands SIGTERM, SIGINT, SIGHUP and \
+SIGQUIT on, reaps orphans, and ends with the daemon's exit code.
+
+Exit codes: 0 ended in good order, 1 it could not start or the journal could not be closed, 2 usage, 6 confinement \
+unavailable, 70 it lost its zygote, 130 ended by a second signal.
 
 Example:
   agentd serve --state-dir /var/lib/aaos";
