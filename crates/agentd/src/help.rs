@@ -139,7 +139,9 @@ Examples:
   agentd explain reader --limit 3";
 
 pub(crate) const LOGS: &str = "\
-Without a daemon the journal in the state directory is read.
+What agents were asked, thought and said, their calls with arguments and results, approvals, children and budgets. \
+Of a long text the first lines are shown; --json has everything. What a model or a tool wrote cannot drive the \
+terminal. Without a daemon the journal in the state directory is read.
 
 Examples:
   agentd logs                     everything

@@ -4,6 +4,9 @@
 //! characters; standard output carries answers, standard error everything said along the way.
 
 pub(crate) mod entry;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod narrative;
 pub(crate) mod progress;
 pub(crate) mod receipt;
 pub(crate) mod table;
