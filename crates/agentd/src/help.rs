@@ -148,6 +148,16 @@ Examples:
   agentd logs reader -f           one agent, and go on
   agentd logs 0190a5e8-…          one agent or goal";
 
+pub(crate) const SHOW: &str = "\
+One line for each agent, children below their parents: from when to when it lived, seen from the goal's acceptance, \
+its inferences, calls, tokens and cost; then where its time went, and the outputs that were found. A cost is unknown \
+where the model's price is. Without a daemon the journal in the state directory is read.
+
+Examples:
+  agentd show 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd show reader              an agent by itself
+  agentd show 0190a5e8-7c1b-7000-8000-0123456789ab --json";
+
 pub(crate) const AUDIT: &str = "\
 Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. \
 Keep a head that --verify printed: with --head it shows later that nothing before it was changed or cut off.

@@ -15,6 +15,7 @@ use aaos_core::model::{
 };
 use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::AbsPath;
+use aaos_core::price::Price;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use serde_json::{Value, json};
@@ -108,7 +109,7 @@ impl Tale {
             messages: 1,
             request_bytes: Bytes(100),
             reserve: Tokens(1000),
-            price: None,
+            price: Price::parse("10", "10", "10").ok(),
             charges: Vec::new(),
         };
         self.add(1, Some(id), asked);
@@ -243,8 +244,8 @@ pub(crate) fn goal_with_a_child() -> Vec<Entry> {
     tale.spawned(reader(), Some(lead()), "reader");
     work_of_the_reader(&mut tale);
     tale.result(lead(), 2, "spawn_agent", Ok(&json!({ "response": "It says: moon", "usage": {} })));
-    tale.calls(lead(), 6, "file_write", json!({ "path": "/x/out", "content": format!("moon\n{EVIL}\n") }));
     tale.asks_a_person(lead(), 6);
+    tale.calls(lead(), 6, "file_write", json!({ "path": "/x/out", "content": format!("moon\n{EVIL}\n") }));
     tale.result(lead(), 6, "file_write", Ok(&json!({ "bytes_written": 10 })));
     tale.asks(lead(), 7);
     tale.answered(lead(), 7, reply("Done.", None, &[]));
@@ -259,9 +260,9 @@ fn work_of_the_reader(tale: &mut Tale) {
     let busy = ModelFailure {
         kind: ModelFailureKind::RateLimited,
         message: format!("slow down{EVIL}"),
-        retry_after: Some(Millis(2000)),
+        retry_after: Some(Millis(500)),
     };
-    tale.add(1, Some(reader()), Event::InferenceRetried { call: call(3), failure: busy, wait: Millis(2000) });
+    tale.add(1, Some(reader()), Event::InferenceRetried { call: call(3), failure: busy, wait: Millis(500) });
     tale.answered(reader(), 3, reply("", None, &["file_read"]));
     tale.calls(reader(), 4, "file_read", json!({ "path": "/x/b" }));
     let missing = ToolFailure::new(ToolFailureKind::NotFound, "there is no /x/b");

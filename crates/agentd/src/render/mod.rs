@@ -11,6 +11,7 @@ pub(crate) mod progress;
 pub(crate) mod receipt;
 pub(crate) mod table;
 pub(crate) mod text;
+pub(crate) mod timeline;
 
 use std::io::{self, IsTerminal, Write};
 

@@ -3,3 +3,4 @@
 mod pid1;
 mod stop;
 mod support;
+mod views;
