@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Tell what happened, as a story
     #[command(after_help = help::LOGS)]
     Logs(LogsArgs),
+    /// Show who worked on a goal when, what it cost, and what was waited for
+    #[command(after_help = help::SHOW)]
+    Show(ShowArgs),
     /// Print or verify the journal, entry by entry
     #[command(after_help = help::AUDIT)]
     Audit(AuditArgs),
@@ -311,6 +314,17 @@ pub(crate) struct LogsArgs {
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Print the entries as JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// A goal's id, or an agent's id or name
+    #[arg(value_name = "GOAL|AGENT")]
+    pub(crate) target: String,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -60,7 +60,7 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
         tracing::info!(socket = %socket.display(), "agentd is ready");
         crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
         let exit = daemon.until_told(&mut signals).await;
-        daemon.stop(Some(signals)).await?;
+        daemon.stop(signals).await?;
         Ok(exit)
     })
 }
@@ -82,15 +82,21 @@ where
     settings.serve_nobody_else();
     let groundwork = lay(settings, lock)?;
     start_runtime()?.block_on(async move {
+        let mut early = Signals::receive()?;
         let daemon = Daemon::start(groundwork).await?;
-        let done = tokio::select! {
-            done = work(socket) => done,
-            () = daemon.lost_zygote() => Ok(Exit::Internal),
+        let done = if early.came().await {
+            Ok(Exit::Cancelled)
+        } else {
+            tokio::select! {
+                done = work(socket) => done,
+                () = daemon.lost_zygote() => Ok(Exit::Internal),
+            }
         };
         if !matches!(done, Ok(Exit::Cancelled | Exit::Internal)) {
             daemon.outlast_guests().await?;
         }
-        daemon.stop(None).await?;
+        // What was sent until now has been heard; one that comes from here on is a further one.
+        daemon.stop(Signals::receive()?).await?;
         done
     })
 }
@@ -263,6 +269,15 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+
+    /// Whether one of them has come.
+    async fn came(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.next() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
 }
 
 /// A running daemon.
@@ -317,23 +332,29 @@ impl Daemon {
         Ok(())
     }
 
-    /// Closes in good order. A further signal ends the process at once, which is as safe as kill -9.
-    async fn stop(self, signals: Option<Signals>) -> Result<()> {
-        let second = tokio::spawn(async {
-            if let Some(mut signals) = signals {
-                signals.next().await;
-                std::process::exit(i32::from(Exit::Cancelled as u8));
-            }
+    /// Closes in good order. A further signal ends the process at once, which is as safe as kill -9; only the socket
+    /// is taken away before, so that nobody connects to it.
+    async fn stop(self, mut signals: Signals) -> Result<()> {
+        let socket = self.socket.clone();
+        let second = tokio::spawn(async move {
+            signals.next().await;
+            tracing::warn!("a second signal: ends at once, and recovers from the journal at the next start");
+            remove_socket(&socket);
+            std::process::exit(i32::from(Exit::Cancelled as u8));
         });
         let closed = self.kernel.shutdown().await;
         if let Err(error) = self.serving.await {
             tracing::error!(%error, "the control socket's server died");
         }
-        if let Err(error) = std::fs::remove_file(&self.socket) {
-            tracing::warn!(%error, socket = %self.socket.display(), "the socket could not be removed");
-        }
+        remove_socket(&self.socket);
         second.abort();
         closed.context("the journal could not be closed")
+    }
+}
+
+fn remove_socket(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::warn!(%error, socket = %socket.display(), "the socket could not be removed");
     }
 }
 

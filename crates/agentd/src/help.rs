@@ -19,7 +19,7 @@ paths in the goal that lie below a directory it may write. The answer goes to st
 standard error.
 
 A running daemon of the state directory does the work, else a private one for as long as this command runs. \
-Ctrl-C cancels the goal; a second Ctrl-C leaves at once.
+Ctrl-C or SIGTERM cancels the goal; a second one leaves at once.
 
 With --approve TOOL each use of a tool waits for you: you are asked here if this is a terminal, else a command is \
 shown that answers. What nobody approves is not done.
@@ -42,7 +42,14 @@ Grants, outputs and exit codes are those of `agentd run --help`.";
 
 pub(crate) const SERVE: &str = "\
 Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
-order.
+order: no new work, what runs is ended, everything is recorded, the socket is removed. A second one ends it at \
+once, which costs no more than a power cut would: nothing that was acknowledged.
+
+It may be process 1 of a container: then it starts the daemon below itself, hands SIGTERM, SIGINT, SIGHUP and \
+SIGQUIT on, reaps orphans, and ends with the daemon's exit code.
+
+Exit codes: 0 ended in good order, 1 it could not start or the journal could not be closed, 2 usage, 6 confinement \
+unavailable, 70 it lost its zygote, 130 ended by a second signal.
 
 Example:
   agentd serve --state-dir /var/lib/aaos";
@@ -132,12 +139,24 @@ Examples:
   agentd explain reader --limit 3";
 
 pub(crate) const LOGS: &str = "\
-Without a daemon the journal in the state directory is read.
+What agents were asked, thought and said, their calls with arguments and results, approvals, children and budgets. \
+Of a long text the first lines are shown; --json has everything. What a model or a tool wrote cannot drive the \
+terminal. Without a daemon the journal in the state directory is read.
 
 Examples:
   agentd logs                     everything
   agentd logs reader -f           one agent, and go on
   agentd logs 0190a5e8-…          one agent or goal";
+
+pub(crate) const SHOW: &str = "\
+One line for each agent, children below their parents: from when to when it lived, seen from the goal's acceptance, \
+its inferences, calls, tokens and cost; then where its time went, and the outputs that were found. A cost is unknown \
+where the model's price is. Without a daemon the journal in the state directory is read.
+
+Examples:
+  agentd show 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd show reader              an agent by itself
+  agentd show 0190a5e8-7c1b-7000-8000-0123456789ab --json";
 
 pub(crate) const AUDIT: &str = "\
 Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. \

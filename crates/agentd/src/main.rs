@@ -1,7 +1,8 @@
 //! `agentd`: the daemon of aaOS and its command line.
 //!
 //! Invariants: provider keys leave the environment before anything else happens; nothing here starts a thread
-//! before the daemon's zygote exists; a failure never ends with exit code 0.
+//! before the daemon's zygote exists; process 1 of a PID namespace is never the daemon itself; a failure never ends
+//! with exit code 0.
 
 mod cli;
 mod client;
@@ -12,6 +13,7 @@ mod files;
 mod goalargs;
 mod goaltext;
 mod help;
+mod init;
 mod manifests;
 mod render;
 mod server;
@@ -30,13 +32,21 @@ use crate::settings::{Settings, vars};
 
 fn main() -> ExitCode {
     let screen = Screen::new();
-    match start(screen) {
-        Ok(exit) => exit.into(),
+    match begin(screen) {
+        Ok(code) => code,
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) => Exit::Done.into(),
         Err(error) => {
             screen.note(Tone::Bad, &format!("agentd: {}", text::block(&format!("{error:#}"))));
             crate::exit::of_error(&error).into()
         }
+    }
+}
+
+fn begin(screen: Screen) -> anyhow::Result<ExitCode> {
+    settings::hide_keys()?;
+    match init::stand_in()? {
+        Some(code) => Ok(code),
+        None => start(screen).map(ExitCode::from),
     }
 }
 

@@ -27,27 +27,36 @@ const COUNTED_BYTES: usize = 400;
 
 /// Names of the agents seen so far.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashMap<AgentId, String>);
+pub(crate) struct Names {
+    of_agent: HashMap<AgentId, String>,
+    bearers: HashMap<String, usize>,
+}
 
 impl Names {
     /// Learns the name from the entry of an agent's admission.
     pub(crate) fn learn(&mut self, entry: &Entry) {
-        if let (Event::AgentSpawned { name, .. }, Some(id)) = (&entry.event, entry.agent_id) {
-            self.0.insert(id, name.to_string());
+        if let (Event::AgentSpawned { name, .. }, Some(id)) = (&entry.event, entry.agent_id)
+            && self.of_agent.insert(id, name.to_string()).is_none()
+        {
+            *self.bearers.entry(name.to_string()).or_default() += 1;
         }
     }
 
     /// Name and end of the id; the end alone when the name is not known.
     pub(crate) fn of(&self, id: &AgentId) -> String {
-        match self.0.get(id) {
+        match self.of_agent.get(id) {
             Some(name) => format!("{name}({})", short_id(id)),
             None => format!("({})", short_id(id)),
         }
     }
 
-    /// The name alone, where it is known.
+    /// The name alone, where it is known and no other agent bears it.
     pub(crate) fn plain(&self, id: &AgentId) -> String {
-        self.0.get(id).cloned().unwrap_or_else(|| short_id(id))
+        match self.of_agent.get(id) {
+            Some(name) if self.bearers.get(name) == Some(&1) => name.clone(),
+            Some(_) => self.of(id),
+            None => short_id(id),
+        }
     }
 }
 

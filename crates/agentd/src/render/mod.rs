@@ -4,10 +4,14 @@
 //! characters; standard output carries answers, standard error everything said along the way.
 
 pub(crate) mod entry;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod narrative;
 pub(crate) mod progress;
 pub(crate) mod receipt;
 pub(crate) mod table;
 pub(crate) mod text;
+pub(crate) mod timeline;
 
 use std::io::{self, IsTerminal, Write};
 

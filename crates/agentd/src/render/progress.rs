@@ -1,16 +1,21 @@
-//! A goal's entries as a story: who was started with what, what was tried, what went wrong.
+//! A goal's entries as a story: who was started with what, what was thought, tried and found, what went wrong.
 //!
-//! Invariant: routine is left out, trouble never: every denial, failure and retry has its line. A reason that
-//! an agent's own line has just said is not said again.
+//! Invariant: trouble is never left out: every denial, failure and retry has its line. Whoever waits for a goal is
+//! spared routine; a log leaves out only what another of its lines says. A reason that an agent's own line has just
+//! said is not said again.
 
-use aaos_core::confinement::{Boundary, Evidence};
+use aaos_core::confinement::{Boundary, ConfinementReceipt, Evidence};
 use aaos_core::event::{AgentEnd, Entry, Event, Outcome};
 use aaos_core::id::AgentId;
 use aaos_core::quantity::Timestamp;
 
 use super::Tone;
 use super::entry::{self, Names};
+use super::narrative::{self, Told};
 use super::text::{REASON_CHARS, VALUE_CHARS, cut, instant, span};
+
+/// Before the further lines of an entry, after the room of its time.
+const INDENT: &str = "    ";
 
 /// A line of the story.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +26,12 @@ pub(crate) struct Said {
     pub(crate) text: String,
 }
 
-/// What stands before each line.
+/// What stands before each line, and with it how much is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// Time since the first entry.
+    /// Time since the first entry: for a person who waits for a goal.
     Elapsed,
-    /// Date and time.
+    /// Date and time: for a log, with thoughts and results.
     Calendar,
 }
 
@@ -56,7 +61,7 @@ impl Story {
         }
     }
 
-    /// The lines that an entry is worth; usually one or none.
+    /// The lines that an entry is worth.
     pub(crate) fn tell(&mut self, entry: &Entry) -> Vec<Said> {
         self.names.learn(entry);
         let begun = *self.begun.get_or_insert(entry.timestamp);
@@ -65,51 +70,56 @@ impl Story {
             Clock::Calendar => format!("{}  ", instant(entry.timestamp)),
         };
         let who = entry.agent_id.as_ref().map_or("agentd".to_owned(), |id| self.names.plain(id));
-        let line = |tone, text: String| Said { tone, text: format!("{stamp}{text}") };
-        match &entry.event {
-            Event::CapabilityGranted { grant } if !self.roots.contains(&grant.agent) => {
+        let room = " ".repeat(stamp.len());
+        let lines = |Told { tone, text, more }: Told| {
+            let first = Said { tone, text: format!("{stamp}{who}{text}") };
+            let more = more.into_iter().map(|line| format!("{room}{INDENT}{line}"));
+            let more: Vec<Said> = more.map(|line| Said { tone, text: line.trim_end().to_owned() }).collect();
+            std::iter::once(first).chain(more)
+        };
+        self.judge(entry).into_iter().flat_map(lines).collect()
+    }
+
+    fn judge(&mut self, entry: &Entry) -> Vec<Told> {
+        let event = &entry.event;
+        match event {
+            Event::CapabilityGranted { grant } => {
+                let is_shown = self.is_whole() || !self.roots.contains(&grant.agent);
                 let words = cut(&grant.capability.to_string(), REASON_CHARS);
-                vec![line(Tone::Dim, format!("{who}   may {words}"))]
+                let told = Told { tone: Tone::Dim, text: format!("   may {words}"), more: Vec::new() };
+                if is_shown { vec![told] } else { Vec::new() }
             }
-            event => self
-                .judge(entry, event)
-                .map(|(tone, text)| line(tone, format!("{who}: {text}")))
-                .into_iter()
-                .collect(),
+            Event::AgentSpawned { parent: None, .. } => {
+                self.roots.extend(entry.agent_id);
+                if self.is_whole() { narrative::whole(event, &self.names) } else { Vec::new() }
+            }
+            _ => match self.head(entry, event) {
+                Some((tone, text)) => vec![Told::new(tone, text)],
+                None if self.is_whole() => narrative::whole(event, &self.names),
+                None => narrative::progress(event),
+            },
         }
     }
 
-    fn judge(&mut self, entry: &Entry, event: &Event) -> Option<(Tone, String)> {
+    fn is_whole(&self) -> bool {
+        self.clock == Clock::Calendar
+    }
+
+    /// What is told in one line, of a log as to a person who waits.
+    fn head(&mut self, entry: &Entry, event: &Event) -> Option<(Tone, String)> {
         match event {
-            Event::AgentSpawned { parent: None, .. } => {
-                self.roots.extend(entry.agent_id);
-                None
-            }
             Event::AgentSpawned { parent: Some(parent), manifest, .. } => {
                 let parent = self.names.plain(parent);
                 Some((Tone::Bold, format!("started by {parent}, model {}", manifest.model)))
             }
-            Event::ToolInvoked { tool, input, .. } => {
-                Some((Tone::Plain, format!("{tool} {}", entry::arguments(input))))
-            }
-            Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. } => {
+            Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. }
+                if *outcome != Outcome::Done =>
+            {
                 let words = entry::result_words(*outcome, *result_bytes, failure.as_ref(), *elapsed);
-                (*outcome != Outcome::Done).then(|| (Tone::Bad, format!("{tool} {words}")))
+                Some((Tone::Bad, format!("{tool} {words}")))
             }
-            Event::ConfinementReceipt { receipt, role } => {
-                let stands = receipt.boundaries.iter().filter(|one| one.evidence.is_proof()).count();
-                let lacks = receipt.boundaries.iter().filter(|one| one.evidence == Evidence::Missing);
-                let lacks: Vec<Boundary> = lacks.map(|one| one.boundary).collect();
-                let lacks = if lacks.is_empty() {
-                    String::new()
-                } else {
-                    format!("; without {}", entry::boundaries(&lacks))
-                };
-                let all = receipt.boundaries.len();
-                Some((Tone::Dim, format!("{role} confined, {stands} of {all} boundaries proved{lacks}")))
-            }
-            Event::ConfinementDegraded { missing, .. } if self.degraded.contains(missing) => None,
-            Event::ConfinementDegraded { missing, .. } => {
+            Event::ConfinementReceipt { receipt, role } => Some((Tone::Dim, confined(receipt, role))),
+            Event::ConfinementDegraded { missing, .. } if !self.degraded.contains(missing) => {
                 self.degraded.push(missing.clone());
                 Some((Tone::Warn, format!("this machine lacks {}", entry::boundaries(missing))))
             }
@@ -143,6 +153,16 @@ impl Story {
         }
         !is_old
     }
+}
+
+fn confined(receipt: &ConfinementReceipt, role: &str) -> String {
+    let stands = receipt.boundaries.iter().filter(|one| one.evidence.is_proof()).count();
+    let lacks = receipt.boundaries.iter().filter(|one| one.evidence == Evidence::Missing);
+    let lacks: Vec<Boundary> = lacks.map(|one| one.boundary).collect();
+    let lacks =
+        if lacks.is_empty() { String::new() } else { format!("; without {}", entry::boundaries(&lacks)) };
+    let all = receipt.boundaries.len();
+    format!("{role} confined, {stands} of {all} boundaries proved{lacks}")
 }
 
 /// What went wrong.
@@ -220,11 +240,10 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
         Event::DaemonStopped {} => (Tone::Bold, "stopped in good order".to_owned()),
         Event::AgentPaused {} => (Tone::Plain, "paused".to_owned()),
         Event::AgentResumed {} => (Tone::Plain, "resumed".to_owned()),
-        Event::MessageDelivered { message } => {
-            (Tone::Plain, format!("got \"{}\"", cut(message, VALUE_CHARS)))
-        }
         Event::AgentStopped { end: end @ AgentEnd::Stopped } => (Tone::Dim, entry::agent_end(end)),
-        Event::CapabilityRevoked { .. } => (Tone::Warn, "a grant was revoked".to_owned()),
+        Event::CapabilityRevoked { .. } => {
+            (Tone::Warn, format!("revoked: {}", entry::facts(event, &Names::default())))
+        }
         _ => return None,
     })
 }

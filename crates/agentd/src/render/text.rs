@@ -53,6 +53,20 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// The first lines of a text, each harmless and at most `chars` long; one line more says how many are left out.
+pub(crate) fn excerpt(text: &str, lines: usize, chars: usize) -> Vec<String> {
+    let text = text.trim_matches(['\n', '\r']);
+    let mut rest = text.split('\n');
+    let mut shown: Vec<String> =
+        rest.by_ref().take(lines).map(|line| cut(line.trim_end_matches('\r'), chars)).collect();
+    match rest.count() {
+        0 => {}
+        1 => shown.push("… 1 more line".to_owned()),
+        more => shown.push(format!("… {more} more lines")),
+    }
+    shown
+}
+
 /// The end of an id, enough to tell the agents of one goal apart (the front of a UUID version 7 is its time).
 pub(crate) fn short_id(id: &AgentId) -> String {
     let text = id.to_string();
@@ -109,7 +123,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{block, cut, instant, line, size, span};
+    use super::{block, cut, excerpt, instant, line, size, span};
     use aaos_core::quantity::{Millis, Timestamp};
 
     #[test]
@@ -130,6 +144,16 @@ mod tests {
         assert_eq!(cut("\n\n", 3), "\\n\\…");
         assert_eq!(cut(&"x".repeat(1_000_000), 5), "xxxxx…");
         assert_eq!(cut("", 5), "");
+    }
+
+    #[test]
+    fn an_excerpt_says_what_it_leaves_out() {
+        assert_eq!(excerpt("a\r\nb\n", 2, 9), ["a", "b"]);
+        assert_eq!(excerpt("\na\n\nb\u{1b}", 3, 9), ["a", "", "b\\u{1b}"]);
+        assert_eq!(excerpt("1\n2\n3", 2, 9), ["1", "2", "… 1 more line"]);
+        assert_eq!(excerpt("1\n2\n3\n4", 2, 9), ["1", "2", "… 2 more lines"]);
+        assert_eq!(excerpt("abcdef", 2, 3), ["abc…"]);
+        assert_eq!(excerpt("a\u{2028}b\u{202e}", 2, 20), ["a\\u{2028}b\\u{202e}"]);
     }
 
     #[test]

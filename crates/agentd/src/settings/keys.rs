@@ -1,12 +1,13 @@
 //! Keys of providers leave the environment before anything is forked.
 //!
 //! Invariant: after start-up no aaOS process has a key in `/proc/<pid>/environ`. A key given in the environment is
-//! written to a memfd and agentd executes itself again without it; the second start reads and closes the memfd.
+//! written to a memfd and agentd executes itself again without it; the second start reads and closes the memfd. Where
+//! that one is process 1 of a PID namespace, it closes the memfd unread, and the agentd that it starts reads it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 
 use rustix::fs::MemfdFlags;
@@ -38,7 +39,7 @@ pub(crate) enum KeysError {
 
 /// Takes the keys out of the environment. If any stand there, this process is replaced by itself without them
 /// and this function does not return.
-pub(crate) fn take() -> Result<Keys, KeysError> {
+pub(crate) fn hide() -> Result<(), KeysError> {
     let mut found = Keys::new();
     for var in KEYS {
         if let Some(value) = vars::read(var.name) {
@@ -46,12 +47,28 @@ pub(crate) fn take() -> Result<Keys, KeysError> {
             found.insert(var.name.to_owned(), value);
         }
     }
-    if !found.is_empty() {
-        return Err(restart_without(&found)?);
-    }
+    if found.is_empty() { Ok(()) } else { Err(restart_without(&found)?) }
+}
+
+/// Takes the keys that [`hide`] left, once.
+pub(crate) fn take() -> Result<Keys, KeysError> {
+    let Some(memfd) = handed_over()? else { return Ok(Keys::new()) };
+    let mut text = Vec::new();
+    File::from(memfd).take(MAX_KEY_BYTES).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Closes what [`hide`] left, unread: somebody else takes it.
+pub(crate) fn forget() -> Result<(), KeysError> {
+    drop(handed_over()?);
+    Ok(())
+}
+
+/// The descriptor with the keys, if there is one.
+fn handed_over() -> Result<Option<OwnedFd>, KeysError> {
     match vars::read(KEYS_DESCRIPTOR).and_then(|text| text.to_str()?.parse::<i32>().ok()) {
-        Some(descriptor) if descriptor > 2 => read_handed_over(descriptor),
-        _ => Ok(found),
+        Some(descriptor) if descriptor > 2 => Ok(Some(aaos_confine::take_inherited(descriptor)?)),
+        _ => Ok(None),
     }
 }
 
@@ -70,12 +87,4 @@ fn restart_without(keys: &Keys) -> Result<KeysError, KeysError> {
         command.env_remove(var.name);
     }
     Ok(KeysError::Io(command.exec()))
-}
-
-/// Reads the keys that the first start left.
-fn read_handed_over(descriptor: i32) -> Result<Keys, KeysError> {
-    let memfd = aaos_confine::take_inherited(descriptor)?;
-    let mut text = Vec::new();
-    File::from(memfd).take(MAX_KEY_BYTES).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
 }

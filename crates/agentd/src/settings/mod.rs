@@ -21,7 +21,7 @@ use aaos_core::wire::ModelsSetup;
 use aaos_runtime::{KernelLimits, Principals};
 use anyhow::{Context, Result, bail};
 
-pub(crate) use keys::{Keys, take as take_keys};
+pub(crate) use keys::{Keys, forget as forget_keys, hide as hide_keys, take as take_keys};
 
 use crate::render::entry;
 

@@ -1,0 +1,143 @@
+//! What agents thought, tried and found, with the first lines of the texts themselves.
+//!
+//! Invariant: a text that a model, a tool or a file made is shown harmless, cut at [`EXCERPT_LINES`] and
+//! [`EXCERPT_CHARS`], and says how much is left out; `logs --json` has it whole.
+
+use aaos_core::budget::Budget;
+use aaos_core::event::{AgentEnd, Event, Outcome};
+use aaos_core::model::ModelReply;
+use aaos_core::quantity::{Amounts, Millis, Quantity};
+use serde_json::Value;
+
+use super::Tone;
+use super::entry::{self, Names};
+use super::text::{REASON_CHARS, VALUE_CHARS, excerpt, span};
+
+/// Most lines of one text.
+const EXCERPT_LINES: usize = 12;
+/// Most characters of one of its lines.
+const EXCERPT_CHARS: usize = 200;
+
+/// What an entry is worth: a line of one agent, and lines below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) tone: Tone,
+    /// What follows the name.
+    pub(super) text: String,
+    pub(super) more: Vec<String>,
+}
+
+impl Told {
+    /// One line.
+    pub(super) fn new(tone: Tone, text: impl AsRef<str>) -> Self {
+        Self { tone, text: format!(": {}", text.as_ref()), more: Vec::new() }
+    }
+
+    /// A text of somebody: its first line behind the words, the others below.
+    fn text(tone: Tone, words: &str, text: &str) -> Self {
+        let mut lines = excerpt(text, EXCERPT_LINES, EXCERPT_CHARS).into_iter();
+        let first = lines.next().unwrap_or_default();
+        Self { tone, text: format!(": {words}: {first}"), more: lines.collect() }
+    }
+
+    fn below(mut self, more: Vec<String>) -> Self {
+        self.more = more;
+        self
+    }
+}
+
+/// What somebody who waits for a goal is told beyond trouble: calls, and why they are made.
+pub(super) fn progress(event: &Event) -> Vec<Told> {
+    match event {
+        Event::ToolInvoked { tool, input, .. } => {
+            vec![Told::new(Tone::Plain, format!("{tool} {}", entry::arguments(input)))]
+        }
+        Event::MessageDelivered { message } => vec![got(message)],
+        // Without calls it is the answer, which is told when it is known to be one.
+        Event::InferenceCompleted { result: Ok(reply), .. } if !reply.calls.is_empty() => {
+            let first = excerpt(&reply.text, 1, REASON_CHARS).remove(0);
+            if first.is_empty() { Vec::new() } else { vec![Told::new(Tone::Dim, format!("says: {first}"))] }
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What a log tells of an entry that is neither trouble nor routine.
+pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
+    match event {
+        Event::ToolInvoked { tool, input, .. } => {
+            let call = Told::new(Tone::Plain, format!("{tool} {}", entry::arguments(input)));
+            vec![call.below(long_members(input))]
+        }
+        Event::ToolResult { tool, outcome, result_bytes, elapsed, .. } => {
+            assert_eq!(*outcome, Outcome::Done, "whatever went wrong is told as trouble");
+            let words = entry::result_words(*outcome, *result_bytes, None, *elapsed);
+            vec![Told::new(Tone::Dim, format!("{tool} {words}"))]
+        }
+        Event::InferenceCompleted { result: Ok(reply), elapsed, spent, .. } => {
+            thought(reply, *elapsed, spent)
+        }
+        Event::AgentExecutionStarted { message, .. } => vec![Told::text(Tone::Plain, "is asked", message)],
+        Event::MessageDelivered { message } => vec![got(message)],
+        Event::AgentSpawned { manifest, budget, principal, .. } => {
+            let limit = Some(budget).filter(|budget| **budget != Budget::default());
+            let most = limit.map(|budget| format!(", at most {budget}")).unwrap_or_default();
+            let words = format!("started for uid {principal}, model {}{most}", manifest.model);
+            vec![Told::new(Tone::Bold, words)]
+        }
+        // Each of these stands beside another entry that says the same and more.
+        Event::WorkerStarted { .. }
+        | Event::ConfinementDegraded { .. }
+        | Event::UsageReported { .. }
+        | Event::SpawnRequested { .. }
+        | Event::SpawnCompleted { child: Some(_), .. }
+        | Event::AgentStopped { end: AgentEnd::Finished }
+        | Event::AgentMessageReceived {} => Vec::new(),
+        other => {
+            let (kind, facts) = (other.kind().replace('_', " "), entry::facts(other, names));
+            vec![Told::new(Tone::Dim, format!("{kind}: {facts}"))]
+        }
+    }
+}
+
+fn got(message: &str) -> Told {
+    Told::text(Tone::Plain, "got", message)
+}
+
+/// Reasoning and prose, then what they took.
+fn thought(reply: &ModelReply, elapsed: Millis, spent: &Amounts) -> Vec<Told> {
+    let mut told = Vec::new();
+    if let Some(reasoning) = reply.reasoning.as_deref().filter(|text| !text.trim().is_empty()) {
+        told.push(Told::text(Tone::Dim, "thinks", reasoning));
+    }
+    if !reply.text.trim().is_empty() {
+        told.push(Told::text(Tone::Plain, "says", &reply.text));
+    }
+    let cost = match spent.get(Quantity::MicroUsd) {
+        0 => String::new(),
+        micros => format!(", {}", Quantity::MicroUsd.show(micros)),
+    };
+    let words = format!("was answered in {}, {}{cost}", span(elapsed), entry::tokens(reply.usage));
+    told.push(Told::new(Tone::Dim, words));
+    told
+}
+
+/// The members of an object that do not fit into a line, each with its first lines.
+fn long_members(value: &Value) -> Vec<String> {
+    let Value::Object(members) = value else { return Vec::new() };
+    let mut lines = Vec::new();
+    for (name, member) in members {
+        let Value::String(text) = member else { continue };
+        if text.chars().count() > VALUE_CHARS || text.contains('\n') {
+            let name = excerpt(name, 1, VALUE_CHARS).remove(0);
+            lines.push(format!("{name}:"));
+            let shown = excerpt(text, EXCERPT_LINES, EXCERPT_CHARS);
+            lines.extend(shown.into_iter().map(|line| format!("  {line}")));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+#[path = "narrative_tests.rs"]
+mod tests;
