@@ -245,6 +245,7 @@ async fn a_denied_write_leaves_bytes_times_and_listings_alone() {
         "library/book",
         "library/new",
         "state/journal.db",
+        "state/journal.key",
     ] {
         let path = lab.path(relative);
         let write = lab.refused("file_write", json!({"path": path, "content": "evil"})).await;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use aaos_core::capability::tool_name;
 use aaos_core::id::{AgentId, GoalId, Seq};
 use aaos_core::name::{AgentName, ToolName};
-use aaos_journal::Head;
+use aaos_core::quantity::Millis;
+use aaos_journal::{Head, HeadKey};
 use clap::{Args, Parser, Subcommand};
 
 use crate::goalargs::GoalFlags;
@@ -351,11 +352,40 @@ pub(crate) struct AuditArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Verify the whole chain instead of printing it
-    #[arg(long, conflicts_with_all = ["goal", "agent", "kind", "after", "limit"])]
+    #[arg(long, group = "chore", conflicts_with_all = ["goal", "agent", "kind", "after", "limit"])]
     pub(crate) verify: bool,
+    /// Verify this exported or archived file; neither daemon nor journal is needed
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub(crate) file: Option<PathBuf>,
     /// A head seen earlier, which the chain must still hold
     #[arg(long, value_name = "SEQ:HASH", requires = "verify")]
     pub(crate) head: Option<Head>,
+    /// The public key that must have signed the chain
+    #[arg(long, value_name = "HEX", requires = "verify")]
+    pub(crate) key: Option<HeadKey>,
+    /// Write the journal as stored, with its signed heads, to a new FILE that --verify --file can check
+    #[arg(long, value_name = "FILE", group = "chore",
+          conflicts_with_all = ["goal", "agent", "kind", "after", "limit"])]
+    pub(crate) export: Option<PathBuf>,
+    /// Move entries older than AGE that nothing needs into files in `archive` in the state directory
+    #[arg(long, value_name = "AGE", group = "chore", value_parser = parse_age,
+          conflicts_with_all = ["goal", "agent", "kind", "after", "limit"])]
+    pub(crate) prune: Option<Millis>,
+}
+
+/// A length of time such as `30d`, `12h` or `90m`.
+fn parse_age(text: &str) -> Result<Millis, String> {
+    let wrong = || "it is a number with d, h or m behind it, for example 30d".to_owned();
+    let split = text.len().checked_sub(1).filter(|at| text.is_char_boundary(*at)).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let minutes = match unit {
+        "d" => 24 * 60,
+        "h" => 60,
+        "m" => 1,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(minutes * 60_000).map(Millis).ok_or_else(|| "it is too long".to_owned())
 }
 
 fn parse_seq(text: &str) -> Result<Seq, std::num::ParseIntError> {
@@ -399,6 +429,15 @@ mod tests {
     }
 
     #[test]
+    fn an_age_is_a_number_with_a_unit() {
+        for (text, minutes) in [("30d", 30 * 24 * 60), ("12h", 12 * 60), ("90m", 90), ("0d", 0)] {
+            let cli = Cli::try_parse_from(["agentd", "audit", "--prune", text]).expect("an age");
+            let Command::Audit(audit) = cli.command else { panic!("audit") };
+            assert_eq!(audit.prune.map(|age| age.0), Some(minutes * 60_000), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_lines_are_usage_errors() {
         for line in [
             &["agentd"][..],
@@ -412,6 +451,16 @@ mod tests {
             &["agentd", "audit", "--goal", "nonsense"],
             &["agentd", "audit", "--head", "1:00"],
             &["agentd", "audit", "--verify", "--limit", "3"],
+            &["agentd", "audit", "--file", "x"],
+            &["agentd", "audit", "--verify", "--key", "00"],
+            &["agentd", "audit", "--verify", "--export", "x"],
+            &["agentd", "audit", "--export", "x", "--prune", "1d"],
+            &["agentd", "audit", "--prune", "d"],
+            &["agentd", "audit", "--prune", ""],
+            &["agentd", "audit", "--prune", "1\u{e9}"],
+            &["agentd", "audit", "--prune", "-1d"],
+            &["agentd", "audit", "--prune", "99999999999999999999d"],
+            &["agentd", "audit", "--prune", "9999999999999999d"],
             &["agentd", "nonsense"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong");

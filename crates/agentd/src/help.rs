@@ -160,10 +160,15 @@ Examples:
 
 pub(crate) const AUDIT: &str = "\
 Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. \
-Keep a head that --verify printed: with --head it shows later that nothing before it was changed or cut off.
+Keep a head and the key that --verify printed: with --head it shows later that nothing before it was changed or \
+cut off, with --key that nobody without the daemon's key wrote it anew. --export reads the journal's file and needs \
+the daemon's user. --prune keeps what open goals and agents alive need, and is an administrator's to ask for.
 
 Examples:
   agentd audit --kind capability_granted --kind capability_denied
+  agentd audit --export journal.jsonl
+  agentd audit --verify --file journal.jsonl --key 3d40…
+  agentd audit --prune 30d
   agentd audit --goal 0190a5e8-7c1b-7000-8000-0123456789ab --json
   agentd audit --verify --head 42:6f0c…";
 

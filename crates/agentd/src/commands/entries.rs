@@ -9,10 +9,11 @@ use aaos_core::event::{EVENT_KINDS, Entry, Event, is_kind};
 use aaos_core::id::{AgentId, GoalId, Seq};
 use aaos_core::limits::MAX_READ_ENTRIES;
 use aaos_ipc::FrameBody;
-use aaos_journal::{Filter, Head, HeadCheck, JournalFile, VerifyReport};
+use aaos_journal::{Expected, Filter, Head, HeadCheck, HeadKey, JournalFile, VerifyReport};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::archive;
 use crate::cli::{AuditArgs, LogsArgs};
 use crate::client::{Client, Streamed};
 use crate::daemon;
@@ -95,15 +96,18 @@ impl Source {
         Ok(())
     }
 
-    async fn verify(&mut self, head: Option<Head>) -> Result<VerifyReport> {
+    async fn verify(&mut self, expected: Expected) -> Result<VerifyReport> {
         #[derive(Serialize)]
         struct Verify {
             #[serde(skip_serializing_if = "Option::is_none")]
             head: Option<Head>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            key: Option<HeadKey>,
         }
+        let Expected { head, key } = expected;
         match self {
-            Self::Daemon(client) => client.call("audit.verify", &Verify { head }).await,
-            Self::File(file) => Ok(file.verify(head)?),
+            Self::Daemon(client) => client.call("audit.verify", &Verify { head, key }).await,
+            Self::File(file) => Ok(file.verify(expected)?),
         }
     }
 
@@ -147,6 +151,14 @@ pub(super) fn with_source(
             work(Source::Daemon(Box::new(Client::connect(&socket).await?))).await
         });
     }
+    let file = offline(settings)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().context("cannot start the async runtime")?;
+    runtime.block_on(work(Source::File(file)))
+}
+
+/// The journal's file.
+pub(super) fn offline(settings: &Settings) -> Result<JournalFile> {
     let path = settings.state_dir.join("journal.db");
     if !path.exists() {
         bail!(
@@ -156,15 +168,20 @@ pub(super) fn with_source(
             path.display()
         );
     }
-    let file =
-        JournalFile::open(&path).with_context(|| format!("cannot open the journal {}", path.display()))?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().build().context("cannot start the async runtime")?;
-    runtime.block_on(work(Source::File(file)))
+    JournalFile::open(&path).with_context(|| format!("cannot open the journal {}", path.display()))
 }
 
 /// `audit`.
 pub(super) fn audit(settings: &Settings, args: AuditArgs, screen: Screen) -> Result<Exit> {
+    if let Some(file) = &args.file {
+        return archive::verify(file, Expected { head: args.head, key: args.key }, args.json, screen);
+    }
+    if let Some(file) = &args.export {
+        return archive::export(settings, file, screen);
+    }
+    if let Some(age) = args.prune {
+        return archive::prune(settings, age, args.json, screen);
+    }
     with_source(settings, async move |source| {
         if args.verify { verify(source, &args, screen).await } else { print(source, args, screen).await }
     })
@@ -233,14 +250,23 @@ fn tone(event: &Event) -> Tone {
 }
 
 async fn verify(mut source: Source, args: &AuditArgs, screen: Screen) -> Result<Exit> {
-    let report = source.verify(args.head).await?;
-    let exit = if report.is_intact() { Exit::Done } else { Exit::Failed };
+    let report = source.verify(Expected { head: args.head, key: args.key }).await?;
     if args.json {
         screen.json(&report)?;
-        return Ok(exit);
+        return Ok(exit_of(&report));
     }
+    tell(&report, screen)
+}
+
+pub(super) fn exit_of(report: &VerifyReport) -> Exit {
+    if report.is_intact() { Exit::Done } else { Exit::Failed }
+}
+
+/// Prints what a verification found.
+pub(super) fn tell(report: &VerifyReport, screen: Screen) -> Result<Exit> {
+    let exit = exit_of(report);
     let tone = if exit == Exit::Done { Tone::Good } else { Tone::Bad };
-    for line in verdict(&report) {
+    for line in verdict(report) {
         screen.line(tone, &line)?;
     }
     Ok(exit)
@@ -249,6 +275,13 @@ async fn verify(mut source: Source, args: &AuditArgs, screen: Screen) -> Result<
 /// What a verification found, in words.
 fn verdict(report: &VerifyReport) -> Vec<String> {
     let mut lines = vec![format!("{} entries verify; head {}", report.entries, report.head)];
+    if report.after != Head::EMPTY {
+        lines.push(format!("they follow {}; what came before lies in an archive", report.after));
+    }
+    match (report.signed, report.key) {
+        (Some(signed), Some(key)) => lines.push(format!("signed up to entry {} with key {key}", signed.seq)),
+        _ => lines.push("no head is signed yet".to_owned()),
+    }
     if report.erased_count > 0 {
         lines.push(format!("{} of them have an erased body", report.erased_count));
     }
@@ -264,6 +297,10 @@ fn verdict(report: &VerifyReport) -> Vec<String> {
         HeadCheck::Missing => {
             lines.push("BROKEN: the chain ends before the expected head: its tail is gone".to_owned())
         }
+        HeadCheck::Archived => lines.push(
+            "UNKNOWN: the expected head lies before the first entry; verify the archive that holds it with --file"
+                .to_owned(),
+        ),
     }
     if report.is_intact() {
         lines.push("the chain holds".to_owned());
@@ -342,8 +379,11 @@ mod tests {
 
     fn report(broken: Option<Broken>, expected: HeadCheck) -> VerifyReport {
         VerifyReport {
+            after: Head::EMPTY,
             entries: 0,
             head: Head::EMPTY,
+            signed: None,
+            key: None,
             erased_count: 1,
             erased: vec![Seq(1)],
             broken,
@@ -368,5 +408,7 @@ mod tests {
             let said = verdict(&bad).join("\n");
             assert!(said.contains("BROKEN") && !said.contains("the chain holds"), "{said}");
         }
+        let said = verdict(&report(None, HeadCheck::Archived)).join("\n");
+        assert!(said.contains("UNKNOWN") && !said.contains("the chain holds"), "{said}");
     }
 }

@@ -5,6 +5,7 @@
 
 mod agents;
 mod approvals;
+mod archive;
 mod asking;
 mod capabilities;
 mod check;

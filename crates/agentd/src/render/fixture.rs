@@ -80,6 +80,7 @@ impl Tale {
             manifest: Box::new(manifest),
             budget: Budget::default(),
             principal: 1000,
+            spawned_by: None,
         };
         self.add(1, Some(id), spawned);
         let spec = GrantSpec::parse("file_read: /x/*").expect("a grant");
@@ -97,8 +98,12 @@ impl Tale {
     }
 
     fn runs(&mut self, id: AgentId, message: &str) {
-        let started =
-            Event::AgentExecutionStarted { message_hash: String::new(), message: message.to_owned() };
+        let started = Event::AgentExecutionStarted {
+            message_hash: String::new(),
+            message: message.to_owned(),
+            tools: Vec::new(),
+            kept: aaos_core::event::Kept::default(),
+        };
         self.add(1, Some(id), started);
     }
 
@@ -108,6 +113,7 @@ impl Tale {
             model: ModelName::parse("fast").expect("a name"),
             messages: 1,
             request_bytes: Bytes(100),
+            request_hash: String::new(),
             reserve: Tokens(1000),
             price: Price::parse("10", "10", "10").ok(),
             charges: Vec::new(),
@@ -137,7 +143,11 @@ impl Tale {
             input,
             class: EffectClass::Safe,
             access: Vec::new(),
+            denied: Vec::new(),
             charges: Vec::new(),
+            model_call: None,
+            at: None,
+            repeats: 1,
         };
         self.add(1, Some(id), invoked);
     }
@@ -151,6 +161,7 @@ impl Tale {
             outcome: failure.as_ref().map_or(aaos_core::event::Outcome::Done, ToolFailure::outcome),
             result_hash: String::new(),
             result_bytes: Bytes(text.len() as u64),
+            result: failure.is_none().then_some(text),
             failure,
             worker: None,
             spent: Amounts::NONE,
@@ -166,6 +177,8 @@ impl Tale {
             iterations: turns,
             stop_reason: StopReason::Complete,
             error: None,
+            cut: None,
+            mind_hash: String::new(),
         };
         self.add(1, Some(id), completed);
         self.add(1, Some(id), Event::AgentStopped { end });
@@ -226,10 +239,16 @@ pub(crate) fn goal_with_a_child() -> Vec<Entry> {
         deadline: Timestamp(BEGUN + 3_600_000),
         budget: Budget::default(),
         principal: 1000,
+        priority: 0,
+        grants: Vec::new(),
+        manifest: None,
+        approval_required: Vec::new(),
+        working_directory: None,
     };
     tale.add(0, None, accepted);
     tale.spawned(lead(), None, "lead");
-    let started = Event::GoalStarted { root_agent: lead(), workspace: path("/state/workspace/g") };
+    let started =
+        Event::GoalStarted { root_agent: lead(), workspace: path("/state/workspace/g"), before: Vec::new() };
     tale.add(1, None, started);
     tale.runs(lead(), "Read /x and write /x/out\nin two lines");
     tale.asks(lead(), 1);

@@ -11,17 +11,18 @@ use aaos_core::id::AgentId;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::ModelFailure;
+use aaos_core::quantity::Timestamp;
 use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
-use aaos_journal::{Filter, Head};
+use aaos_journal::{Expected, Filter};
 use aaos_runtime::{Asked, AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::connection::Outbox;
 use super::params::{
-    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Respond, Revoke, Run, Spawn, SpawnAndRun,
-    Submit, TraceResult, Verify,
+    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Prune, Respond, Revoke, Run, Spawn,
+    SpawnAndRun, Submit, TraceResult, Verify,
 };
 use super::{rights, stream};
 
@@ -325,16 +326,15 @@ async fn audit_method(kernel: &Kernel, caller: Principal, outbox: &Outbox, reque
             stream::audit(kernel, caller, outbox, request, filter).await
         }
         "audit.verify" => {
-            let Verify { head } = request.params.parse()?;
-            let report = match head {
-                None => kernel.journal().verify().await,
-                Some(text) => {
-                    let head = Head::try_from(text)
-                        .map_err(|error| RpcError::new(ErrorCode::InvalidParams, error.to_string()))?;
-                    kernel.journal().verify_against(head).await
-                }
-            };
+            let Verify { head, key } = request.params.parse()?;
+            let report = kernel.journal().verify_against(Expected { head, key }).await;
             json(&report.map_err(|error| refused(error.into()))?)
+        }
+        "audit.prune" => {
+            let Prune { older_than_ms } = request.params.parse()?;
+            let before = Timestamp(kernel.clock().now().0.saturating_sub(older_than_ms.0));
+            let pruned = kernel.journal().prune(before).await;
+            json(&pruned.map_err(|error| refused(error.into()))?)
         }
         _ => Err(RpcError::method_not_found(&request.method)),
     }

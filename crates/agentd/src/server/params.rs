@@ -12,6 +12,7 @@ use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern};
 use aaos_core::quantity::{MicroUsd, Millis, Quantity};
 use aaos_ipc::{ErrorCode, RpcError};
+use aaos_journal::{Head, HeadKey};
 use aaos_runtime::{Answer, Covers};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -262,5 +263,15 @@ pub(crate) struct Audit {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Verify {
     /// `SEQ:HASH` of a head seen earlier.
-    pub(crate) head: Option<String>,
+    pub(crate) head: Option<Head>,
+    /// The public key that must have signed.
+    pub(crate) key: Option<HeadKey>,
+}
+
+/// `audit.prune`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Prune {
+    /// Age that entries must have to be archived, milliseconds.
+    pub(crate) older_than_ms: Millis,
 }

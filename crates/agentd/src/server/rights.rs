@@ -20,7 +20,7 @@ fn needed(method: &str) -> Option<Right> {
         "capability.list" | "capability.explain" => Right::Observe,
         "capability.revoke" => Right::Submit,
         "audit.query" | "audit.stream" => Right::Observe,
-        "audit.verify" => Right::Administer,
+        "audit.verify" | "audit.prune" => Right::Administer,
         "runtime.status" => Right::Observe,
         _ => return None,
     })

@@ -422,11 +422,23 @@ const METHODS: &[Method] = &[
         name: "audit.verify",
         valid: |_| json!({}),
         required: &[],
-        wrong: &[("head", "5"), ("head", "\"nonsense\""), ("head", "\"1:zz\"")],
+        wrong: &[("head", "5"), ("head", "\"nonsense\""), ("head", "\"1:zz\""), ("key", "\"00\"")],
         names: None,
         check: Reply(|reply| {
-            assert_members(reply, &["entries", "head", "broken", "expected"]);
+            assert_members(reply, &["after", "entries", "head", "signed", "key", "broken", "expected"]);
             assert!(reply["broken"].is_null(), "{reply}");
+        }),
+    },
+    Method {
+        name: "audit.prune",
+        // Nothing is that old.
+        valid: |_| json!({ "older_than_ms": u64::MAX }),
+        required: &["older_than_ms"],
+        wrong: &[("older_than_ms", "-1"), ("older_than_ms", "\"30d\"")],
+        names: None,
+        check: Reply(|reply| {
+            assert_members(reply, &["entries", "archives", "through", "held"]);
+            assert_eq!((&reply["entries"], &reply["through"]), (&json!(0), &json!(0)));
         }),
     },
     Method {

@@ -1,0 +1,122 @@
+//! The journal as files, driven as a person drives it: exports that verify by themselves, archives, and the key that
+//! signs, which no agent can reach.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use testkit::{Backend, DaemonBuilder, Finished, ModelServer, Script, Turn};
+
+const GOAL: &str = "Read the files in ./docs and write a summary to ./output/summary.md";
+
+fn with_document() -> DaemonBuilder {
+    let builder = DaemonBuilder::new(Backend::Builtin);
+    let docs = builder.home().join("work/docs");
+    fs::create_dir_all(&docs).expect("makes a folder");
+    fs::write(docs.join("tides.md"), "# Tides\n\nThe moon pulls the sea.\n").expect("writes a document");
+    builder
+}
+
+fn json_of(finished: &Finished) -> Value {
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn an_export_is_verified_where_there_is_no_journal() {
+    let builder = with_document();
+    assert_eq!(builder.cli(["run", GOAL]).code(), 0);
+    let file = builder.home().join("journal.jsonl");
+    let exported = builder.cli(["audit", "--export", text(&file)]);
+    assert_eq!(exported.code(), 0, "{exported:?}");
+    assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600, "bodies are in it");
+    assert_eq!(builder.cli(["audit", "--export", text(&file)]).code(), 1, "it is not overwritten");
+
+    let elsewhere = DaemonBuilder::new(Backend::Builtin);
+    let check = |more: &[&str]| {
+        let line = ["audit", "--verify", "--file", text(&file)];
+        elsewhere.cli(line.iter().chain(more))
+    };
+    let report = json_of(&check(&["--json"]));
+    let (head, key) = (&report["chain"]["head"], &report["chain"]["key"]);
+    assert_eq!(head, &report["chain"]["signed"], "signed to its end: {report}");
+    let (head, key) = (head.as_str().expect("a head"), key.as_str().expect("a key"));
+    let whole = check(&["--head", head, "--key", key]);
+    assert_eq!(whole.code(), 0, "{whole:?}");
+    assert!(whole.stdout.contains("the chain holds") && whole.stdout.contains(key), "{whole:?}");
+    let strange = check(&["--key", &key.chars().rev().collect::<String>()]);
+    assert_eq!(strange.code(), 1, "{strange:?}");
+
+    let lines = fs::read_to_string(&file).expect("read");
+    let changed: Vec<&str> = lines.lines().collect();
+    fs::write(&file, changed[..changed.len() - 3].join("\n")).expect("cut");
+    let cut = check(&["--head", head]);
+    assert!(cut.code() == 1 && cut.stdout.contains("its tail is gone"), "{cut:?}");
+    fs::write(&file, lines.replacen("summary.md", "summary.ms", 1)).expect("changed");
+    let told = check(&[]);
+    assert_eq!(told.code(), 1, "{told:?}");
+    let at = lines.lines().position(|line| line.contains("summary.md")).expect("its line") + 1;
+    assert!(told.stdout.contains(&format!("line {at} of ")), "{told:?}");
+    assert!(told.stdout.contains(&format!("BROKEN: entry {} has a changed body", at - 1)), "{told:?}");
+    assert!(!elsewhere.home().join("state/journal.db").exists());
+    assert_eq!(elsewhere.cli(["audit", "--verify", "--file", "/no/such/file"]).code(), 1);
+}
+
+#[test]
+fn old_entries_are_archived_with_and_without_a_daemon() {
+    let builder = with_document();
+    assert_eq!(builder.cli(["run", GOAL]).code(), 0);
+    let count = json_of(&builder.cli(["audit", "--verify", "--json"]))["entries"].as_u64().expect("entries");
+    let kept = json_of(&builder.cli(["audit", "--prune", "30d", "--json"]));
+    assert_eq!((&kept["entries"], &kept["through"]), (&json!(0), &json!(0)), "nothing is that old");
+    let pruned = json_of(&builder.cli(["audit", "--prune", "0d", "--json"]));
+    assert_eq!(pruned["entries"].as_u64(), Some(count - 1), "{pruned}");
+    let archive = pruned["archives"][0].as_str().expect("a file");
+    let held = builder.cli(["audit", "--verify", "--file", archive]);
+    assert!(held.code() == 0 && held.stdout.contains("the chain holds"), "{held:?}");
+    let told = builder.cli(["audit", "--verify"]);
+    assert!(told.code() == 0 && told.stdout.contains("lies in an archive"), "{told:?}");
+
+    let daemon = builder.start();
+    assert_eq!(daemon.cli(["submit", "--wait", GOAL]).code(), 0, "and work goes on");
+    let refused = daemon.cli(["audit", "--prune", "0d"]);
+    assert_eq!(refused.code(), 0, "{refused:?}");
+    assert!(refused.stdout.contains("archived in "), "{refused:?}");
+    assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0);
+    let (_, builder) = daemon.terminate();
+    assert_eq!(builder.start().cli(["audit", "--verify"]).code(), 0, "what is left is enough to start from");
+}
+
+#[test]
+fn the_key_that_signs_is_out_of_agents_reach() {
+    let models = ModelServer::start(Script::dynamic(|_| Turn::say("done")));
+    let daemon = DaemonBuilder::openai(&models).start();
+    let key = daemon.state_dir().join("journal.key");
+    assert_eq!(fs::metadata(&key).expect("made at the start").permissions().mode() & 0o777, 0o600);
+    let above = daemon.state_dir().parent().expect("a directory").to_owned();
+    let plain = above.join("plain.txt");
+    fs::write(&plain, "text").expect("written");
+    let mut client = daemon.client();
+    let manifest = format!(
+        "name: reader\nmodel: fast\nlifecycle: persistent\nsystem_prompt: You read.\n\
+         capabilities: [\"tool: *\", \"file_read: {0}/*\", \"file_write: {0}/*\"]\n",
+        above.display()
+    );
+    let spawned = client.call("agent.spawn", json!({ "manifest": manifest })).expect("spawned");
+    let mut invoke = |tool: &str, input: Value| {
+        let call = json!({ "agent_id": spawned["agent_id"], "tool": tool, "input": input });
+        client.call("tool.invoke", call)
+    };
+    let control = invoke("file_read", json!({ "path": plain })).expect("the control: what lies beside it");
+    assert_eq!(control["result"]["content"], "text");
+    invoke("file_read", json!({ "path": key })).expect_err("not to be read");
+    invoke("file_write", json!({ "path": key, "content": "x" })).expect_err("not to be written");
+    let archive = daemon.state_dir().join("archive/journal-1-1.jsonl");
+    invoke("file_write", json!({ "path": archive, "content": "x" })).expect_err("no archive is made up");
+    invoke("grep", json!({ "pattern": "[0-9a-f]{64}", "path": daemon.state_dir() }))
+        .expect_err("nor searched");
+}
