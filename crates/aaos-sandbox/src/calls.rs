@@ -36,7 +36,7 @@ impl Worker {
     ) -> Receipt<ToolCall> {
         let request = Request {
             call: permit.call(),
-            repeated: false,
+            repeated: permit.is_resumed(),
             input: permit.effect().input.clone(),
             at: permit.effect().at(),
             all: permit.all().to_vec(),

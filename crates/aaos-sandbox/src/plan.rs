@@ -380,3 +380,72 @@ impl<'o> From<&'o FileReadManyOutput> for RenderedMany<'o> {
         Self { count: files.len(), files }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use aaos_core::effect::{Access, FileRight, Need};
+    use aaos_core::id::{CallId, GrantId};
+    use aaos_core::path::{AbsPath, PathPattern};
+    use aaos_core::quantity::{Amounts, Bytes};
+    use aaos_core::tool::ToolInput;
+    use aaos_core::toolio::FileWriteInput;
+    use testkit::scratch;
+    use uuid::Uuid;
+
+    use super::{Plan, Request};
+    use crate::commit::CommitError;
+    use crate::roots::RootTable;
+
+    const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
+
+    /// Carries an append of `+new` to `path` out as a worker that does its work would have it.
+    fn append(table: &RootTable, path: &AbsPath, at: Option<u64>, repeated: bool) -> Result<(), CommitError> {
+        let content = "+new".to_owned();
+        let input = FileWriteInput { path: path.clone(), content: content.clone(), append: true };
+        let access = Access {
+            need: Need::File { right: FileRight::Write, path: path.clone() },
+            grant: GRANT,
+            relative: Some("f".to_owned()),
+            hosts: Vec::new(),
+            public: false,
+            through: Vec::new(),
+            no_links: false,
+        };
+        let request = Request {
+            call: CallId::from_uuid(Uuid::from_u128(2)),
+            repeated,
+            input: ToolInput::FileWrite(input),
+            at: at.map(Bytes),
+            all: vec![access],
+            each: Vec::new(),
+            page: None,
+            table: table.clone(),
+            most: Amounts::default(),
+        };
+        let Plan { mut descriptors, commit, .. } = request.plan().expect("a plan");
+        let mut memfd = fs::File::from(descriptors.remove(0));
+        memfd.write_all(content.as_bytes()).expect("filled");
+        commit.expect("a write").run(Bytes(content.len() as u64))
+    }
+
+    #[test]
+    fn a_call_takes_its_position_and_whether_it_is_repeated_to_its_commit() {
+        let home = scratch();
+        fs::write(home.path().join("f"), "old").expect("written");
+        let table = RootTable::new(Vec::new(), Vec::new());
+        let pattern = PathPattern::parse(&format!("{}/*", home.path().display())).expect("a pattern");
+        table.open_root(GRANT, &pattern, false).expect("a root");
+        let path = AbsPath::parse(&format!("{}/f", home.path().display())).expect("a path");
+        let there = || fs::read_to_string(home.path().join("f")).expect("text");
+        append(&table, &path, Some(3), false).expect("added");
+        assert!(matches!(append(&table, &path, Some(3), false), Err(CommitError::ChangedMeanwhile { .. })));
+        append(&table, &path, Some(3), true).expect("was added");
+        assert_eq!(there(), "old+new");
+        assert!(matches!(append(&table, &path, None, true), Err(CommitError::Unpositioned { .. })));
+        append(&table, &path, None, false).expect("the control: from wherever it ends");
+        assert_eq!(there(), "old+new+new");
+    }
+}
