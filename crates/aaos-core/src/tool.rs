@@ -418,7 +418,7 @@ impl Tool for FileWrite {
     const NAME: &'static str = "file_write";
     const DESCRIPTION: &'static str = "Writes UTF-8 text of up to 1 MiB to a file, replacing it atomically, or adds to \
         its end with append. Missing parent directories are created.";
-    const CLASS: EffectClass = EffectClass::Once;
+    const CLASS: EffectClass = EffectClass::Keyed;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileWrite];
     const PARALLEL_SAFE: bool = false;

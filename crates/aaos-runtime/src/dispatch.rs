@@ -25,6 +25,7 @@ use aaos_sandbox::{Fetched, FetchedPage};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::appends::Turn;
 use crate::approvals::not_approved;
 use crate::denials;
 use crate::error::KernelError;
@@ -130,7 +131,13 @@ impl Kernel {
             };
             let count = permit.effect().repeats();
             let (kernel, owned) = (self.clone(), Arc::clone(agent));
-            let act = async move { kernel.act(&owned, trace, permit, earlier).await };
+            let act = async move {
+                let stop = owned.stop_signal();
+                match kernel.turn_again(&stop, permit.effect(), permit.all()).await {
+                    Ok(_turn) => kernel.act(&owned, trace, permit, earlier).await,
+                    Err(failure) => Invoked::not_begun(failure),
+                }
+            };
             Invoked { count, ..self.tracked(agent, act).await }
         })
     }
@@ -187,10 +194,13 @@ impl Kernel {
             self.authority().purse(agent.id, now).map(|purse| purse.remaining)
         };
         let call = call.clamped_to(&remaining.unwrap_or_default());
-        match self.begin_tool(agent, trace, call).await {
-            Ok(permit) => self.act(agent, trace, permit, None).await,
-            Err(failure) => Invoked::not_begun(failure),
-        }
+        let (permit, turn) = match self.begin_tool(agent, trace, call).await {
+            Ok(begun) => begun,
+            Err(failure) => return Invoked::not_begun(failure),
+        };
+        let invoked = self.act(agent, trace, permit, None).await;
+        drop(turn);
+        invoked
     }
 
     async fn begin_tool(
@@ -198,9 +208,11 @@ impl Kernel {
         agent: &Arc<Agent>,
         trace: Option<TraceId>,
         call: ToolCall,
-    ) -> Result<Permit<ToolCall>, ToolFailure> {
-        let authorized = self.admit_effect(&agent.stop_signal(), agent, trace, call).await?;
-        self.begin_admitted(agent, trace, authorized).await
+    ) -> Result<(Permit<ToolCall>, Option<Turn>), ToolFailure> {
+        let stop = agent.stop_signal();
+        let authorized = self.admit_effect(&stop, agent, trace, call).await?;
+        let (authorized, turn) = self.positioned(&stop, authorized).await?;
+        Ok((self.begin_admitted(agent, trace, authorized).await?, turn))
     }
 
     /// Steps 5 and 6.

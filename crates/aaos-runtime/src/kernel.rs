@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::appends::AppendTurns;
 use crate::clock::Clock;
 use crate::config::KernelConfig;
 use crate::dispatch::Schemas;
@@ -56,6 +57,7 @@ struct Inner {
     closed: AtomicBool,
     budget_changed: Notify,
     running_calls: RunningCalls,
+    append_turns: AppendTurns,
     /// Held while a goal is accepted, so that one client key can never become two goals.
     submit_gate: tokio::sync::Mutex<()>,
     traces_changed: Notify,
@@ -99,6 +101,7 @@ impl Kernel {
                 closed: AtomicBool::new(false),
                 budget_changed: Notify::new(),
                 running_calls: RunningCalls::default(),
+                append_turns: AppendTurns::default(),
                 submit_gate: tokio::sync::Mutex::new(()),
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
@@ -153,6 +156,10 @@ impl Kernel {
 
     pub(crate) fn running_calls(&self) -> &RunningCalls {
         &self.inner.running_calls
+    }
+
+    pub(crate) fn append_turns(&self) -> &AppendTurns {
+        &self.inner.append_turns
     }
 
     pub(crate) fn budget_changed(&self) -> &Notify {

@@ -5,6 +5,7 @@
 //! complete. No lock is held across an await.
 
 mod agents;
+mod appends;
 mod approvals;
 mod audit;
 mod boot;

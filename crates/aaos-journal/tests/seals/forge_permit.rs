@@ -4,7 +4,7 @@ use aaos_core::id::EntryId;
 use aaos_journal::{About, Permit};
 
 fn forge(parts: AuthorizedParts<Delivery>, about: About, intent: EntryId) -> Permit<Delivery> {
-    Permit { parts, about, intent }
+    Permit { parts, about, intent, resumed: false }
 }
 
 fn main() {}
