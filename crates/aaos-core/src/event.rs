@@ -425,6 +425,13 @@ pub enum Event {
         /// Bytes received.
         bytes: Bytes,
     },
+    /// The workspace of a goal that ended long ago was removed.
+    WorkspaceRemoved {
+        /// Files, directories and whatever else it held.
+        entries: u64,
+        /// What could not be removed, and why.
+        left: Option<String>,
+    },
     /// Standard output no longer takes the audit trail; the journal goes on without it.
     AuditStdoutStopped {
         /// The last entry that was printed.
@@ -501,6 +508,7 @@ kinds! {
     ConfinementDegraded => "confinement_degraded",
     WorkerStopped => "worker_stopped",
     NetworkFetched => "network_fetched",
+    WorkspaceRemoved => "workspace_removed",
     AuditStdoutStopped => "audit_stdout_stopped",
     BodyErased => "body_erased",
 }

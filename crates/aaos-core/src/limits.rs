@@ -34,6 +34,8 @@ pub const MAX_RUNNING_GOALS: usize = 8;
 pub const MAX_OUTPUTS: usize = 256;
 /// Longest deduplication key of a client, bytes.
 pub const MAX_CLIENT_KEY_BYTES: usize = 256;
+/// How long the workspace of a goal that ended is kept, milliseconds: seven days.
+pub const WORKSPACE_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
 

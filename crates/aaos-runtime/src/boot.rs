@@ -64,6 +64,8 @@ impl Kernel {
         }));
         let idle = kernel.clone();
         drop(kernel.tasks().spawn(async move { idle.end_idle_workers().await }));
+        let cleaning = kernel.clone();
+        drop(kernel.tasks().spawn(async move { cleaning.clean_workspaces().await }));
         Ok(kernel)
     }
 
@@ -220,6 +222,7 @@ fn goal_of(record: &GoalRecord, cancel: tokio_util::sync::CancellationToken) -> 
     goal.failed_children = record.failed_children.clone();
     goal.state = record.state;
     if let Some(end) = &record.end {
+        goal.ended_at = Some(end.at);
         goal.response = Some(end.response.clone());
         goal.outputs = end.outputs.clone();
         goal.usage = end.usage;

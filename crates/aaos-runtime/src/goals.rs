@@ -75,6 +75,7 @@ pub(crate) struct Goal {
     /// What its inferences cost, as far as their models have prices.
     pub(crate) cost: MicroUsd,
     pub(crate) exit_code: Option<u8>,
+    pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
     pub(crate) denials: u32,
@@ -104,6 +105,7 @@ impl Goal {
             usage: Usage::default(),
             cost: MicroUsd::ZERO,
             exit_code: None,
+            ended_at: None,
             cancel,
             failed_children: BTreeMap::new(),
             denials: 0,
@@ -409,6 +411,7 @@ impl Kernel {
             goal.outputs = verdict.outputs;
             goal.error = verdict.error;
             goal.exit_code = Some(verdict.exit_code);
+            goal.ended_at = Some(self.clock().now());
             goal.over.send_replace(true);
         }
         table.forget_old_goals();

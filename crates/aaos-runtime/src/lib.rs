@@ -34,6 +34,7 @@ mod spawning_tools;
 mod verdict;
 mod view;
 mod waits;
+mod workspaces;
 
 pub use approvals::{Answer, Covers};
 pub use audit::{AuditPage, AuditReader};

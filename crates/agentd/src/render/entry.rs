@@ -83,6 +83,10 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         Event::AuditStdoutStopped { after, reason } => {
             format!("after entry {after}: {}", cut(reason, REASON_CHARS))
         }
+        Event::WorkspaceRemoved { entries, left } => match left {
+            None => format!("{entries} entries"),
+            Some(left) => format!("{entries} entries; left: {}", cut(left, REASON_CHARS)),
+        },
         Event::BodyErased { original } => format!("its body was erased; it was {original}"),
         Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
             goal(event, names)
