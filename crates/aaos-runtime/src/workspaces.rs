@@ -54,7 +54,9 @@ impl Kernel {
         let (workspaces, name) = (self.config().workspaces.clone(), id.to_string());
         let removed = match off_thread(move || remove_workspace(&workspaces, &name)).await {
             Ok(Ok(removed)) => removed,
-            Ok(Err(error)) => return tracing::warn!(%error, goal = %id, "an old workspace could not be removed"),
+            Ok(Err(error)) => {
+                return tracing::warn!(%error, goal = %id, "an old workspace could not be removed");
+            }
             Err(error) => return tracing::warn!(%error, goal = %id, "an old workspace could not be removed"),
         };
         let left = removed.left.map(|left| format!("{}: {}", left.path, left.why));

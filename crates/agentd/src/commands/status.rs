@@ -2,7 +2,7 @@
 
 use aaos_core::confinement::Boundary;
 use aaos_core::model::ProviderState;
-use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus};
+use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect};
 use anyhow::Result;
 use serde_json::value::RawValue;
 
@@ -86,7 +86,18 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
         ("degraded", named(&status.confinement_degraded)),
     ];
     facts.extend(status.journal_head.map(|head| ("journal", format!("entry {head}"))));
+    if !status.unknown_effects.is_empty() {
+        facts.push(("unknown", status.unknown_effects.iter().map(unknown).collect::<Vec<_>>().join("\n")));
+    }
     facts
+}
+
+/// An effect of which nobody knows whether it happened, and what to do about it.
+fn unknown(effect: &UnknownEffect) -> String {
+    let UnknownEffect { call, agent_id, tool, since, .. } = effect;
+    let agent = agent_id.map_or("nobody".to_owned(), |agent| format!("agent {agent}"));
+    let began = instant(*since);
+    format!("{tool} of {agent}, begun {began}, was cut short by a kill: look what it did (call {call})")
 }
 
 fn provider(state: &ProviderState) -> String {

@@ -9,7 +9,7 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 4] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 5] = [
     // It takes more refused calls than a session holds otherwise.
     (
         "denials_suppressed",
@@ -26,6 +26,12 @@ const SHOWN_ELSEWHERE: [(&str, &str, &str); 4] = [
         "audit_stdout_stopped",
         "crates/aaos-journal/src/tests/audit.rs",
         "a_broken_output_is_journalled_once_and_the_journal_goes_on",
+    ),
+    // It takes a week.
+    (
+        "workspace_removed",
+        "crates/agentd/tests/workspaces.rs",
+        "what_is_older_than_a_week_is_removed_and_links_lead_nowhere",
     ),
     // Never recorded: it stands in for a body that was erased.
     (
