@@ -116,7 +116,7 @@ fn said(output: &Output) -> Vec<String> {
 
 /// Every entry of a journal by number, and its verified chain.
 fn stored(path: &Path) -> BTreeMap<u64, String> {
-    let journal = runtime().block_on(async {
+    runtime().block_on(async {
         let (journal, state) = Journal::open(JournalConfig::at(path)).expect("opens on a sound disk");
         assert!(journal.verify().await.expect("walks").is_intact());
         assert_eq!(*journal.head().borrow(), state.seq);
@@ -131,8 +131,7 @@ fn stored(path: &Path) -> BTreeMap<u64, String> {
         journal.record(entry("after the repair".into())).await.expect("a sound disk takes entries again");
         journal.close().await.expect("closes");
         entries
-    });
-    journal
+    })
 }
 
 /// One run with a fault. Gives whether the fault came about.
