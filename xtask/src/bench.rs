@@ -13,15 +13,18 @@ enum Part {
     House,
     /// One decision of the authority, within this process.
     Authorize,
+    /// Acknowledgements and recovery of the journal.
+    Journal,
 }
 
 impl Part {
-    /// The parts that the first word names, both where it names none, and the words for them.
+    /// The parts that the first word names, all where it names none, and the words for them.
     fn split(args: &[String]) -> (&'static [Self], &[String]) {
         match args.split_first() {
             Some((word, rest)) if word == "house" => (&[Self::House], rest),
             Some((word, rest)) if word == "authorize" => (&[Self::Authorize], rest),
-            _ => (&[Self::House, Self::Authorize], args),
+            Some((word, rest)) if word == "journal" => (&[Self::Journal], rest),
+            _ => (&[Self::House, Self::Authorize, Self::Journal], args),
         }
     }
 
@@ -29,6 +32,7 @@ impl Part {
         let (package, bench) = match self {
             Self::House => ("xtask", "house"),
             Self::Authorize => ("aaos-core", "authorize"),
+            Self::Journal => ("aaos-journal", "journal"),
         };
         if self == Self::House {
             let shipped = ["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway"];
@@ -55,7 +59,8 @@ mod tests {
     fn the_first_word_may_name_a_part() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let quick = words(&["--quick"]);
-        assert_eq!(Part::split(&quick), (&[Part::House, Part::Authorize][..], &quick[..]));
+        assert_eq!(Part::split(&quick), (&[Part::House, Part::Authorize, Part::Journal][..], &quick[..]));
+        assert_eq!(Part::split(&words(&["journal", "--quick"])), (&[Part::Journal][..], &quick[..]));
         assert_eq!(Part::split(&words(&["authorize", "--quick"])), (&[Part::Authorize][..], &quick[..]));
         assert_eq!(Part::split(&words(&["house"])), (&[Part::House][..], &[][..]));
     }

@@ -25,7 +25,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
-  bench [house | authorize] [ARGS…]
+  bench [house | authorize | journal] [ARGS…]
                   build release and measure it beside baselines; --quick for few rounds, --json for machines
   instructions [--check | --record]
                   count what one decision costs under valgrind; compare with docs/authorize.instructions.toml

@@ -5,8 +5,9 @@
 //! that covers its header and stands for its body, so that bodies can be erased and headers cannot be
 //! changed; a journal that failed one commit acknowledges nothing more. This crate has no clock.
 //!
-//! What it promises holds against `kill -9` at any instant. Cutting off the chain's tail is detected only
-//! by comparing with a [`Head`] that was seen elsewhere ([`Journal::verify_against`]).
+//! What it promises holds against `kill -9` at any instant. Heads are signed on the way with a key that lies in a
+//! file. Cutting off the chain's tail together with its signed heads is detected only by comparing with a [`Head`]
+//! that was seen elsewhere ([`Journal::verify_against`], [`verify_file`]).
 
 mod audit;
 mod chain;

@@ -5,9 +5,9 @@
 //! signed is plain text, so that any Ed25519 tool can check it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -192,8 +192,9 @@ impl HeadSigner {
         getrandom::fill(&mut seed).map_err(|source| JournalError::Random { source })?;
         let fresh = path.with_extension("key.new");
         let failed = |source| JournalError::files(path, source);
-        let mut file = store::create_private(&fresh)?;
-        file.set_len(0).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
         file.write_all(format!("{}\n", hex::encode(&seed)).as_bytes()).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         fs::rename(&fresh, path).map_err(failed)?;
