@@ -153,8 +153,12 @@ One line for each agent, children below their parents: from when to when it live
 its inferences, calls, tokens and cost; then where its time went, and the outputs that were found. A cost is unknown \
 where the model's price is. Without a daemon the journal in the state directory is read.
 
+--conversation prints what was said to an agent, what its model replied, and what its calls gave, each as a JSON \
+line with \"role\": user, assistant or tool_result.
+
 Examples:
   agentd show 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd show reader --conversation > reader.jsonl
   agentd show reader              an agent by itself
   agentd show 0190a5e8-7c1b-7000-8000-0123456789ab --json";
 

@@ -27,9 +27,9 @@ pub(crate) struct Used {
     pub(crate) inferences: u64,
     /// Of those, the ones whose model has no known price: their cost is not in `spent`.
     pub(crate) unpriced_inferences: u64,
-    /// Calls that ended.
+    /// Calls that ended or were not begun.
     pub(crate) calls: u64,
-    /// Of those, the ones that were not done, and calls that were denied.
+    /// Of those, the ones that were not done.
     pub(crate) failed_calls: u64,
 }
 
@@ -246,9 +246,10 @@ impl Timeline {
                     if is_spawning(tool) { &mut line.time.children_ms } else { &mut line.time.tools_ms };
                 *time = time.plus(*elapsed);
             }
-            Event::CapabilityDenied { .. } => line.used.failed_calls += 1,
-            Event::DenialsSuppressed { count } => {
-                line.used.failed_calls = line.used.failed_calls.saturating_add(*count);
+            // Whatever it was refused for has an entry of its own, too, and is not counted twice.
+            Event::CallRefused { .. } => {
+                line.used.calls += 1;
+                line.used.failed_calls += 1;
             }
             Event::SpawnCompleted { spent, .. } => line.used.spent = line.used.spent.plus(spent),
             Event::AgentStopped { end } => {

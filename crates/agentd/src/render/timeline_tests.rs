@@ -20,7 +20,7 @@ fn agents_stand_below_their_parents_with_what_they_used() {
     assert_eq!((root.agent_id, child.agent_id, child.parent), (lead(), reader(), Some(lead())));
     assert_eq!((root.used.inferences, child.used.inferences, report.used.inferences), (2, 1, 3));
     assert_eq!((root.used.calls, root.used.failed_calls), (2, 0));
-    assert_eq!((child.used.calls, child.used.failed_calls), (2, 1));
+    assert_eq!((child.used.calls, child.used.failed_calls), (3, 2));
     assert_eq!(report.used.usage.input_tokens, Tokens(300), "as the goal's own end says");
     assert_eq!(report.used.spent.get(Quantity::MicroUsd), 3600);
     assert_eq!(root.end, Some(AgentEnd::Finished));

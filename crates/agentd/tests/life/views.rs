@@ -87,3 +87,29 @@ fn a_log_tells_thoughts_calls_and_results() {
     let begins = |line: &str| line.starts_with("20") || line.starts_with("    ") || line.is_empty();
     assert!(told.lines().all(begins), "{told}");
 }
+
+#[test]
+fn a_conversation_is_exported_as_json_lines() {
+    let (daemon, _models, goal) = worked();
+    let shown = daemon.cli(["show", &goal, "--json"]);
+    let report: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let lines = |agent: &Value| -> Vec<Value> {
+        let told = daemon.cli(["show", agent["agent_id"].as_str().expect("an id"), "--conversation"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+        told.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    };
+    let root = &report["agents"][0];
+    let (lead, reader) = (lines(root), lines(&root["children"][0]));
+    for lines in [&lead, &reader] {
+        let roles: Vec<&str> = lines.iter().map(|line| line["role"].as_str().expect("a role")).collect();
+        assert_eq!(roles, ["user", "assistant", "tool_result", "assistant"], "{lines:?}");
+        assert_eq!(lines[1]["calls"][0]["id"], lines[2]["call"], "a result names its call");
+        let content = lines[2]["content"].as_str().expect("text");
+        assert!(serde_json::from_str::<Value>(content).expect("JSON").is_object(), "{content}");
+    }
+    assert_eq!(lead[1]["text"], format!("A reader says it.\nThen I do.{EVIL}"), "word for word");
+    assert_eq!((&reader[0]["text"], &reader[3]["text"]), (&json!("Say it"), &json!("moon")));
+    let refused = daemon.cli(["show", &goal, "--conversation"]);
+    assert_eq!(refused.code(), 2, "{refused:?}");
+    assert!(refused.stderr.contains("agentd show"), "{refused:?}");
+}
