@@ -42,8 +42,9 @@ Grants, outputs and exit codes are those of `agentd run --help`.";
 
 pub(crate) const SERVE: &str = "\
 Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
-order: no new work, what runs is ended, everything is recorded, the socket is removed. A second one ends it at \
-once, which costs no more than a power cut would: nothing that was acknowledged.
+order: no new work, what runs may end for ten seconds, everything is recorded, the socket is removed; goals that are \
+not over go on at the next start. A second one ends it at once, which costs no more than a power cut would: nothing \
+that was acknowledged.
 
 It may be process 1 of a container: then it starts the daemon below itself, hands SIGTERM, SIGINT, SIGHUP and \
 SIGQUIT on, reaps orphans, and ends with the daemon's exit code.

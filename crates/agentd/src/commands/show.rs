@@ -158,9 +158,14 @@ impl Rows<'_> {
             &cost(&line.used),
             &end(line),
         ]);
-        let spent = time_words(&line.time);
-        if !spent.is_empty() {
-            self.waits.push(format!("{} {}: {spent}", line.name, short_id(&line.agent_id)));
+        let mut told = time_words(&line.time);
+        match line.resumed {
+            0 => {}
+            1 => told.push("went on after a restart".to_owned()),
+            times => told.push(format!("went on after {times} restarts")),
+        }
+        if !told.is_empty() {
+            self.waits.push(format!("{} {}: {}", line.name, short_id(&line.agent_id), told.join(", ")));
         }
         line.children.iter().for_each(|child| self.agent(child, depth + 1));
     }
@@ -184,7 +189,7 @@ fn end(line: &AgentLine) -> String {
 }
 
 /// Where the time went, the waits last.
-fn time_words(time: &Time) -> String {
+fn time_words(time: &Time) -> Vec<String> {
     let parts: [(&str, Millis); 5] = [
         ("models answered", time.model_ms),
         ("tools worked", time.tools_ms),
@@ -192,12 +197,8 @@ fn time_words(time: &Time) -> String {
         ("waited for the provider", time.provider_wait_ms),
         ("waited for approval", time.approval_wait_ms),
     ];
-    let told: Vec<String> = parts
-        .iter()
-        .filter(|(_, time)| time.0 > 0)
-        .map(|(what, time)| format!("{what} {}", span(*time)))
-        .collect();
-    told.join(", ")
+    let told = parts.iter().filter(|(_, time)| time.0 > 0);
+    told.map(|(what, time)| format!("{what} {}", span(*time))).collect()
 }
 
 #[cfg(test)]

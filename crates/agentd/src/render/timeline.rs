@@ -76,6 +76,8 @@ pub(crate) struct AgentLine {
     /// Why its last run stopped.
     pub(crate) stop_reason: Option<StopReason>,
     pub(crate) runs: u64,
+    /// How often a run of it went on after a restart.
+    pub(crate) resumed: u64,
     pub(crate) used: Used,
     pub(crate) time: Time,
     pub(crate) children: Vec<AgentLine>,
@@ -199,6 +201,7 @@ impl Timeline {
             end: None,
             stop_reason: None,
             runs: 0,
+            resumed: 0,
             used: Used::default(),
             time: Time::default(),
             children: Vec::new(),
@@ -237,6 +240,7 @@ impl Timeline {
         let Some(line) = self.line(entry) else { return };
         match &entry.event {
             Event::AgentExecutionStarted { .. } => line.runs += 1,
+            Event::AgentExecutionResumed {} => line.resumed += 1,
             Event::AgentExecutionCompleted { stop_reason, .. } => line.stop_reason = Some(*stop_reason),
             Event::ToolResult { tool, outcome, spent, elapsed, .. } => {
                 line.used.calls += 1;

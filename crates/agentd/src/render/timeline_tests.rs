@@ -1,6 +1,6 @@
 //! What entries come to.
 
-use aaos_core::event::{AgentEnd, Event, GoalState};
+use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
 use aaos_core::quantity::{Amounts, Millis, Quantity, Tokens};
 
 use super::{Report, Timeline, Used, cost};
@@ -46,6 +46,19 @@ fn a_goal_that_goes_on_has_a_timeline_too() {
     }
     let goal = timeline.report().and_then(|report| report.goal).expect("it was accepted");
     assert_eq!((goal.state, goal.ended_at, goal.exit_code), (GoalState::Running, None, None));
+}
+
+#[test]
+fn a_run_that_went_on_after_a_restart_is_one_run() {
+    let mut timeline = Timeline::default();
+    for entry in goal_with_a_child() {
+        timeline.take(&entry);
+        if matches!(entry.event, Event::AgentExecutionStarted { .. }) {
+            timeline.take(&Entry { event: Event::AgentExecutionResumed {}, ..entry });
+        }
+    }
+    let report = timeline.report().expect("entries");
+    assert_eq!((report.agents[0].runs, report.agents[0].resumed), (1, 1));
 }
 
 #[test]

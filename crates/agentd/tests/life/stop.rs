@@ -25,21 +25,35 @@ fn family(daemon: i32) -> Vec<ProcessRef> {
     family
 }
 
+/// What an end in good order leaves: no socket, no process, a chain that says so.
+fn assert_in_good_order(mut daemon: Daemon, family: &[ProcessRef]) {
+    assert_eq!(daemon.wait_end().code(), Some(0), "{}", daemon.stderr());
+    assert!(!daemon.socket().exists(), "the socket is removed");
+    family.iter().for_each(ProcessRef::wait_gone);
+    assert_eq!(entries(&daemon.cli(["audit", "--json", "--kind", "daemon_stopped"])).len(), 1);
+    assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0);
+}
+
 #[test]
-fn a_first_signal_ends_it_in_good_order_even_while_a_tool_call_hangs() {
+fn a_first_signal_ends_it_in_good_order() {
     for sent in [Signal::TERM, Signal::INT] {
-        let call = HangingCall::new();
-        let mut daemon = call.builder().start();
-        let stream = call.begin(&daemon.socket(), &daemon.work_dir());
-        let family = family(number(&daemon));
+        let daemon = DaemonBuilder::new(Backend::Builtin).start();
+        let family = daemon.processes();
+        assert!(!family.is_empty(), "the zygote at least");
         signal(number(&daemon), sent);
-        assert_eq!(daemon.wait_end().code(), Some(0), "{}", daemon.stderr());
-        assert!(!daemon.socket().exists(), "the socket is removed");
-        family.iter().for_each(ProcessRef::wait_gone);
-        assert_eq!(entries(&daemon.cli(["audit", "--json", "--kind", "daemon_stopped"])).len(), 1);
-        assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0);
-        drop(stream);
+        assert_in_good_order(daemon, &family);
     }
+}
+
+#[test]
+fn a_tool_call_that_hangs_holds_the_end_only_for_a_while() {
+    let call = HangingCall::new();
+    let daemon = call.builder().start();
+    let stream = call.begin(&daemon.socket(), &daemon.work_dir());
+    let family = family(number(&daemon));
+    signal(number(&daemon), Signal::TERM);
+    assert_in_good_order(daemon, &family);
+    drop(stream);
 }
 
 #[test]
