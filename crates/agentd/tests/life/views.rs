@@ -113,3 +113,24 @@ fn a_conversation_is_exported_as_json_lines() {
     assert_eq!(refused.code(), 2, "{refused:?}");
     assert!(refused.stderr.contains("agentd show"), "{refused:?}");
 }
+
+#[test]
+fn the_audit_trail_on_standard_output_is_the_journal() {
+    let models = ModelServer::start(Script::in_order([Turn::say("Hello")]));
+    let daemon = DaemonBuilder::openai(&models).env("AAOS_AUDIT_STDOUT", "1").start();
+    let ran = daemon.cli(["submit", "--wait", "Say hello"]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    let (status, builder) = daemon.terminate();
+    assert!(status.success());
+    let printed = std::fs::read_to_string(builder.home().join("stdout.log")).expect("reads");
+    let told = builder.cli(["audit", "--json"]);
+    let (heads, printed): (Vec<&str>, Vec<&str>) =
+        printed.lines().partition(|line| line.starts_with("{\"head\":"));
+    assert!(printed.len() > 10, "{printed:?}");
+    let kept: Vec<&str> = told.stdout.lines().collect();
+    let differing = printed.iter().zip(&kept).find(|(printed, kept)| printed != kept);
+    assert_eq!((differing, printed.len()), (None, kept.len()), "entry for entry, to the last");
+    let last: Value = serde_json::from_str(heads.last().expect("a signed head")).expect("JSON");
+    let head = last["head"].as_str().expect("SEQ:HASH");
+    assert_eq!(builder.cli(["audit", "--verify", "--head", head]).code(), 0, "its head is the journal's");
+}
