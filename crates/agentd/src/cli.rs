@@ -328,6 +328,9 @@ pub(crate) struct ShowArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the agent's whole conversation instead, as JSON lines
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) conversation: bool,
 }
 
 /// `audit`.

@@ -56,10 +56,14 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
     runtime.block_on(async move {
         // Before anybody is told that the daemon is ready, so that no signal meets the default action after it.
         let mut signals = Signals::receive()?;
-        let daemon = Daemon::start(groundwork).await?;
-        tracing::info!(socket = %socket.display(), "agentd is ready");
-        crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
-        let exit = daemon.until_told(&mut signals).await;
+        let (daemon, told) = Daemon::start_unless_hurried(groundwork, &mut signals).await?;
+        let exit = if told {
+            Exit::Done
+        } else {
+            tracing::info!(socket = %socket.display(), "agentd is ready");
+            crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
+            daemon.until_told(&mut signals).await
+        };
         daemon.stop(signals).await?;
         Ok(exit)
     })
@@ -83,8 +87,8 @@ where
     let groundwork = lay(settings, lock)?;
     start_runtime()?.block_on(async move {
         let mut early = Signals::receive()?;
-        let daemon = Daemon::start(groundwork).await?;
-        let done = if early.came().await {
+        let (daemon, told) = Daemon::start_unless_hurried(groundwork, &mut early).await?;
+        let done = if told {
             Ok(Exit::Cancelled)
         } else {
             tokio::select! {
@@ -269,15 +273,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-
-    /// Whether one of them has come.
-    async fn came(&mut self) -> bool {
-        tokio::select! {
-            biased;
-            () = self.next() => true,
-            () = std::future::ready(()) => false,
-        }
-    }
 }
 
 /// A running daemon.
@@ -306,6 +301,26 @@ impl Daemon {
         Ok(Self { kernel, sandbox, serving, socket: settings.socket, _lock })
     }
 
+    /// Starts, and says whether a signal has come meanwhile; a second one ends the process.
+    async fn start_unless_hurried(groundwork: Groundwork, signals: &mut Signals) -> Result<(Self, bool)> {
+        let socket = groundwork.settings.socket.clone();
+        let starting = Self::start(groundwork);
+        tokio::pin!(starting);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = signals.next() => {
+                    if told {
+                        end_at_once(&socket);
+                    }
+                    told = true;
+                }
+                started = &mut starting => return Ok((started?, told)),
+            }
+        }
+    }
+
     /// Waits for a reason to end: a signal, or the death of the zygote.
     async fn until_told(&self, signals: &mut Signals) -> Exit {
         tokio::select! {
@@ -332,15 +347,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Closes in good order. A further signal ends the process at once, which is as safe as kill -9; only the socket
-    /// is taken away before, so that nobody connects to it.
+    /// Closes in good order. A further signal ends the process at once.
     async fn stop(self, mut signals: Signals) -> Result<()> {
         let socket = self.socket.clone();
         let second = tokio::spawn(async move {
             signals.next().await;
-            tracing::warn!("a second signal: ends at once, and recovers from the journal at the next start");
-            remove_socket(&socket);
-            std::process::exit(i32::from(Exit::Cancelled as u8));
+            end_at_once(&socket);
         });
         let closed = self.kernel.shutdown().await;
         if let Err(error) = self.serving.await {
@@ -350,6 +362,13 @@ impl Daemon {
         second.abort();
         closed.context("the journal could not be closed")
     }
+}
+
+/// Ends the process, which is as safe as kill -9; only the socket is taken away before, so that nobody connects to it.
+fn end_at_once(socket: &Path) -> ! {
+    tracing::warn!("a second signal: agentd ends at once, and recovers from the journal at its next start");
+    remove_socket(socket);
+    std::process::exit(i32::from(Exit::Cancelled as u8))
 }
 
 fn remove_socket(socket: &Path) {

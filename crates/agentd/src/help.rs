@@ -42,8 +42,9 @@ Grants, outputs and exit codes are those of `agentd run --help`.";
 
 pub(crate) const SERVE: &str = "\
 Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
-order: no new work, what runs is ended, everything is recorded, the socket is removed. A second one ends it at \
-once, which costs no more than a power cut would: nothing that was acknowledged.
+order: no new work, what runs may end for ten seconds, everything is recorded, the socket is removed; goals that are \
+not over go on at the next start. A second one ends it at once, which costs no more than a power cut would: nothing \
+that was acknowledged.
 
 It may be process 1 of a container: then it starts the daemon below itself, hands SIGTERM, SIGINT, SIGHUP and \
 SIGQUIT on, reaps orphans, and ends with the daemon's exit code.
@@ -153,8 +154,12 @@ One line for each agent, children below their parents: from when to when it live
 its inferences, calls, tokens and cost; then where its time went, and the outputs that were found. A cost is unknown \
 where the model's price is. Without a daemon the journal in the state directory is read.
 
+--conversation prints what was said to an agent, what its model replied, and what its calls gave, each as a JSON \
+line with \"role\": user, assistant or tool_result.
+
 Examples:
   agentd show 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd show reader --conversation > reader.jsonl
   agentd show reader              an agent by itself
   agentd show 0190a5e8-7c1b-7000-8000-0123456789ab --json";
 

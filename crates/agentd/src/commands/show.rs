@@ -1,13 +1,14 @@
-//! `show`: the timeline of a goal or of an agent.
+//! `show`: the timeline of a goal or of an agent, and an agent's conversation.
 //!
 //! Invariant: it only reads entries, so it shows the same with a daemon, without one, and for a goal long over.
 
-use aaos_core::event::AgentEnd;
+use aaos_core::event::{AgentEnd, Entry};
 use aaos_core::quantity::{Millis, Timestamp};
 use anyhow::{Context, Result};
 
 use crate::cli::ShowArgs;
-use crate::exit::Exit;
+use crate::exit::{Exit, UsageError};
+use crate::render::conversation::{Conversation, Line};
 use crate::render::entry::{self, agent_end, tokens};
 use crate::render::table::Table;
 use crate::render::text::{VALUE_CHARS, block, cut, instant, short_id, span};
@@ -15,7 +16,7 @@ use crate::render::timeline::{AgentLine, GoalLine, Report, Time, Timeline, cost}
 use crate::render::{OutputError, Screen, Tone};
 use crate::settings::Settings;
 
-use super::entries::with_source;
+use super::entries::{Query, Source, with_source};
 
 /// Characters of the bar that shows when an agent lived.
 const BAR_CHARS: u64 = 24;
@@ -24,8 +25,11 @@ const BAR_CHARS: u64 = 24;
 pub(super) fn show(settings: &Settings, args: ShowArgs, screen: Screen) -> Result<Exit> {
     with_source(settings, async move |mut source| {
         let query = source.target(&args.target).await?;
+        if args.conversation {
+            return converse(source, query, screen).await;
+        }
         let mut timeline = Timeline::default();
-        let take = |entry: &aaos_core::event::Entry| {
+        let take = |entry: &Entry| {
             timeline.take(entry);
             Ok(())
         };
@@ -40,6 +44,20 @@ pub(super) fn show(settings: &Settings, args: ShowArgs, screen: Screen) -> Resul
         }
         Ok(Exit::Done)
     })
+}
+
+/// The conversation of one agent, a JSON line each.
+async fn converse(mut source: Source, query: Query, screen: Screen) -> Result<Exit> {
+    if let Some(goal) = query.goal_id {
+        let why = format!("a conversation is one agent's; `agentd show {goal}` lists the agents of the goal");
+        return Err(UsageError(why).into());
+    }
+    let mut conversation = Conversation::default();
+    let print = |lines: Vec<Line>| lines.iter().try_for_each(|line| screen.json(line));
+    let take = |entry: &Entry| Ok(print(conversation.take(entry))?);
+    source.each(query, usize::MAX, take).await?;
+    print(conversation.finish())?;
+    Ok(Exit::Done)
 }
 
 fn print(report: &Report, screen: Screen) -> Result<(), OutputError> {
@@ -140,9 +158,14 @@ impl Rows<'_> {
             &cost(&line.used),
             &end(line),
         ]);
-        let spent = time_words(&line.time);
-        if !spent.is_empty() {
-            self.waits.push(format!("{} {}: {spent}", line.name, short_id(&line.agent_id)));
+        let mut told = time_words(&line.time);
+        match line.resumed {
+            0 => {}
+            1 => told.push("went on after a restart".to_owned()),
+            times => told.push(format!("went on after {times} restarts")),
+        }
+        if !told.is_empty() {
+            self.waits.push(format!("{} {}: {}", line.name, short_id(&line.agent_id), told.join(", ")));
         }
         line.children.iter().for_each(|child| self.agent(child, depth + 1));
     }
@@ -166,7 +189,7 @@ fn end(line: &AgentLine) -> String {
 }
 
 /// Where the time went, the waits last.
-fn time_words(time: &Time) -> String {
+fn time_words(time: &Time) -> Vec<String> {
     let parts: [(&str, Millis); 5] = [
         ("models answered", time.model_ms),
         ("tools worked", time.tools_ms),
@@ -174,12 +197,8 @@ fn time_words(time: &Time) -> String {
         ("waited for the provider", time.provider_wait_ms),
         ("waited for approval", time.approval_wait_ms),
     ];
-    let told: Vec<String> = parts
-        .iter()
-        .filter(|(_, time)| time.0 > 0)
-        .map(|(what, time)| format!("{what} {}", span(*time)))
-        .collect();
-    told.join(", ")
+    let told = parts.iter().filter(|(_, time)| time.0 > 0);
+    told.map(|(what, time)| format!("{what} {}", span(*time))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use aaos_core::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
 use aaos_core::budget::Budget;
 use aaos_core::capability::GrantSpec;
 use aaos_core::effect::EffectClass;
-use aaos_core::event::{AgentEnd, Entry, Event, GoalState, OutputObserved};
+use aaos_core::event::{AgentEnd, Entry, Event, GoalState, Kept, Outcome, OutputObserved};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq};
 use aaos_core::manifest::Manifest;
@@ -38,6 +38,11 @@ pub(crate) fn reader() -> AgentId {
 
 fn call(number: u128) -> CallId {
     CallId::from_uuid(Uuid::from_u128(number))
+}
+
+/// The id that a provider gave to the call of this number.
+fn asked(number: u128) -> ModelCallId {
+    ModelCallId(format!("call_{number}"))
 }
 
 fn path(text: &str) -> AbsPath {
@@ -102,7 +107,7 @@ impl Tale {
             message_hash: String::new(),
             message: message.to_owned(),
             tools: Vec::new(),
-            kept: aaos_core::event::Kept::default(),
+            kept: Kept::default(),
         };
         self.add(1, Some(id), started);
     }
@@ -145,7 +150,7 @@ impl Tale {
             access: Vec::new(),
             denied: Vec::new(),
             charges: Vec::new(),
-            model_call: None,
+            model_call: Some(asked(number)),
             at: None,
             repeats: 1,
         };
@@ -158,7 +163,7 @@ impl Tale {
         let result = Event::ToolResult {
             call: call(number),
             tool: ToolName::parse(tool).expect("a name"),
-            outcome: failure.as_ref().map_or(aaos_core::event::Outcome::Done, ToolFailure::outcome),
+            outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
             result_hash: String::new(),
             result_bytes: Bytes(text.len() as u64),
             result: failure.is_none().then_some(text),
@@ -168,6 +173,11 @@ impl Tale {
             elapsed: Millis(20),
         };
         self.add(20, Some(id), result);
+    }
+
+    fn refused(&mut self, id: AgentId, number: u128, why: ToolFailure) {
+        let refused = Event::CallRefused { model_call: asked(number), failure: why, repeats: 1 };
+        self.add(1, Some(id), refused);
     }
 
     fn ends(&mut self, id: AgentId, response: &str, turns: u32, end: AgentEnd) {
@@ -211,17 +221,17 @@ fn usage(input: u64, output: u64) -> Usage {
     Usage { input_tokens: Tokens(input), output_tokens: Tokens(output), cached_input_tokens: Tokens(0) }
 }
 
-fn reply(text: &str, reasoning: Option<&str>, tools: &[&str]) -> Result<ModelReply, ModelFailure> {
-    let call = |tool: &&str| ModelCall {
-        id: ModelCallId(format!("call_{tool}")),
+fn reply(text: &str, reasoning: Option<&str>, calls: &[(u128, &str)]) -> Result<ModelReply, ModelFailure> {
+    let call = |(number, tool): &(u128, &str)| ModelCall {
+        id: asked(*number),
         tool: RequestedTool((*tool).to_owned()),
         arguments: RawArguments("{}".to_owned()),
     };
     Ok(ModelReply {
         text: text.to_owned(),
         reasoning: reasoning.map(str::to_owned),
-        calls: tools.iter().map(call).collect(),
-        stop: if tools.is_empty() { ModelStop::EndTurn } else { ModelStop::ToolUse },
+        calls: calls.iter().map(call).collect(),
+        stop: if calls.is_empty() { ModelStop::EndTurn } else { ModelStop::ToolUse },
         usage: usage(100, 20),
     })
 }
@@ -253,7 +263,11 @@ pub(crate) fn goal_with_a_child() -> Vec<Entry> {
     tale.runs(lead(), "Read /x and write /x/out\nin two lines");
     tale.asks(lead(), 1);
     let thought = format!("Two steps:\n1. have it read\n2. write it{EVIL}");
-    tale.answered(lead(), 1, reply("A reader reads it.", Some(&thought), &["spawn_agent"]));
+    tale.answered(
+        lead(),
+        1,
+        reply("A reader reads it.", Some(&thought), &[(2, "spawn_agent"), (6, "file_write")]),
+    );
     tale.calls(
         lead(),
         2,
@@ -282,10 +296,12 @@ fn work_of_the_reader(tale: &mut Tale) {
         retry_after: Some(Millis(500)),
     };
     tale.add(1, Some(reader()), Event::InferenceRetried { call: call(3), failure: busy, wait: Millis(500) });
-    tale.answered(reader(), 3, reply("", None, &["file_read"]));
+    tale.answered(reader(), 3, reply("", None, &[(4, "file_read"), (8, "file_raed"), (5, "file_read")]));
     tale.calls(reader(), 4, "file_read", json!({ "path": "/x/b" }));
     let missing = ToolFailure::new(ToolFailureKind::NotFound, "there is no /x/b");
     tale.result(reader(), 4, "file_read", Err(missing));
+    let unknown = ToolFailure::new(ToolFailureKind::UnknownTool, "there is no tool \"file_raed\"");
+    tale.refused(reader(), 8, unknown);
     tale.calls(reader(), 5, "file_read", json!({ "path": "/x/a" }));
     let lines: Vec<String> = (1..=20).map(|line| format!("line {line}")).collect();
     tale.result(reader(), 5, "file_read", Ok(&json!({ "content": lines.join("\n"), "size_bytes": 200 })));

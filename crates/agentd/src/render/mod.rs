@@ -3,6 +3,7 @@
 //! Invariants: text that came from a model, a tool or a file never reaches a terminal with its control
 //! characters; standard output carries answers, standard error everything said along the way.
 
+pub(crate) mod conversation;
 pub(crate) mod entry;
 #[cfg(test)]
 pub(crate) mod fixture;

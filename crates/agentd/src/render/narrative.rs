@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Tone;
 use super::entry::{self, Names};
-use super::text::{REASON_CHARS, VALUE_CHARS, excerpt, span};
+use super::text::{REASON_CHARS, VALUE_CHARS, cut, excerpt, span};
 
 /// Most lines of one text.
 const EXCERPT_LINES: usize = 12;
@@ -69,10 +69,11 @@ pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
             let call = Told::new(Tone::Plain, format!("{tool} {}", entry::arguments(input)));
             vec![call.below(long_members(input))]
         }
-        Event::ToolResult { tool, outcome, result_bytes, elapsed, .. } => {
+        Event::ToolResult { tool, outcome, result_bytes, result, elapsed, .. } => {
             assert_eq!(*outcome, Outcome::Done, "whatever went wrong is told as trouble");
             let words = entry::result_words(*outcome, *result_bytes, None, *elapsed);
-            vec![Told::new(Tone::Dim, format!("{tool} {words}"))]
+            let told = Told::new(Tone::Dim, format!("{tool} {words}"));
+            vec![told.below(result.as_deref().map(found).unwrap_or_default())]
         }
         Event::InferenceCompleted { result: Ok(reply), elapsed, spent, .. } => {
             thought(reply, *elapsed, spent)
@@ -90,6 +91,7 @@ pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
         | Event::ConfinementDegraded { .. }
         | Event::UsageReported { .. }
         | Event::SpawnRequested { .. }
+        | Event::ChildEnded { .. }
         | Event::SpawnCompleted { child: Some(_), .. }
         | Event::AgentStopped { end: AgentEnd::Finished }
         | Event::AgentMessageReceived {} => Vec::new(),
@@ -122,20 +124,48 @@ fn thought(reply: &ModelReply, elapsed: Millis, spent: &Amounts) -> Vec<Told> {
     told
 }
 
+/// What a call gave: its short members in one line, then the others.
+fn found(json: &str) -> Vec<String> {
+    let Ok(value) = serde_json::from_str::<Value>(json) else {
+        return excerpt(json, EXCERPT_LINES, EXCERPT_CHARS);
+    };
+    let short = entry::arguments(&value);
+    let mut lines = if short.is_empty() { Vec::new() } else { vec![short] };
+    lines.extend(long_members(&value));
+    lines
+}
+
 /// The members of an object that do not fit into a line, each with its first lines.
 fn long_members(value: &Value) -> Vec<String> {
     let Value::Object(members) = value else { return Vec::new() };
     let mut lines = Vec::new();
     for (name, member) in members {
-        let Value::String(text) = member else { continue };
-        if text.chars().count() > VALUE_CHARS || text.contains('\n') {
-            let name = excerpt(name, 1, VALUE_CHARS).remove(0);
-            lines.push(format!("{name}:"));
-            let shown = excerpt(text, EXCERPT_LINES, EXCERPT_CHARS);
+        let shown = long_member(member);
+        if !shown.is_empty() {
+            lines.push(format!("{}:", cut(name, VALUE_CHARS)));
             lines.extend(shown.into_iter().map(|line| format!("  {line}")));
         }
     }
     lines
+}
+
+/// The first lines of a long text, or the first of a list of objects; nothing of what fits into a line.
+fn long_member(member: &Value) -> Vec<String> {
+    match member {
+        Value::String(text) if text.chars().count() > VALUE_CHARS || text.contains('\n') => {
+            excerpt(text, EXCERPT_LINES, EXCERPT_CHARS)
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            let shown = items.iter().take(EXCERPT_LINES).map(entry::arguments);
+            let mut shown: Vec<String> = shown.map(|line| cut(&line, EXCERPT_CHARS)).collect();
+            let more = items.len().saturating_sub(EXCERPT_LINES);
+            if more > 0 {
+                shown.push(format!("… {more} more"));
+            }
+            shown
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! A log as it is printed.
 
-use crate::render::fixture::goal_with_a_child;
+use serde_json::{Value, json};
+
+use super::found;
+use crate::render::fixture::{EVIL, goal_with_a_child};
 use crate::render::progress::{Clock, Story};
 use crate::render::text;
 
@@ -34,4 +37,18 @@ fn nothing_that_was_written_drives_the_terminal() {
             assert_eq!(line, text::line(&line), "it is harmless as it is");
         }
     }
+}
+
+#[test]
+fn lists_and_what_is_no_object_are_shown_by_their_beginning() {
+    let entries: Vec<Value> =
+        (0..14).map(|number| json!({ "name": format!("f{number}"), "evil": EVIL })).collect();
+    let shown = found(&json!({ "entries": entries, "truncated": false }).to_string());
+    assert_eq!(shown[0], "entries=[{2 members}, {2 members}, {2 members}, {2 members}, 10 more]");
+    assert_eq!((shown[1].as_str(), shown.len()), ("entries:", 15));
+    assert_eq!(shown[2], "  evil=\"\\u{1b}]0;owned\\u{7}\\u{202e}\\rfake\" name=\"f0\"");
+    assert_eq!(shown[14], "  … 2 more");
+    assert_eq!(found("\"hello\""), ["\"hello\""]);
+    assert_eq!(found("no JSON\u{1b}\nat all"), ["no JSON\\u{1b}", "at all"]);
+    assert_eq!(found("{}"), [""; 0]);
 }

@@ -46,6 +46,8 @@ pub(crate) struct Story {
     roots: Vec<AgentId>,
     /// The reason that was told last, and whose it is.
     reason: Option<(Option<AgentId>, String)>,
+    /// Whose call was just said to be denied, or not to be covered.
+    denied: Option<AgentId>,
 }
 
 impl Story {
@@ -58,6 +60,7 @@ impl Story {
             degraded: Vec::new(),
             roots: Vec::new(),
             reason: None,
+            denied: None,
         }
     }
 
@@ -82,7 +85,11 @@ impl Story {
 
     fn judge(&mut self, entry: &Entry) -> Vec<Told> {
         let event = &entry.event;
+        let was_denied = entry.agent_id.is_some() && self.denied == entry.agent_id;
+        let says_why = matches!(event, Event::CapabilityDenied { .. } | Event::BudgetExceeded { .. });
+        self.denied = entry.agent_id.filter(|_| says_why);
         match event {
+            Event::CallRefused { .. } if was_denied => Vec::new(),
             Event::CapabilityGranted { grant } => {
                 let is_shown = self.is_whole() || !self.roots.contains(&grant.agent);
                 let words = cut(&grant.capability.to_string(), REASON_CHARS);
@@ -180,6 +187,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
             let by = entry::denied_by(*principal);
             (Tone::Bad, format!("not approved by {by}: {}", cut(reason, REASON_CHARS)))
         }
+        Event::CallRefused { failure, .. } => {
+            (Tone::Bad, format!("a call was not begun: {}", entry::failure_words(failure)))
+        }
         Event::DenialsSuppressed { count } => {
             (Tone::Bad, format!("{count} more calls were refused within the minute"))
         }
@@ -238,6 +248,7 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
             (Tone::Bold, format!("started, {}", entry::facts(event, &Names::default())))
         }
         Event::DaemonStopped {} => (Tone::Bold, "stopped in good order".to_owned()),
+        Event::AgentExecutionResumed {} => (Tone::Bold, "goes on after a restart".to_owned()),
         Event::AgentPaused {} => (Tone::Plain, "paused".to_owned()),
         Event::AgentResumed {} => (Tone::Plain, "resumed".to_owned()),
         Event::AgentStopped { end: end @ AgentEnd::Stopped } => (Tone::Dim, entry::agent_end(end)),

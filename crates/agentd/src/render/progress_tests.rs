@@ -2,9 +2,10 @@
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
 use aaos_core::confinement::Boundary;
+use aaos_core::effect::Denied;
 use aaos_core::event::{AgentEnd, Entry, Event};
 use aaos_core::id::{AgentId, ApprovalId, CallId, WorkerId};
-use aaos_core::model::{ModelFailure, ModelFailureKind, Usage};
+use aaos_core::model::{ModelCallId, ModelFailure, ModelFailureKind, Usage};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
@@ -158,4 +159,21 @@ fn a_fetch_that_reached_nothing_is_not_told_as_fetched() {
     };
     assert_eq!(texts(&[fetch(None)]), [""; 0]);
     assert!(texts(&[fetch(Some("http://a.org/"))])[0].contains("fetched http://a.org/, 0 B"));
+}
+
+#[test]
+fn a_call_that_was_refused_for_what_was_just_told_is_not_told_again() {
+    let refused = |message: &str| {
+        let failure = ToolFailure::new(ToolFailureKind::Denied, message);
+        let model_call = ModelCallId("call_1".to_owned());
+        entry(Event::CallRefused { model_call, failure, repeats: 1 })
+    };
+    let denied =
+        Denied { missing: "tool: echo".into(), reason: "no grant covers it".into(), hint: "ask".into() };
+    let denied = entry(Event::CapabilityDenied { effect: "echo".to_owned(), denied });
+    assert_eq!(texts(&[denied.clone(), refused("denied")]).len(), 1);
+    assert_eq!(texts(&[denied, refused("denied"), refused("too many")]).len(), 2, "another one is");
+    assert!(
+        texts(&[refused("there is no such tool")])[0].contains("not begun: there is no such tool (denied)")
+    );
 }

@@ -27,9 +27,9 @@ pub(crate) struct Used {
     pub(crate) inferences: u64,
     /// Of those, the ones whose model has no known price: their cost is not in `spent`.
     pub(crate) unpriced_inferences: u64,
-    /// Calls that ended.
+    /// Calls that ended or were not begun.
     pub(crate) calls: u64,
-    /// Of those, the ones that were not done, and calls that were denied.
+    /// Of those, the ones that were not done.
     pub(crate) failed_calls: u64,
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct AgentLine {
     /// Why its last run stopped.
     pub(crate) stop_reason: Option<StopReason>,
     pub(crate) runs: u64,
+    /// How often a run of it went on after a restart.
+    pub(crate) resumed: u64,
     pub(crate) used: Used,
     pub(crate) time: Time,
     pub(crate) children: Vec<AgentLine>,
@@ -199,6 +201,7 @@ impl Timeline {
             end: None,
             stop_reason: None,
             runs: 0,
+            resumed: 0,
             used: Used::default(),
             time: Time::default(),
             children: Vec::new(),
@@ -237,6 +240,7 @@ impl Timeline {
         let Some(line) = self.line(entry) else { return };
         match &entry.event {
             Event::AgentExecutionStarted { .. } => line.runs += 1,
+            Event::AgentExecutionResumed {} => line.resumed += 1,
             Event::AgentExecutionCompleted { stop_reason, .. } => line.stop_reason = Some(*stop_reason),
             Event::ToolResult { tool, outcome, spent, elapsed, .. } => {
                 line.used.calls += 1;
@@ -246,9 +250,10 @@ impl Timeline {
                     if is_spawning(tool) { &mut line.time.children_ms } else { &mut line.time.tools_ms };
                 *time = time.plus(*elapsed);
             }
-            Event::CapabilityDenied { .. } => line.used.failed_calls += 1,
-            Event::DenialsSuppressed { count } => {
-                line.used.failed_calls = line.used.failed_calls.saturating_add(*count);
+            // Whatever it was refused for has an entry of its own, too, and is not counted twice.
+            Event::CallRefused { .. } => {
+                line.used.calls += 1;
+                line.used.failed_calls += 1;
             }
             Event::SpawnCompleted { spent, .. } => line.used.spent = line.used.spent.plus(spent),
             Event::AgentStopped { end } => {

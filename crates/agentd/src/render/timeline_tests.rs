@@ -1,6 +1,6 @@
 //! What entries come to.
 
-use aaos_core::event::{AgentEnd, Event, GoalState};
+use aaos_core::event::{AgentEnd, Entry, Event, GoalState};
 use aaos_core::quantity::{Amounts, Millis, Quantity, Tokens};
 
 use super::{Report, Timeline, Used, cost};
@@ -20,7 +20,7 @@ fn agents_stand_below_their_parents_with_what_they_used() {
     assert_eq!((root.agent_id, child.agent_id, child.parent), (lead(), reader(), Some(lead())));
     assert_eq!((root.used.inferences, child.used.inferences, report.used.inferences), (2, 1, 3));
     assert_eq!((root.used.calls, root.used.failed_calls), (2, 0));
-    assert_eq!((child.used.calls, child.used.failed_calls), (2, 1));
+    assert_eq!((child.used.calls, child.used.failed_calls), (3, 2));
     assert_eq!(report.used.usage.input_tokens, Tokens(300), "as the goal's own end says");
     assert_eq!(report.used.spent.get(Quantity::MicroUsd), 3600);
     assert_eq!(root.end, Some(AgentEnd::Finished));
@@ -46,6 +46,19 @@ fn a_goal_that_goes_on_has_a_timeline_too() {
     }
     let goal = timeline.report().and_then(|report| report.goal).expect("it was accepted");
     assert_eq!((goal.state, goal.ended_at, goal.exit_code), (GoalState::Running, None, None));
+}
+
+#[test]
+fn a_run_that_went_on_after_a_restart_is_one_run() {
+    let mut timeline = Timeline::default();
+    for entry in goal_with_a_child() {
+        timeline.take(&entry);
+        if matches!(entry.event, Event::AgentExecutionStarted { .. }) {
+            timeline.take(&Entry { event: Event::AgentExecutionResumed {}, ..entry });
+        }
+    }
+    let report = timeline.report().expect("entries");
+    assert_eq!((report.agents[0].runs, report.agents[0].resumed), (1, 1));
 }
 
 #[test]

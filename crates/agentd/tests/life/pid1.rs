@@ -1,13 +1,20 @@
 //! agentd as process 1 of a PID namespace: orphans are reaped, signals are handed on, no key is left behind.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Stdio;
 
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use testkit::{Backend, DaemonBuilder, Finished, ModelServer, ProcessRef, Script, Turn, descendants};
 
 use crate::support::{
-    Wrapped, entries, eventually, fifo, only_child, release, signal, started, state, tool, wrapped,
+    HangingCall, Wrapped, entries, eventually, fifo, only_child, release, signal, started, state, tool,
+    wrapped,
 };
 
 /// Puts a command at the head of a PID namespace of its own; what is in it ends with `unshare`.
@@ -157,6 +164,36 @@ fn its_exit_code_is_that_of_what_it_started() {
         assert_eq!(contained.unshare.wait_end().code(), Some(code));
         family.iter().for_each(ProcessRef::wait_gone);
     }
+}
+
+#[test]
+fn ctrl_c_at_its_terminal_is_heard_once() {
+    let call = HangingCall::new();
+    let builder = call.builder();
+    let (mut person, terminal) = terminal();
+    let mut words = vec!["setsid", "--ctty", "--wait"];
+    words.extend(namespace());
+    let mut command = wrapped(&words, &builder.command(call.arguments()));
+    let mut child = started(command.stdin(terminal).stdout(Stdio::null()).stderr(Stdio::piped()));
+    call.wait_under_way();
+    // The terminal signals its whole foreground: process 1, and what it started.
+    person.write_all(b"\x03").expect("types Ctrl-C");
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("reads standard error");
+    assert_eq!(child.wait().expect("ends").code(), Some(130), "{said}");
+    assert!(said.contains("goal cancelled"), "it did not leave at once, as after a second one: {said}");
+}
+
+/// A new terminal: a person's end, and the end of whatever runs at it.
+fn terminal() -> (File, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let person = openpt(flags).expect("a terminal");
+    grantpt(&person).expect("grants");
+    unlockpt(&person).expect("unlocks");
+    let name = ptsname(&person, Vec::new()).expect("a name");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).expect("opens");
+    (File::from(person), terminal)
 }
 
 #[test]

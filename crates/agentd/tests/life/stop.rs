@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::Signal;
-use testkit::{Client, Daemon, ProcessRef, descendants};
+use testkit::{Backend, Client, Daemon, DaemonBuilder, ProcessRef, descendants};
 
 use crate::support::{HangingCall, Wrapped, entries, eventually, fifo, only_child, release, signal, started};
 
@@ -24,21 +25,35 @@ fn family(daemon: i32) -> Vec<ProcessRef> {
     family
 }
 
+/// What an end in good order leaves: no socket, no process, a chain that says so.
+fn assert_in_good_order(mut daemon: Daemon, family: &[ProcessRef]) {
+    assert_eq!(daemon.wait_end().code(), Some(0), "{}", daemon.stderr());
+    assert!(!daemon.socket().exists(), "the socket is removed");
+    family.iter().for_each(ProcessRef::wait_gone);
+    assert_eq!(entries(&daemon.cli(["audit", "--json", "--kind", "daemon_stopped"])).len(), 1);
+    assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0);
+}
+
 #[test]
-fn a_first_signal_ends_it_in_good_order_even_while_a_tool_call_hangs() {
+fn a_first_signal_ends_it_in_good_order() {
     for sent in [Signal::TERM, Signal::INT] {
-        let call = HangingCall::new();
-        let mut daemon = call.builder().start();
-        let stream = call.begin(&daemon.socket(), &daemon.work_dir());
-        let family = family(number(&daemon));
+        let daemon = DaemonBuilder::new(Backend::Builtin).start();
+        let family = daemon.processes();
+        assert!(!family.is_empty(), "the zygote at least");
         signal(number(&daemon), sent);
-        assert_eq!(daemon.wait_end().code(), Some(0), "{}", daemon.stderr());
-        assert!(!daemon.socket().exists(), "the socket is removed");
-        family.iter().for_each(ProcessRef::wait_gone);
-        assert_eq!(entries(&daemon.cli(["audit", "--json", "--kind", "daemon_stopped"])).len(), 1);
-        assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0);
-        drop(stream);
+        assert_in_good_order(daemon, &family);
     }
+}
+
+#[test]
+fn a_tool_call_that_hangs_holds_the_end_only_for_a_while() {
+    let call = HangingCall::new();
+    let daemon = call.builder().start();
+    let stream = call.begin(&daemon.socket(), &daemon.work_dir());
+    let family = family(number(&daemon));
+    signal(number(&daemon), Signal::TERM);
+    assert_in_good_order(daemon, &family);
+    drop(stream);
 }
 
 #[test]
@@ -58,6 +73,39 @@ fn a_second_sigterm_ends_it_at_once() {
     assert_eq!(entries(&daemon.cli(["audit", "--json", "--kind", "daemon_stopped"])).len(), 0, "at once");
     assert_eq!(daemon.cli(["audit", "--verify"]).code(), 0, "and nothing is broken");
     drop(stream);
+}
+
+#[test]
+fn sigterm_ends_a_start_that_takes_long_at_once_when_it_comes_twice() {
+    let builder = DaemonBuilder::new(Backend::Builtin);
+    let (status, builder) = builder.start().terminate();
+    assert!(status.success());
+    // SQLite waits for whoever has locked the file, for seconds.
+    let journal = std::fs::File::options().write(true).open(builder.home().join("state/journal.db"));
+    let journal = journal.expect("opens the journal");
+    fcntl_lock(&journal, FlockOperation::NonBlockingLockExclusive).expect("locks the journal");
+    let mut child = started(builder.command(["serve"]).stderr(Stdio::null()));
+    let pid = i32::try_from(child.id()).expect("small");
+    let process = ProcessRef::find(pid).expect("it starts");
+    eventually("it listens", || builder.home().join("agentd.sock").exists());
+    eventually("it takes signals", || takes_sigterm(pid));
+    // Two that come together are one.
+    eventually("it ends", || {
+        signal(pid, Signal::TERM);
+        !process.is_alive()
+    });
+    assert_eq!(child.wait().expect("ends").code(), Some(130));
+    assert!(!builder.home().join("agentd.sock").exists(), "the socket is removed");
+    drop(journal);
+    drop(builder.start());
+}
+
+/// Whether a process has a handler for SIGTERM.
+fn takes_sigterm(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line of proc(5)");
+    let caught = u64::from_str_radix(caught.trim(), 16).expect("a mask");
+    caught & (1 << (Signal::TERM.as_raw() - 1)) != 0
 }
 
 /// A run with a daemon of its own, whose tool call hangs.

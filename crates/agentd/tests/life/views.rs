@@ -87,3 +87,50 @@ fn a_log_tells_thoughts_calls_and_results() {
     let begins = |line: &str| line.starts_with("20") || line.starts_with("    ") || line.is_empty();
     assert!(told.lines().all(begins), "{told}");
 }
+
+#[test]
+fn a_conversation_is_exported_as_json_lines() {
+    let (daemon, _models, goal) = worked();
+    let shown = daemon.cli(["show", &goal, "--json"]);
+    let report: Value = serde_json::from_str(&shown.stdout).expect("JSON");
+    let lines = |agent: &Value| -> Vec<Value> {
+        let told = daemon.cli(["show", agent["agent_id"].as_str().expect("an id"), "--conversation"]);
+        assert_eq!(told.code(), 0, "{told:?}");
+        told.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    };
+    let root = &report["agents"][0];
+    let (lead, reader) = (lines(root), lines(&root["children"][0]));
+    for lines in [&lead, &reader] {
+        let roles: Vec<&str> = lines.iter().map(|line| line["role"].as_str().expect("a role")).collect();
+        assert_eq!(roles, ["user", "assistant", "tool_result", "assistant"], "{lines:?}");
+        assert_eq!(lines[1]["calls"][0]["id"], lines[2]["call"], "a result names its call");
+        let content = lines[2]["content"].as_str().expect("text");
+        assert!(serde_json::from_str::<Value>(content).expect("JSON").is_object(), "{content}");
+    }
+    assert_eq!(lead[1]["text"], format!("A reader says it.\nThen I do.{EVIL}"), "word for word");
+    assert_eq!((&reader[0]["text"], &reader[3]["text"]), (&json!("Say it"), &json!("moon")));
+    let refused = daemon.cli(["show", &goal, "--conversation"]);
+    assert_eq!(refused.code(), 2, "{refused:?}");
+    assert!(refused.stderr.contains("agentd show"), "{refused:?}");
+}
+
+#[test]
+fn the_audit_trail_on_standard_output_is_the_journal() {
+    let models = ModelServer::start(Script::in_order([Turn::say("Hello")]));
+    let daemon = DaemonBuilder::openai(&models).env("AAOS_AUDIT_STDOUT", "1").start();
+    let ran = daemon.cli(["submit", "--wait", "Say hello"]);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    let (status, builder) = daemon.terminate();
+    assert!(status.success());
+    let printed = std::fs::read_to_string(builder.home().join("stdout.log")).expect("reads");
+    let told = builder.cli(["audit", "--json"]);
+    let (heads, printed): (Vec<&str>, Vec<&str>) =
+        printed.lines().partition(|line| line.starts_with("{\"head\":"));
+    assert!(printed.len() > 10, "{printed:?}");
+    let kept: Vec<&str> = told.stdout.lines().collect();
+    let differing = printed.iter().zip(&kept).find(|(printed, kept)| printed != kept);
+    assert_eq!((differing, printed.len()), (None, kept.len()), "entry for entry, to the last");
+    let last: Value = serde_json::from_str(heads.last().expect("a signed head")).expect("JSON");
+    let head = last["head"].as_str().expect("SEQ:HASH");
+    assert_eq!(builder.cli(["audit", "--verify", "--head", head]).code(), 0, "its head is the journal's");
+}

@@ -1,0 +1,145 @@
+//! An agent's conversation as lines of JSON: what it was asked, what its model replied, what its calls gave.
+//!
+//! Invariants: each line follows from entries alone; results stand below the reply that asked for them, under the
+//! same ids; a call bears the id under which the runtime kept it, also where the provider gave it none or one twice.
+
+use std::collections::HashMap;
+
+use aaos_core::event::{Entry, Event, Outcome};
+use aaos_core::id::{CallId, Seq};
+use aaos_core::model::{ModelCallId, RawArguments, RequestedTool, Usage};
+use aaos_core::quantity::Timestamp;
+use aaos_core::toolio::ToolFailure;
+use serde::Serialize;
+
+/// One line. `seq` and `at` are those of the entry that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub(crate) enum Line {
+    /// A message to the agent.
+    User { seq: Seq, at: Timestamp, text: String },
+    /// A reply of its model.
+    Assistant {
+        seq: Seq,
+        at: Timestamp,
+        text: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning: Option<String>,
+        calls: Vec<Call>,
+        usage: Usage,
+    },
+    /// What one of the calls gave.
+    ToolResult {
+        seq: Seq,
+        at: Timestamp,
+        /// Id of the call.
+        call: ModelCallId,
+        outcome: Outcome,
+        /// The result's JSON text; `{"error":…}` of a call that was not done.
+        content: String,
+    },
+}
+
+/// A call that a reply asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Call {
+    pub(crate) id: ModelCallId,
+    pub(crate) tool: RequestedTool,
+    pub(crate) arguments: RawArguments,
+}
+
+/// Makes the lines of one agent from its entries.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    /// The last reply, and below it what its calls gave so far.
+    turn: Vec<Line>,
+    /// The calls of that turn that were begun or refused, in their order.
+    asked: Vec<ModelCallId>,
+    begun: HashMap<CallId, ModelCallId>,
+}
+
+impl Conversation {
+    /// Takes the agent's next entry; the lines that are complete with it.
+    pub(crate) fn take(&mut self, entry: &Entry) -> Vec<Line> {
+        let (seq, at) = (entry.seq, entry.timestamp);
+        match &entry.event {
+            Event::AgentExecutionStarted { message, .. } => {
+                let mut lines = self.finish();
+                lines.push(Line::User { seq, at, text: message.clone() });
+                lines
+            }
+            Event::InferenceCompleted { result: Ok(reply), .. } => {
+                let lines = self.finish();
+                let calls = reply.calls.iter().map(|call| Call {
+                    id: call.id.clone(),
+                    tool: call.tool.clone(),
+                    arguments: call.arguments.clone(),
+                });
+                self.turn.push(Line::Assistant {
+                    seq,
+                    at,
+                    text: reply.text.clone(),
+                    reasoning: reply.reasoning.clone(),
+                    calls: calls.collect(),
+                    usage: reply.usage,
+                });
+                lines
+            }
+            Event::ToolInvoked { call, model_call: Some(asked), .. } => {
+                self.asks(asked);
+                self.begun.insert(*call, asked.clone());
+                Vec::new()
+            }
+            Event::ToolResult { call, outcome, result, failure, .. } => {
+                if let Some(call) = self.begun.remove(call) {
+                    let content = failure.as_ref().map_or_else(|| result.clone().unwrap_or_default(), told);
+                    self.turn.push(Line::ToolResult { seq, at, call, outcome: *outcome, content });
+                }
+                Vec::new()
+            }
+            Event::CallRefused { model_call, failure, .. } => {
+                self.asks(model_call);
+                let (call, outcome, content) = (model_call.clone(), failure.outcome(), told(failure));
+                self.turn.push(Line::ToolResult { seq, at, call, outcome, content });
+                Vec::new()
+            }
+            Event::AgentExecutionCompleted { .. } => self.finish(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn asks(&mut self, call: &ModelCallId) {
+        // One that a restart cut short may be begun again.
+        if !self.asked.contains(call) {
+            self.asked.push(call.clone());
+        }
+    }
+
+    /// The lines of the turn that is going on: nothing more of it comes.
+    pub(crate) fn finish(&mut self) -> Vec<Line> {
+        self.begun.clear();
+        let kept = std::mem::take(&mut self.asked);
+        let mut lines = std::mem::take(&mut self.turn);
+        if let Some(Line::Assistant { calls, .. }) = lines.first_mut() {
+            // Calls of a turn are made one after the other, in the reply's order.
+            for (call, id) in calls.iter_mut().zip(kept) {
+                call.id = id;
+            }
+        }
+        lines
+    }
+}
+
+/// A failure as the model is told of it.
+fn told(failure: &ToolFailure) -> String {
+    #[derive(Serialize)]
+    struct Told<'f> {
+        error: &'f ToolFailure,
+    }
+    serde_json::to_string(&Told { error: failure })
+        .unwrap_or_else(|error| unreachable!("a failure is plain JSON: {error}"))
+}
+
+#[cfg(test)]
+#[path = "conversation_tests.rs"]
+mod tests;
