@@ -58,6 +58,8 @@ const CONNECTIONS: [usize; 3] = [1, 8, 64];
 const FIRST_AGENTS: u32 = 50;
 /// After this long agentd has nothing left to do from before.
 const SETTLE: Duration = Duration::from_secs(2);
+/// What an agent was told before it hibernates.
+const HIBERNATING_BYTES: usize = 4096;
 /// What `file_read` reads.
 const FILE_BYTES: usize = 4096;
 
@@ -253,6 +255,35 @@ pub(crate) fn starts(effort: Effort, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// What agents with a mailbox take that answered a message and wait for the next one.
+fn hibernation(effort: Effort, report: &mut Report) -> Result<()> {
+    let home = Home::new()?;
+    let (daemon, mut client, _) = home.start(&tool_list())?;
+    let mut converse = |agents: u32| -> Result<()> {
+        for number in 0..agents {
+            let manifest = format!(
+                "name: keeper\nmodel: builtin\nsystem_prompt: x\nlifecycle: persistent\nmetadata: {{ n: \"{number}\" }}\n"
+            );
+            let Spawned { agent_id } = client.call("agent.spawn", &json!({ "manifest": manifest }))?;
+            let run = json!({ "agent_id": agent_id, "message": "x".repeat(HIBERNATING_BYTES) });
+            let sent: Value = client.call("agent.run", &run)?;
+            let _: Value =
+                client.call("agent.result", &json!({ "trace_id": sent["trace_id"], "wait_seconds": 30 }))?;
+        }
+        pause(SETTLE);
+        Ok(())
+    };
+    converse(FIRST_AGENTS)?;
+    let first = Memory::of(daemon.pid())?;
+    converse(effort.idle_agents)?;
+    let last = Memory::of(daemon.pid())?;
+    let kib = (last.rss as f64 - first.rss as f64) / f64::from(effort.idle_agents);
+    let measure = "RSS, hibernating";
+    report.kib_per_idle_agent.push(PerAgent { measure, kib, agents: effort.idle_agents });
+    report.target("hibernating agent", kib, 8.0, "KiB", "after a message of 4 KiB and its answer".to_owned());
+    Ok(())
+}
+
 /// What idle processes take.
 pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
     let home = Home::new()?;
@@ -285,6 +316,7 @@ pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
     add("RSS", (first.rss, last.rss));
     add("PSS", (first.pss, last.pss));
     report.memory.push(Resident { name: "agentd with the idle agents", kib: last });
+    hibernation(effort, report)?;
     let found = idle.rss as f64 * 1024.0 / 1e6;
     report.target("idle RSS of agentd", found, 15.0, "MB", "before the first agent".to_owned());
     Ok(())

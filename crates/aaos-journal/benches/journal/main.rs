@@ -1,10 +1,11 @@
 //! What durability costs: `cargo xtask bench journal`. Acknowledgements beside a bare append that is synced, many callers
-//! beside one, and the recovery of a large journal.
+//! beside one, the recovery of a large journal, and the waking of an agent.
 //!
 //! Invariants: baselines are measured in the same run, turn by turn with what they stand beside, on the same disk; the
 //! exit code tells whether the run worked, never whether a target was met.
 
 mod figures;
+mod wake;
 mod world;
 
 use std::fs::File;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     let mut figures = Figures::default();
     acknowledgements(effort, &mut figures);
     recovery(effort, &mut figures);
+    wake::wake(&mut figures);
     let text = if json { figures.json() } else { figures.text() };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
