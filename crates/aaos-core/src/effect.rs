@@ -179,7 +179,9 @@ impl Effect for ToolCall {
     }
 
     fn spent(parts: &AuthorizedParts<Self>, outcome: &ToolOutcome) -> Amounts {
-        let journal = parts.effect.needs().amounts.get(Quantity::JournalBytes);
+        // How long the result is, nobody knows before.
+        let result = outcome.result.as_ref().map_or(0, String::len) as u64;
+        let journal = parts.effect.needs().amounts.get(Quantity::JournalBytes).saturating_add(result);
         outcome.moved.with(Quantity::JournalBytes, journal)
     }
 

@@ -414,7 +414,16 @@ impl Kernel {
             self.authority().settle(finished.call, &finished.charges, &finished.spent, now)
         };
         self.budget_changed().notify_waiters();
+        let bounded = |quantity| {
+            let now = self.clock().now();
+            let purse = self.authority().purse(agent.id, now);
+            purse.is_some_and(|purse| purse.remaining.get(quantity).is_some())
+        };
         for Overdraft { quantity, reserved, used } in settlement.overdrafts.iter().copied() {
+            // A result is recorded as long as it is; where nobody bounds that, it is no news.
+            if quantity == Quantity::JournalBytes && !bounded(quantity) {
+                continue;
+            }
             let event = Event::Overdraft { quantity, reserved, used };
             self.journal().record(self.agent_entry(agent, event)).await?;
         }
