@@ -12,6 +12,7 @@ use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, MemoryConfig};
 use aaos_core::model::{ModelReply, ModelStop, Usage};
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
+use aaos_core::supervision::Supervision;
 use uuid::Uuid;
 
 const CALLS: usize = 2;
@@ -49,10 +50,12 @@ fn spawned(agent: usize) -> Event {
             approval_required: Vec::new(),
             child_models: Vec::new(),
             accepts: None,
+            supervision: Supervision::default(),
             metadata: BTreeMap::from([("number".to_owned(), agent.to_string())]),
         }),
         budget: Budget::of(Quantity::Tokens, 100_000),
         principal: 0,
+        spawned_by: None,
     }
 }
 
@@ -79,6 +82,7 @@ fn requested(agent: usize, number: usize) -> Event {
         request_bytes: Bytes(8_000),
         reserve: Tokens(4_096),
         price: None,
+        request_hash: "00".repeat(32),
         charges: vec![Charge::Purse { agent: AgentId::from_uuid(id(agent, 2)), reserved }],
     }
 }
