@@ -197,7 +197,7 @@ pub const MAX_RECORD_BATCH: usize = 4_096;
 /// Every so many entries the head of the journal is signed.
 pub const HEAD_EVERY: u64 = 64;
 /// Entries that one step of pruning archives and removes, so that no commit waits long for it.
-pub const PRUNE_STEP: u64 = 20_000;
+pub const PRUNE_STEP: u64 = 8_000;
 /// Longest body of one journal entry, bytes of JSON.
 pub const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries in one answer of a journal read.

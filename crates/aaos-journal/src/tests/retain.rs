@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use super::fold::{entry, grown};
 use super::{directory, open, path_in, saying, try_open, written};
@@ -92,15 +93,82 @@ proptest! {
     }
 }
 
-/// An entry that opens a goal, and the goal.
-fn accepted() -> (NewEntry, GoalId) {
+/// Some entry that this fits.
+fn sample(fits: impl Fn(&NewEntry) -> bool) -> NewEntry {
     let mut runner = TestRunner::deterministic();
     loop {
         let made = entry().new_tree(&mut runner).expect("an entry").current();
-        if let (Event::GoalAccepted { .. }, Some(goal)) = (&made.event, made.goal_id) {
-            return (NewEntry { timestamp: Timestamp(5), ..made }, goal);
+        if fits(&made) {
+            return made;
         }
     }
+}
+
+/// An entry that opens a goal, and the goal.
+fn accepted() -> (NewEntry, GoalId) {
+    let fits = |made: &NewEntry| matches!(made.event, Event::GoalAccepted { .. }) && made.goal_id.is_some();
+    let made = sample(fits);
+    let goal = made.goal_id.expect("it has one");
+    (NewEntry { timestamp: Timestamp(5), ..made }, goal)
+}
+
+/// An entry of an agent outside every goal.
+fn of_agent(number: u128, made: NewEntry) -> NewEntry {
+    let agent_id = Some(AgentId::from_uuid(Uuid::from_u128(number)));
+    NewEntry { timestamp: Timestamp(1), goal_id: None, trace_id: None, agent_id, ..made }
+}
+
+fn spawned(number: u128, of: Option<u128>) -> NewEntry {
+    let mut made = of_agent(number, sample(|made| matches!(made.event, Event::AgentSpawned { .. })));
+    if let Event::AgentSpawned { parent, .. } = &mut made.event {
+        *parent = of.map(|number| AgentId::from_uuid(Uuid::from_u128(number)));
+    }
+    made
+}
+
+fn granted(number: u128, id: u128, from: Option<u128>) -> NewEntry {
+    let mut made = of_agent(number, sample(|made| matches!(made.event, Event::CapabilityGranted { .. })));
+    if let Event::CapabilityGranted { grant } = &mut made.event {
+        grant.agent = AgentId::from_uuid(Uuid::from_u128(number));
+        grant.id = GrantId::from_uuid(Uuid::from_u128(id));
+        grant.parent = from.map(|id| GrantId::from_uuid(Uuid::from_u128(id)));
+    }
+    made
+}
+
+fn stopped(number: u128) -> NewEntry {
+    of_agent(number, sample(|made| matches!(made.event, Event::AgentStopped { .. })))
+}
+
+/// What holds entries back when everything is old enough.
+async fn held_by(entries: Vec<NewEntry>) -> Option<Held> {
+    let directory = directory();
+    let journal = open(&path_in(&directory));
+    journal
+        .record_all([vec![saying("first")], entries, vec![saying("last")]].concat())
+        .await
+        .expect("recorded");
+    journal.prune(ALL).await.expect("pruned").held
+}
+
+#[tokio::test]
+async fn an_agent_alive_needs_those_whom_its_purse_and_its_grants_come_from() {
+    let agent = |number| Holder::Agent(AgentId::from_uuid(Uuid::from_u128(number)));
+    let held = |number| Some(Held { since: Seq(2), by: agent(number) });
+    assert_eq!(
+        held_by(vec![spawned(1, None), stopped(1)]).await,
+        None,
+        "the control: who stopped needs nothing"
+    );
+    assert_eq!(held_by(vec![spawned(2, None)]).await, held(2));
+    let child = vec![spawned(1, None), spawned(2, Some(1)), stopped(1)];
+    assert_eq!(held_by(child).await, held(1), "its parent stopped, and is charged with it all the same");
+    let derived =
+        vec![spawned(1, None), granted(1, 5, None), spawned(2, None), granted(2, 6, Some(5)), stopped(1)];
+    assert_eq!(held_by(derived).await, held(1), "whoever revokes the grant above takes its own");
+    let apart =
+        vec![spawned(1, None), granted(1, 5, None), stopped(1), spawned(2, None), granted(2, 6, None)];
+    assert_eq!(held_by(apart).await, Some(Held { since: Seq(5), by: agent(2) }), "the control: on its own");
 }
 
 #[tokio::test]
