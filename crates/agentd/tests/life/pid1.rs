@@ -1,7 +1,7 @@
 //! agentd as process 1 of a PID namespace: orphans are reaped, signals are handed on, no key is left behind.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -176,10 +176,23 @@ fn ctrl_c_at_its_terminal_is_heard_once() {
     let mut command = wrapped(&words, &builder.command(call.arguments()));
     let mut child = started(command.stdin(terminal).stdout(Stdio::null()).stderr(Stdio::piped()));
     call.wait_under_way();
+    let init = only_child(i32::try_from(child.id()).expect("small"));
+    let run = only_child(init.pid);
+    let zygote = only_child(run.pid);
+    // Process 1 moves only when the run has heard its own, and the goal's end is not reported until then.
+    signal(init.pid, Signal::STOP);
+    signal(zygote.pid, Signal::STOP);
     // The terminal signals its whole foreground: process 1, and what it started.
     person.write_all(b"\x03").expect("types Ctrl-C");
     let mut said = String::new();
-    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("reads standard error");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    while !said.contains("cancelling the goal") {
+        assert_ne!(stderr.read_line(&mut said).expect("reads"), 0, "it ended: {said}");
+    }
+    signal(init.pid, Signal::CONT);
+    eventually("process 1 has done what it does", || state(&init).as_deref() == Some("S"));
+    signal(zygote.pid, Signal::CONT);
+    stderr.read_to_string(&mut said).expect("reads standard error");
     assert_eq!(child.wait().expect("ends").code(), Some(130), "{said}");
     assert!(said.contains("goal cancelled"), "it did not leave at once, as after a second one: {said}");
 }
