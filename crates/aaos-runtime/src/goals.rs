@@ -11,7 +11,7 @@ use std::time::Duration;
 use aaos_agent::RunEnd;
 use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, GrantSpec};
-use aaos_core::event::{AgentEnd, Event, GoalState, OutputBefore, OutputObserved};
+use aaos_core::event::{AgentEnd, Event, GoalState, NewEntry, OutputBefore, OutputObserved};
 use aaos_core::id::{AgentId, GoalId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
@@ -79,8 +79,6 @@ pub(crate) struct Goal {
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
     pub(crate) denials: u32,
-    /// Whether its end is in the journal, or about to be.
-    recorded: bool,
     pub(crate) over: watch::Sender<bool>,
 }
 
@@ -109,7 +107,6 @@ impl Goal {
             cancel,
             failed_children: BTreeMap::new(),
             denials: 0,
-            recorded: false,
             over: watch::Sender::new(false),
         }
     }
@@ -227,13 +224,18 @@ impl Kernel {
             None => self.start_goal(id, &request, owner, &cancel).await,
             Some(state) => self.recall_goal(id, state, &cancel).await,
         };
-        let verdict = match begun {
-            Ok((agent, progress)) => self.finish_work(id, &request, &agent, progress, &cancel).await,
-            Err(error) => self.verdict_of_error(&error, &cancel),
-        };
         // Without a verdict the daemon closes: the goal goes on after the next start.
-        let Some(verdict) = verdict else { return };
-        self.finish_goal(id, verdict).await;
+        match begun {
+            Ok((agent, progress)) => {
+                let ended = self.finish_work(id, &request, &agent, progress, &cancel).await;
+                let Some(verdict) = ended else { return };
+                self.close_goal(id, verdict);
+            }
+            Err(error) => {
+                let Some(verdict) = self.verdict_of_error(&error, &cancel) else { return };
+                self.finish_goal(id, verdict).await;
+            }
+        }
         self.start_goals();
     }
 
@@ -259,13 +261,14 @@ impl Kernel {
             Ok(verdict) => verdict,
             Err(error) => self.verdict_of_error(&error, cancel)?,
         };
-        let verdict = self.record_verdict(id, verdict).await;
         let end = match verdict.state {
             GoalState::Done => AgentEnd::Finished,
             _ => AgentEnd::Failed { reason: verdict.error.clone().unwrap_or_default() },
         };
-        self.retire_or_log(agent, end).await;
-        Some(verdict)
+        // In one transaction: a goal whose agent has ended is never found open.
+        let finished = self.finished(id, &verdict);
+        let recorded = self.retire_recording(agent, end, Some(finished)).await;
+        Some(Self::acknowledged(id, verdict, recorded))
     }
 
     /// Admits a goal's agent and records that the goal began.
@@ -376,8 +379,8 @@ impl Kernel {
         })
     }
 
-    /// Makes the end of a goal durable; gives what may be told.
-    async fn record_verdict(&self, id: GoalId, verdict: Verdict) -> Verdict {
+    /// The entry of a goal's end.
+    fn finished(&self, id: GoalId, verdict: &Verdict) -> NewEntry {
         let usage = self.table().goals.get(&id).map(|goal| goal.usage).unwrap_or_default();
         let event = Event::GoalFinished {
             state: verdict.state,
@@ -387,23 +390,28 @@ impl Kernel {
             error: verdict.error.clone(),
             exit_code: verdict.exit_code,
         };
-        if let Some(goal) = self.table().goals.get_mut(&id) {
-            goal.recorded = true;
-        }
-        match self.journal().record(self.entry(Some(id), None, event)).await {
-            Ok(_) => verdict,
+        self.entry(Some(id), None, event)
+    }
+
+    /// What may be told of a goal's end: what is not on disk is not acknowledged, and goes on after a restart.
+    fn acknowledged(id: GoalId, verdict: Verdict, recorded: Result<(), KernelError>) -> Verdict {
+        match recorded {
+            Ok(()) => verdict,
             Err(error) => {
                 tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
-                // What is not on disk is not acknowledged: after a restart this goal goes on.
-                Verdict::could_not_run(&error.into(), false)
+                Verdict::could_not_run(&error, false)
             }
         }
     }
 
-    /// Ends a goal: its end is recorded if it is not yet, and whoever waits for it is told.
+    /// Records the end of a goal that has no agent, and tells whoever waits for it.
     async fn finish_goal(&self, id: GoalId, verdict: Verdict) {
-        let is_recorded = self.table().goals.get(&id).is_some_and(|goal| goal.recorded);
-        let verdict = if is_recorded { verdict } else { self.record_verdict(id, verdict).await };
+        let recorded = self.journal().record(self.finished(id, &verdict)).await;
+        self.close_goal(id, Self::acknowledged(id, verdict, recorded.map(drop).map_err(KernelError::from)));
+    }
+
+    /// Shows the end of a goal and tells whoever waits for it.
+    fn close_goal(&self, id: GoalId, verdict: Verdict) {
         let mut table = self.table();
         if let Some(goal) = table.goals.get_mut(&id) {
             goal.state = verdict.state;

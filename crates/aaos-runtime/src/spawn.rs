@@ -10,7 +10,7 @@ use aaos_core::authority::{Admission, Refusal};
 use aaos_core::budget::{Budget, Ceilings};
 use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Denied, Spawn};
-use aaos_core::event::{AgentEnd, Event};
+use aaos_core::event::{AgentEnd, Event, NewEntry};
 use aaos_core::grant::{GrantRecord, GrantRequest};
 use aaos_core::id::{AgentId, CallId, GoalId, GrantId};
 use aaos_core::manifest::Manifest;
@@ -343,12 +343,25 @@ impl Kernel {
     /// # Errors
     /// When the end could not be journalled; then nobody may be told that the agent has stopped for good.
     pub(crate) async fn retire(&self, agent: &Arc<Agent>, end: AgentEnd) -> Result<(), KernelError> {
+        self.retire_recording(agent, end, None).await
+    }
+
+    /// The same, with an entry that is to follow the agent's end in the same transaction.
+    pub(crate) async fn retire_recording(
+        &self,
+        agent: &Arc<Agent>,
+        end: AgentEnd,
+        following: Option<NewEntry>,
+    ) -> Result<(), KernelError> {
         if !agent.claim_retirement() {
             let mut gone = agent.gone.subscribe();
             let left = gone.wait_for(|gone| *gone != Departure::Here).await.map(|gone| *gone);
-            return match left {
-                Ok(Departure::Journalled) => Ok(()),
-                _ => Err(KernelError::State(format!("the end of agent {} was not journalled", agent.id))),
+            if !matches!(left, Ok(Departure::Journalled)) {
+                return Err(KernelError::State(format!("the end of agent {} was not journalled", agent.id)));
+            }
+            return match following {
+                Some(entry) => Ok(self.journal().record(entry).await.map(drop)?),
+                None => Ok(()),
             };
         }
         agent.cancel.cancel();
@@ -369,6 +382,7 @@ impl Kernel {
         if agent.has_mailbox() {
             last.insert(0, self.agent_entry(agent, Event::AgentLoopStopped {}));
         }
+        last.extend(following.map(|entry| NewEntry { timestamp: self.clock().now(), ..entry }));
         let stopped = self.journal().record_all(last).await;
         self.budget_changed().notify_waiters();
         let departure = if stopped.is_ok() { Departure::Journalled } else { Departure::NotJournalled };
