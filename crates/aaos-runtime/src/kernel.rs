@@ -29,6 +29,7 @@ use crate::goals::Goal;
 use crate::principal::{Principal, Right};
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
+use crate::schedules::Schedules;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
 /// The kernel; clones share it.
@@ -56,6 +57,7 @@ struct Inner {
     closed: AtomicBool,
     budget_changed: Notify,
     running_calls: RunningCalls,
+    schedules: Schedules,
     /// Held while a goal is accepted, so that one client key can never become two goals.
     submit_gate: tokio::sync::Mutex<()>,
     traces_changed: Notify,
@@ -99,6 +101,7 @@ impl Kernel {
                 closed: AtomicBool::new(false),
                 budget_changed: Notify::new(),
                 running_calls: RunningCalls::default(),
+                schedules: Schedules::default(),
                 submit_gate: tokio::sync::Mutex::new(()),
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
@@ -153,6 +156,10 @@ impl Kernel {
 
     pub(crate) fn running_calls(&self) -> &RunningCalls {
         &self.inner.running_calls
+    }
+
+    pub(crate) fn schedules(&self) -> &Schedules {
+        &self.inner.schedules
     }
 
     pub(crate) fn budget_changed(&self) -> &Notify {
