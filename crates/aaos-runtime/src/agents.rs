@@ -89,6 +89,8 @@ impl Kernel {
             capability_count: agent.manifest.capabilities.len(),
             parent_agent: agent.parent,
             started_at: agent.started_at,
+            next_due: self.schedules().next_of(agent.id),
+            restarts: self.restarts_of(agent),
         }
     }
 
@@ -120,6 +122,8 @@ impl Kernel {
             grants,
             confinement: agent.receipt(),
             waiting_for,
+            next_due: view.next_due,
+            restarts: view.restarts,
         })
     }
 
@@ -149,7 +153,7 @@ impl Kernel {
         Ok(RunAnswer::Ran(result_of(&end)))
     }
 
-    fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
+    pub(crate) fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
         let Some(schema) = accepted_messages(&agent.manifest)? else { return Ok(()) };
         let value = serde_json::from_str(message).unwrap_or_else(|_| message.into());
         schema
@@ -204,6 +208,7 @@ impl Kernel {
         let agent = self.agent_for(caller, id)?;
         self.journal().record(self.agent_entry(&agent, Event::AgentResumed {})).await?;
         agent.paused.send_replace(false);
+        self.watch_schedule(&agent);
         Ok(())
     }
 

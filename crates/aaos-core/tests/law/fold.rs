@@ -3,12 +3,13 @@
 use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
-use aaos_core::effect::{AuthorizedParts, Effect, Inference, InferenceOutcome, tokens_spent};
+use aaos_core::effect::{AuthorizedParts, Effect, EffectClass, Inference, InferenceOutcome, tokens_spent};
 use aaos_core::event::{AgentEnd, Entry, Event, GoalState, Kept};
 use aaos_core::id::{AgentId, ApprovalId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
+use aaos_core::name::ToolName;
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::{AgentLife, PendingKind, State};
@@ -137,7 +138,8 @@ fn agents_their_runs_and_their_mail() {
         seq += 1;
         state.apply(&Entry { trace_id, ..entry(seq, Some(agent(1)), event) });
     };
-    let delivered = |text: &str| Event::MessageDelivered { message: text.to_owned() };
+    let delivered =
+        |text: &str| Event::MessageDelivered { message: text.to_owned(), from: None, under: None };
     next(&mut state, trace(1), delivered("one"));
     next(&mut state, trace(2), delivered("two"));
     next(&mut state, trace(1), Event::AgentMessageReceived {});
@@ -168,6 +170,75 @@ fn agents_their_runs_and_their_mail() {
     next(&mut state, None, Event::AgentStopped { end: AgentEnd::Finished });
     assert!(matches!(state.agents[&agent(1)].life, AgentLife::Stopped { end: AgentEnd::Finished, .. }));
     assert_eq!(state.alive().count(), 0);
+}
+
+#[test]
+fn a_call_that_sends_a_message_knows_its_delivery() {
+    let mut state = fold(vec![spawned(None, 0, None)]);
+    let call = call(77);
+    let invoked = Event::ToolInvoked {
+        call,
+        tool: ToolName::parse("send_message").expect("a name"),
+        input: serde_json::json!({ "to": "other", "message": "hi" }),
+        class: EffectClass::Once,
+        access: Vec::new(),
+        denied: Vec::new(),
+        charges: Vec::new(),
+        model_call: None,
+        at: None,
+        repeats: 1,
+    };
+    let delivered = |state: &State| match &state.pending[&call].kind {
+        PendingKind::Tool(tool) => tool.delivered,
+        other => panic!("a tool call, not {other:?}"),
+    };
+    state.apply(&entry(2, Some(agent(1)), invoked));
+    assert_eq!(delivered(&state), None);
+    let message = |under| Event::MessageDelivered { message: "hi".to_owned(), from: Some(agent(1)), under };
+    state.apply(&Entry { trace_id: trace(8), ..entry(3, Some(agent(2)), message(None)) });
+    assert_eq!(delivered(&state), None, "somebody else's");
+    state.apply(&Entry { trace_id: trace(9), ..entry(4, Some(agent(2)), message(Some(call))) });
+    assert_eq!(delivered(&state), trace(9));
+}
+
+#[test]
+fn a_restart_ends_what_the_agent_failed_at_and_due_times_never_come_back() {
+    let mut state = fold(vec![spawned(None, 0, None)]);
+    let mut seq = 1;
+    let mut next = |state: &mut State, event| {
+        seq += 1;
+        state.apply(&Entry { trace_id: trace(1), ..entry(seq, Some(agent(1)), event) });
+    };
+    next(&mut state, Event::MessageDelivered { message: "one".to_owned(), from: None, under: None });
+    let started = Event::AgentExecutionStarted {
+        message_hash: String::new(),
+        message: "one".to_owned(),
+        tools: Vec::new(),
+        kept: Kept::default(),
+    };
+    next(&mut state, started);
+    let restarted = |fresh| Event::AgentRestarted {
+        restarts: 1,
+        after: Millis(250),
+        reason: "it died".to_owned(),
+        fresh,
+    };
+    next(&mut state, restarted(false));
+    let found = &state.agents[&agent(1)];
+    assert!(found.mailbox.is_empty() && found.open_run().is_none(), "{found:?}");
+    assert_eq!(found.conversation.len(), 1, "the conversation goes on");
+    let reply = &state.replies[&trace(1).expect("an id")];
+    assert_eq!((reply.stop_reason, reply.error.as_deref()), (StopReason::Error, Some("it died")));
+    assert_eq!(found.watch.rests_until, Some(Timestamp(NOW.0 + 4 + 250)));
+    next(&mut state, restarted(true));
+    let found = &state.agents[&agent(1)];
+    assert!(found.conversation.is_empty(), "it begins anew");
+    assert_eq!(found.watch.restarts.within(&found.manifest.supervision, Timestamp(NOW.0 + 9)), 2);
+    assert_eq!(found.watch.scheduled, None);
+    next(&mut state, Event::ScheduleFired { due: Timestamp(5) });
+    next(&mut state, Event::ScheduleMissed { count: 2, until: Timestamp(9) });
+    next(&mut state, Event::ScheduleFired { due: Timestamp(7) });
+    assert_eq!(state.agents[&agent(1)].watch.scheduled, Some(Timestamp(9)));
 }
 
 #[test]
