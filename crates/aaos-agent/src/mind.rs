@@ -5,13 +5,15 @@
 //! wrote: they are the same for whoever steps a part of that life again.
 
 use aaos_core::event::Kept;
-use aaos_core::limits::MAX_CALLS_PER_TURN;
+use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
+use aaos_core::manifest::Manifest;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
     ModelStop, ToolSpec, Usage,
 };
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Bytes, Quantity, Tokens};
+use aaos_core::tool::{self, ToolDescriptor};
 use aaos_core::toolio::StopReason;
 
 use crate::context::{TokenMeter, fixed_size, messages_size};
@@ -41,6 +43,37 @@ pub struct MindConfig {
     pub max_reply_tokens: Tokens,
     /// Messages of earlier runs and the new one that a run starts with.
     pub max_history_messages: u32,
+}
+
+impl MindConfig {
+    /// What the mind of an agent with this manifest is made of.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            model: manifest.model.clone(),
+            system_prompt: manifest.system_prompt.clone(),
+            context_window: manifest.memory.context_window,
+            max_iterations: MAX_ITERATIONS,
+            max_reply_tokens: Tokens(MAX_REPLY_TOKENS),
+            max_history_messages: manifest.memory.max_history_messages,
+        }
+    }
+}
+
+/// A tool as a model is shown it.
+#[must_use]
+pub fn spec_of(tool: &ToolDescriptor) -> ToolSpec {
+    ToolSpec {
+        name: tool.tool_name(),
+        description: tool.description.to_owned(),
+        input_schema: tool.input_schema(),
+    }
+}
+
+/// The tools of these names, as a model is shown them; one that this version does not have is left out.
+#[must_use]
+pub fn specs_of(names: &[ToolName]) -> Vec<ToolSpec> {
+    names.iter().filter_map(|name| tool::find(name.as_str())).map(spec_of).collect()
 }
 
 /// What happens to a mind.

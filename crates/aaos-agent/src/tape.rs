@@ -153,6 +153,18 @@ impl Tape {
         what.map_err(|what| Divergence { seq: entry.seq, what })
     }
 
+    /// BLAKE3 of the mind's state, without what is recorded for it and not delivered yet.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.mind.digest()
+    }
+
+    /// Whether a run is not over.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// The mind as the entries leave it, and the run that is not over.
     #[must_use]
     pub fn finish(mut self) -> (Mind, Option<OpenRun>) {

@@ -45,7 +45,7 @@ fn altered(session: &Session, at: usize, how: u32) -> Option<(Vec<Entry>, Seq)> 
     match &mut entries[at].event {
         Event::AgentExecutionStarted { message, message_hash, .. } => {
             message.push('!');
-            if how % 2 == 0 {
+            if how.is_multiple_of(2) {
                 *message_hash = content_hash(message.as_bytes());
             }
         }
@@ -64,7 +64,7 @@ fn altered(session: &Session, at: usize, how: u32) -> Option<(Vec<Entry>, Seq)> 
         }
         Event::ToolResult { result: Some(result), result_hash, .. } => {
             result.push('!');
-            if how % 2 == 0 {
+            if how.is_multiple_of(2) {
                 *result_hash = content_hash(result.as_bytes());
             }
         }

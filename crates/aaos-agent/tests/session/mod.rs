@@ -194,7 +194,7 @@ impl Player {
         let message = "m".repeat(self.roll(300) as usize);
         let tools: Vec<ToolName> = ["echo", "grep"]
             .iter()
-            .filter(|_| self.dice.next().unwrap_or(1) % 4 > 0)
+            .filter(|_| !self.dice.next().unwrap_or(1).is_multiple_of(4))
             .map(|name| ToolName::parse(name).expect("a tool"))
             .collect();
         self.step(MindEvent::Message { text: message.clone(), tools: shown(&tools) });
@@ -404,12 +404,8 @@ impl Player {
     ) -> Result<(), Killed> {
         let lacks = gave.as_ref().err().and_then(|failure| failure.lacks);
         let id = EntryId::from_uuid(self.uuid());
-        match lacks {
-            Some(_) => {}
-            None => {
-                let text = gave.as_deref();
-                self.turn()[at].result = Some(told(asked, id, text, repeats));
-            }
+        if lacks.is_none() {
+            self.turn()[at].result = Some(told(asked, id, gave.as_deref(), repeats));
         }
         let stand = self.stand.clone();
         if let Some(lacks) = lacks {
@@ -493,10 +489,8 @@ impl Player {
     fn give_results(&mut self) {
         let run = *self.conversation.back().expect("a run");
         let of_turn = self.session.entries.iter().enumerate().skip(run);
-        let last = of_turn
-            .clone()
-            .filter(|(_, entry)| matches!(entry.event, Event::InferenceCompleted { .. }))
-            .last();
+        let last =
+            of_turn.clone().rfind(|(_, entry)| matches!(entry.event, Event::InferenceCompleted { .. }));
         let since = last.map_or(run, |(at, _)| at);
         let refused: BTreeSet<&str> = of_turn
             .clone()
