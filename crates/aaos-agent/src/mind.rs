@@ -1,24 +1,23 @@
 //! The turn loop: message, reply, calls, results, until a reply asks for nothing more.
 //!
 //! Invariants: at most one command is unanswered at any time; every call in the history has exactly one
-//! result in the message after it; call ids are unique within the history, whatever the model wrote.
-
-use std::collections::BTreeSet;
+//! result in the message after it; call ids are unique for the mind's life and count its calls, whatever the model
+//! wrote: they are the same for whoever steps a part of that life again.
 
 use aaos_core::event::Kept;
-use aaos_core::limits::MAX_CALLS_PER_TURN;
+use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
+use aaos_core::manifest::Manifest;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
     ModelStop, ToolSpec, Usage,
 };
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Bytes, Quantity, Tokens};
+use aaos_core::tool::{self, ToolDescriptor};
 use aaos_core::toolio::StopReason;
 
 use crate::context::{TokenMeter, fixed_size, messages_size};
 
-/// Longest call id kept as the model's provider wrote it; a longer one is replaced.
-const MAX_CALL_ID_BYTES: usize = 128;
 /// A reply may take up to this part of a small context window.
 const REPLY_SHARE: u64 = 4;
 /// Result of a call beyond the limit of one turn.
@@ -44,6 +43,37 @@ pub struct MindConfig {
     pub max_reply_tokens: Tokens,
     /// Messages of earlier runs and the new one that a run starts with.
     pub max_history_messages: u32,
+}
+
+impl MindConfig {
+    /// What the mind of an agent with this manifest is made of.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            model: manifest.model.clone(),
+            system_prompt: manifest.system_prompt.clone(),
+            context_window: manifest.memory.context_window,
+            max_iterations: MAX_ITERATIONS,
+            max_reply_tokens: Tokens(MAX_REPLY_TOKENS),
+            max_history_messages: manifest.memory.max_history_messages,
+        }
+    }
+}
+
+/// A tool as a model is shown it.
+#[must_use]
+pub fn spec_of(tool: &ToolDescriptor) -> ToolSpec {
+    ToolSpec {
+        name: tool.tool_name(),
+        description: tool.description.to_owned(),
+        input_schema: tool.input_schema(),
+    }
+}
+
+/// The tools of these names, as a model is shown them; one that this version does not have is left out.
+#[must_use]
+pub fn specs_of(names: &[ToolName]) -> Vec<ToolSpec> {
+    names.iter().filter_map(|name| tool::find(name.as_str())).map(spec_of).collect()
 }
 
 /// What happens to a mind.
@@ -110,6 +140,11 @@ pub struct Mind {
     history: Vec<Message>,
     meter: TokenMeter,
     usage: Usage,
+    /// Calls numbered so far.
+    calls: u64,
+    /// Whether the run is one whose conversation began with more than is left of it: then what was recorded says
+    /// whether it still fitted the window.
+    is_clipped: bool,
     run: Run,
     phase: Phase,
 }
@@ -149,6 +184,8 @@ impl Mind {
             history: Vec::new(),
             meter: TokenMeter::new(),
             usage: Usage::default(),
+            calls: 0,
+            is_clipped: false,
             run: Run::default(),
             phase: Phase::Idle,
         }
@@ -206,7 +243,7 @@ impl Mind {
     pub fn kept(&self) -> Kept {
         let runs = self.history.iter().filter(|message| is_user(message)).count().saturating_sub(1);
         let (bytes, tokens) = self.meter.ratio();
-        Kept { runs: u32::try_from(runs).unwrap_or(u32::MAX), bytes, tokens }
+        Kept { runs: u32::try_from(runs).unwrap_or(u32::MAX), bytes, tokens, calls: self.calls }
     }
 
     /// BLAKE3 of the conversation and of where the run stands, hexadecimal: two minds with the same one go on alike.
@@ -216,7 +253,7 @@ impl Mind {
         let history = serde_json::to_vec(&self.history)
             .unwrap_or_else(|error| unreachable!("a conversation is plain JSON: {error}"));
         hasher.update(&history);
-        hasher.update(format!("{:?} {:?} {:?}", self.meter, self.run, self.phase).as_bytes());
+        hasher.update(format!("{:?} {:?} {:?} {}", self.meter, self.run, self.phase, self.calls).as_bytes());
         hasher.finalize().to_hex().to_string()
     }
 
@@ -234,12 +271,15 @@ impl Mind {
             self.history.drain(..first);
         }
         self.meter = TokenMeter::with_ratio(kept.bytes, kept.tokens);
+        self.calls = kept.calls;
+        self.is_clipped = self.kept().runs < kept.runs;
         vec![self.ask()]
     }
 
     fn hear(&mut self, text: String, tools: Vec<ToolSpec>) {
         assert!(self.is_idle(), "a message came while a run was going on");
         self.run = Run::default();
+        self.is_clipped = false;
         self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
         self.tools = tools;
         self.history.push(Message::User { text });
@@ -322,7 +362,7 @@ impl Mind {
     }
 
     fn act(&mut self, text: String, reasoning: Option<String>, calls: Vec<ModelCall>) -> Vec<Command> {
-        let calls = self.with_unique_ids(calls);
+        let calls = self.numbered(calls);
         self.history.push(Message::Assistant { text, reasoning, calls: calls.clone() });
         let mut invoked = calls;
         let excess = invoked.split_off(invoked.len().min(MAX_CALLS_PER_TURN));
@@ -382,36 +422,14 @@ impl Mind {
         size
     }
 
-    /// Gives every call an id that no other call of the history has. Providers match results by id, some
-    /// leave ids empty or start again at every reply.
-    fn with_unique_ids(&self, calls: Vec<ModelCall>) -> Vec<ModelCall> {
-        let mut used: BTreeSet<String> = self.call_ids().map(|id| id.0.clone()).collect();
-        let mut number = used.len();
-        let mut unique = |mut call: ModelCall| {
-            let usable = !call.id.0.is_empty() && call.id.0.len() <= MAX_CALL_ID_BYTES;
-            if !usable || used.contains(&call.id.0) {
-                call.id = loop {
-                    number += 1;
-                    let id = format!("call-{number}");
-                    if !used.contains(&id) {
-                        break ModelCallId(id);
-                    }
-                };
-            }
-            used.insert(call.id.0.clone());
-            call
+    /// Gives every call its number as id. Providers match results by id; some leave ids empty or start again at every
+    /// reply, so theirs are not kept.
+    fn numbered(&mut self, calls: Vec<ModelCall>) -> Vec<ModelCall> {
+        let number = |call: ModelCall| {
+            self.calls = self.calls.saturating_add(1);
+            ModelCall { id: ModelCallId(format!("call-{}", self.calls)), ..call }
         };
-        calls.into_iter().map(&mut unique).collect()
-    }
-
-    fn call_ids(&self) -> impl Iterator<Item = &ModelCallId> {
-        self.history
-            .iter()
-            .flat_map(|message| match message {
-                Message::Assistant { calls, .. } => calls.as_slice(),
-                Message::User { .. } | Message::ToolResults { .. } => &[],
-            })
-            .map(|call| &call.id)
+        calls.into_iter().map(number).collect()
     }
 
     fn request_size(&self) -> Bytes {
@@ -419,7 +437,7 @@ impl Mind {
     }
 
     fn fits(&self, size: Bytes) -> bool {
-        self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
+        self.is_clipped || self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
     }
 
     /// Longest reply asked for: as configured, but a small window is not eaten up by it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use aaos_core::budget::Shortfall;
-use aaos_core::event::{CutCause, Entry, Event, Kept, RunCut};
+use aaos_core::event::{CutCause, Entry, Event, Kept, RunCut, content_hash};
 use aaos_core::id::{CallId, EntryId, Seq, TraceId};
 use aaos_core::model::{CallResult, ModelCall, ModelCallId, ModelReply, ModelRequest, ToolSpec, Usage};
 use aaos_core::name::ToolName;
@@ -71,7 +71,7 @@ pub struct OpenRun {
 }
 
 /// Steps a mind through the entries of its agent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tape {
     mind: Mind,
     /// Whether entries from before the conversation's first are missing, so that only its last run is exact.
@@ -79,10 +79,12 @@ pub struct Tape {
     open: Option<Open>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Open {
     trace: Option<TraceId>,
     waits: Command,
+    /// The inference that was begun last.
+    asked: Option<CallId>,
     /// A recorded reply that the mind has not taken yet.
     reply: Option<ModelReply>,
     begun: BTreeMap<CallId, (ModelCallId, u32)>,
@@ -117,8 +119,9 @@ impl Tape {
         shown: impl FnOnce(&[ToolName]) -> Vec<ToolSpec>,
     ) -> Result<(), Divergence> {
         let what = match &entry.event {
-            Event::AgentExecutionStarted { message, tools, kept, .. } => {
-                self.begin(entry.trace_id, message.clone(), shown(tools), *kept)
+            Event::AgentExecutionStarted { message_hash, message, tools, kept } => {
+                is_hash_of(message_hash, message)
+                    .and_then(|()| self.begin(entry.trace_id, message.clone(), shown(tools), *kept))
             }
             Event::AgentExecutionCompleted {
                 response,
@@ -133,14 +136,14 @@ impl Tape {
                     Recorded { response, usage: *usage, iterations: *iterations, stop: *stop_reason };
                 self.end(&recorded, cut.as_ref(), mind_hash)
             }
-            Event::InferenceRequested { request_hash, .. } => self.ask(request_hash),
-            Event::InferenceCompleted { result: Ok(reply), .. } => self.answer(reply),
-            Event::ToolInvoked { call, model_call: Some(asked), repeats, .. } => {
-                self.invoke(*call, asked, *repeats)
+            Event::InferenceRequested { call, request_hash, .. } => self.ask(*call, request_hash),
+            Event::InferenceCompleted { call, result: Ok(reply), .. } => self.answer(*call, reply),
+            Event::ToolInvoked { call, tool, model_call: Some(asked), repeats, .. } => {
+                self.invoke(*call, tool, asked, *repeats)
             }
-            Event::ToolResult { call, result, failure, .. } => {
+            Event::ToolResult { call, result_hash, result, failure, .. } => {
                 self.settle(entry.id, *call, result.as_deref(), failure.as_ref());
-                Ok(())
+                is_hash_of(result_hash, result.as_deref().unwrap_or_default())
             }
             Event::CallRefused { model_call, failure, repeats } => {
                 self.refuse(entry.id, model_call, failure, *repeats)
@@ -148,6 +151,18 @@ impl Tape {
             _ => Ok(()),
         };
         what.map_err(|what| Divergence { seq: entry.seq, what })
+    }
+
+    /// BLAKE3 of the mind's state, without what is recorded for it and not delivered yet.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        self.mind.digest()
+    }
+
+    /// Whether a run is not over.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.open.is_some()
     }
 
     /// The mind as the entries leave it, and the run that is not over.
@@ -192,11 +207,13 @@ impl Tape {
         let held = self.mind.kept();
         let exact = held.runs == kept.runs;
         if !self.partial && held != kept {
+            self.mind.step(MindEvent::Cancelled);
             return Err(format!("the conversation keeps {held:?}, the entry says {kept:?}"));
         }
         self.open = Some(Open {
             trace,
             waits: only(commands),
+            asked: None,
             reply: None,
             begun: BTreeMap::new(),
             results: BTreeMap::new(),
@@ -228,9 +245,10 @@ impl Tape {
         self.open.as_mut().ok_or_else(|| "no run of the agent is going on".to_owned())
     }
 
-    fn ask(&mut self, request_hash: &str) -> Result<(), String> {
+    fn ask(&mut self, call: CallId, request_hash: &str) -> Result<(), String> {
         self.deliver();
         let open = self.running()?;
+        open.asked = Some(call);
         match &open.waits {
             Command::Ask(request) if !open.exact || request.digest() == request_hash => Ok(()),
             Command::Ask(_) => Err("the mind asks its model something else".to_owned()),
@@ -238,8 +256,11 @@ impl Tape {
         }
     }
 
-    fn answer(&mut self, reply: &ModelReply) -> Result<(), String> {
+    fn answer(&mut self, call: CallId, reply: &ModelReply) -> Result<(), String> {
         let open = self.running()?;
+        if open.asked != Some(call) {
+            return Err(format!("a reply to inference {call} came that the mind did not ask for last"));
+        }
         match (&open.waits, &open.reply) {
             (Command::Ask(_), None) => {
                 open.reply = Some(reply.clone());
@@ -265,8 +286,17 @@ impl Tape {
         }
     }
 
-    fn invoke(&mut self, call: CallId, asked: &ModelCallId, repeats: u32) -> Result<(), String> {
-        let (open, _) = self.turn(asked)?;
+    fn invoke(
+        &mut self,
+        call: CallId,
+        tool: &ToolName,
+        asked: &ModelCallId,
+        repeats: u32,
+    ) -> Result<(), String> {
+        let (open, wanted) = self.turn(asked)?;
+        if wanted.tool.0 != tool.as_str() {
+            return Err(format!("the mind calls {:?} here, not {tool}", wanted.tool.0));
+        }
         open.begun.insert(call, (asked.clone(), repeats));
         Ok(())
     }
@@ -307,12 +337,22 @@ impl Tape {
         }
         let Some(open) = self.open.take() else { return Ok(()) };
         let last = match cut {
-            Some(cut) => only(self.mind.step(event_of(&cut.cause))),
             None => open.waits,
+            Some(cut) if can_cut(&cut.cause, &open.waits) => only(self.mind.step(event_of(&cut.cause))),
+            Some(_) => {
+                let what = format!("the mind cannot be cut short by that here; it {}", wish(&open.waits));
+                self.mind.step(MindEvent::Cancelled);
+                return Err(what);
+            }
         };
         let Command::Finish(end) = last else {
+            // Only with all that it held then would the mind see that the window was full.
+            let was_full = !open.exact && recorded.stop == StopReason::MaxTokens;
             self.mind.step(MindEvent::Cancelled);
-            return Err(format!("the mind has not finished; it {}", wish(&last)));
+            return match last {
+                Command::Ask(_) if was_full => Ok(()),
+                other => Err(format!("the mind has not finished; it {}", wish(&other))),
+            };
         };
         if !open.exact {
             return Ok(());
@@ -340,6 +380,19 @@ impl Recorded<'_> {
     fn is_of(&self, end: &RunEnd) -> bool {
         (self.response, self.usage, self.iterations, self.stop)
             == (end.response.as_str(), end.usage, end.iterations, end.stop_reason)
+    }
+}
+
+fn is_hash_of(hash: &str, text: &str) -> Result<(), String> {
+    if content_hash(text.as_bytes()) == hash { Ok(()) } else { Err("a text and its hash differ".to_owned()) }
+}
+
+/// Whether this can end a run that waits for that.
+fn can_cut(cause: &CutCause, waits: &Command) -> bool {
+    match waits {
+        Command::Ask(_) => true,
+        Command::Invoke(_) => !matches!(cause, CutCause::ModelFailed(_)),
+        Command::Finish(_) => false,
     }
 }
 

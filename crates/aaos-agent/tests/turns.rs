@@ -92,7 +92,8 @@ fn asking() -> Mind {
 fn a_run_goes_from_message_through_calls_to_the_answer() {
     let mut mind = asking();
     let calls = vec![call("a", "echo", "{}"), call("b", "grep", "not json")];
-    let commands = mind.step(reply("looking", calls.clone(), ModelStop::ToolUse));
+    let commands = mind.step(reply("looking", calls, ModelStop::ToolUse));
+    let calls = vec![call("call-1", "echo", "{}"), call("call-2", "grep", "not json")];
     assert_eq!(invoked(&commands), calls);
     let commands = mind.step(results(&calls));
     let request = asked(&commands);
@@ -214,14 +215,15 @@ fn too_many_calls_are_answered_without_being_run() {
 }
 
 #[test]
-fn duplicate_empty_and_endless_call_ids_become_unique() {
+fn calls_are_numbered_whatever_ids_the_model_gives_them() {
     let mut mind = asking();
     let long = "x".repeat(10_000);
     let ids = ["a", "a", "", "", "call-1", &long];
     let calls = ids.iter().map(|id| call(id, "echo", "{}")).collect();
     let calls = invoked(&mind.step(reply("", calls, ModelStop::ToolUse))).to_vec();
     mind.step(results(&calls));
-    mind.step(reply("", vec![call("a", "echo", "{}")], ModelStop::ToolUse));
+    let calls = invoked(&mind.step(reply("", vec![call("a", "echo", "{}")], ModelStop::ToolUse))).to_vec();
+    assert_eq!(calls[0].id.0, "call-7");
     assert_paired(mind.history());
 }
 
@@ -268,7 +270,7 @@ fn a_reply_that_nobody_asked_for_is_a_bug() {
 fn results_of_other_calls_are_a_bug() {
     let mut mind = asking();
     mind.step(reply("", vec![call("a", "echo", "{}")], ModelStop::ToolUse));
-    mind.step(results(&[call("b", "echo", "{}")]));
+    mind.step(results(&[call("call-2", "echo", "{}")]));
 }
 
 /// Every call has its result in the very next message, in order, and no id occurs twice.

@@ -7,6 +7,7 @@ mod export;
 mod fold;
 mod heads;
 mod pipeline;
+mod resume;
 mod retain;
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape};
+use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape, specs_of};
 use aaos_core::effect::{EffectClass, reserved_by};
 use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
@@ -23,7 +23,7 @@ use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts};
 use crate::repeat::RepeatCounts;
-use crate::run::{Resumption, specs_of};
+use crate::run::Resumption;
 use crate::spawn::off_thread;
 use crate::view::UnknownEffect;
 

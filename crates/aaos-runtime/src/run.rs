@@ -7,19 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_agent::{Command, Mind, MindConfig, MindEvent, OpenRun, RunEnd, TurnCall, Unanswered, told};
+use aaos_agent::{
+    Command, Mind, MindConfig, MindEvent, OpenRun, RunEnd, TurnCall, Unanswered, spec_of, told,
+};
 use aaos_core::authority::Refusal;
 use aaos_core::budget::Shortfall;
 use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
 use aaos_core::id::{CallId, TraceId};
-use aaos_core::limits;
-use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelCall, ModelRequest, ToolSpec, Usage};
 use aaos_core::name::ToolName;
-use aaos_core::quantity::{Amounts, Millis, Quantity, Tokens};
+use aaos_core::quantity::{Amounts, Millis, Quantity};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
 use aaos_core::state::State;
-use aaos_core::tool::{self, ToolDescriptor};
 use aaos_core::toolio::ToolFailure;
 use tokio_util::sync::CancellationToken;
 
@@ -129,15 +128,7 @@ impl InProcess<'_> {
 impl Kernel {
     /// What the mind of an agent is made of.
     pub(crate) fn mind_config(&self, agent: &Agent) -> MindConfig {
-        let manifest: &Manifest = &agent.manifest;
-        MindConfig {
-            model: manifest.model.clone(),
-            system_prompt: manifest.system_prompt.clone(),
-            context_window: manifest.memory.context_window,
-            max_iterations: limits::MAX_ITERATIONS,
-            max_reply_tokens: Tokens(limits::MAX_REPLY_TOKENS),
-            max_history_messages: manifest.memory.max_history_messages,
-        }
+        MindConfig::of(&agent.manifest)
     }
 
     /// A mind for an agent that was never spoken to.
@@ -510,19 +501,6 @@ fn completed(end: &RunEnd, cut: Option<RunCut>, mind: &Mind) -> Event {
         error: end.error.clone(),
         cut,
         mind_hash: mind.digest(),
-    }
-}
-
-/// The tools of these names, as a model is shown them; one that this version does not have is left out.
-pub(crate) fn specs_of(names: &[ToolName]) -> Vec<ToolSpec> {
-    names.iter().filter_map(|name| tool::find(name.as_str())).map(spec_of).collect()
-}
-
-fn spec_of(tool: &ToolDescriptor) -> ToolSpec {
-    ToolSpec {
-        name: tool.tool_name(),
-        description: tool.description.to_owned(),
-        input_schema: tool.input_schema(),
     }
 }
 

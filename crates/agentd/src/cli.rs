@@ -93,6 +93,9 @@ pub(crate) enum Command {
     /// Show who worked on a goal when, what it cost, and what was waited for
     #[command(after_help = help::SHOW)]
     Show(ShowArgs),
+    /// Run a recorded goal again from the journal alone, and compare
+    #[command(after_help = help::REPLAY)]
+    Replay(ReplayArgs),
     /// Print or verify the journal, entry by entry
     #[command(after_help = help::AUDIT)]
     Audit(AuditArgs),
@@ -331,6 +334,17 @@ pub(crate) struct ShowArgs {
     /// Print the agent's whole conversation instead, as JSON lines
     #[arg(long, conflicts_with = "json")]
     pub(crate) conversation: bool,
+}
+
+/// `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The goal's id
+    #[arg(value_name = "GOAL")]
+    pub(crate) goal: GoalId,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `audit`.

@@ -163,6 +163,18 @@ Examples:
   agentd show reader              an agent by itself
   agentd show 0190a5e8-7c1b-7000-8000-0123456789ab --json";
 
+pub(crate) const REPLAY: &str = "\
+Steps the minds of the goal's agents through the recorded replies and results and compares: what each asked its model, \
+which calls it made, how each run ended, and the state it was in then. It reads the journal's file and nothing else, \
+whether or not a daemon runs: no model is asked, no tool runs, nothing is written. A goal that is not over is replayed \
+as far as it went. Two runs of a goal whose agents did the same have the same state, whatever their ids and times.
+
+Exit codes: 0 it is what was recorded, 1 an entry differs, which is named, or the journal no longer holds the goal.
+
+Examples:
+  agentd replay 0190a5e8-7c1b-7000-8000-0123456789ab
+  agentd replay 0190a5e8-7c1b-7000-8000-0123456789ab --json";
+
 pub(crate) const AUDIT: &str = "\
 Without a daemon the journal in the state directory is read. --verify exits 1 when the chain does not hold. \
 Keep a head and the key that --verify printed: with --head it shows later that nothing before it was changed or \

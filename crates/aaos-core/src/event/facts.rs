@@ -125,6 +125,9 @@ pub struct Kept {
     pub bytes: Bytes,
     /// ... in so many tokens.
     pub tokens: Tokens,
+    /// Calls that the agent's model had asked for in all runs before: the next is given the number after it.
+    #[serde(default)]
+    pub calls: u64,
 }
 
 /// Why a run ended before its mind had finished.

@@ -70,29 +70,30 @@ fn charges() -> impl Strategy<Value = Vec<Charge>> {
     proptest::collection::vec(prop_oneof![used, tokens], 0..3)
 }
 
+fn tester() -> Box<Manifest> {
+    Box::new(Manifest {
+        name: AgentName::parse("tester").expect("a name"),
+        model: ModelName::parse("fast").expect("a name"),
+        system_prompt: "caf\u{e9}\n".into(),
+        lifecycle: Lifecycle::Persistent,
+        capabilities: vec![Capability::WebSearch.into()],
+        memory: MemoryConfig::default(),
+        budget_config: BudgetConfig { max_tokens: Some(Tokens(9)), ..BudgetConfig::default() },
+        approval_required: Vec::new(),
+        child_models: Vec::new(),
+        supervision: Supervision::default(),
+        accepts: Some(serde_json::json!({ "type": "object", "maximum": 1.1 })),
+        metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+    })
+}
+
 fn lives() -> impl Strategy<Value = Event> {
-    let manifest = || {
-        Box::new(Manifest {
-            name: AgentName::parse("tester").expect("a name"),
-            model: ModelName::parse("fast").expect("a name"),
-            system_prompt: "caf\u{e9}\n".into(),
-            lifecycle: Lifecycle::Persistent,
-            capabilities: vec![Capability::WebSearch.into()],
-            memory: MemoryConfig::default(),
-            budget_config: BudgetConfig { max_tokens: Some(Tokens(9)), ..BudgetConfig::default() },
-            approval_required: Vec::new(),
-            child_models: Vec::new(),
-            supervision: Supervision::default(),
-            accepts: Some(serde_json::json!({ "type": "object", "maximum": 1.1 })),
-            metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-        })
-    };
     let spawned = (proptest::option::of(ids(AgentId::from_uuid)), 0_u32..3, 0_u64..500).prop_map(
         move |(parent, depth, tokens)| Event::AgentSpawned {
             name: AgentName::parse("tester").expect("a name"),
             parent,
             depth,
-            manifest: manifest(),
+            manifest: tester(),
             budget: Budget::of(Quantity::Tokens, tokens),
             principal: 0,
             spawned_by: (tokens % 2 == 0).then(|| CallId::from_uuid(Uuid::from_u128(u128::from(tokens % 4)))),

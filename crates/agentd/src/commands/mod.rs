@@ -13,6 +13,7 @@ mod doctor;
 mod entries;
 mod goal;
 mod question;
+mod replay;
 mod show;
 mod status;
 mod stream;
@@ -65,6 +66,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Explain(args) => capabilities::explain(&settings, args, screen),
         Command::Logs(args) => entries::logs(&settings, args, screen),
         Command::Show(args) => show::show(&settings, args, screen),
+        Command::Replay(args) => replay::replay(&settings, &args, screen),
         Command::Audit(args) => entries::audit(&settings, args, screen),
         Command::Doctor(args) => doctor::doctor(&settings, &args, screen),
         Command::Reference => reference(screen),

@@ -1,0 +1,156 @@
+//! A mind rebuilt from its entries is the mind that wrote them, after every entry and through kills.
+
+mod session;
+
+use aaos_agent::{Divergence, Mind, Tape, Unanswered};
+use aaos_core::event::{Entry, Event, content_hash};
+use aaos_core::id::Seq;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+
+use session::{Session, config, shown};
+
+/// Steps a tape through entries; gives what it says of the first that differs.
+fn take(mut tape: Tape, entries: &[Entry]) -> Result<Tape, Divergence> {
+    entries.iter().try_for_each(|entry| tape.take(entry, shown))?;
+    Ok(tape)
+}
+
+fn whole(entries: &[Entry]) -> Result<Tape, Divergence> {
+    take(Tape::whole(config()), entries)
+}
+
+/// The mind that a tape leaves, and what it waits for.
+fn left(tape: Tape) -> (Mind, Option<Unanswered>) {
+    let (mind, open) = tape.finish();
+    (mind, open.map(|open| open.waits))
+}
+
+/// Gives a tape every entry, whatever it says of them, and looks at what is left.
+fn take_anything(mut tape: Tape, entries: &[Entry]) -> u64 {
+    let differ = entries.iter().filter(|entry| tape.take(entry, shown).is_err()).count();
+    let (mind, _) = tape.finish();
+    assert!(mind.digest().len() == 64);
+    differ as u64
+}
+
+fn dice() -> impl Strategy<Value = Vec<u32>> {
+    proptest::collection::vec(any::<u32>(), 0..400)
+}
+
+/// An alteration of one entry that changes what the mind sees; none where it cannot be done there.
+fn altered(session: &Session, at: usize, how: u32) -> Option<(Vec<Entry>, Seq)> {
+    let mut entries = session.entries.clone();
+    let seq = entries[at].seq;
+    match &mut entries[at].event {
+        Event::AgentExecutionStarted { message, message_hash, .. } => {
+            message.push('!');
+            if how.is_multiple_of(2) {
+                *message_hash = content_hash(message.as_bytes());
+            }
+        }
+        Event::InferenceCompleted { result: Ok(reply), .. } => match how % 4 {
+            0 => reply.text.push('!'),
+            1 if !reply.calls.is_empty() => {
+                reply.calls.pop();
+            }
+            2 => reply.usage.output_tokens.0 += 1,
+            _ => {
+                entries.remove(at);
+            }
+        },
+        Event::ToolInvoked { .. } => {
+            entries.remove(at);
+        }
+        Event::ToolResult { result: Some(result), result_hash, .. } => {
+            result.push('!');
+            if how.is_multiple_of(2) {
+                *result_hash = content_hash(result.as_bytes());
+            }
+        }
+        Event::CallRefused { failure, .. } => failure.message.push('!'),
+        _ => return None,
+    }
+    Some((entries, seq))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_prefix_gives_the_live_mind(dice in dice()) {
+        let session = Session::play(dice);
+        let mut from_the_start = Tape::whole(config());
+        for (at, live) in session.live.iter().enumerate() {
+            let taken = from_the_start.take(&session.entries[at], shown);
+            prop_assert_eq!(taken, Ok(()), "{:?}", session.entries[at]);
+            let (mind, waits) = left(from_the_start.clone());
+            prop_assert_eq!(&mind.digest(), &live.digest, "whole, after {}", at + 1);
+            prop_assert_eq!(&waits, &live.waits);
+            let kept = live.from.map_or(&[][..], |from| &session.entries[from..=at]);
+            let recent = take(Tape::recent(config()), kept);
+            prop_assert!(recent.is_ok(), "{:?}", recent);
+            let (mind, waits) = left(recent.expect("it fits"));
+            prop_assert_eq!(&mind.digest(), &live.digest, "recent, after {}", at + 1);
+            prop_assert_eq!(&waits, &live.waits);
+        }
+    }
+
+    #[test]
+    fn an_altered_entry_is_told_there_or_later(dice in dice(), which: prop::sample::Index, how: u32) {
+        let session = Session::play(dice);
+        let seen = session.seen_by_a_finished_run();
+        prop_assume!(!seen.is_empty());
+        prop_assert!(whole(&session.entries).is_ok(), "the control");
+        let Some((entries, seq)) = altered(&session, seen[which.index(seen.len())], how) else { return Ok(()) };
+        let told = whole(&entries).expect_err("it differs").seq;
+        prop_assert!(told >= seq, "entry {seq} was altered, {told} is told");
+    }
+
+    #[test]
+    fn swapped_results_are_told(dice in dice(), one: prop::sample::Index, other: prop::sample::Index) {
+        let session = Session::play(dice);
+        let results: Vec<usize> = session.seen_by_a_finished_run().into_iter().filter(|at| {
+            matches!(session.entries[*at].event, Event::ToolResult { result: Some(_), .. })
+        }).collect();
+        prop_assume!(results.len() > 1);
+        let (one, other) = (results[one.index(results.len())], results[other.index(results.len())]);
+        let text = |at: usize| match &session.entries[at].event {
+            Event::ToolResult { result, result_hash, .. } => (result.clone(), result_hash.clone()),
+            _ => unreachable!("only results were chosen"),
+        };
+        prop_assume!(text(one) != text(other));
+        let mut entries = session.entries.clone();
+        for (to, from) in [(one, other), (other, one)] {
+            if let Event::ToolResult { result, result_hash, .. } = &mut entries[to].event {
+                (*result, *result_hash) = text(from);
+            }
+        }
+        let told = whole(&entries).expect_err("they differ").seq;
+        prop_assert!(told >= entries[one.min(other)].seq);
+    }
+
+    #[test]
+    fn no_order_of_entries_is_a_panic(
+        dice in dice(),
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 0..200),
+    ) {
+        let session = Session::play(dice);
+        prop_assume!(!session.entries.is_empty());
+        let pick = |at: prop::sample::Index| session.entries[at.index(session.entries.len())].clone();
+        let entries: Vec<Entry> = order.into_iter().map(pick).collect();
+        take_anything(Tape::whole(config()), &entries);
+        take_anything(Tape::recent(config()), &entries);
+    }
+}
+
+#[test]
+fn sessions_hold_everything_that_can_happen() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen = session::Counts::default();
+    for _ in 0..64 {
+        let dice = dice().new_tree(&mut runner).expect("dice").current();
+        seen.add(&Session::play(dice));
+    }
+    assert!(seen.all_at_least(5), "{seen:?}");
+}
