@@ -283,10 +283,18 @@ impl Daemon {
     /// When it does not end before [`PATIENCE`] is over.
     #[must_use = "how it ended is the result"]
     pub fn terminate(mut self) -> (ExitStatus, DaemonBuilder) {
-        rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::TERM)
-            .expect("signals the child");
+        self.ask_to_stop();
         let status = self.wait_end();
         (status, self.again())
+    }
+
+    /// Asks it to stop (SIGTERM) and does not wait.
+    ///
+    /// # Panics
+    /// When it has ended already and was waited for.
+    pub fn ask_to_stop(&self) {
+        rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::TERM)
+            .expect("signals the child");
     }
 
     /// Waits until it ends by itself.
@@ -299,7 +307,8 @@ impl Daemon {
     }
 
     /// The same configuration on the same state, to be started again.
-    fn again(&self) -> DaemonBuilder {
+    #[must_use]
+    pub fn again(&self) -> DaemonBuilder {
         DaemonBuilder {
             backend: self.builder.backend.clone(),
             environment: self.builder.environment.clone(),
