@@ -297,6 +297,14 @@ impl Daemon {
             .expect("signals the child");
     }
 
+    /// Ends it with SIGKILL and does not wait; nothing happens where it has ended already.
+    ///
+    /// # Panics
+    /// When it cannot be signalled.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+    }
+
     /// Waits until it ends by itself.
     ///
     /// # Panics

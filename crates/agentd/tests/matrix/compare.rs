@@ -91,15 +91,14 @@ impl Left {
 
     fn journal_differs_from(&self, whole: &Self) -> Option<String> {
         let paths: BTreeSet<&String> = self.digest.keys().chain(whole.digest.keys()).collect();
-        for path in paths {
-            let (none, empty) = (Vec::new(), Vec::new());
+        let none = Vec::new();
+        let differ = paths.into_iter().filter_map(|path| {
             let (mine, theirs) =
-                (self.digest.get(path).unwrap_or(&none), whole.digest.get(path).unwrap_or(&empty));
-            if mine != theirs {
-                return Some(format!("the journal of {path}:\n{}", first_difference(mine, theirs)));
-            }
-        }
-        None
+                (self.digest.get(path).unwrap_or(&none), whole.digest.get(path).unwrap_or(&none));
+            (mine != theirs).then(|| format!("the journal of {path}:\n{}", first_difference(mine, theirs)))
+        });
+        let differ: Vec<String> = differ.collect();
+        (!differ.is_empty()).then(|| differ.join("\n"))
     }
 
     fn asks_too_much(&self, whole: &Self) -> Option<String> {
@@ -153,14 +152,44 @@ fn cut_spawns(journal: &[Value]) -> BTreeSet<String> {
     cut.map(|entry| entry["event"]["call"].to_string()).collect()
 }
 
+/// Agents that were admitted and stopped before they were given anything to do; others took their place.
+fn never_ran(journal: &[Value]) -> BTreeSet<&str> {
+    let of = |kind: &str| -> BTreeSet<&str> {
+        let entries = journal.iter().filter(|entry| entry["event"]["kind"] == kind);
+        entries.filter_map(|entry| entry["agent_id"].as_str()).collect()
+    };
+    let stopped = journal.iter().filter(|entry| entry["event"]["end"] == "interrupted");
+    let stopped: BTreeSet<&str> = stopped.filter_map(|entry| entry["agent_id"].as_str()).collect();
+    stopped.difference(&of("agent_execution_started")).copied().collect()
+}
+
+/// Whether it tells of a message that was on its way when the daemon was stopped, and acknowledged to nobody.
+fn is_undelivered(journal: &[Value], entry: &Value) -> bool {
+    let arrived = |other: &Value| {
+        other["event"]["kind"] == "message_delivered" && other["trace_id"] == entry["trace_id"]
+    };
+    entry["event"]["kind"] == "message_sent" && !journal.iter().any(arrived)
+}
+
 fn digest(journal: &[Value], names: &Names) -> BTreeMap<String, Vec<String>> {
     let mut gone = abandoned(journal, "inference_requested", "inference_completed");
     gone.extend(cut_spawns(journal));
+    let never_ran = never_ran(journal);
+    let mut taken = BTreeSet::new();
     let mut digest: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in journal {
         let event = &entry["event"];
         let kind = event["kind"].as_str().expect("a kind");
         if LEFT_OUT.contains(&kind) || gone.contains(&event["call"].to_string()) {
+            continue;
+        }
+        if never_ran.contains(entry["agent_id"].as_str().unwrap_or_default())
+            || is_undelivered(journal, entry)
+        {
+            continue;
+        }
+        // Taken before the stop and again after it, to be answered once.
+        if kind == "agent_message_received" && !taken.insert(entry["trace_id"].to_string()) {
             continue;
         }
         let whose = entry["agent_id"].as_str().map_or("goal", |id| names.agents[id].as_str());

@@ -65,9 +65,7 @@ impl Killer {
         let (pid, socket) = (daemon.pid(), daemon.socket());
         match point {
             Point::Entry(k) => Self::Watch(std::thread::spawn(move || watch(pid, &socket, k))),
-            Point::Sync(k) => {
-                Self::Trace(trace(pid, "fdatasync", &format!("inject=fdatasync:signal=KILL:when={k}")))
-            }
+            Point::Sync(k) => Self::Trace(trace(pid, "fsync", &format!("inject=fsync:signal=KILL:when={k}"))),
             Point::Write(k) => {
                 Self::Trace(trace(pid, "pwrite64", &format!("inject=pwrite64:signal=KILL:when={k}")))
             }
