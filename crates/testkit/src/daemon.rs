@@ -87,6 +87,17 @@ impl DaemonBuilder {
     /// When it ends, or says nothing of `ready` on standard error before [`PATIENCE`] is over.
     #[must_use]
     pub fn start(self) -> Daemon {
+        let mut daemon = self.begin();
+        daemon.await_ready();
+        daemon
+    }
+
+    /// Starts `agentd serve` and does not wait until it is ready.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn begin(self) -> Daemon {
         Daemon::launch(self)
     }
 
@@ -169,6 +180,8 @@ pub struct Daemon {
     handle: rustix::fd::OwnedFd,
     builder: DaemonBuilder,
     stderr: Arc<Mutex<String>>,
+    ready: Receiver<()>,
+    was_ready: bool,
 }
 
 impl Daemon {
@@ -186,14 +199,12 @@ impl Daemon {
         let stderr = Arc::new(Mutex::new(String::new()));
         let ready =
             follow_stderr(child.stderr.take().expect("standard error is a pipe"), Arc::clone(&stderr));
-        let daemon = Self { child, handle, builder, stderr };
-        daemon.await_ready(&ready);
-        daemon
+        Self { child, handle, builder, stderr, ready, was_ready: false }
     }
 
-    fn await_ready(&self, ready: &Receiver<()>) {
-        match ready.recv_timeout(PATIENCE) {
-            Ok(()) => {}
+    fn await_ready(&mut self) {
+        match self.ready.recv_timeout(PATIENCE) {
+            Ok(()) => self.was_ready = true,
             Err(RecvTimeoutError::Timeout) => {
                 panic!("agentd is not ready after {PATIENCE:?}: {}", self.stderr())
             }
@@ -201,6 +212,12 @@ impl Daemon {
                 panic!("agentd ended before it was ready: {}", self.stderr())
             }
         }
+    }
+
+    /// Whether it has said that it is ready.
+    pub fn is_ready(&mut self) -> bool {
+        self.was_ready |= self.ready.try_recv().is_ok();
+        self.was_ready
     }
 
     /// Its process number.

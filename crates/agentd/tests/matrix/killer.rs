@@ -86,9 +86,10 @@ impl Killer {
 /// Kills the daemon when entry `k` is shown; gives what it had started.
 fn watch(pid: u32, socket: &Path, k: u64) -> Vec<ProcessRef> {
     let Ok(mut client) = Client::connect(socket) else { return Vec::new() };
-    client.send("audit.stream", json!({ "after_seq": k - 1 }));
+    let follow =
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "audit.stream", "params": { "after_seq": k - 1 } });
     // The journal may end before, and the daemon with the test.
-    if client.notification().is_err() {
+    if client.send_line(&follow.to_string()).is_err() || client.notification().is_err() {
         return Vec::new();
     }
     let daemon = Pid::from_raw(i32::try_from(pid).expect("small")).expect("a process number");
