@@ -404,6 +404,20 @@ impl Mind {
         calls.into_iter().map(&mut unique).collect()
     }
 
+    /// Names a call of the turn in progress as it was recorded.
+    pub(crate) fn rename_call(&mut self, at: usize, id: &ModelCallId) {
+        if let Phase::Acting(turn) = &mut self.phase
+            && let Some(call) = turn.invoked.get_mut(at)
+        {
+            call.id = id.clone();
+        }
+        if let Some(Message::Assistant { calls, .. }) = self.history.last_mut()
+            && let Some(call) = calls.get_mut(at)
+        {
+            call.id = id.clone();
+        }
+    }
+
     fn call_ids(&self) -> impl Iterator<Item = &ModelCallId> {
         self.history
             .iter()

@@ -254,6 +254,7 @@ impl Tape {
         if matches!(self.open, Some(Open { waits: Command::Ask(_), .. })) {
             self.deliver();
         }
+        self.name_as_recorded(asked);
         let open = self.running()?;
         let found = match &open.waits {
             Command::Invoke(calls) => calls.iter().find(|call| call.id == *asked).cloned(),
@@ -262,6 +263,25 @@ impl Tape {
         match found {
             Some(call) => Ok((open, call)),
             None => Err(format!("the mind makes no call {:?} here; it {}", asked.0, wish(&open.waits))),
+        }
+    }
+
+    /// Which ids were free depended on what the conversation held: where that is forgotten, calls are named as the
+    /// entries name them, in their order.
+    fn name_as_recorded(&mut self, asked: &ModelCallId) {
+        let Some(Open { waits: Command::Invoke(calls), begun, results, exact: false, .. }) = &mut self.open
+        else {
+            return;
+        };
+        if calls.iter().any(|call| call.id == *asked) {
+            return;
+        }
+        let is_named = |call: &ModelCall| {
+            results.contains_key(&call.id.0) || begun.values().any(|(named, _)| *named == call.id)
+        };
+        if let Some(at) = calls.iter().position(|call| !is_named(call)) {
+            calls[at].id = asked.clone();
+            self.mind.rename_call(at, asked);
         }
     }
 
