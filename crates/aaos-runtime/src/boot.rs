@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use aaos_core::authority::Authority;
 use aaos_core::event::{Event, GoalState, NewEntry};
+use aaos_core::id::GoalId;
 use aaos_core::limits;
 use aaos_core::state::{AgentRecord, GoalRecord, PendingKind, State};
 use aaos_sandbox::RootTable;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
@@ -75,9 +77,17 @@ impl Kernel {
     async fn go_on(&self, state: State) -> Result<(), KernelError> {
         self.recall_replies(&state);
         let state = Arc::new(state);
+        let started = self.recall_goals(&state);
+        // All of them before any goes on: a parent finds its children here, and a client whoever is alive.
+        let mut alive: Vec<&AgentRecord> = state.alive().collect();
+        alive.sort_by_key(|agent| agent.depth);
+        for record in &alive {
+            self.revive(&state, record, self.ends_with(record)).await?;
+        }
         let mut back = Vec::new();
-        for record in state.alive().filter(|agent| agent.goal.is_none() && agent.parent.is_none()) {
-            let agent = self.revive(&state, record, self.halting().child_token()).await?;
+        for record in alive.iter().filter(|agent| agent.goal.is_none() && agent.parent.is_none()) {
+            let agent = self.table().agent(record.id);
+            let agent = agent.ok_or_else(|| KernelError::unknown("agent", &record.id))?;
             self.recall_mail(&agent, record)?;
             back.push((agent, record));
         }
@@ -85,6 +95,16 @@ impl Kernel {
         for (agent, record) in back {
             self.take_up_mail(&agent, &state, record).await?;
         }
+        for goal in started {
+            self.work_on(goal, Some(Arc::clone(&state)));
+        }
+        self.start_goals();
+        Ok(())
+    }
+
+    /// Puts the goals into the table, and into the queue those that were not begun; gives those that were.
+    fn recall_goals(&self, state: &State) -> Vec<GoalId> {
+        let mut started = Vec::new();
         for record in state.goals.values() {
             let mut goal = goal_of(record, self.halting().child_token());
             if record.state.is_final() {
@@ -96,14 +116,22 @@ impl Kernel {
             } else if record.root_agent.is_some() {
                 self.queue_goal(record.id, goal);
                 self.table().queue.retain(|queued| *queued != record.id);
-                self.work_on(record.id, Some(Arc::clone(&state)));
+                started.push(record.id);
             } else {
                 goal.state = GoalState::Queued;
                 self.queue_goal(record.id, goal);
             }
         }
-        self.start_goals();
-        Ok(())
+        started
+    }
+
+    /// What ends an agent: the end of its parent, of its goal, or of the daemon.
+    fn ends_with(&self, record: &AgentRecord) -> CancellationToken {
+        let table = self.table();
+        let parent =
+            record.parent.and_then(|parent| table.agent(parent)).map(|parent| parent.cancel.child_token());
+        let goal = record.goal.and_then(|goal| table.goals.get(&goal)).map(|goal| goal.cancel.child_token());
+        parent.or(goal).unwrap_or_else(|| self.halting().child_token())
     }
 
     fn recall_replies(&self, state: &State) {
@@ -213,7 +241,7 @@ impl Kernel {
     }
 }
 
-fn goal_of(record: &GoalRecord, cancel: tokio_util::sync::CancellationToken) -> Goal {
+fn goal_of(record: &GoalRecord, cancel: CancellationToken) -> Goal {
     let request = GoalRequest {
         goal: record.goal.clone(),
         outputs: record.outputs.clone(),

@@ -222,7 +222,7 @@ impl Kernel {
         };
         let begun = match earlier {
             None => self.start_goal(id, &request, owner, &cancel).await,
-            Some(state) => self.recall_goal(id, state, &cancel).await,
+            Some(state) => self.recall_goal(id, state).await,
         };
         // Without a verdict the daemon closes: the goal goes on after the next start.
         match begun {
@@ -303,13 +303,12 @@ impl Kernel {
         &self,
         id: GoalId,
         state: Arc<State>,
-        cancel: &CancellationToken,
     ) -> Result<(Arc<Agent>, Progress), KernelError> {
         let gone = || KernelError::State("its agent did not outlive the restart of agentd".to_owned());
         let goal = state.goals.get(&id).ok_or_else(gone)?;
         let root = goal.root_agent.and_then(|root| state.agents.get(&root));
         let record = root.filter(|root| root.is_alive()).ok_or_else(gone)?;
-        let agent = self.revive(&state, record, cancel.child_token()).await?;
+        let agent = self.table().agent(record.id).ok_or_else(gone)?;
         let before = goal.before.clone();
         let run = match self.recall_run(&state, &agent).await {
             Err(error) => {

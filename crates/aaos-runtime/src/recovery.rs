@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape, specs_of};
 use aaos_core::effect::{EffectClass, reserved_by};
-use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
+use aaos_core::event::{AgentEnd, Entry, Event, GoalState, NewEntry, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
 use aaos_core::limits::CALL_JOURNAL_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
@@ -120,7 +120,20 @@ impl Plan {
             let (approval, reason) = (asked.question.id, ENDED_BY_RESTART.to_owned());
             entry(Event::HumanApprovalDenied { approval, principal: None, reason })
         }));
-        self.entries.push(entry(Event::AgentStopped { end: AgentEnd::Interrupted }));
+        self.entries.push(entry(Event::AgentStopped { end: end_by_goal(state, agent) }));
+    }
+}
+
+/// How an agent ends that does not go on: as its goal did, where only that was left to be recorded.
+fn end_by_goal(state: &State, agent: &AgentRecord) -> AgentEnd {
+    let goal = agent.goal.and_then(|goal| state.goals.get(&goal));
+    match goal
+        .filter(|goal| goal.root_agent == Some(agent.id))
+        .and_then(|goal| goal.end.as_ref().zip(Some(goal)))
+    {
+        Some((_, goal)) if goal.state == GoalState::Done => AgentEnd::Finished,
+        Some((end, _)) => AgentEnd::Failed { reason: end.error.clone().unwrap_or_default() },
+        None => AgentEnd::Interrupted,
     }
 }
 

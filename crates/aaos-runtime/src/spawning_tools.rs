@@ -303,8 +303,9 @@ impl Kernel {
         under: &Under,
         message: String,
     ) -> Result<(Arc<Agent>, RunSoFar), ToolFailure> {
-        let agent = self.revive(state, record, under.cancel.child_token()).await;
-        let agent = agent.map_err(KernelError::into_tool_failure)?;
+        let gone = || KernelError::unknown("agent", &record.id).into_tool_failure();
+        let agent = self.table().agent(record.id).ok_or_else(gone)?;
+        self.end_with_call(&agent, under);
         match self.recall_run(state, &agent).await {
             Ok(RunSoFar::None(_)) => Ok((agent, RunSoFar::None(message))),
             Ok(run) => Ok((agent, run)),
@@ -313,6 +314,19 @@ impl Kernel {
                 Err(error.into_tool_failure())
             }
         }
+    }
+
+    /// A child ends with the call that spawned it, also where it was there before the call went on.
+    fn end_with_call(&self, child: &Arc<Agent>, under: &Under) {
+        let (ended, closing) = (under.cancel.clone(), self.closing().clone());
+        let agent = Arc::clone(child);
+        drop(child.tasks.spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => agent.cancel.cancel(),
+                () = agent.cancel.cancelled() => {}
+                () = closing.cancelled() => {}
+            }
+        }));
     }
 
     /// Remembers for the goal which children failed in the end, those that were never admitted too. A later child of

@@ -87,6 +87,17 @@ impl DaemonBuilder {
     /// When it ends, or says nothing of `ready` on standard error before [`PATIENCE`] is over.
     #[must_use]
     pub fn start(self) -> Daemon {
+        let mut daemon = self.begin();
+        daemon.await_ready();
+        daemon
+    }
+
+    /// Starts `agentd serve` and does not wait until it is ready.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn begin(self) -> Daemon {
         Daemon::launch(self)
     }
 
@@ -169,6 +180,9 @@ pub struct Daemon {
     handle: rustix::fd::OwnedFd,
     builder: DaemonBuilder,
     stderr: Arc<Mutex<String>>,
+    /// In a lock, so that threads of a test may share the daemon.
+    ready: Mutex<Receiver<()>>,
+    was_ready: bool,
 }
 
 impl Daemon {
@@ -186,14 +200,13 @@ impl Daemon {
         let stderr = Arc::new(Mutex::new(String::new()));
         let ready =
             follow_stderr(child.stderr.take().expect("standard error is a pipe"), Arc::clone(&stderr));
-        let daemon = Self { child, handle, builder, stderr };
-        daemon.await_ready(&ready);
-        daemon
+        Self { child, handle, builder, stderr, ready: Mutex::new(ready), was_ready: false }
     }
 
-    fn await_ready(&self, ready: &Receiver<()>) {
+    fn await_ready(&mut self) {
+        let ready = self.ready.get_mut().unwrap_or_else(PoisonError::into_inner);
         match ready.recv_timeout(PATIENCE) {
-            Ok(()) => {}
+            Ok(()) => self.was_ready = true,
             Err(RecvTimeoutError::Timeout) => {
                 panic!("agentd is not ready after {PATIENCE:?}: {}", self.stderr())
             }
@@ -201,6 +214,13 @@ impl Daemon {
                 panic!("agentd ended before it was ready: {}", self.stderr())
             }
         }
+    }
+
+    /// Whether it has said that it is ready.
+    pub fn is_ready(&mut self) -> bool {
+        let ready = self.ready.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.was_ready |= ready.try_recv().is_ok();
+        self.was_ready
     }
 
     /// Its process number.
@@ -283,10 +303,26 @@ impl Daemon {
     /// When it does not end before [`PATIENCE`] is over.
     #[must_use = "how it ended is the result"]
     pub fn terminate(mut self) -> (ExitStatus, DaemonBuilder) {
-        rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::TERM)
-            .expect("signals the child");
+        self.ask_to_stop();
         let status = self.wait_end();
         (status, self.again())
+    }
+
+    /// Asks it to stop (SIGTERM) and does not wait.
+    ///
+    /// # Panics
+    /// When it has ended already and was waited for.
+    pub fn ask_to_stop(&self) {
+        rustix::process::pidfd_send_signal(&self.handle, rustix::process::Signal::TERM)
+            .expect("signals the child");
+    }
+
+    /// Ends it with SIGKILL and does not wait; nothing happens where it has ended already.
+    ///
+    /// # Panics
+    /// When it cannot be signalled.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
     }
 
     /// Waits until it ends by itself.
@@ -299,7 +335,8 @@ impl Daemon {
     }
 
     /// The same configuration on the same state, to be started again.
-    fn again(&self) -> DaemonBuilder {
+    #[must_use]
+    pub fn again(&self) -> DaemonBuilder {
         DaemonBuilder {
             backend: self.builder.backend.clone(),
             environment: self.builder.environment.clone(),

@@ -35,10 +35,6 @@ impl<T: Clone> Ledger<T> {
         self.entries().clone()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries().len()
-    }
-
     /// Blocks until at least `count` entries are there.
     ///
     /// # Panics

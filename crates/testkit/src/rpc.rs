@@ -73,17 +73,36 @@ impl Client {
         self.reply_to(id)
     }
 
+    /// Sends a request and waits for its reply, where the daemon may be gone at any moment.
+    ///
+    /// # Errors
+    /// When no reply comes any more; the error object that came back is inside.
+    #[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
+    pub fn try_call(&mut self, method: &str, params: Value) -> Result<Result<Value, RpcFailure>, RpcTrouble> {
+        let id = self.try_send(method, &params)?;
+        loop {
+            if let Some(at) = self.replies.iter().position(|reply| reply["id"] == id) {
+                return Ok(outcome(self.replies.swap_remove(at)));
+            }
+            self.take_message()?;
+        }
+    }
+
     /// Sends a request and returns its id, for a reply to be read later.
     ///
     /// # Panics
     /// When the socket takes no more.
     #[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
     pub fn send(&mut self, method: &str, params: Value) -> u64 {
+        self.try_send(method, &params).expect("the daemon takes a request")
+    }
+
+    fn try_send(&mut self, method: &str, params: &Value) -> Result<u64, RpcTrouble> {
         let id = self.next_id;
         self.next_id += 1;
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
-        self.send_line(&request.to_string()).expect("the daemon takes a request");
-        id
+        self.send_line(&request.to_string())?;
+        Ok(id)
     }
 
     /// Waits for the reply to a request that was sent.

@@ -129,8 +129,6 @@ fn length(question: &Question) -> usize {
 #[derive(Debug)]
 pub(crate) struct Open {
     asked: Arc<Asked>,
-    /// Whether the call that asked still waits; after a restart none does.
-    waited_for: bool,
     stage: watch::Sender<Stage>,
 }
 
@@ -147,14 +145,13 @@ impl Open {
         let agent_name = agent.manifest.name.clone();
         Self {
             asked: Arc::new(Asked { pending, agent_name, owner: agent.owner, grants, bytes }),
-            waited_for: true,
             stage: watch::Sender::new(Stage::Recording),
         }
     }
 
     /// One that was open when the daemon ended.
     pub(super) fn recalled(pending: PendingApproval, agent: &Agent, grants: &[GrantRecord]) -> Self {
-        let open = Self { waited_for: false, ..Self::new(pending, agent, grants) };
+        let open = Self::new(pending, agent, grants);
         open.stage.send_replace(Stage::Open);
         open
     }
@@ -184,11 +181,14 @@ impl Open {
     }
 
     fn waiter(&self) -> Waiter {
-        let pending = &self.asked.pending;
-        let wait = pending.deadline.since(pending.asked_at);
-        let (id, deadline) = (pending.question.id, pending.deadline);
-        Waiter { id, deadline, wait, stage: self.stage.subscribe() }
+        waiter_for(&self.asked, self.stage.subscribe())
     }
+}
+
+fn waiter_for(asked: &Asked, stage: watch::Receiver<Stage>) -> Waiter {
+    let pending = &asked.pending;
+    let wait = pending.deadline.since(pending.asked_at);
+    Waiter { id: pending.question.id, deadline: pending.deadline, wait, stage }
 }
 
 /// Someone who waits for an answer.
@@ -224,13 +224,15 @@ pub(crate) struct Questions {
     open: BTreeMap<ApprovalId, Open>,
     /// Questions whose calls wait, or were answered and are about to be decided anew.
     attended: BTreeSet<ApprovalId>,
+    /// Questions from before a restart that no call waited for again yet, also where they are answered by now.
+    recalled: BTreeMap<ApprovalId, (Arc<Asked>, watch::Receiver<Stage>)>,
 }
 
 impl Questions {
     /// Takes up a new question, which is about to be recorded; refused where too many are open.
     pub(super) fn open(&mut self, open: Open) -> Result<Waiter, Refusal> {
         self.check_room(&open.asked)?;
-        Ok(self.recall(open))
+        Ok(self.put(open))
     }
 
     fn check_room(&self, new: &Asked) -> Result<(), Refusal> {
@@ -276,6 +278,12 @@ impl Questions {
 
     /// Takes up a question that is in the journal.
     pub(super) fn recall(&mut self, open: Open) -> Waiter {
+        let asked = Arc::clone(open.asked());
+        self.recalled.insert(open.question().id, (asked, open.stage.subscribe()));
+        self.put(open)
+    }
+
+    fn put(&mut self, open: Open) -> Waiter {
         let waiter = open.waiter();
         let before = self.open.insert(waiter.id, open);
         assert!(before.is_none(), "ids of questions are fresh");
@@ -297,19 +305,18 @@ impl Questions {
         arriving.map(Open::waiter).collect()
     }
 
-    /// The same question from before a restart, for which nobody waits.
+    /// The same question from before a restart, for which nobody waits; also one that was answered since, or is being
+    /// answered now, so that nobody is asked twice.
     pub(super) fn adopt(&mut self, question: &Question) -> Option<Waiter> {
-        let is_it = |open: &&mut Open| {
-            let asked = open.question();
-            !open.waited_for
-                && (asked.agent, &asked.digest, &asked.targets)
-                    == (question.agent, &question.digest, &question.targets)
+        let is_it = |asked: &Question| {
+            (asked.agent, &asked.digest, &asked.targets)
+                == (question.agent, &question.digest, &question.targets)
         };
-        let open = self.open.values_mut().find(is_it)?;
-        open.waited_for = true;
-        let waiter = open.waiter();
-        self.attended.insert(waiter.id);
-        Some(waiter)
+        let found = self.recalled.iter().find(|(_, (asked, _))| is_it(asked.question()));
+        let id = found.map(|(id, _)| *id)?;
+        let (asked, stage) = self.recalled.remove(&id)?;
+        self.attended.insert(id);
+        Some(waiter_for(&asked, stage))
     }
 
     pub(super) fn get(&self, id: ApprovalId) -> Option<&Open> {
@@ -323,6 +330,7 @@ impl Questions {
     pub(super) fn take_of(&mut self, agent: AgentId) -> Vec<Open> {
         let ids: Vec<_> = self.open.values().map(Open::question).filter(|one| one.agent == agent).collect();
         let ids: Vec<_> = ids.into_iter().map(|question| question.id).collect();
+        self.recalled.retain(|_, (asked, _)| asked.question().agent != agent);
         ids.into_iter().filter_map(|id| self.open.remove(&id)).collect()
     }
 

@@ -23,7 +23,6 @@ use crate::settings::Settings;
 struct Told<'r> {
     /// The first entry that differs, if one does; the replay ends there.
     diverged: Option<Differs<'r>>,
-    #[serde(flatten)]
     replayed: &'r Replayed,
 }
 

@@ -204,21 +204,27 @@ fn who_waits_for_a_person_holds_no_inference_slot() {
 }
 
 #[test]
-fn a_goal_that_waits_at_a_kill_is_interrupted_and_its_question_denied() {
-    let rig = Rig::lead(|work| [write(&work.path("out/a.txt"), "text"), Turn::say("done")]);
-    let mut listener = listener(&rig);
-    listener.call("goal.submit", asking(&rig.work, &[])).expect("accepted");
-    let asked = next_question(&mut listener);
-    let daemon = rig.daemon.kill9().start();
-    let mut client = daemon.client();
-    let denied = entries(&mut client, json!({ "kinds": ["human_approval_denied"] }));
-    assert_eq!(denied[0]["event"]["approval"], asked["id"]);
-    assert_eq!(denied[0]["event"]["reason"], "its agent ended with the restart of agentd");
-    assert_eq!(
-        client.call("approval.list", json!({})).expect("a list"),
-        json!({ "pending": [], "in_force": [] })
-    );
-    let late = json!({ "id": asked["id"], "decision": "approve" });
-    assert_eq!(client.call("approval.respond", late).expect_err("closed").code, 1001);
-    assert_intact(&mut client);
+fn a_goal_that_waits_at_a_kill_waits_on_and_asks_no_second_time() {
+    for killed in [true, false] {
+        let rig = Rig::lead(|work| [write(&work.path("out/a.txt"), "text"), Turn::say("done")]);
+        let mut listener = listener(&rig);
+        listener.call("goal.submit", asking(&rig.work, &["out/a.txt"])).expect("accepted");
+        let asked = next_question(&mut listener);
+        let builder = if killed { rig.daemon.kill9() } else { rig.daemon.terminate().1 };
+        let daemon = builder.start();
+        let mut client = daemon.client();
+        let list = client.call("approval.list", json!({})).expect("a list");
+        assert_eq!(list["pending"].as_array().map(Vec::len), Some(1), "{list}");
+        assert_eq!(list["pending"][0]["id"], asked["id"], "the same question");
+        assert!(!rig.work.has("out/a.txt"));
+        client.send("audit.stream", json!({ "goal_id": asked["goal_id"] }));
+        answer(&mut client, &asked, json!({ "decision": "approve" }));
+        let finished = next_of_kind(&mut client, "goal_finished");
+        assert_eq!(finished["event"]["state"], "done", "{finished}");
+        assert_eq!(rig.work.read("out/a.txt"), "text");
+        let questions = entries(&mut client, json!({ "kinds": ["human_approval_requested"] }));
+        assert_eq!(questions.len(), 1, "nobody is asked twice: {questions:?}");
+        assert_eq!(rig.models.requests().len(), 2, "nor is the model");
+        assert_intact(&mut client);
+    }
 }

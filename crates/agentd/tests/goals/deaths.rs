@@ -19,7 +19,7 @@ fn kill(pid: u64) {
 
 #[test]
 fn without_its_zygote_the_daemon_ends_and_leaves_nothing() {
-    let mut rig = Rig::lead(|_| [Turn::Hang]);
+    let mut rig = Rig::lead(|_| [Turn::Hang, Turn::say("done")]);
     let mut stream = rig.daemon.client();
     stream.send("agent.submit_streaming", rig.work.goal(&[]));
     assert_eq!(rig.models.wait_for_requests(1).len(), 1);
@@ -31,11 +31,13 @@ fn without_its_zygote_the_daemon_ends_and_leaves_nothing() {
     let status = rig.daemon.wait_end();
     assert_eq!(status.code(), Some(70), "an internal failure: {}", rig.daemon.stderr());
     family.iter().for_each(ProcessRef::wait_gone);
-    // The goal is over, whichever death it felt first: its gateway's or the daemon's.
+    // If it felt its gateway's death before the daemon's, it failed by that; else it goes on.
     let again = rig.daemon.kill9().start();
-    let goals = again.client().call("goal.list", json!({})).expect("lists");
-    let state = goals["goals"][0]["state"].as_str().expect("a state");
-    assert!(matches!(state, "interrupted" | "failed"), "{goals}");
+    let mut client = again.client();
+    client.send("audit.stream", json!({ "kinds": ["goal_finished"] }));
+    let finished = next_of_kind(&mut client, "goal_finished");
+    let (state, asked) = (text(&finished["event"]["state"]), rig.models.requests().len());
+    assert!(matches!((state.as_str(), asked), ("done", 2) | ("failed", 1)), "{asked}: {finished}");
 }
 
 fn spawn_writer(client: &mut Client, work: &Work) -> String {

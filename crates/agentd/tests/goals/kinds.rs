@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use testkit::{
-    Client, DaemonBuilder, ModelServer, Page, ReportedUsage, Script, SeenRequest, Turn, WebServer,
+    Client, Daemon, DaemonBuilder, ModelServer, Page, ReportedUsage, Script, SeenRequest, Turn, WebServer,
 };
 
 /// Kinds that another test shows, with the file and the test.
@@ -121,7 +121,11 @@ fn script(url: &str) -> impl FnMut(&SeenRequest) -> Turn + Send + use<> {
     ]
     .into_iter()
     .chain(std::iter::repeat_with(move || echo().metered(fair)));
+    let mut held = false;
     move |seen| {
+        if seen.system.contains("You hold.") && !std::mem::replace(&mut held, true) {
+            return Turn::Hang;
+        }
         if seen.system.contains(LEAD_MARK) {
             return lead.next().expect("the last turn repeats");
         }
@@ -146,6 +150,23 @@ fn converse(client: &mut Client) {
         client.call("agent.result", json!({ "trace_id": trace, "wait_seconds": 30 })).expect("a reply");
     assert_eq!(reply["status"], "done", "{reply}");
     client.call("agent.stop", of_agent).expect("stops");
+}
+
+/// A persistent agent's run is cut short by a kill and goes on.
+fn cut_short(daemon: Daemon, models: &ModelServer) -> Daemon {
+    let mut client = daemon.client();
+    let manifest = "name: holder\nmodel: fast\nsystem_prompt: You hold.\nlifecycle: persistent\n";
+    let agent =
+        text(&client.call("agent.spawn", json!({ "manifest": manifest })).expect("spawns")["agent_id"]);
+    let asked = models.requests().len();
+    let message = json!({ "agent_id": agent, "message": "hello" });
+    let trace = client.call("agent.run", message).expect("delivers")["trace_id"].take();
+    assert_eq!(models.wait_for_requests(asked + 1).len(), asked + 1);
+    let daemon = daemon.kill9().start();
+    let wait = json!({ "trace_id": trace, "wait_seconds": 30 });
+    let reply = daemon.client().call("agent.result", wait).expect("a reply");
+    assert_eq!(reply["status"], "done", "{reply}");
+    daemon
 }
 
 /// Calls that wait for a person: one is approved, one is denied. Then the grant is revoked.
@@ -186,6 +207,7 @@ fn every_kind_of_entry_appears() {
     converse(&mut client);
     ask(&mut client);
     drop(client);
+    let daemon = cut_short(daemon, &models);
     let (status, builder) = daemon.terminate();
     assert!(status.success(), "a good end: {status}");
     let daemon = builder.start();

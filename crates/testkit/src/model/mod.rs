@@ -107,7 +107,8 @@ fn answer(
         misses.push(format!("{} {}: not a model request", request.method, request.target));
         return failure(404, "this server speaks chat completions and messages only");
     };
-    let serial = record.len();
+    // From the conversation alone: whoever asks the same again is answered the same, ids of calls included.
+    let serial = seen.messages.len();
     record.push(seen.clone());
     let turn = script.lock().unwrap_or_else(PoisonError::into_inner).next(&seen);
     match turn {

@@ -1,0 +1,136 @@
+//! Stops the daemon with SIGKILL at a chosen point.
+//!
+//! Invariant: the point is counted from when the daemon was ready, so that the same number means about the same moment
+//! in every run.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::thread::JoinHandle;
+use testkit::{Client, Daemon, ProcessRef, descendants};
+
+/// The thread that writes the journal.
+const WRITER: &str = "journal-writer";
+
+/// Where the daemon is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Point {
+    /// Once the entry with this number is on the disk.
+    Entry(u64),
+    /// Where the writer waits for the disk for this time: what it wrote is there and nobody was told.
+    Sync(u64),
+    /// Before the writer's write of this number: what was done is not recorded, or half of it is.
+    Write(u64),
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(k) => write!(f, "entry:{k}"),
+            Self::Sync(k) => write!(f, "sync:{k}"),
+            Self::Write(k) => write!(f, "write:{k}"),
+        }
+    }
+}
+
+impl FromStr for Point {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Self, String> {
+        let wrong = || format!("{words:?} is no point; write entry:N, sync:N or write:N");
+        let (kind, k) = words.split_once(':').ok_or_else(wrong)?;
+        let k = k.parse().map_err(|_| wrong())?;
+        match kind {
+            "entry" => Ok(Self::Entry(k)),
+            "sync" => Ok(Self::Sync(k)),
+            "write" => Ok(Self::Write(k)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// What waits to stop the daemon.
+pub(crate) enum Killer {
+    Watch(JoinHandle<Vec<ProcessRef>>),
+    Trace(Child),
+}
+
+impl Killer {
+    /// Lies in wait.
+    pub(crate) fn arm(daemon: &Daemon, point: Point) -> Self {
+        let (pid, socket) = (daemon.pid(), daemon.socket());
+        match point {
+            Point::Entry(k) => Self::Watch(std::thread::spawn(move || watch(pid, &socket, k))),
+            Point::Sync(k) => Self::Trace(trace(pid, "fsync", &format!("inject=fsync:signal=KILL:when={k}"))),
+            Point::Write(k) => {
+                Self::Trace(trace(pid, "pwrite64", &format!("inject=pwrite64:signal=KILL:when={k}")))
+            }
+        }
+    }
+
+    /// Once the daemon is gone: waits until all that it started is gone too.
+    pub(crate) fn finish(self) {
+        match self {
+            Self::Watch(watcher) => {
+                watcher.join().expect("it watches").iter().for_each(ProcessRef::wait_gone)
+            }
+            Self::Trace(mut tracer) => drop(tracer.wait().expect("a child can be waited for")),
+        }
+    }
+}
+
+/// Kills the daemon when entry `k` is shown; gives what it had started.
+fn watch(pid: u32, socket: &Path, k: u64) -> Vec<ProcessRef> {
+    let Ok(mut client) = Client::connect(socket) else { return Vec::new() };
+    let follow =
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "audit.stream", "params": { "after_seq": k - 1 } });
+    // The journal may end before, and the daemon with the test.
+    if client.send_line(&follow.to_string()).is_err() || client.notification().is_err() {
+        return Vec::new();
+    }
+    let daemon = Pid::from_raw(i32::try_from(pid).expect("small")).expect("a process number");
+    if kill_process(daemon, Signal::STOP).is_err() {
+        return Vec::new();
+    }
+    let family = descendants(pid);
+    kill_process(daemon, Signal::KILL).expect("it was there a moment ago");
+    family
+}
+
+/// The number of the thread that writes the journal.
+pub(crate) fn writer_thread(pid: u32) -> String {
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    let listing = std::fs::read_dir(tasks).expect("a live process");
+    let mut threads = listing.map(|entry| entry.expect("reads").path());
+    let is_writer = |thread: &PathBuf| {
+        std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == WRITER)
+    };
+    let found = threads.find(is_writer).expect("a thread writes the journal");
+    found.file_name().expect("a number").to_str().expect("digits").to_owned()
+}
+
+/// A tracer of the writer alone, attached.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "strace stops the daemon inside a system call, which nothing else does"
+)]
+pub(crate) fn trace(pid: u32, calls: &str, inject: &str) -> Child {
+    let mut command = Command::new("strace");
+    command.args(["-p", &writer_thread(pid), "-e", &format!("trace={calls}")]);
+    if !inject.is_empty() {
+        command.args(["-e", inject]);
+    }
+    command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("strace is installed");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("reads");
+    assert!(line.contains("attached"), "strace says {line}");
+    // It goes on to write there; somebody has to read.
+    std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+    child
+}
