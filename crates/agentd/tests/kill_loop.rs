@@ -157,7 +157,15 @@ impl Load {
 
     fn deliver(&mut self, client: &mut Client, n: usize) -> Result<(), RpcTrouble> {
         let message = json!({ "agent_id": self.keeper, "message": format!("message {n}") });
-        let trace = text(&done(client, "agent.run", message)?["trace_id"]);
+        let reply = match client.try_call("agent.run", message)? {
+            Ok(reply) => reply,
+            Err(failure) => {
+                let ends = entries(client, &["agent_stopped"])?;
+                let end = ends.iter().find(|entry| entry["agent_id"] == self.keeper.as_str());
+                panic!("message {n}: {failure:?}; the keeper's end: {end:?}");
+            }
+        };
+        let trace = text(&reply["trace_id"]);
         self.traces.insert(n, trace);
         Ok(())
     }
