@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -157,7 +158,15 @@ impl Load {
 
     fn deliver(&mut self, client: &mut Client, n: usize) -> Result<(), RpcTrouble> {
         let message = json!({ "agent_id": self.keeper, "message": format!("message {n}") });
-        let trace = text(&done(client, "agent.run", message)?["trace_id"]);
+        let reply = match client.try_call("agent.run", message)? {
+            Ok(reply) => reply,
+            Err(failure) => {
+                let ends = entries(client, &["agent_stopped"])?;
+                let end = ends.iter().find(|entry| entry["agent_id"] == self.keeper.as_str());
+                panic!("message {n}: {failure:?}; the keeper's end: {end:?}");
+            }
+        };
+        let trace = text(&reply["trace_id"]);
         self.traces.insert(n, trace);
         Ok(())
     }
@@ -236,12 +245,18 @@ fn kill_at(daemon: &Daemon, entry: u64) -> std::thread::JoinHandle<()> {
 /// Starts it and kills it in the middle of its recovery, after so many lines of its audit trail.
 fn cut_recovery(builder: DaemonBuilder, lines: u64) -> DaemonBuilder {
     let trail = builder.home().join("stdout.log");
-    let size = || std::fs::read_to_string(&trail).map_or(0, |words| words.lines().count() as u64);
-    let before = size();
+    let before = std::fs::metadata(&trail).map_or(0, |about| about.len());
+    let written = || {
+        let mut added = String::new();
+        let mut file = std::fs::File::open(&trail).expect("opens the trail");
+        file.seek(SeekFrom::Start(before)).expect("seeks");
+        file.read_to_string(&mut added).expect("reads");
+        added.lines().count() as u64
+    };
     let mut daemon = builder.begin();
     let began = Instant::now();
     // It may have no more to record than this, and is ready then.
-    while size() < before + lines && !daemon.is_ready() {
+    while written() < lines && !daemon.is_ready() {
         assert!(began.elapsed() < PATIENCE, "neither ready nor recording: {}", daemon.stderr());
         std::thread::yield_now();
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::str::FromStr;
 use std::thread::JoinHandle;
 use testkit::{Client, Daemon, ProcessRef, descendants};
@@ -78,7 +78,7 @@ impl Killer {
             Self::Watch(watcher) => {
                 watcher.join().expect("it watches").iter().for_each(ProcessRef::wait_gone)
             }
-            Self::Trace(mut tracer) => drop(tracer.wait().expect("a child can be waited for")),
+            Self::Trace(tracer) => finish_tracer(tracer),
         }
     }
 }
@@ -102,7 +102,7 @@ fn watch(pid: u32, socket: &Path, k: u64) -> Vec<ProcessRef> {
 }
 
 /// The number of the thread that writes the journal.
-pub(crate) fn writer_thread(pid: u32) -> String {
+fn writer_thread(pid: u32) -> String {
     let tasks = PathBuf::from(format!("/proc/{pid}/task"));
     let listing = std::fs::read_dir(tasks).expect("a live process");
     let mut threads = listing.map(|entry| entry.expect("reads").path());
@@ -113,12 +113,39 @@ pub(crate) fn writer_thread(pid: u32) -> String {
     found.file_name().expect("a number").to_str().expect("digits").to_owned()
 }
 
-/// A tracer of the writer alone, attached.
+/// How often the writer makes each call meanwhile: waits for the disk, and writes.
+pub(crate) fn count_calls(daemon: &Daemon, meanwhile: impl FnOnce()) -> (u64, u64) {
+    let (tracer, said) = attach(daemon.pid(), "fsync,pwrite64", "");
+    let counting = std::thread::spawn(move || {
+        let lines: Vec<String> = said.lines().map_while(Result::ok).collect();
+        let made = |call: &str| lines.iter().filter(|line| line.starts_with(call)).count() as u64;
+        (made("fsync("), made("pwrite64("))
+    });
+    meanwhile();
+    let pid = Pid::from_raw(i32::try_from(tracer.id()).expect("small")).expect("a process number");
+    // Asked to end, it lets go of the thread.
+    kill_process(pid, Signal::TERM).expect("it traces");
+    finish_tracer(tracer);
+    counting.join().expect("it counts")
+}
+
+fn finish_tracer(mut tracer: Child) {
+    tracer.wait().expect("a child can be waited for");
+}
+
+/// A tracer of the writer alone that stops it inside a call.
+fn trace(pid: u32, calls: &str, inject: &str) -> Child {
+    let (child, mut said) = attach(pid, calls, inject);
+    // It goes on to write there; somebody has to read.
+    std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+    child
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "strace stops the daemon inside a system call, which nothing else does"
 )]
-pub(crate) fn trace(pid: u32, calls: &str, inject: &str) -> Child {
+fn attach(pid: u32, calls: &str, inject: &str) -> (Child, BufReader<ChildStderr>) {
     let mut command = Command::new("strace");
     command.args(["-p", &writer_thread(pid), "-e", &format!("trace={calls}")]);
     if !inject.is_empty() {
@@ -130,7 +157,5 @@ pub(crate) fn trace(pid: u32, calls: &str, inject: &str) -> Child {
     let mut line = String::new();
     said.read_line(&mut line).expect("reads");
     assert!(line.contains("attached"), "strace says {line}");
-    // It goes on to write there; somebody has to read.
-    std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
-    child
+    (child, said)
 }

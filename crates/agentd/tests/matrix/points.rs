@@ -1,7 +1,7 @@
 //! The cases: each stops one run at one point, starts the daemon again, and compares.
 
 use crate::compare::Left;
-use crate::killer::{Killer, Point};
+use crate::killer::{Killer, Point, count_calls};
 use crate::operator::Operator;
 use crate::scenario::Stage;
 use std::collections::VecDeque;
@@ -15,7 +15,9 @@ use testkit::Daemon;
 /// Which points are tried: `all`, or some by name (`entry:40,sync:12`); a rotating share when it is not set.
 const SETTING: &str = "AAOS_MATRIX_POINTS";
 /// Of how many points one is tried, unless all are.
-const SHARE: u64 = 8;
+const SHARE: u64 = 4;
+/// Of how many writes one is a point: each commit makes several.
+const WRITES: usize = 8;
 /// Cases at once.
 const POOL: usize = 3;
 
@@ -29,13 +31,28 @@ fn left(stage: &Stage, daemon: &Daemon) -> Left {
     Left::of(stage, &mut daemon.client(), home.to_str().expect("UTF-8"))
 }
 
-/// A run that nobody stops; with how many entries there were at its beginning.
-fn whole_run() -> (Left, u64) {
+/// A run that nobody stops.
+fn whole_run() -> Left {
+    let (stage, builder) = Stage::new();
+    let daemon = builder.start();
+    Operator::default().work(&daemon.socket(), &stage.goal()).expect("nobody stops it");
+    left(&stage, &daemon)
+}
+
+/// Every point of such a run.
+fn all_points() -> Vec<Point> {
     let (stage, builder) = Stage::new();
     let daemon = builder.start();
     let before = left(&stage, &daemon).entries;
-    Operator::default().work(&daemon.socket(), &stage.goal()).expect("nobody stops it");
-    (left(&stage, &daemon), before)
+    let (syncs, writes) = count_calls(&daemon, || {
+        Operator::default().work(&daemon.socket(), &stage.goal()).expect("nobody stops it");
+    });
+    let entries = left(&stage, &daemon).entries;
+    let mut all: Vec<Point> = (before + 1..=entries).map(Point::Entry).collect();
+    all.extend((1..=syncs).map(Point::Sync));
+    all.extend((1..=writes).step_by(WRITES).map(Point::Write));
+    say(&format!("{} entries, {syncs} waits for the disk, {writes} writes", entries - before));
+    all
 }
 
 /// One stopped run; why it is not like the whole one.
@@ -46,7 +63,7 @@ fn stopped_run(point: Point, whole: &Left, late: &AtomicUsize) -> Option<String>
     let (mut operator, goal) = (Operator::default(), stage.goal());
     let ran = operator.work(&daemon.socket(), &goal);
     if ran.is_ok() {
-        // The point lies after all that is waited for.
+        // The point lies after all that is waited for, or group commits left fewer of its kind than usual.
         daemon.kill();
     }
     daemon.wait_end();
@@ -62,18 +79,18 @@ fn stopped_run(point: Point, whole: &Left, late: &AtomicUsize) -> Option<String>
     differs
 }
 
+#[expect(clippy::print_stdout, reason = "the harness shows it when the test fails")]
 fn say(words: &str) {
     println!("{words}");
 }
 
-fn points(whole: &Left, before: u64) -> Vec<Point> {
+/// Those that are tried.
+fn points() -> Vec<Point> {
     let setting = setting();
     if let Some(named) = setting.as_deref().filter(|words| *words != "all") {
         return named.split(',').map(|words| words.parse().expect("a point")).collect();
     }
-    let syncs = whole.entries - before;
-    let mut all: Vec<Point> = (before + 1..=whole.entries).map(Point::Entry).collect();
-    all.extend((1..=syncs).map(Point::Sync));
+    let all = all_points();
     if setting.is_some() {
         return all;
     }
@@ -84,7 +101,7 @@ fn points(whole: &Left, before: u64) -> Vec<Point> {
 
 #[test]
 fn two_runs_that_nobody_stops_are_alike() {
-    let ((one, _), (other, _)) = (whole_run(), whole_run());
+    let (one, other) = (whole_run(), whole_run());
     assert_eq!(one.differs_from(&other), None);
     assert_eq!(one.abandoned, 0);
     // The control: what was done twice would be seen.
@@ -98,9 +115,8 @@ fn two_runs_that_nobody_stops_are_alike() {
 
 #[test]
 fn a_goal_that_is_stopped_anywhere_ends_as_if_nobody_had() {
-    let (whole, before) = whole_run();
-    let points = points(&whole, before);
-    say(&format!("{} points; a whole run has {} entries", points.len(), whole.entries));
+    let (whole, points) = (whole_run(), points());
+    say(&format!("{} points", points.len()));
     let late = AtomicUsize::new(0);
     let (queue, failed) = (Mutex::new(VecDeque::from(points)), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
