@@ -7,6 +7,7 @@ use crate::scenario::Stage;
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -81,7 +82,7 @@ fn stopped_run(point: Point, whole: &Left, late: &AtomicUsize) -> Option<String>
 
 #[expect(clippy::print_stdout, reason = "the harness shows it when the test fails")]
 fn say(words: &str) {
-    println!("{words}");
+    writeln!(std::io::stdout(), "{words}").expect("standard output takes it");
 }
 
 /// Those that are tried.
