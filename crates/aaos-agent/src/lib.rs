@@ -13,4 +13,4 @@ mod wrap;
 
 pub use mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
-pub use wrap::{told, wrap_findings, wrap_tool_result};
+pub use wrap::{told, wrap_findings, wrap_message, wrap_tool_result};

@@ -268,6 +268,7 @@ impl Authority {
             ResourceKind::FileWrite => lives(index.write.all()),
             ResourceKind::Network => lives(&index.network) || lives(&index.web),
             ResourceKind::SpawnChild => lives(&index.spawn),
+            ResourceKind::MessageSend => lives(&index.message),
         };
         let resources = RESOURCE_KINDS.map(|kind| reach(&kind));
         let has = |kind: &ResourceKind| {
@@ -442,5 +443,10 @@ impl Authority {
     }
 }
 
-const RESOURCE_KINDS: [ResourceKind; 4] =
-    [ResourceKind::FileRead, ResourceKind::FileWrite, ResourceKind::Network, ResourceKind::SpawnChild];
+const RESOURCE_KINDS: [ResourceKind; 5] = [
+    ResourceKind::FileRead,
+    ResourceKind::FileWrite,
+    ResourceKind::Network,
+    ResourceKind::SpawnChild,
+    ResourceKind::MessageSend,
+];

@@ -427,7 +427,7 @@ impl Effect for Delivery {
     }
 
     fn result(parts: &AuthorizedParts<Self>, (): &()) -> Event {
-        Event::MessageDelivered { message: parts.effect.message.clone() }
+        Event::MessageDelivered { message: parts.effect.message.clone(), from: None, under: None }
     }
 }
 

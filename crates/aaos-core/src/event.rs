@@ -177,8 +177,12 @@ pub enum Event {
     AgentResumed {},
     /// A message lies in an agent's mailbox and will not be forgotten.
     MessageDelivered {
-        /// The text.
+        /// The text, as the agent is told it.
         message: String,
+        /// The agent that sent it; absent where the operator or the agent's own schedule did.
+        from: Option<AgentId>,
+        /// The tool call that sent it.
+        under: Option<CallId>,
     },
     /// A persistent agent took a message from its mailbox.
     AgentMessageReceived {},

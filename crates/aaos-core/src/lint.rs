@@ -144,8 +144,8 @@ fn kind_of(capability: &Capability) -> Option<ResourceKind> {
         Capability::FileWrite(_) => Some(ResourceKind::FileWrite),
         Capability::WebSearch | Capability::Network(_) => Some(ResourceKind::Network),
         Capability::SpawnChild(_) => Some(ResourceKind::SpawnChild),
-        // No tool sends a message yet, so that no text is read as `message_send`.
-        Capability::Tool(_) | Capability::MessageSend(_) => None,
+        Capability::MessageSend(_) => Some(ResourceKind::MessageSend),
+        Capability::Tool(_) => None,
     }
 }
 

@@ -274,6 +274,8 @@ pub struct PendingTool {
     pub repeats: u32,
     /// The children that it spawned so far, by their index.
     pub children: BTreeMap<u32, SpawnedChild>,
+    /// The delivery of the message that it sent, once that was recorded.
+    pub delivered: Option<TraceId>,
 }
 
 /// One child of a spawning call.

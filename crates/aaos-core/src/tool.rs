@@ -16,14 +16,14 @@ use crate::path::AbsPath;
 use crate::quantity::{Amounts, Bytes, Quantity};
 use crate::toolio::{
     EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput, FileWriteInput, GrepInput,
-    SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
+    SendMessageInput, SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
 };
 
 /// Where a tool's body runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolPlace {
-    /// In the kernel itself (spawning).
+    /// In the kernel itself (spawning, messages).
     Kernel,
     /// In the agent's confined worker.
     Worker,
@@ -43,6 +43,8 @@ pub enum ResourceKind {
     Network,
     /// `spawn_child` grants.
     SpawnChild,
+    /// `message_send` grants.
+    MessageSend,
 }
 
 /// What every tool declares. The body lives where [`ToolPlace`] says.
@@ -197,6 +199,7 @@ tools! {
     FileReadMany => FileReadMany(FileReadManyInput),
     FileWrite => FileWrite(FileWriteInput),
     Grep => Grep(GrepInput),
+    SendMessage => SendMessage(SendMessageInput),
     SpawnAgent => SpawnAgent(SpawnAgentInput),
     SpawnAgents => SpawnAgents(SpawnAgentsInput),
     WebFetch => WebFetch(WebFetchInput),
@@ -300,6 +303,12 @@ fn amounts_of(input: &ToolInput) -> Amounts {
             journal.with(Quantity::WrittenBytes, limits::MAX_FILE_BYTES).with(Quantity::Files, 1)
         }
         ToolInput::WebFetch(input) => journal.with(Quantity::EgressBytes, input.max_bytes),
+        // The text is recorded once more, where it is delivered.
+        ToolInput::SendMessage(input) => {
+            let delivered = (input.message.len() as u64).saturating_add(limits::CALL_JOURNAL_BYTES);
+            journal
+                .with(Quantity::JournalBytes, journal.get(Quantity::JournalBytes).saturating_add(delivered))
+        }
         _ => journal,
     }
 }
@@ -443,6 +452,24 @@ impl Tool for Grep {
     const OUTPUT_LIMIT: usize = 256 * 1024;
     fn resources(input: &GrepInput) -> Result<Needs, ToolFailure> {
         only(vec![file(FileRight::Read, &input.path)])
+    }
+}
+
+/// `send_message`.
+#[derive(Debug)]
+pub struct SendMessage;
+impl Tool for SendMessage {
+    type Input = SendMessageInput;
+    const NAME: &'static str = "send_message";
+    const DESCRIPTION: &'static str = "Puts a message into the mailbox of another agent, named in `to`. With \
+        wait_seconds it waits so long for the reply; without, or when none came in time, it returns the trace_id.";
+    const CLASS: EffectClass = EffectClass::Once;
+    const PLACE: ToolPlace = ToolPlace::Kernel;
+    const RESOURCES: &'static [ResourceKind] = &[ResourceKind::MessageSend];
+    const PARALLEL_SAFE: bool = false;
+    const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
+    fn resources(input: &SendMessageInput) -> Result<Needs, ToolFailure> {
+        only(vec![Need::Message(input.to.clone())])
     }
 }
 

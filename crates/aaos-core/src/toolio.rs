@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::Shortfall;
 use crate::event::Outcome;
-use crate::id::AgentId;
+use crate::id::{AgentId, TraceId};
 use crate::limits;
 use crate::model::Usage;
+use crate::name::AgentName;
 use crate::path::AbsPath;
 use crate::quantity::Bytes;
 
@@ -242,6 +243,45 @@ pub struct GrepOutput {
     pub files_searched: u64,
     /// Whether a limit (200 matches, 16 KiB, files, depth) cut the result.
     pub truncated: bool,
+}
+
+/// Input of `send_message`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SendMessageInput {
+    /// Name of the agent that is to get it.
+    pub to: AgentName,
+    /// The text, up to 1 MiB; the runtime labels it as data from you.
+    #[schemars(length(max = 1_048_576))]
+    pub message: String,
+    /// How long to wait for the reply, seconds (up to 600); not at all where absent.
+    #[serde(default)]
+    #[schemars(range(max = 600))]
+    pub wait_seconds: Option<u64>,
+}
+
+/// Output of `send_message`: the reply, or nothing but the trace where there is none yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendMessageOutput {
+    /// Which delivery; the operator reads the reply under it.
+    pub trace_id: TraceId,
+    /// The reply's text.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub response: Option<String>,
+    /// Why the run that replied stopped.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub stop_reason: Option<StopReason>,
+    /// What went wrong with that run, or why there will be no reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
+impl SendMessageOutput {
+    /// Of a message that has no reply yet.
+    #[must_use]
+    pub const fn without_reply(trace_id: TraceId) -> Self {
+        Self { trace_id, response: None, stop_reason: None, error: None }
+    }
 }
 
 /// What a parent hands to a child beside its message.

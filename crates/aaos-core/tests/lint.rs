@@ -89,6 +89,7 @@ fn a_resource_needs_a_tool_that_acts_on_it() {
         ("network: example.org", "tool: web_fetch"),
         ("web_search", "tool: web_fetch"),
         ("spawn_child: [helper]", "tool: spawn_agents"),
+        ("message_send: [keeper]", "tool: send_message"),
     ] {
         for entries in [vec!["tool: echo", resource], vec![resource]] {
             let found = one("resource-without-tool", &entries);
@@ -164,13 +165,19 @@ fn any_tool_is_told_which_ones_stay_idle() {
     let entries = ["tool: \"*\"", "\"file_read: /data/*\""];
     let found = one("any-tool-partly-unusable", &entries);
     assert_eq!((found.level, found.grant), (Level::Note, Some(0)));
-    for idle in ["file_edit", "file_write", "spawn_agent", "web_fetch"] {
+    for idle in ["file_edit", "file_write", "send_message", "spawn_agent", "web_fetch"] {
         assert!(found.message.contains(idle), "{idle}: {}", found.message);
     }
     assert!(!found.message.contains("grep") && !found.message.contains("echo"), "{}", found.message);
     assert_eq!(of("tool-without-resource", &entries), [], "`*` names no tool");
-    let all =
-        ["tool: \"*\"", "\"file_read: /a/*\"", "\"file_write: /a/*\"", "web_search", "spawn_child: [helper]"];
+    let all = [
+        "tool: \"*\"",
+        "\"file_read: /a/*\"",
+        "\"file_write: /a/*\"",
+        "web_search",
+        "spawn_child: [helper]",
+        "message_send: [keeper]",
+    ];
     assert_eq!(of("any-tool-partly-unusable", &all), []);
 }
 

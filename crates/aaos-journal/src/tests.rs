@@ -27,7 +27,7 @@ fn saying(text: &str) -> NewEntry {
         agent_id: None,
         trace_id: None,
         parent_event: None,
-        event: Event::MessageDelivered { message: text.into() },
+        event: Event::MessageDelivered { message: text.into(), from: None, under: None },
     }
 }
 

@@ -149,7 +149,7 @@ impl Kernel {
         Ok(RunAnswer::Ran(result_of(&end)))
     }
 
-    fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
+    pub(crate) fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
         let Some(schema) = accepted_messages(&agent.manifest)? else { return Ok(()) };
         let value = serde_json::from_str(message).unwrap_or_else(|_| message.into());
         schema

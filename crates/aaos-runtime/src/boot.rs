@@ -73,9 +73,15 @@ impl Kernel {
     async fn go_on(&self, state: State) -> Result<(), KernelError> {
         self.recall_replies(&state);
         let state = Arc::new(state);
+        let mut back = Vec::new();
         for record in state.alive().filter(|agent| agent.goal.is_none() && agent.parent.is_none()) {
             let agent = self.revive(&state, record, self.halting().child_token()).await?;
-            self.recall_mail(&agent, &state, record).await?;
+            self.recall_mail(&agent, record)?;
+            back.push((agent, record));
+        }
+        // Only now, so that whoever goes on finds those that it writes to and the replies that it waits for.
+        for (agent, record) in back {
+            self.take_up_mail(&agent, &state, record).await?;
         }
         for record in state.goals.values() {
             let mut goal = goal_of(record, self.halting().child_token());
@@ -117,13 +123,8 @@ impl Kernel {
         }
     }
 
-    /// Gives an agent the messages back that it had not answered, and lets it go on with what it was about.
-    async fn recall_mail(
-        &self,
-        agent: &Arc<Agent>,
-        state: &Arc<State>,
-        record: &AgentRecord,
-    ) -> Result<(), KernelError> {
+    /// Gives an agent the messages back that it had not answered.
+    fn recall_mail(&self, agent: &Arc<Agent>, record: &AgentRecord) -> Result<(), KernelError> {
         let in_progress = record.open_run().map(|run| run.trace);
         for mail in &record.mailbox {
             let Some(trace) = mail.trace else { continue };
@@ -139,9 +140,19 @@ impl Kernel {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Lets an agent go on with what it was about.
+    async fn take_up_mail(
+        &self,
+        agent: &Arc<Agent>,
+        state: &Arc<State>,
+        record: &AgentRecord,
+    ) -> Result<(), KernelError> {
         if agent.has_mailbox() {
             self.begin_loop(agent).await?;
-            if in_progress.is_some() || agent.has_mail() {
+            if record.open_run().is_some() || agent.has_mail() {
                 self.wake(agent, Some(Arc::clone(state)));
             }
         }

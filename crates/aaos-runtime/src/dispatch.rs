@@ -228,9 +228,9 @@ impl Kernel {
         let receipt = match permit.effect().input.place() {
             ToolPlace::Kernel => {
                 let under = Under { call: permit.call(), trace, cancel: cancel.clone(), earlier };
-                match self.run_spawning_tool(agent, under, permit).await {
+                match self.run_kernel_tool(agent, under, permit).await {
                     Some(receipt) => receipt,
-                    // The daemon closes: the call and its children go on after the next start.
+                    // The daemon closes: the call and what it waits for go on after the next start.
                     None => return Invoked::not_begun(cancelled()),
                 }
             }
@@ -240,6 +240,19 @@ impl Kernel {
         match self.finish(agent, receipt).await {
             Ok((outcome, entry)) => Invoked { result: outcome.result, count: 0, entry },
             Err(error) => Invoked::not_begun(error.into_tool_failure()),
+        }
+    }
+
+    /// Runs a tool whose body is the kernel's own. None when the daemon closes first.
+    async fn run_kernel_tool(
+        &self,
+        agent: &Arc<Agent>,
+        under: Under,
+        permit: Permit<ToolCall>,
+    ) -> Option<Receipt<ToolCall>> {
+        match permit.effect().input.clone() {
+            ToolInput::SendMessage(input) => self.run_message_tool(agent, under, permit, input).await,
+            _ => self.run_spawning_tool(agent, under, permit).await,
         }
     }
 

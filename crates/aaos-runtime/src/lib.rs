@@ -21,6 +21,7 @@ mod goals;
 mod inference;
 mod kernel;
 mod mail;
+mod messages;
 mod meter;
 mod outputs;
 mod principal;

@@ -17,11 +17,21 @@ use aaos_ipc::TraceState as Known;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::messages::Sent;
 use crate::principal::Principal;
 use crate::recovery::Recalled;
 use crate::registry::{Agent, Mail, Table};
 use crate::run::{Resumption, result_of};
 use crate::view::{RunResult, TraceReport, TraceState};
+
+/// Who puts a message into a mailbox.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sender<'s> {
+    /// The operator.
+    Operator,
+    /// An agent, by a call of its own.
+    Agent(&'s Sent<'s>),
+}
 
 impl Table {
     /// Notes that a reply to `trace` is awaited.
@@ -37,14 +47,24 @@ impl Table {
 }
 
 impl Kernel {
-    /// Puts a message into a persistent agent's mailbox, durably.
+    /// Puts a message into a persistent agent's mailbox, durably, on behalf of the operator.
     pub(crate) async fn deliver(&self, agent: &Arc<Agent>, message: String) -> Result<TraceId, KernelError> {
+        self.deliver_from(agent, message, Sender::Operator).await
+    }
+
+    /// Puts a message into a mailbox, durably.
+    pub(crate) async fn deliver_from(
+        &self,
+        agent: &Arc<Agent>,
+        message: String,
+        sender: Sender<'_>,
+    ) -> Result<TraceId, KernelError> {
         if agent.cancel.is_cancelled() {
             return Err(KernelError::State(format!("agent {} is being stopped", agent.id)));
         }
         let trace = TraceId::from_uuid(self.clock().fresh());
         self.table().open_trace(trace, agent.owner)?;
-        let delivered = self.deliver_traced(agent, trace, message).await;
+        let delivered = self.deliver_traced(agent, trace, message, sender).await;
         if let Err(error) = &delivered {
             self.close_trace(trace, Err(error.to_string()));
         }
@@ -60,9 +80,13 @@ impl Kernel {
         agent: &Arc<Agent>,
         trace: TraceId,
         message: String,
+        sender: Sender<'_>,
     ) -> Result<(), KernelError> {
         agent.reserve_mail()?;
-        let recorded = self.record_delivery(agent, trace, message.clone()).await;
+        let recorded = match sender {
+            Sender::Operator => self.record_delivery(agent, trace, message.clone()).await,
+            Sender::Agent(sent) => self.record_message(agent, trace, message.clone(), sent).await,
+        };
         agent.settle_mail(recorded.is_ok().then_some(Mail { trace, message }));
         if recorded.is_ok() {
             self.wake(agent, None);

@@ -13,8 +13,9 @@ use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
 use aaos_core::limits::CALL_JOURNAL_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
-use aaos_core::state::{AgentRecord, PendingCall, PendingKind, ReplyRecord, State};
-use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::state::{AgentRecord, PendingCall, PendingKind, PendingTool, ReplyRecord, State};
+use aaos_core::tool::{self, Tool};
+use aaos_core::toolio::{SendMessageOutput, ToolFailure, ToolFailureKind};
 use aaos_journal::{Filter, may_go_on};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ const UNKNOWN_OUTCOME: &str =
     "agentd was killed while this ran; whether it took effect is unknown, look before repeating it";
 /// What is said of a spawn that a restart cut short before there was a child.
 const SPAWN_CUT: &str = "agentd was killed before the child was admitted";
+/// What is said of a message that a restart cut short before it was delivered.
+const MESSAGE_CUT: &str = "agentd was killed before the message was delivered";
 /// What is recorded for a question whose agent did not outlive the daemon.
 const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
 
@@ -79,6 +82,9 @@ impl Plan {
                 Event::SpawnCompleted { call, child: None, failure, spent }
             }
             PendingKind::Tool(_) if pending.class == EffectClass::Safe => return,
+            PendingKind::Tool(tool) if tool.tool.as_str() == tool::SendMessage::NAME => {
+                sent_or_not(state, pending, tool)
+            }
             PendingKind::Tool(tool) => {
                 self.unknown.push(UnknownEffect {
                     call,
@@ -115,6 +121,28 @@ impl Plan {
             entry(Event::HumanApprovalDenied { approval, principal: None, reason })
         }));
         self.entries.push(entry(Event::AgentStopped { end: AgentEnd::Interrupted }));
+    }
+}
+
+/// How a call that sent a message ended: the journal itself tells.
+fn sent_or_not(state: &State, pending: &PendingCall, tool: &PendingTool) -> Event {
+    let sent = tool.delivered.map(SendMessageOutput::without_reply);
+    let result = sent.map(|output| {
+        serde_json::to_string(&output).unwrap_or_else(|error| unreachable!("it is plain JSON: {error}"))
+    });
+    let text = result.as_deref().unwrap_or_default();
+    let failure = result.is_none().then(|| ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
+    Event::ToolResult {
+        call: pending.call,
+        tool: tool.tool.clone(),
+        outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
+        result_hash: content_hash(text.as_bytes()),
+        result_bytes: Bytes(text.len() as u64),
+        failure,
+        worker: None,
+        spent: reserved_by(&pending.charges),
+        elapsed: state.latest.since(pending.since),
+        result,
     }
 }
 

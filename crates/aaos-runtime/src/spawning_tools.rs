@@ -50,6 +50,15 @@ impl Under {
             _ => SpawnedChild::default(),
         }
     }
+
+    /// The message that the call delivered before a restart.
+    pub(crate) fn delivered(&self) -> Option<TraceId> {
+        let pending = self.earlier.as_ref().and_then(|state| state.pending.get(&self.call))?;
+        match &pending.kind {
+            PendingKind::Tool(tool) => tool.delivered,
+            PendingKind::Inference { .. } | PendingKind::Spawn { .. } => None,
+        }
+    }
 }
 
 /// One attempt at a child that was admitted.
@@ -373,7 +382,7 @@ fn never_ran(failure: &ToolFailure) -> SpawnAgentOutput {
     }
 }
 
-fn to_json<T: serde::Serialize>(output: &T) -> Result<String, ToolFailure> {
+pub(crate) fn to_json<T: serde::Serialize>(output: &T) -> Result<String, ToolFailure> {
     serde_json::to_string(output).map_err(|error| {
         ToolFailure::new(ToolFailureKind::TooLarge, format!("the result is not JSON: {error}"))
     })

@@ -125,10 +125,12 @@ impl Request {
             ToolInput::FileReadMany(input) => Ok(self.plan_read_many(input)),
             ToolInput::FileWrite(input) => self.plan_write(input),
             ToolInput::FileEdit(input) => self.plan_edit(input),
-            ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => Err(ToolFailure::new(
-                ToolFailureKind::UnknownTool,
-                format!("{} runs in the kernel, not in a worker", self.input.name()),
-            )),
+            ToolInput::SendMessage(_) | ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => {
+                Err(ToolFailure::new(
+                    ToolFailureKind::UnknownTool,
+                    format!("{} runs in the kernel, not in a worker", self.input.name()),
+                ))
+            }
         }
     }
 

@@ -10,22 +10,17 @@ use crate::tool::CATALOGUE;
 
 use super::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
 
-const FORMS: [&str; 6] = ["file_read", "file_write", "tool", "web_search", "network", "spawn_child"];
+const FORMS: [&str; 7] =
+    ["file_read", "file_write", "tool", "web_search", "network", "spawn_child", "message_send"];
 const CONSTRAINTS: [&str; 6] =
     ["max_invocations", "max_per_minute", "expires_in_seconds", "delegate", "use", "approval_required"];
 pub(super) const SPAWN_EXAMPLE: &str = "spawn_child: [reader, writer]";
+const MESSAGE_EXAMPLE: &str = "message_send: [keeper]";
 /// In the grammar, not built yet.
-const LATER_FORMS: [&str; 2] = ["exec", "message_send"];
+const LATER_FORMS: [&str; 1] = ["exec"];
 /// Tools of SPEC §4 that are not built yet.
-const LATER_TOOLS: [&str; 7] = [
-    "command_run",
-    "history_read",
-    "memory_delete",
-    "memory_query",
-    "memory_store",
-    "send_message",
-    "skill_read",
-];
+const LATER_TOOLS: [&str; 6] =
+    ["command_run", "history_read", "memory_delete", "memory_query", "memory_store", "skill_read"];
 /// Longest host name (RFC 1035), and longest label.
 const MAX_HOST_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
@@ -170,6 +165,7 @@ impl Capability {
             },
             "network" => Ok(Self::Network(hosts(value)?)),
             "spawn_child" => Ok(Self::SpawnChild(names("spawn_child", SPAWN_EXAMPLE, value)?)),
+            "message_send" => Ok(Self::MessageSend(names("message_send", MESSAGE_EXAMPLE, value)?)),
             later if LATER_FORMS.contains(&later) => {
                 Err(CapabilityError::NotSupported { what: format!("capability `{later}:`") })
             }

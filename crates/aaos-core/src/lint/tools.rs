@@ -76,6 +76,7 @@ const fn needed(kind: ResourceKind) -> (&'static str, &'static str) {
         ResourceKind::FileWrite => ("a `file_write` grant", "`file_write: /abs/dir/*`"),
         ResourceKind::Network => ("a `network` or `web_search` grant", "`network: example.org`"),
         ResourceKind::SpawnChild => ("a `spawn_child` grant", "`spawn_child: [reader]`"),
+        ResourceKind::MessageSend => ("a `message_send` grant", "`message_send: [keeper]`"),
     }
 }
 

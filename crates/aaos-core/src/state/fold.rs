@@ -261,8 +261,13 @@ impl State {
 
     fn apply_mail(&mut self, entry: &Entry) {
         let (at, trace) = (entry.timestamp, entry.trace_id);
+        if let Event::MessageDelivered { under: Some(call), .. } = &entry.event
+            && let Some(PendingKind::Tool(tool)) = self.pending.get_mut(call).map(|one| &mut one.kind)
+        {
+            tool.delivered = trace;
+        }
         self.with_agent(entry, |agent| match &entry.event {
-            Event::MessageDelivered { message } => {
+            Event::MessageDelivered { message, .. } => {
                 agent.mailbox.push_back(MailRecord { trace, at, message: message.clone(), taken: false });
             }
             _ => {
@@ -561,6 +566,7 @@ fn pending_tool(event: &Event) -> Option<PendingTool> {
         at: *at,
         repeats: *repeats,
         children: BTreeMap::new(),
+        delivered: None,
     })
 }
 

@@ -261,6 +261,7 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
     assert_eq!(names(&["tool: web_fetch", "web_search"]), ["web_fetch"]);
     assert_eq!(names(&["tool: web_fetch", "network: a.org"]), ["web_fetch"]);
     assert_eq!(names(&["tool: *", "spawn_child: [a]"]), ["echo", "spawn_agent", "spawn_agents"]);
+    assert_eq!(names(&["tool: *", "message_send: [a]"]), ["echo", "send_message"]);
     assert!(names(&["{ tool: echo, use: false }"]).is_empty());
     let mut law = world(&["{ tool: echo, max_invocations: 1 }"]);
     act(&mut law, 1, tool("echo")).expect("one use");

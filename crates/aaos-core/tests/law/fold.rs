@@ -3,12 +3,13 @@
 use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
-use aaos_core::effect::{AuthorizedParts, Effect, Inference, InferenceOutcome, tokens_spent};
+use aaos_core::effect::{AuthorizedParts, Effect, EffectClass, Inference, InferenceOutcome, tokens_spent};
 use aaos_core::event::{AgentEnd, Entry, Event, GoalState, Kept};
 use aaos_core::id::{AgentId, ApprovalId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
+use aaos_core::name::ToolName;
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::{AgentLife, PendingKind, State};
@@ -137,7 +138,8 @@ fn agents_their_runs_and_their_mail() {
         seq += 1;
         state.apply(&Entry { trace_id, ..entry(seq, Some(agent(1)), event) });
     };
-    let delivered = |text: &str| Event::MessageDelivered { message: text.to_owned() };
+    let delivered =
+        |text: &str| Event::MessageDelivered { message: text.to_owned(), from: None, under: None };
     next(&mut state, trace(1), delivered("one"));
     next(&mut state, trace(2), delivered("two"));
     next(&mut state, trace(1), Event::AgentMessageReceived {});
@@ -168,6 +170,35 @@ fn agents_their_runs_and_their_mail() {
     next(&mut state, None, Event::AgentStopped { end: AgentEnd::Finished });
     assert!(matches!(state.agents[&agent(1)].life, AgentLife::Stopped { end: AgentEnd::Finished, .. }));
     assert_eq!(state.alive().count(), 0);
+}
+
+#[test]
+fn a_call_that_sends_a_message_knows_its_delivery() {
+    let mut state = fold(vec![spawned(None, 0, None)]);
+    let call = call(77);
+    let invoked = Event::ToolInvoked {
+        call,
+        tool: ToolName::parse("send_message").expect("a name"),
+        input: serde_json::json!({ "to": "other", "message": "hi" }),
+        class: EffectClass::Once,
+        access: Vec::new(),
+        denied: Vec::new(),
+        charges: Vec::new(),
+        model_call: None,
+        at: None,
+        repeats: 1,
+    };
+    let delivered = |state: &State| match &state.pending[&call].kind {
+        PendingKind::Tool(tool) => tool.delivered,
+        other => panic!("a tool call, not {other:?}"),
+    };
+    state.apply(&entry(2, Some(agent(1)), invoked));
+    assert_eq!(delivered(&state), None);
+    let message = |under| Event::MessageDelivered { message: "hi".to_owned(), from: Some(agent(1)), under };
+    state.apply(&Entry { trace_id: trace(8), ..entry(3, Some(agent(2)), message(None)) });
+    assert_eq!(delivered(&state), None, "somebody else's");
+    state.apply(&Entry { trace_id: trace(9), ..entry(4, Some(agent(2)), message(Some(call))) });
+    assert_eq!(delivered(&state), trace(9));
 }
 
 #[test]

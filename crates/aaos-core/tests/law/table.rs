@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
-use aaos_core::capability::{Capability, Constraints, GrantSpec, NameSet};
+use aaos_core::capability::{Capability, Constraints, GrantSpec};
 use aaos_core::effect::Need;
 use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern};
@@ -296,17 +296,11 @@ fn name_rows() -> Vec<Row> {
     let others = ["read", "readers", "reader-2", "a", "writer0"];
     let unaskable = ["", "Reader", "reader ", "reader\n", "*", "[reader]", "-reader", "r/w"];
     let any: Vec<&str> = listed.into_iter().chain(others).collect();
-    let to = |names: NameSet, passes: &[&str], refused: &[&str]| {
-        // No text is read as this form yet; the authority knows it all the same.
-        let row = row("web_search", message, passes, refused, &unaskable);
-        Row { capability: Capability::MessageSend(names), ..row }
-    };
-    let only = listed.map(|name| AgentName::parse(name).expect("a name")).to_vec();
     vec![
         row("spawn_child: [reader, writer]", spawn, &listed, &others, &unaskable),
         row("spawn_child: [*]", spawn, &any, &[], &unaskable),
-        to(NameSet::Only(only), &listed, &others),
-        to(NameSet::All, &any, &[]),
+        row("message_send: [reader, writer]", message, &listed, &others, &unaskable),
+        row("message_send: [*]", message, &any, &[], &unaskable),
     ]
 }
 

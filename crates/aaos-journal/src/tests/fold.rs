@@ -121,7 +121,11 @@ fn lives() -> impl Strategy<Value = Event> {
         1 => completed,
         1 => Just(Event::AgentPaused {}),
         1 => Just(Event::AgentResumed {}),
-        1 => ".{0,8}".prop_map(|message| Event::MessageDelivered { message }),
+        1 => (".{0,8}", ids(CallId::from_uuid)).prop_map(|(message, under)| Event::MessageDelivered {
+            message,
+            from: None,
+            under: Some(under),
+        }),
         1 => Just(Event::AgentMessageReceived {}),
         3 => grant().prop_map(|grant| Event::CapabilityGranted { grant }),
         1 => ids(GrantId::from_uuid).prop_map(|grant| Event::CapabilityRevoked {

@@ -197,7 +197,10 @@ fn agent(event: &Event, names: &Names) -> String {
         Event::AgentLoopStopped {} => "takes no more messages".to_owned(),
         Event::AgentPaused {} => "takes no turn until it is resumed".to_owned(),
         Event::AgentResumed {} => "goes on".to_owned(),
-        Event::MessageDelivered { message } => format!("\"{}\"", cut(message, VALUE_CHARS)),
+        Event::MessageDelivered { message, from, .. } => {
+            let sender = from.as_ref().map(|from| format!("from {}: ", names.of(from))).unwrap_or_default();
+            format!("{sender}\"{}\"", cut(message, VALUE_CHARS))
+        }
         Event::AgentMessageReceived {} => "taken from the mailbox".to_owned(),
         Event::MessageSent { to } => format!("to {}", names.of(to)),
         Event::SpawnRequested { child, .. } => format!("child {child}"),

@@ -150,7 +150,7 @@ fn what_agents_wrote_cannot_drive_the_terminal() {
             spent: Amounts::NONE,
             elapsed: Millis(1),
         },
-        Event::MessageDelivered { message: evil.to_owned() },
+        Event::MessageDelivered { message: evil.to_owned(), from: None, under: None },
         Event::ToolInvoked {
             call: CallId::from_uuid(Uuid::from_u128(4)),
             tool: ToolName::parse("echo").expect("a name"),

@@ -52,7 +52,7 @@ pub(super) fn progress(event: &Event) -> Vec<Told> {
         Event::ToolInvoked { tool, input, .. } => {
             vec![Told::new(Tone::Plain, format!("{tool} {}", entry::arguments(input)))]
         }
-        Event::MessageDelivered { message } => vec![got(message)],
+        Event::MessageDelivered { message, .. } => vec![got(message)],
         // Without calls it is the answer, which is told when it is known to be one.
         Event::InferenceCompleted { result: Ok(reply), .. } if !reply.calls.is_empty() => {
             let first = excerpt(&reply.text, 1, REASON_CHARS).remove(0);
@@ -79,7 +79,7 @@ pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
             thought(reply, *elapsed, spent)
         }
         Event::AgentExecutionStarted { message, .. } => vec![Told::text(Tone::Plain, "is asked", message)],
-        Event::MessageDelivered { message } => vec![got(message)],
+        Event::MessageDelivered { message, .. } => vec![got(message)],
         Event::AgentSpawned { manifest, budget, principal, .. } => {
             let limit = Some(budget).filter(|budget| **budget != Budget::default());
             let most = limit.map(|budget| format!(", at most {budget}")).unwrap_or_default();

@@ -9,6 +9,7 @@ mod explain;
 mod hostile_clients;
 mod limits;
 mod manifests;
+mod messages;
 mod methods;
 mod paths;
 mod persistent;
