@@ -171,6 +171,29 @@ pub enum Event {
     AgentLoopStarted {},
     /// A persistent agent's mailbox loop ended.
     AgentLoopStopped {},
+    /// An agent with a mailbox failed and goes on; the entry's trace is the message that it failed at.
+    AgentRestarted {
+        /// Restarts in the window of its supervision, this one included.
+        restarts: u32,
+        /// How long it rests before it takes the next message.
+        after: Millis,
+        /// What went wrong.
+        reason: String,
+        /// Whether its conversation begins anew, because it could not be taken up.
+        fresh: bool,
+    },
+    /// The clock woke a scheduled agent; the message of its schedule was delivered with this.
+    ScheduleFired {
+        /// The due time, which never fires again.
+        due: Timestamp,
+    },
+    /// Due times of a scheduled agent that nobody fired, or that another one stands for.
+    ScheduleMissed {
+        /// How many.
+        count: u32,
+        /// None until then fires any more.
+        until: Timestamp,
+    },
     /// A persistent agent was paused.
     AgentPaused {},
     /// A persistent agent was resumed.
@@ -485,6 +508,9 @@ kinds! {
     AgentExecutionCompleted => "agent_execution_completed",
     AgentLoopStarted => "agent_loop_started",
     AgentLoopStopped => "agent_loop_stopped",
+    AgentRestarted => "agent_restarted",
+    ScheduleFired => "schedule_fired",
+    ScheduleMissed => "schedule_missed",
     AgentPaused => "agent_paused",
     AgentResumed => "agent_resumed",
     MessageDelivered => "message_delivered",

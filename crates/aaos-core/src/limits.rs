@@ -100,6 +100,8 @@ pub const MAX_RESTART_WINDOW_SECONDS: u64 = 24 * 3600;
 pub const RESTART_BACKOFF_FIRST_MS: u64 = 250;
 /// Longest wait before a restart, milliseconds.
 pub const RESTART_BACKOFF_CAP_MS: u64 = 30_000;
+/// Sums that are remembered of what an agent spent, for `max_usd` of its supervision; later ones are added up.
+pub const SPENDING_NOTES: usize = 256;
 /// Largest goal or message text, bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Largest `prior_findings`, bytes.

@@ -20,6 +20,7 @@ use crate::model::{ModelCallId, ModelFailureKind, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
 use crate::path::AbsPath;
 use crate::quantity::{Amounts, Bytes, MicroUsd, Millis, Timestamp};
+use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 /// A goal as far as the journal tells.
@@ -196,6 +197,8 @@ pub struct AgentRecord {
     pub was_refused: bool,
     /// Messages delivered and not yet answered, oldest first.
     pub mailbox: VecDeque<MailRecord>,
+    /// What its supervision and its schedule go by.
+    pub watch: Watch,
 }
 
 impl AgentRecord {

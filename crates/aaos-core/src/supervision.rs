@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     MAX_RESTARTS, RESTART_BACKOFF_CAP_MS, RESTART_BACKOFF_FIRST_MS, RESTART_WINDOW_SECONDS, RESTARTS,
+    SPENDING_NOTES,
 };
 use crate::quantity::{MicroUsd, Millis, Timestamp};
 
@@ -105,6 +106,61 @@ impl Restarts {
 
 fn counts(supervision: &Supervision, at: Timestamp, now: Timestamp) -> bool {
     now.since(at) < supervision.within
+}
+
+/// What one agent spent in the window, in a bounded number of sums, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Spending(VecDeque<(Timestamp, MicroUsd)>);
+
+impl Spending {
+    /// Notes a sum that is spent now. Where no limit asks for it nothing is kept; where too much would be, sums count
+    /// as spent together, by the time of the later one.
+    pub fn note(&mut self, supervision: &Supervision, spent: MicroUsd, now: Timestamp) {
+        if supervision.max_usd.is_none() || spent == MicroUsd::ZERO {
+            return;
+        }
+        self.0.retain(|(at, _)| counts(supervision, *at, now));
+        let is_full = self.0.len() >= SPENDING_NOTES;
+        match self.0.back_mut().filter(|_| is_full) {
+            Some((at, sum)) => (*at, *sum) = (now, sum.plus(spent)),
+            None => self.0.push_back((now, spent)),
+        }
+    }
+
+    /// What was spent in the window that ends now.
+    #[must_use]
+    pub fn within(&self, supervision: &Supervision, now: Timestamp) -> MicroUsd {
+        let counted = self.0.iter().filter(|(at, _)| counts(supervision, *at, now));
+        counted.fold(MicroUsd::ZERO, |sum, (_, spent)| sum.plus(*spent))
+    }
+}
+
+/// What is remembered of one agent to supervise it and to fire its schedule: the fold of the journal and the kernel
+/// keep the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Its restarts.
+    pub restarts: Restarts,
+    /// What it and its descendants spent.
+    pub spending: Spending,
+    /// Until when it takes no message after a restart.
+    pub rests_until: Option<Timestamp>,
+    /// The due time of its schedule that was fired or given up last.
+    pub scheduled: Option<Timestamp>,
+}
+
+impl Watch {
+    /// It was restarted, and rests for so long.
+    pub fn restarted(&mut self, supervision: &Supervision, now: Timestamp, after: Millis) {
+        self.restarts.note(supervision, now);
+        self.rests_until = Some(now.after(after));
+    }
+
+    /// Its due times until then are settled, and never fire again.
+    pub fn settle_schedule(&mut self, until: Timestamp) {
+        self.scheduled = Some(self.scheduled.map_or(until, |earlier| earlier.max(until)));
+    }
 }
 
 /// Why an agent is not started again.

@@ -1,8 +1,10 @@
 //! Supervision: which ends are followed by a restart, how soon, and when it is enough.
 
-use aaos_core::limits::{MAX_RESTARTS, RESTART_BACKOFF_CAP_MS, RESTART_BACKOFF_FIRST_MS};
+use aaos_core::limits::{MAX_RESTARTS, RESTART_BACKOFF_CAP_MS, RESTART_BACKOFF_FIRST_MS, SPENDING_NOTES};
 use aaos_core::quantity::{MicroUsd, Millis, Timestamp};
-use aaos_core::supervision::{Ended, GiveUp, Next, RestartPolicy, Restarts, Supervision, back_off, decide};
+use aaos_core::supervision::{
+    Ended, GiveUp, Next, RestartPolicy, Restarts, Spending, Supervision, back_off, decide,
+};
 use proptest::prelude::*;
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -93,6 +95,31 @@ fn a_history_survives_the_journal_and_stays_small() {
         "[1060000]",
         "what no longer counts is forgotten"
     );
+}
+
+#[test]
+fn spending_counts_as_long_as_the_window_and_stays_bounded() {
+    let unlimited = Supervision::default();
+    let limited = Supervision { max_usd: Some(MicroUsd(1)), ..unlimited };
+    let mut spending = Spending::default();
+    spending.note(&unlimited, MicroUsd(7), NOW);
+    assert_eq!(spending.within(&limited, NOW), MicroUsd::ZERO, "nobody asks for it");
+    spending.note(&limited, MicroUsd(7), NOW);
+    spending.note(&limited, MicroUsd(5), NOW.after(Millis(1_000)));
+    assert_eq!(spending.within(&limited, NOW.after(Millis(59_999))), MicroUsd(12));
+    assert_eq!(spending.within(&limited, NOW.after(Millis(60_000))), MicroUsd(5));
+    assert_eq!(
+        spending.within(&limited, Timestamp(3)),
+        MicroUsd(12),
+        "a clock that was set back forgives nothing"
+    );
+    let later = NOW.after(Millis(120_000));
+    for nth in 0..10_000_u64 {
+        spending.note(&limited, MicroUsd(1), later.after(Millis(nth)));
+    }
+    let sums = serde_json::to_value(&spending).expect("plain");
+    assert_eq!(sums.as_array().map(Vec::len), Some(SPENDING_NOTES));
+    assert_eq!(spending.within(&limited, later.after(Millis(10_000))), MicroUsd(10_000), "no sum is lost");
 }
 
 #[test]

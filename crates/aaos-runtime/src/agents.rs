@@ -89,6 +89,8 @@ impl Kernel {
             capability_count: agent.manifest.capabilities.len(),
             parent_agent: agent.parent,
             started_at: agent.started_at,
+            next_due: self.schedules().next_of(agent.id),
+            restarts: self.restarts_of(agent),
         }
     }
 
@@ -120,6 +122,8 @@ impl Kernel {
             grants,
             confinement: agent.receipt(),
             waiting_for,
+            next_due: view.next_due,
+            restarts: view.restarts,
         })
     }
 
@@ -204,6 +208,7 @@ impl Kernel {
         let agent = self.agent_for(caller, id)?;
         self.journal().record(self.agent_entry(&agent, Event::AgentResumed {})).await?;
         agent.paused.send_replace(false);
+        self.watch_schedule(&agent);
         Ok(())
     }
 

@@ -62,6 +62,8 @@ impl Kernel {
                 tracing::error!(%error, "the models gateway cannot be started");
             }
         }));
+        let clockwork = kernel.clone();
+        drop(kernel.tasks().spawn(async move { clockwork.fire_schedules().await }));
         let idle = kernel.clone();
         drop(kernel.tasks().spawn(async move { idle.end_idle_workers().await }));
         let cleaning = kernel.clone();

@@ -234,6 +234,7 @@ impl Kernel {
     }
 
     fn count_cost(&self, agent: &Agent, spent: &Amounts) {
+        self.note_spending(agent, MicroUsd(spent.get(Quantity::MicroUsd)));
         let Some(id) = agent.goal else { return };
         if let Some(goal) = self.table().goals.get_mut(&id) {
             goal.cost = goal.cost.plus(MicroUsd(spent.get(Quantity::MicroUsd)));

@@ -30,6 +30,7 @@ use crate::goals::Goal;
 use crate::principal::{Principal, Right};
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
+use crate::schedules::Schedules;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
 /// The kernel; clones share it.
@@ -58,6 +59,7 @@ struct Inner {
     budget_changed: Notify,
     running_calls: RunningCalls,
     append_turns: AppendTurns,
+    schedules: Schedules,
     /// Held while a goal is accepted, so that one client key can never become two goals.
     submit_gate: tokio::sync::Mutex<()>,
     traces_changed: Notify,
@@ -102,6 +104,7 @@ impl Kernel {
                 budget_changed: Notify::new(),
                 running_calls: RunningCalls::default(),
                 append_turns: AppendTurns::default(),
+                schedules: Schedules::default(),
                 submit_gate: tokio::sync::Mutex::new(()),
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
@@ -160,6 +163,10 @@ impl Kernel {
 
     pub(crate) fn append_turns(&self) -> &AppendTurns {
         &self.inner.append_turns
+    }
+
+    pub(crate) fn schedules(&self) -> &Schedules {
+        &self.inner.schedules
     }
 
     pub(crate) fn budget_changed(&self) -> &Notify {

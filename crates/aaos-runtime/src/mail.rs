@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use aaos_agent::{Mind, RunEnd};
 use aaos_core::effect::Delivery;
-use aaos_core::event::{AgentEnd, Event};
+use aaos_core::event::Event;
 use aaos_core::id::TraceId;
 use aaos_core::limits;
 use aaos_core::state::State;
+use aaos_core::toolio::StopReason;
 
 use aaos_ipc::TraceState as Known;
 
@@ -22,6 +23,8 @@ use crate::principal::Principal;
 use crate::recovery::Recalled;
 use crate::registry::{Agent, Mail, Table};
 use crate::run::{Resumption, result_of};
+use crate::schedules::Firing;
+use crate::supervise::Failed;
 use crate::view::{RunResult, TraceReport, TraceState};
 
 /// Who puts a message into a mailbox.
@@ -31,6 +34,8 @@ pub(crate) enum Sender<'s> {
     Operator,
     /// An agent, by a call of its own.
     Agent(&'s Sent<'s>),
+    /// The agent's own schedule.
+    Schedule(Firing),
 }
 
 impl Table {
@@ -86,6 +91,7 @@ impl Kernel {
         let recorded = match sender {
             Sender::Operator => self.record_delivery(agent, trace, message.clone()).await,
             Sender::Agent(sent) => self.record_message(agent, trace, message.clone(), sent).await,
+            Sender::Schedule(firing) => self.record_firing(agent, trace, message.clone(), firing).await,
         };
         agent.settle_mail(recorded.is_ok().then_some(Mail { trace, message }));
         if recorded.is_ok() {
@@ -110,6 +116,7 @@ impl Kernel {
     /// Records that an agent with a mailbox takes messages from here on.
     pub(crate) async fn begin_loop(&self, agent: &Agent) -> Result<(), KernelError> {
         self.journal().record(self.agent_entry(agent, Event::AgentLoopStarted {})).await?;
+        self.watch_schedule(agent);
         Ok(())
     }
 
@@ -122,8 +129,10 @@ impl Kernel {
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = async move {
             loop {
-                if let Err(error) = kernel.empty_mailbox(&owned, earlier.take()).await {
-                    return kernel.end_broken(&owned, &error);
+                if let Err(failed) = kernel.empty_mailbox(&owned, earlier.take()).await
+                    && !kernel.goes_on_after(&owned, failed).await
+                {
+                    return;
                 }
                 if kernel.closing().is_cancelled() || owned.fall_asleep() {
                     return;
@@ -133,27 +142,18 @@ impl Kernel {
         drop(agent.tasks.spawn(running));
     }
 
-    /// An agent that can answer nothing must not go on taking messages.
-    fn end_broken(&self, agent: &Arc<Agent>, error: &KernelError) {
-        if !agent.cancel.is_cancelled() && !self.closing().is_cancelled() {
-            tracing::error!(%error, agent = %agent.id, "an agent cannot take messages any more");
-            let (kernel, dead) = (self.clone(), Arc::clone(agent));
-            let end = AgentEnd::Failed { reason: error.to_string() };
-            drop(self.tasks().spawn(async move { kernel.retire_or_log(&dead, end).await }));
-        }
-        self.fail_waiting_mail(agent);
-    }
-
-    async fn empty_mailbox(
-        &self,
-        agent: &Arc<Agent>,
-        earlier: Option<Arc<State>>,
-    ) -> Result<(), KernelError> {
-        let Recalled { mut mind, open, repeats } = self.recall(agent).await?;
+    async fn empty_mailbox(&self, agent: &Arc<Agent>, earlier: Option<Arc<State>>) -> Result<(), Failed> {
+        let (mut mind, open, repeats) = match self.recall(agent).await {
+            Ok(Recalled { mind, open, repeats }) => (mind, open, repeats),
+            Err(error) => {
+                let trace = earlier.as_deref().and_then(|state| open_trace(state, agent));
+                return Err(self.failed_at(trace, error, true));
+            }
+        };
         if let Some(open) = open {
             let (trace, resumption) = (open.trace, Resumption { repeats, earlier, ..Resumption::default() });
             let ran = self.resume_run(agent, mind, open, resumption).await;
-            mind = self.answered(trace, ran)?;
+            mind = self.answered(agent, trace, ran).await?;
         }
         while let Some(mail) = self.next_mail(agent).await {
             mind = self.answer(agent, mind, mail).await?;
@@ -166,43 +166,49 @@ impl Kernel {
         if !agent.has_mail() {
             return None;
         }
+        let ready = async { agent.wait_unpaused().await && self.rested(agent).await };
         let may_go_on = tokio::select! {
-            may = agent.wait_unpaused() => may && !self.closing().is_cancelled(),
+            ready = ready => ready && !self.closing().is_cancelled(),
             () = self.closing().cancelled() => false,
         };
         if may_go_on { agent.live().mailbox.pop() } else { None }
     }
 
-    async fn answer(&self, agent: &Arc<Agent>, mind: Mind, mail: Mail) -> Result<Mind, KernelError> {
+    async fn answer(&self, agent: &Arc<Agent>, mind: Mind, mail: Mail) -> Result<Mind, Failed> {
         let mut entry = self.agent_entry(agent, Event::AgentMessageReceived {});
         entry.trace_id = Some(mail.trace);
         let ran = match self.journal().record(entry).await {
             Ok(_) => self.run_agent(agent, mind, mail.message, Some(mail.trace)).await,
             Err(error) => Err(error.into()),
         };
-        self.answered(Some(mail.trace), ran)
+        self.answered(agent, Some(mail.trace), ran).await
     }
 
-    /// Closes what a run answered, unless the daemon closes and the run goes on later.
-    fn answered(
+    /// Closes what a run answered, unless the daemon closes and the run goes on later. A run that failed is the
+    /// supervision's.
+    async fn answered(
         &self,
+        agent: &Arc<Agent>,
         trace: Option<TraceId>,
         ran: Result<(Mind, RunEnd), KernelError>,
-    ) -> Result<Mind, KernelError> {
-        match ran {
-            Ok((mind, end)) => {
-                if let Some(trace) = trace {
-                    self.close_trace(trace, Ok(&end));
-                }
-                Ok(mind)
-            }
-            Err(error) => {
-                if let Some(trace) = trace.filter(|_| !self.closing().is_cancelled()) {
-                    self.close_trace(trace, Err(error.to_string()));
-                }
-                Err(error)
-            }
+    ) -> Result<Mind, Failed> {
+        let (mind, end) = ran.map_err(|error| self.failed_at(trace, error, false))?;
+        if let Some(trace) = trace {
+            self.close_trace(trace, Ok(&end));
         }
+        if end.stop_reason == StopReason::Error {
+            let why = end.error.unwrap_or_else(|| "its run failed".to_owned());
+            self.supervise(agent, trace, why, false).await.map_err(Failed::beside)?;
+        }
+        Ok(mind)
+    }
+
+    /// Nobody gets a reply from what failed here, unless the daemon closes and it goes on later.
+    fn failed_at(&self, trace: Option<TraceId>, error: KernelError, fresh: bool) -> Failed {
+        if let Some(trace) = trace.filter(|_| !self.closing().is_cancelled()) {
+            self.close_trace(trace, Err(error.to_string()));
+        }
+        Failed { trace, error, fresh }
     }
 
     /// Notes the end of a delivered message's run.
@@ -225,9 +231,13 @@ impl Kernel {
         if self.closing().is_cancelled() {
             return;
         }
-        let waiting: Vec<Mail> = agent.live().mailbox.drain().collect();
+        let (waiting, given_up) = {
+            let mut live = agent.live();
+            (live.mailbox.drain().collect::<Vec<Mail>>(), live.given_up.clone())
+        };
+        let why = given_up.unwrap_or_else(|| "the agent was stopped before it took the message".to_owned());
         for mail in waiting {
-            self.close_trace(mail.trace, Err("the agent was stopped before it took the message".to_owned()));
+            self.close_trace(mail.trace, Err(why.clone()));
         }
     }
 
@@ -268,6 +278,11 @@ impl Kernel {
         };
         Ok(TraceReport { trace_id: trace, status, result, error })
     }
+}
+
+/// The message that the run of an agent answers that a restart cut short.
+fn open_trace(state: &State, agent: &Agent) -> Option<TraceId> {
+    state.agents.get(&agent.id)?.open_run()?.trace
 }
 
 fn status_of(result: &RunResult) -> TraceState {

@@ -246,6 +246,7 @@ impl Kernel {
             live.conversation.clone_from(&record.conversation);
             live.total_usage = record.usage;
             live.was_refused = record.was_refused;
+            live.watch = record.watch.clone();
         }
         self.recall_revoked(state, &agent);
         self.table().agents.insert(agent.id, Arc::clone(&agent));

@@ -13,6 +13,7 @@ use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::quantity::Timestamp;
+use aaos_core::supervision::Watch;
 use aaos_ipc::{Correlation, Mailbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +97,10 @@ pub(crate) struct Live {
     pub(crate) mailbox: Mailbox<Mail>,
     /// Messages that are being journalled: each has its place in the mailbox already.
     arriving: usize,
+    /// What its supervision and its schedule go by.
+    pub(crate) watch: Watch,
+    /// Why it was given up, if it was.
+    pub(crate) given_up: Option<String>,
 }
 
 /// One message in a mailbox.
@@ -151,6 +156,8 @@ impl Agent {
                 asking: Vec::new(),
                 mailbox: Mailbox::default(),
                 arriving: 0,
+                watch: Watch::default(),
+                given_up: None,
             }),
         })
     }

@@ -378,6 +378,7 @@ impl Kernel {
             self.roots().close(grant.id);
         }
         self.table().agents.remove(&agent.id);
+        self.schedules().forget(agent.id);
         let mut last = vec![self.agent_entry(agent, Event::AgentStopped { end })];
         if agent.has_mailbox() {
             last.insert(0, self.agent_entry(agent, Event::AgentLoopStopped {}));

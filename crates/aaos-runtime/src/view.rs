@@ -46,6 +46,12 @@ pub struct AgentView {
     pub parent_agent: Option<AgentId>,
     /// Admission time, milliseconds since the epoch.
     pub started_at: Timestamp,
+    /// When its schedule is due next, milliseconds since the epoch; absent without a schedule and while it is paused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_due: Option<Timestamp>,
+    /// Restarts in the window of its supervision; absent where there were none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub restarts: Option<u32>,
 }
 
 /// A purse as shown: its tokens, and every quantity.
@@ -133,6 +139,12 @@ pub struct AgentStatus {
     pub confinement: Option<ConfinementReceipt>,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
+    /// When its schedule is due next, milliseconds since the epoch; absent without a schedule and while it is paused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_due: Option<Timestamp>,
+    /// Restarts in the window of its supervision; absent where there were none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub restarts: Option<u32>,
 }
 
 /// One open question in `approval.list`.

@@ -10,7 +10,8 @@ use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::Usage;
 use crate::name::AgentName;
 use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
-use crate::toolio::{SpawnAgentOutput, ToolFailure};
+use crate::supervision::Watch;
+use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 use super::{
     AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingApproval,
@@ -36,6 +37,10 @@ impl State {
                 }
             }
             Event::AgentStopped { end } => self.stop(entry, end),
+            Event::AgentRestarted { .. } => self.restart(entry),
+            Event::ScheduleFired { due: until } | Event::ScheduleMissed { until, .. } => {
+                self.with_agent(entry, |agent| agent.watch.settle_schedule(*until));
+            }
             Event::AgentPaused {} => self.with_agent(entry, |agent| agent.paused = true),
             Event::AgentResumed {} => self.with_agent(entry, |agent| agent.paused = false),
             Event::AgentExecutionStarted { .. }
@@ -139,6 +144,7 @@ impl State {
             conversation: VecDeque::new(),
             was_refused: false,
             mailbox: VecDeque::new(),
+            watch: Watch::default(),
         };
         self.agents.entry(id).or_insert(record);
     }
@@ -247,6 +253,40 @@ impl State {
         }
     }
 
+    /// What the agent failed at is over: the run that has no end of its own, and the message.
+    fn restart(&mut self, entry: &Entry) {
+        let Event::AgentRestarted { after, reason, fresh, .. } = &entry.event else {
+            return;
+        };
+        let (now, at) = (self.latest, entry.timestamp);
+        let mut died = None;
+        self.with_agent(entry, |agent| {
+            agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
+            end_clock(agent, now);
+            if let Some(run) = agent.run.as_mut().filter(|run| run.end.is_none()) {
+                let reply = ReplyRecord {
+                    agent: agent.id,
+                    at,
+                    response: String::new(),
+                    usage: run.usage,
+                    iterations: 0,
+                    stop_reason: StopReason::Error,
+                    error: Some(reason.clone()),
+                    failure: None,
+                };
+                run.end = Some(reply.clone());
+                died = Some(reply);
+            }
+            if *fresh {
+                agent.conversation.clear();
+            }
+            agent.watch.restarted(&agent.manifest.supervision, at, *after);
+        });
+        if let Some(reply) = died {
+            self.keep_reply(entry, reply);
+        }
+    }
+
     fn keep_reply(&mut self, entry: &Entry, reply: ReplyRecord) {
         let Some(trace) = entry.trace_id else {
             return;
@@ -345,6 +385,9 @@ impl State {
     fn settle(&mut self, call: CallId, spent: &Amounts) -> Option<AgentId> {
         let pending = self.pending.remove(&call)?;
         let now = self.latest;
+        if let Some(agent) = pending.agent {
+            self.note_spending(agent, &spent.minus(&pending.paid), now);
+        }
         for charge in &pending.charges {
             match charge {
                 Charge::Purse { agent, reserved } => {
@@ -360,6 +403,22 @@ impl State {
             }
         }
         pending.agent
+    }
+
+    /// An agent and all above it spent this much.
+    fn note_spending(&mut self, agent: AgentId, spent: &Amounts, now: Timestamp) {
+        let spent = MicroUsd(spent.get(Quantity::MicroUsd));
+        if spent == MicroUsd::ZERO {
+            return;
+        }
+        let mut next = Some(agent);
+        for _ in 0..MAX_PATH {
+            let Some(record) = next.and_then(|id| self.agents.get_mut(&id)) else {
+                return;
+            };
+            record.watch.spending.note(&record.manifest.supervision, spent, now);
+            next = record.parent;
+        }
     }
 
     fn count_cost(&mut self, goal: Option<GoalId>, spent: &Amounts) {
@@ -395,6 +454,7 @@ impl State {
             for charge in &pending.charges {
                 if let Charge::Purse { agent, reserved } = charge {
                     let unpaid = reserved.minus(&pending.paid);
+                    self.note_spending(*agent, &unpaid, last_entry);
                     self.on_path(*agent, |purse| purse.settle_all(&unpaid, &unpaid, last_entry));
                 }
             }

@@ -202,6 +202,46 @@ fn a_call_that_sends_a_message_knows_its_delivery() {
 }
 
 #[test]
+fn a_restart_ends_what_the_agent_failed_at_and_due_times_never_come_back() {
+    let mut state = fold(vec![spawned(None, 0, None)]);
+    let mut seq = 1;
+    let mut next = |state: &mut State, event| {
+        seq += 1;
+        state.apply(&Entry { trace_id: trace(1), ..entry(seq, Some(agent(1)), event) });
+    };
+    next(&mut state, Event::MessageDelivered { message: "one".to_owned(), from: None, under: None });
+    let started = Event::AgentExecutionStarted {
+        message_hash: String::new(),
+        message: "one".to_owned(),
+        tools: Vec::new(),
+        kept: Kept::default(),
+    };
+    next(&mut state, started);
+    let restarted = |fresh| Event::AgentRestarted {
+        restarts: 1,
+        after: Millis(250),
+        reason: "it died".to_owned(),
+        fresh,
+    };
+    next(&mut state, restarted(false));
+    let found = &state.agents[&agent(1)];
+    assert!(found.mailbox.is_empty() && found.open_run().is_none(), "{found:?}");
+    assert_eq!(found.conversation.len(), 1, "the conversation goes on");
+    let reply = &state.replies[&trace(1).expect("an id")];
+    assert_eq!((reply.stop_reason, reply.error.as_deref()), (StopReason::Error, Some("it died")));
+    assert_eq!(found.watch.rests_until, Some(Timestamp(NOW.0 + 4 + 250)));
+    next(&mut state, restarted(true));
+    let found = &state.agents[&agent(1)];
+    assert!(found.conversation.is_empty(), "it begins anew");
+    assert_eq!(found.watch.restarts.within(&found.manifest.supervision, Timestamp(NOW.0 + 9)), 2);
+    assert_eq!(found.watch.scheduled, None);
+    next(&mut state, Event::ScheduleFired { due: Timestamp(5) });
+    next(&mut state, Event::ScheduleMissed { count: 2, until: Timestamp(9) });
+    next(&mut state, Event::ScheduleFired { due: Timestamp(7) });
+    assert_eq!(state.agents[&agent(1)].watch.scheduled, Some(Timestamp(9)));
+}
+
+#[test]
 fn an_unfinished_inference_stays_paid() {
     let mut law = Authority::new(AuthorityLimits::default());
     law.admit_root(admission(1, Some(100)), Vec::new(), NOW).expect("room");

@@ -121,12 +121,7 @@ fn lives() -> impl Strategy<Value = Event> {
         1 => completed,
         1 => Just(Event::AgentPaused {}),
         1 => Just(Event::AgentResumed {}),
-        1 => (".{0,8}", ids(CallId::from_uuid)).prop_map(|(message, under)| Event::MessageDelivered {
-            message,
-            from: None,
-            under: Some(under),
-        }),
-        1 => Just(Event::AgentMessageReceived {}),
+        5 => mail(),
         3 => grant().prop_map(|grant| Event::CapabilityGranted { grant }),
         1 => ids(GrantId::from_uuid).prop_map(|grant| Event::CapabilityRevoked {
             grant,
@@ -134,6 +129,28 @@ fn lives() -> impl Strategy<Value = Event> {
             ended: vec![grant],
             cut: Vec::new(),
         }),
+    ]
+}
+
+/// What happens to an agent with a mailbox.
+fn mail() -> impl Strategy<Value = Event> {
+    let delivered = (".{0,8}", ids(CallId::from_uuid)).prop_map(|(message, under)| Event::MessageDelivered {
+        message,
+        from: None,
+        under: Some(under),
+    });
+    let restarted = (".{0,8}", any::<bool>()).prop_map(|(reason, fresh)| Event::AgentRestarted {
+        restarts: 1,
+        after: Millis(5),
+        reason,
+        fresh,
+    });
+    prop_oneof![
+        delivered,
+        Just(Event::AgentMessageReceived {}),
+        restarted,
+        (0_u64..9).prop_map(|due| Event::ScheduleFired { due: Timestamp(due) }),
+        (0_u64..9).prop_map(|until| Event::ScheduleMissed { count: 1, until: Timestamp(until) }),
     ]
 }
 

@@ -127,6 +127,8 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     if let Some(waits) = &status.waiting_for {
         facts.push(("waits for", cut(waits, REASON_CHARS)));
     }
+    facts.extend(status.next_due.map(|due| ("next due", instant(due))));
+    facts.extend(status.restarts.map(|restarts| ("restarts", format!("{restarts} in the window"))));
     let grants: Vec<String> = status
         .grants
         .iter()

@@ -115,6 +115,8 @@ mod tests {
             capability_count: 0,
             parent_agent: None,
             started_at: Timestamp(0),
+            next_due: None,
+            restarts: None,
         }
     }
 

@@ -195,6 +195,12 @@ fn agent(event: &Event, names: &Names) -> String {
         }
         Event::AgentLoopStarted {} => "waits for messages".to_owned(),
         Event::AgentLoopStopped {} => "takes no more messages".to_owned(),
+        Event::AgentRestarted { restarts, after, reason, fresh } => {
+            let anew = if *fresh { ", with a new conversation" } else { "" };
+            format!("restart {restarts}, after {}{anew}: {}", span(*after), cut(reason, REASON_CHARS))
+        }
+        Event::ScheduleFired { due } => format!("due at {}", instant(*due)),
+        Event::ScheduleMissed { count, until } => format!("{count} due times until {}", instant(*until)),
         Event::AgentPaused {} => "takes no turn until it is resumed".to_owned(),
         Event::AgentResumed {} => "goes on".to_owned(),
         Event::MessageDelivered { message, from, .. } => {

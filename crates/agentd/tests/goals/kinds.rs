@@ -9,7 +9,23 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 5] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 8] = [
+    // An agent has to fail, and a schedule's time has to come.
+    (
+        "agent_restarted",
+        "crates/agentd/tests/rpc/supervision.rs",
+        "a_failed_run_is_answered_and_the_agent_goes_on_after_a_rest",
+    ),
+    (
+        "schedule_fired",
+        "crates/agentd/tests/rpc/schedules.rs",
+        "a_due_time_that_was_missed_fires_once_across_restarts",
+    ),
+    (
+        "schedule_missed",
+        "crates/agentd/tests/rpc/schedules.rs",
+        "due_times_that_a_policy_skips_are_recorded_and_do_not_fire",
+    ),
     // It takes more refused calls than a session holds otherwise.
     (
         "denials_suppressed",

@@ -17,5 +17,7 @@ mod principals;
 mod purses;
 mod restart;
 mod revocation;
+mod schedules;
 mod streams;
+mod supervision;
 mod support;

@@ -1,5 +1,8 @@
 //! What these tests share: manifests, a daemon with its scripted model, and waits for journal entries.
 
+use aaos_core::event::{Event, NewEntry};
+use aaos_core::id::{AgentId, TraceId};
+use aaos_journal::{Journal, JournalConfig};
 use serde_json::{Value, json};
 use testkit::{Client, Daemon, DaemonBuilder, Gate, ModelServer, RpcFailure, Script, Turn};
 
@@ -129,6 +132,25 @@ pub(crate) fn assert_members(value: &Value, members: &[&str]) {
     for member in members {
         assert!(object.contains_key(*member), "{member} is missing in {value}");
     }
+}
+
+/// Appends to the journal of a daemon that is down, as an earlier one could have written: each event with its agent and trace.
+pub(crate) fn append(state_dir: &std::path::Path, events: Vec<(AgentId, Option<TraceId>, Event)>) {
+    let config = JournalConfig::at(state_dir.join("journal.db"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async move {
+        let (journal, state) = Journal::open(config).expect("nobody else has it open");
+        let entries = events.into_iter().map(|(agent_id, trace_id, event)| NewEntry {
+            timestamp: state.latest,
+            goal_id: None,
+            agent_id: Some(agent_id),
+            trace_id,
+            parent_event: None,
+            event,
+        });
+        journal.record_all(entries.collect()).await.expect("recorded");
+        journal.close().await.expect("closed");
+    });
 }
 
 /// The daemon still answers someone new.
