@@ -28,7 +28,7 @@ fn entry(text: String) -> NewEntry {
         agent_id: None,
         trace_id: None,
         parent_event: None,
-        event: Event::MessageDelivered { message: text },
+        event: Event::MessageDelivered { message: text, from: None, under: None },
     }
 }
 

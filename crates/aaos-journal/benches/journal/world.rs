@@ -110,7 +110,8 @@ pub(crate) fn step(agent: usize) -> NewEntry {
 pub(crate) fn life(agent: usize) -> Vec<NewEntry> {
     let mut events = vec![spawned(agent)];
     events.extend((0..3).map(|number| granted(agent, number)));
-    events.push(Event::MessageDelivered { message: "Read the file and say what it is about.".into() });
+    let message = "Read the file and say what it is about.".into();
+    events.push(Event::MessageDelivered { message, from: None, under: None });
     events.push(Event::AgentMessageReceived {});
     for number in 0..CALLS {
         events.extend([requested(agent, number), completed(agent, number)]);
