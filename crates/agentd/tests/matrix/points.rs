@@ -80,7 +80,6 @@ fn stopped_run(point: Point, whole: &Left, late: &AtomicUsize) -> Option<String>
     differs
 }
 
-#[expect(clippy::print_stdout, reason = "the harness shows it when the test fails")]
 fn say(words: &str) {
     writeln!(std::io::stdout(), "{words}").expect("standard output takes it");
 }
