@@ -180,7 +180,8 @@ pub struct Daemon {
     handle: rustix::fd::OwnedFd,
     builder: DaemonBuilder,
     stderr: Arc<Mutex<String>>,
-    ready: Receiver<()>,
+    /// Behind a lock, so that threads of a test can share the daemon.
+    ready: Mutex<Receiver<()>>,
     was_ready: bool,
 }
 
@@ -199,11 +200,11 @@ impl Daemon {
         let stderr = Arc::new(Mutex::new(String::new()));
         let ready =
             follow_stderr(child.stderr.take().expect("standard error is a pipe"), Arc::clone(&stderr));
-        Self { child, handle, builder, stderr, ready, was_ready: false }
+        Self { child, handle, builder, stderr, ready: Mutex::new(ready), was_ready: false }
     }
 
     fn await_ready(&mut self) {
-        match self.ready.recv_timeout(PATIENCE) {
+        match self.announcement().recv_timeout(PATIENCE) {
             Ok(()) => self.was_ready = true,
             Err(RecvTimeoutError::Timeout) => {
                 panic!("agentd is not ready after {PATIENCE:?}: {}", self.stderr())
@@ -214,9 +215,13 @@ impl Daemon {
         }
     }
 
+    fn announcement(&mut self) -> &Receiver<()> {
+        self.ready.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it has said that it is ready.
     pub fn is_ready(&mut self) -> bool {
-        self.was_ready |= self.ready.try_recv().is_ok();
+        self.was_ready |= self.announcement().try_recv().is_ok();
         self.was_ready
     }
 
