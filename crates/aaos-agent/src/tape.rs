@@ -17,9 +17,10 @@ use crate::mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
 use crate::wrap::told;
 
 /// Kinds of entries that a mind is rebuilt from.
-pub const TAPE_KINDS: [&str; 7] = [
+pub const TAPE_KINDS: [&str; 8] = [
     "agent_execution_started",
     "agent_execution_completed",
+    "agent_restarted",
     "inference_requested",
     "inference_completed",
     "tool_invoked",
@@ -135,6 +136,13 @@ impl Tape {
                 let recorded =
                     Recorded { response, usage: *usage, iterations: *iterations, stop: *stop_reason };
                 self.end(&recorded, cut.as_ref(), mind_hash)
+            }
+            // A run that died without an end of its own.
+            Event::AgentRestarted { .. } => {
+                if self.open.take().is_some() {
+                    self.mind.step(MindEvent::Cancelled);
+                }
+                Ok(())
             }
             Event::InferenceRequested { call, request_hash, .. } => self.ask(*call, request_hash),
             Event::InferenceCompleted { call, result: Ok(reply), .. } => self.answer(*call, reply),

@@ -5,10 +5,12 @@
 //! [`crate::Journal::begin`] and, for an intent that a restart left open, [`crate::Journal::resume`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
 //! is dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
 
-use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, reserved_by};
+use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, ToolOutcome, reserved_by};
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, CallId, EntryId, GoalId, TraceId};
 use aaos_core::quantity::{Amounts, Timestamp};
+use aaos_core::tool::ToolCall;
+use aaos_core::toolio::ToolFailure;
 
 /// When and because of what an effect begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +140,12 @@ impl<E: Effect> Receipt<E> {
         about.entry(self.parts.agent, E::result(&self.parts, &self.outcome))
     }
 
+    /// The call's id.
+    #[must_use]
+    pub fn call(&self) -> CallId {
+        self.parts.call
+    }
+
     /// The effect's name, for example `file_write`.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -158,6 +166,14 @@ impl<E: Effect> Receipt<E> {
             agent: self.parts.agent,
             entry,
         }
+    }
+}
+
+impl Receipt<ToolCall> {
+    /// The same call, told as failed: its result is given to nobody.
+    pub fn failing(self, failure: ToolFailure) -> Self {
+        let outcome = ToolOutcome { result: Err(failure), ..self.outcome };
+        Self { outcome, ..self }
     }
 }
 

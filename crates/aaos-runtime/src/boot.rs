@@ -210,8 +210,9 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`] when the journal cannot be closed.
     pub async fn shutdown(&self) -> Result<(), KernelError> {
-        self.close_doors();
+        // First, so that whoever is refused at a door knows why and records no failure.
         self.closing().cancel();
+        self.close_doors();
         self.tasks().close();
         let agents: Vec<_> = self.table().agents.values().cloned().collect();
         for agent in &agents {

@@ -402,6 +402,9 @@ impl Kernel {
             let event = Event::BudgetExceeded { quantity, wanted, remaining };
             self.record_or_log(self.agent_entry(agent, event)).await;
         }
+        // What is not delivered is not kept for anybody to deliver later either.
+        let is_cut = self.authority().is_cut(receipt.call());
+        let receipt = if is_cut { receipt.failing(revoked()) } else { receipt };
         let finished = self.journal().finish(receipt, self.clock().now()).await;
         if finished.is_err() {
             self.budget_changed().notify_waiters();

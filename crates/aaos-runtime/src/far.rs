@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::effect::ToolOutcome;
+use aaos_core::effect::{EffectClass, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
@@ -26,6 +26,7 @@ use zeroize::Zeroize;
 use crate::dispatch::{cancelled, elapsed};
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::recovery::UNKNOWN_OUTCOME;
 
 /// A worker that has had nothing to do for this long is ended.
 const WORKER_IDLE: Duration = Duration::from_secs(30);
@@ -238,7 +239,8 @@ impl Kernel {
             () = cancel.cancelled() => None,
         };
         let Some(mut held) = waited else {
-            return permit.settle(failed(cancelled()));
+            let failure = not_made_again(&permit);
+            return permit.settle(failed(failure));
         };
         let filled = match cancel.is_cancelled() {
             true => Err(cancelled()),
@@ -252,6 +254,7 @@ impl Kernel {
         let ready = filled.and_then(|()| if cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) });
         if let Err(failure) = ready {
             slot.shown().call = None;
+            let failure = if cancel.is_cancelled() { not_made_again(&permit) } else { failure };
             return permit.settle(failed(failure));
         }
         let Some(one) = held.as_mut() else {
@@ -323,6 +326,14 @@ impl Kernel {
         let event = Event::WorkerStopped { worker, reason: end.reason, stderr_tail: end.stderr_tail };
         self.record_or_log(self.entry(owner.goal, Some(owner.agent), event)).await;
     }
+}
+
+/// Why a call that was cancelled before it ran has no result. One that an earlier daemon began may have been done then.
+fn not_made_again(permit: &Permit<ToolCall>) -> ToolFailure {
+    if permit.is_resumed() && permit.effect().input.class() != EffectClass::Safe {
+        return ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME);
+    }
+    cancelled()
 }
 
 /// What the journal says of a worker that was started: who, how it is confined, and what it lacks.

@@ -20,6 +20,7 @@ use aaos_core::name::{AgentName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::{MicroUsd, Quantity, Timestamp};
 use aaos_core::state::State;
+use aaos_core::toolio::StopReason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -241,7 +242,8 @@ impl Kernel {
 
     fn verdict_of_error(&self, error: &KernelError, cancel: &CancellationToken) -> Option<Verdict> {
         let closes = matches!(error, KernelError::ShuttingDown) || self.closing().is_cancelled();
-        if closes && !cancel.is_cancelled() {
+        // Halting cancels every goal, which says nothing about this one.
+        if closes && (!cancel.is_cancelled() || self.halting().is_cancelled()) {
             return None;
         }
         Some(Verdict::could_not_run(error, cancel.is_cancelled()))
@@ -346,7 +348,10 @@ impl Kernel {
                 (run.await, true)
             }
         };
-        let end = ran?;
+        let end = match ran {
+            Err(_) if timed_out && !self.closing().is_cancelled() => timed_out_unrun(),
+            ran => ran?,
+        };
         let outputs = self.outputs_after(agent, before).await;
         Ok(self.judge_goal(id, &end, outputs, timed_out))
     }
@@ -529,7 +534,23 @@ impl Kernel {
     }
 }
 
+/// The end of a run that had not begun at its goal's deadline.
+fn timed_out_unrun() -> RunEnd {
+    RunEnd {
+        response: String::new(),
+        usage: Usage::default(),
+        iterations: 0,
+        stop_reason: StopReason::Cancelled,
+        error: Some("the goal's deadline passed before its agent ran".to_owned()),
+        failure: None,
+    }
+}
+
 fn check_request(request: &GoalRequest) -> Result<(), KernelError> {
+    if request.manifest.as_ref().is_some_and(|manifest| manifest.lifecycle.outlives_a_run()) {
+        let why = "a goal's agent lives as long as its goal: leave `lifecycle` out of its manifest";
+        return Err(KernelError::Invalid(why.to_owned()));
+    }
     if request.goal.trim().is_empty() {
         return Err(KernelError::Invalid("the goal is empty; say what is to be done".to_owned()));
     }

@@ -121,7 +121,8 @@ impl Kernel {
     }
 
     /// Lets an agent empty its mailbox, unless it is about that already. An agent without messages has no task and no
-    /// mind in memory: it is a position in the journal. With what an earlier daemon left, it first goes on with the run that was cut short.
+    /// mind in memory: it is a position in the journal. With what an earlier daemon left, it first goes on with the run
+    /// that was cut short.
     pub(crate) fn wake(&self, agent: &Arc<Agent>, mut earlier: Option<Arc<State>>) {
         if !agent.wake_up() {
             return;
@@ -151,7 +152,14 @@ impl Kernel {
             }
         };
         if let Some(open) = open {
-            let (trace, resumption) = (open.trace, Resumption { repeats, earlier, ..Resumption::default() });
+            let Some(earlier) = earlier else {
+                let why = format!("agent {}: a run of it is not over, though none goes on", agent.id);
+                return Err(self.failed_at(open.trace, KernelError::State(why), true));
+            };
+            let usage =
+                earlier.agents.get(&agent.id).and_then(|record| record.open_run()).map(|run| run.usage);
+            let usage = usage.unwrap_or_default();
+            let (trace, resumption) = (open.trace, Resumption { usage, repeats, earlier: Some(earlier) });
             let ran = self.resume_run(agent, mind, open, resumption).await;
             mind = self.answered(agent, trace, ran).await?;
         }

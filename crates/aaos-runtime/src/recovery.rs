@@ -28,7 +28,7 @@ use crate::spawn::off_thread;
 use crate::view::UnknownEffect;
 
 /// What is said of an effect that began before a restart and has no recorded outcome.
-const UNKNOWN_OUTCOME: &str =
+pub(crate) const UNKNOWN_OUTCOME: &str =
     "agentd was killed while this ran; whether it took effect is unknown, look before repeating it";
 /// What is said of a spawn that a restart cut short before there was a child.
 const SPAWN_CUT: &str = "agentd was killed before the child was admitted";
@@ -134,28 +134,6 @@ fn end_by_goal(state: &State, agent: &AgentRecord) -> AgentEnd {
         Some((_, goal)) if goal.state == GoalState::Done => AgentEnd::Finished,
         Some((end, _)) => AgentEnd::Failed { reason: end.error.clone().unwrap_or_default() },
         None => AgentEnd::Interrupted,
-    }
-}
-
-/// How a call that sent a message ended: the journal itself tells.
-fn sent_or_not(state: &State, pending: &PendingCall, tool: &PendingTool) -> Event {
-    let sent = tool.delivered.map(SendMessageOutput::without_reply);
-    let result = sent.map(|output| {
-        serde_json::to_string(&output).unwrap_or_else(|error| unreachable!("it is plain JSON: {error}"))
-    });
-    let text = result.as_deref().unwrap_or_default();
-    let failure = result.is_none().then(|| ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
-    Event::ToolResult {
-        call: pending.call,
-        tool: tool.tool.clone(),
-        outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
-        result_hash: content_hash(text.as_bytes()),
-        result_bytes: Bytes(text.len() as u64),
-        failure,
-        worker: None,
-        spent: reserved_by(&pending.charges),
-        elapsed: state.latest.since(pending.since),
-        result,
     }
 }
 
@@ -290,8 +268,8 @@ impl Kernel {
     }
 
     async fn reopen_roots(&self, state: &State, agent: AgentId) -> Result<(), KernelError> {
-        let grants = state.grants.values().filter(|grant| grant.record.agent == agent && !grant.revoked);
-        for grant in grants {
+        let held = state.agents.get(&agent).into_iter().flat_map(|record| &record.grants);
+        for grant in held.filter_map(|id| state.grants.get(id)).filter(|grant| !grant.revoked) {
             let Some(identity) = grant.record.root.clone() else { continue };
             let (Some(pattern), id) = (grant.record.capability.file_pattern().cloned(), grant.record.id)
             else {

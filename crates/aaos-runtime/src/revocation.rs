@@ -189,7 +189,8 @@ impl Kernel {
 
     /// What an agent that goes on had lost before the restart is answered for as before.
     pub(crate) fn recall_revoked(&self, state: &State, agent: &Agent) {
-        let lost = state.grants.values().filter(|grant| grant.record.agent == agent.id && grant.revoked);
+        let held = state.agents.get(&agent.id).into_iter().flat_map(|record| &record.grants);
+        let lost = held.filter_map(|id| state.grants.get(id)).filter(|grant| grant.revoked);
         let lost = lost.map(|grant| {
             let (_, durable) = watch::channel(true);
             (grant.record.id, Ended { cut: Vec::new(), durable })

@@ -192,7 +192,8 @@ impl Kernel {
         };
         self.note_child(parent, name.clone(), failure);
         let ended = Event::ChildEnded { call: under.call, index, name, outcome: outcome.clone() };
-        self.note_or_log(self.agent_entry(parent, ended));
+        // The verdict over the goal rests on it, also after a restart.
+        self.record_or_log(self.agent_entry(parent, ended)).await;
         outcome
     }
 
@@ -262,6 +263,11 @@ impl Kernel {
     ) -> Result<Attempt, ToolFailure> {
         let earlier =
             under.earlier.as_ref().and_then(|state| Some((state, state.agents.get(&child.earlier?)?)));
+        if child.earlier.is_some() && earlier.is_none() {
+            // So many agents ended since that nothing of it is kept.
+            let why = "what an earlier attempt came to is forgotten; it is not made again";
+            return Err(ToolFailure::new(ToolFailureKind::ChildFailed, why));
+        }
         let (agent, run) = match earlier {
             Some((_, record)) if !record.is_alive() => return Ok(attempt_of(record)),
             Some((state, record)) => self.revive_child(state, record, under, message).await?,

@@ -180,7 +180,7 @@ pub struct Daemon {
     handle: rustix::fd::OwnedFd,
     builder: DaemonBuilder,
     stderr: Arc<Mutex<String>>,
-    /// In a lock, so that threads of a test may share the daemon.
+    /// Behind a lock, so that threads of a test can share the daemon.
     ready: Mutex<Receiver<()>>,
     was_ready: bool,
 }
@@ -204,8 +204,7 @@ impl Daemon {
     }
 
     fn await_ready(&mut self) {
-        let ready = self.ready.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match ready.recv_timeout(PATIENCE) {
+        match self.announcement().recv_timeout(PATIENCE) {
             Ok(()) => self.was_ready = true,
             Err(RecvTimeoutError::Timeout) => {
                 panic!("agentd is not ready after {PATIENCE:?}: {}", self.stderr())
@@ -216,10 +215,13 @@ impl Daemon {
         }
     }
 
+    fn announcement(&mut self) -> &Receiver<()> {
+        self.ready.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether it has said that it is ready.
     pub fn is_ready(&mut self) -> bool {
-        let ready = self.ready.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.was_ready |= ready.try_recv().is_ok();
+        self.was_ready |= self.announcement().try_recv().is_ok();
         self.was_ready
     }
 

@@ -30,7 +30,7 @@ impl State {
                 self.apply_goal(entry);
             }
             Event::AgentSpawned { .. } => self.admit(entry),
-            Event::CapabilityGranted { grant } => self.grant(entry, grant),
+            Event::CapabilityGranted { grant } => self.grant(grant),
             Event::CapabilityRevoked { grant, .. } => {
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.revoked = true;
@@ -149,11 +149,7 @@ impl State {
         self.agents.entry(id).or_insert(record);
     }
 
-    fn grant(&mut self, entry: &Entry, grant: &crate::grant::GrantRecord) {
-        debug_assert!(
-            entry.agent_id.is_none_or(|agent| agent == grant.agent),
-            "a grant is its holder's entry"
-        );
+    fn grant(&mut self, grant: &crate::grant::GrantRecord) {
         let Some(holder) = self.agents.get_mut(&grant.agent) else {
             return;
         };
