@@ -159,28 +159,6 @@ fn sent_or_not(state: &State, pending: &PendingCall, tool: &PendingTool) -> Even
     }
 }
 
-/// How a call that sent a message ended: the journal itself tells.
-fn sent_or_not(state: &State, pending: &PendingCall, tool: &PendingTool) -> Event {
-    let sent = tool.delivered.map(SendMessageOutput::without_reply);
-    let result = sent.map(|output| {
-        serde_json::to_string(&output).unwrap_or_else(|error| unreachable!("it is plain JSON: {error}"))
-    });
-    let text = result.as_deref().unwrap_or_default();
-    let failure = result.is_none().then(|| ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
-    Event::ToolResult {
-        call: pending.call,
-        tool: tool.tool.clone(),
-        outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
-        result_hash: content_hash(text.as_bytes()),
-        result_bytes: Bytes(text.len() as u64),
-        failure,
-        worker: None,
-        spent: reserved_by(&pending.charges),
-        elapsed: state.latest.since(pending.since),
-        result,
-    }
-}
-
 fn entry_at(
     timestamp: Timestamp,
     goal_id: Option<aaos_core::id::GoalId>,
