@@ -103,16 +103,15 @@ impl Operator {
         Ok(id)
     }
 
-    /// Follows the goal to the end of its root agent and answers what is asked.
+    /// Follows the goal to its end, which is recorded with that of its root agent, and answers what is asked.
     fn follow(&mut self, client: &mut Client, goal: &str) -> Result<(), RpcTrouble> {
-        let kinds = ["human_approval_requested", "goal_finished", "agent_stopped"];
+        let kinds = ["human_approval_requested", "goal_finished"];
         // The stream itself is never replied to while the daemon lives.
         client.send_line(
             &json!({ "jsonrpc": "2.0", "id": "follow", "method": "audit.stream",
                      "params": { "goal_id": goal, "kinds": kinds } })
             .to_string(),
         )?;
-        let mut is_over = false;
         loop {
             let frame = client.notification()?;
             let event = &frame["params"]["event"]["event"];
@@ -120,9 +119,8 @@ impl Operator {
                 Some("human_approval_requested") => self.answer(client, &text(&event["question"]["id"]))?,
                 Some("goal_finished") => {
                     assert_eq!(event["state"], "done", "{event}");
-                    is_over = true;
+                    return Ok(());
                 }
-                Some("agent_stopped") if is_over => return Ok(()),
                 _ => {}
             }
         }

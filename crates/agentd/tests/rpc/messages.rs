@@ -96,30 +96,23 @@ fn whom_an_agent_may_not_know_answers_as_whom_there_is_not() {
     assert_eq!(entries(&mut client, &["message_delivered"]).len(), 1, "the control's");
 }
 
-/// Names are looked up in the sender's own goal first, then among the operator's agents without one.
+/// A goal's own agents take no messages: they end with it.
 #[test]
-fn a_goal_writes_to_the_operators_agents_and_not_into_another_goal() {
-    let script = Script::new()
-        .when_system("You are keeper", [Turn::say("kept")])
-        .when_system("You are held", [Turn::Hang])
-        .or_choose(|seen| {
-            let to = if seen.system.contains("first") { "keeper" } else { "held" };
-            let input = json!({ "to": to, "message": "hi", "wait_seconds": 30 });
-            Some(if seen.replies_so_far() == 0 {
-                Turn::call("send_message", input)
-            } else {
-                Turn::say("told")
-            })
-        });
+fn a_goal_writes_to_the_operators_agents_and_has_no_mailbox_of_its_own() {
+    let script = Script::new().when_system("You are keeper", [Turn::say("kept")]).or_choose(|seen| {
+        let to = if seen.system.contains("first") { "keeper" } else { "second" };
+        let input = json!({ "to": to, "message": "hi", "wait_seconds": 30 });
+        Some(if seen.replies_so_far() == 0 { Turn::call("send_message", input) } else { Turn::say("told") })
+    });
     let rig = Rig::new(script);
     let mut client = rig.client();
     rig.spawn(&persistent("keeper"));
     let root = persistent("held");
     let held = json!({ "goal": "wait", "manifest": root });
-    client.call("goal.submit", held).expect("accepted");
-    assert_eq!(rig.models.wait_for_requests(1).len(), 1);
-    for (name, wanted) in [("first", "kept"), ("second", "not_found")] {
-        let root = manifest(name, &writing_to("keeper, held"));
+    let refused = client.call("goal.submit", held).expect_err("it would outlive its goal");
+    assert!(refused.code == -32602 && refused.message.contains("lifecycle"), "{refused:?}");
+    for (name, wanted) in [("first", "kept"), ("second", "takes no messages")] {
+        let root = manifest(name, &writing_to("keeper, second"));
         let (_, ended) =
             client.call_streaming("agent.submit_streaming", json!({ "goal": "go", "manifest": root }));
         ended.expect("an end");
