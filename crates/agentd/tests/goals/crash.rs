@@ -108,7 +108,6 @@ fn assert_recovered(daemon: &Daemon, work: &Work, goal: &str) {
     client.send("audit.stream", json!({ "goal_id": goal }));
     let finished = next_entry(&mut client, |entry| entry["event"]["kind"] == "goal_finished");
     assert_eq!(finished["event"]["state"], "done", "{finished}");
-    // Its root agent ends after it.
     // The journal has its end before whoever asks is told.
     let began = std::time::Instant::now();
     let status = loop {
