@@ -5,6 +5,7 @@ mod session;
 use aaos_agent::{Divergence, Mind, Tape, Unanswered};
 use aaos_core::event::{Entry, Event, content_hash};
 use aaos_core::id::Seq;
+use aaos_core::model::ModelStop;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -51,7 +52,8 @@ fn altered(session: &Session, at: usize, how: u32) -> Option<(Vec<Entry>, Seq)> 
         }
         Event::InferenceCompleted { result: Ok(reply), .. } => match how % 4 {
             0 => reply.text.push('!'),
-            1 if !reply.calls.is_empty() => {
+            // The mind looks at no call of a reply that was cut or refused.
+            1 if reply.stop == ModelStop::ToolUse && !reply.calls.is_empty() => {
                 reply.calls.pop();
             }
             2 => reply.usage.output_tokens.0 += 1,
