@@ -69,9 +69,34 @@ pub struct GoalRecord {
     /// Effects of its agents that were denied.
     pub denials: u32,
     /// Children that failed in the end and that no later child of the same name made up for.
-    pub failed_children: BTreeMap<Option<AgentName>, String>,
+    pub failed_children: FailedChildren,
     /// How it ended, once it has.
     pub end: Option<GoalEnd>,
+}
+
+/// The children of a goal that failed in the end, with their reasons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FailedChildren(BTreeMap<Option<AgentName>, String>);
+
+impl FailedChildren {
+    /// Notes how a child ended for good. A later child of the same name that succeeds makes up for one that failed; one
+    /// whose manifest could not be read has no name, and any success makes up for that.
+    pub fn note(&mut self, name: Option<&AgentName>, outcome: &Result<SpawnAgentOutput, ToolFailure>) {
+        let failure = match outcome {
+            Ok(output) => output.error.as_ref(),
+            Err(failure) => Some(&failure.message),
+        };
+        match failure {
+            None => self.0.retain(|failed, _| failed.is_some() && failed.as_ref() != name),
+            Some(reason) => drop(self.0.insert(name.cloned(), reason.clone())),
+        }
+    }
+
+    /// One of them, if there is any.
+    #[must_use]
+    pub fn first(&self) -> Option<(Option<&AgentName>, &str)> {
+        self.0.first_key_value().map(|(name, reason)| (name.as_ref(), reason.as_str()))
+    }
 }
 
 /// How a goal ended.
@@ -94,12 +119,6 @@ pub struct GoalEnd {
 /// A run in progress, or the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
-    /// The entry that says it began.
-    pub from: Seq,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// The message it began with.
-    pub message: String,
     /// The delivered message that it answers.
     pub trace: Option<TraceId>,
     /// How it ended; absent while it runs.
@@ -177,8 +196,6 @@ pub struct AgentRecord {
     pub spawned_at: Timestamp,
     /// uid of the principal whose agent it is.
     pub principal: u32,
-    /// The spawn that asked for it; none for an operator's own.
-    pub spawned_by: Option<CallId>,
     /// Whether it lives.
     pub life: AgentLife,
     /// Whether it is paused.

@@ -19,9 +19,9 @@ use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::goals::{Goal, GoalRequest};
 use crate::kernel::{Kernel, KernelParts};
-use crate::recovery::Plan;
+use crate::recovery::{Plan, end_of};
 use crate::registry::{Agent, Mail};
-use crate::view::RunResult;
+use crate::run::result_of;
 
 /// How often idle workers are looked for.
 const IDLE_ROUND: Duration = Duration::from_secs(10);
@@ -91,9 +91,18 @@ impl Kernel {
             self.recall_mail(&agent, record)?;
             back.push((agent, record));
         }
+        let with_mailbox = back.iter().filter(|(agent, _)| agent.has_mailbox());
+        let mut began = with_mailbox.map(|(agent, _)| self.agent_entry(agent, Event::AgentLoopStarted {}));
+        loop {
+            let some: Vec<NewEntry> = began.by_ref().take(limits::MAX_RECORD_BATCH).collect();
+            if some.is_empty() {
+                break;
+            }
+            self.journal().record_all(some).await?;
+        }
         // Only now, so that whoever goes on finds those that it writes to and the replies that it waits for.
-        for (agent, record) in back {
-            self.take_up_mail(&agent, &state, record).await?;
+        for (agent, record) in &back {
+            self.take_up_mail(agent, &state, record);
         }
         for goal in started {
             self.work_on(goal, Some(Arc::clone(&state)));
@@ -138,14 +147,7 @@ impl Kernel {
         let mut table = self.table();
         for (trace, reply) in &state.replies {
             let owner = state.agents.get(&reply.agent).map_or(0, |agent| agent.principal);
-            let result = RunResult {
-                response: reply.response.clone(),
-                usage: reply.usage,
-                iterations: reply.iterations,
-                stop_reason: reply.stop_reason,
-                error: reply.error.clone(),
-                failure: reply.failure,
-            };
+            let result = result_of(&end_of(reply));
             let recalled = table.open_trace(*trace, owner).map(|()| table.traces.complete(*trace, result));
             if !matches!(recalled, Ok(Ok(()))) {
                 tracing::error!(%trace, "a recorded reply could not be recalled");
@@ -173,20 +175,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Lets an agent go on with what it was about.
-    async fn take_up_mail(
-        &self,
-        agent: &Arc<Agent>,
-        state: &Arc<State>,
-        record: &AgentRecord,
-    ) -> Result<(), KernelError> {
-        if agent.has_mailbox() {
-            self.begin_loop(agent).await?;
-            if record.open_run().is_some() || agent.has_mail() {
-                self.wake(agent, Some(Arc::clone(state)));
-            }
+    /// Lets an agent with a mailbox go on with what it was about.
+    fn take_up_mail(&self, agent: &Arc<Agent>, state: &Arc<State>, record: &AgentRecord) {
+        if !agent.has_mailbox() {
+            return;
         }
-        Ok(())
+        self.watch_schedule(agent);
+        if record.open_run().is_some() || agent.has_mail() {
+            self.wake(agent, Some(Arc::clone(state)));
+        }
     }
 
     async fn end_idle_workers(&self) {

@@ -3,7 +3,6 @@
 //! Invariants: `submit` answers after the goal is on disk; a goal ends once, with a recorded verdict; the
 //! verdict rests on declared outputs and on failures of its children, never on prose.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,10 @@ use aaos_core::id::{AgentId, GoalId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
-use aaos_core::name::{AgentName, ToolName};
+use aaos_core::name::ToolName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::{MicroUsd, Quantity, Timestamp};
-use aaos_core::state::State;
+use aaos_core::state::{FailedChildren, State};
 use aaos_core::toolio::StopReason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -78,7 +77,7 @@ pub(crate) struct Goal {
     pub(crate) exit_code: Option<u8>,
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cancel: CancellationToken,
-    pub(crate) failed_children: BTreeMap<Option<AgentName>, String>,
+    pub(crate) failed_children: FailedChildren,
     pub(crate) denials: u32,
     pub(crate) over: watch::Sender<bool>,
 }
@@ -106,7 +105,7 @@ impl Goal {
             exit_code: None,
             ended_at: None,
             cancel,
-            failed_children: BTreeMap::new(),
+            failed_children: FailedChildren::default(),
             denials: 0,
             over: watch::Sender::new(false),
         }

@@ -4,12 +4,12 @@
 //! model's reply that is recorded is never asked for again; an effect that may not be repeated is not; an agent whose
 //! parent does not go on does not either.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape, specs_of};
 use aaos_core::effect::{EffectClass, reserved_by};
-use aaos_core::event::{AgentEnd, Entry, Event, GoalState, NewEntry, Outcome, content_hash};
+use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
 use aaos_core::limits::CALL_JOURNAL_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
@@ -25,6 +25,7 @@ use crate::registry::{Agent, AgentFacts};
 use crate::repeat::RepeatCounts;
 use crate::run::Resumption;
 use crate::spawn::off_thread;
+use crate::spawning_tools::to_json;
 use crate::view::UnknownEffect;
 
 /// What is said of an effect that began before a restart and has no recorded outcome.
@@ -83,7 +84,7 @@ impl Plan {
             }
             PendingKind::Tool(_) if pending.class == EffectClass::Safe => return,
             PendingKind::Tool(tool) if tool.tool.as_str() == tool::SendMessage::NAME => {
-                sent_or_not(state, pending, tool)
+                settled(state, pending, tool, sent_or_not(tool))
             }
             PendingKind::Tool(tool) => {
                 self.unknown.push(UnknownEffect {
@@ -94,18 +95,8 @@ impl Plan {
                     since: pending.since,
                     owner: pending.agent.and_then(|id| state.agents.get(&id)).map_or(0, |one| one.principal),
                 });
-                Event::ToolResult {
-                    call,
-                    tool: tool.tool.clone(),
-                    outcome: Outcome::Unknown,
-                    result_hash: content_hash(b""),
-                    result_bytes: Bytes::ZERO,
-                    result: None,
-                    failure: Some(ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME)),
-                    worker: None,
-                    spent: reserved_by(&pending.charges),
-                    elapsed: state.latest.since(pending.since),
-                }
+                let unknown = ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME);
+                settled(state, pending, tool, Err(unknown))
             }
         };
         let entry = entry_at(state.latest, pending.goal, pending.agent, event);
@@ -120,42 +111,38 @@ impl Plan {
             let (approval, reason) = (asked.question.id, ENDED_BY_RESTART.to_owned());
             entry(Event::HumanApprovalDenied { approval, principal: None, reason })
         }));
-        self.entries.push(entry(Event::AgentStopped { end: end_by_goal(state, agent) }));
+        self.entries.push(entry(Event::AgentStopped { end: AgentEnd::Interrupted }));
     }
 }
 
-/// How an agent ends that does not go on: as its goal did, where only that was left to be recorded.
-fn end_by_goal(state: &State, agent: &AgentRecord) -> AgentEnd {
-    let goal = agent.goal.and_then(|goal| state.goals.get(&goal));
-    match goal
-        .filter(|goal| goal.root_agent == Some(agent.id))
-        .and_then(|goal| goal.end.as_ref().zip(Some(goal)))
-    {
-        Some((_, goal)) if goal.state == GoalState::Done => AgentEnd::Finished,
-        Some((end, _)) => AgentEnd::Failed { reason: end.error.clone().unwrap_or_default() },
-        None => AgentEnd::Interrupted,
-    }
+/// What came of a call that sent a message: the journal itself tells.
+fn sent_or_not(tool: &PendingTool) -> Result<String, ToolFailure> {
+    let Some(trace) = tool.delivered else {
+        return Err(ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
+    };
+    to_json(&SendMessageOutput::without_reply(trace))
 }
 
-/// How a call that sent a message ended: the journal itself tells.
-fn sent_or_not(state: &State, pending: &PendingCall, tool: &PendingTool) -> Event {
-    let sent = tool.delivered.map(SendMessageOutput::without_reply);
-    let result = sent.map(|output| {
-        serde_json::to_string(&output).unwrap_or_else(|error| unreachable!("it is plain JSON: {error}"))
-    });
+/// The outcome of a call that does not go on.
+fn settled(
+    state: &State,
+    pending: &PendingCall,
+    tool: &PendingTool,
+    result: Result<String, ToolFailure>,
+) -> Event {
     let text = result.as_deref().unwrap_or_default();
-    let failure = result.is_none().then(|| ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
+    let failure = result.as_ref().err();
     Event::ToolResult {
         call: pending.call,
         tool: tool.tool.clone(),
-        outcome: failure.as_ref().map_or(Outcome::Done, ToolFailure::outcome),
+        outcome: failure.map_or(Outcome::Done, ToolFailure::outcome),
         result_hash: content_hash(text.as_bytes()),
         result_bytes: Bytes(text.len() as u64),
-        failure,
+        failure: failure.cloned(),
         worker: None,
         spent: reserved_by(&pending.charges),
         elapsed: state.latest.since(pending.since),
-        result,
+        result: result.ok(),
     }
 }
 
@@ -173,10 +160,11 @@ fn entry_at(
 fn survivors(state: &State) -> BTreeSet<AgentId> {
     let mut alive: Vec<&AgentRecord> = state.alive().collect();
     alive.sort_by_key(|agent| agent.depth);
+    let awaited = awaited(state);
     let mut survive = BTreeSet::new();
     for agent in alive {
         let survives = match (agent.parent, agent.goal) {
-            (Some(parent), _) => survive.contains(&parent) && is_awaited(state, &survive, agent),
+            (Some(_), _) => awaited.get(&agent.id).is_some_and(|call| goes_on(state, &survive, call)),
             (None, Some(goal)) => {
                 let goal = state.goals.get(&goal).filter(|goal| !goal.state.is_final());
                 goal.is_some_and(|goal| goal.root_agent == Some(agent.id))
@@ -190,17 +178,15 @@ fn survivors(state: &State) -> BTreeSet<AgentId> {
     survive
 }
 
-/// Whether a spawning call of its parent goes on and still waits for this child.
-fn is_awaited(state: &State, survive: &BTreeSet<AgentId>, child: &AgentRecord) -> bool {
-    let waits_for = |pending: &PendingCall| match &pending.kind {
-        PendingKind::Tool(tool) => {
-            let mut children = tool.children.values();
-            children.any(|one| one.outcome.is_none() && one.agents.last() == Some(&child.id))
-        }
-        PendingKind::Inference { .. } | PendingKind::Spawn { .. } => false,
-    };
-    let of_parent = state.pending.values().filter(|pending| pending.agent == child.parent);
-    of_parent.into_iter().any(|pending| goes_on(state, survive, pending) && waits_for(pending))
+/// The children that unfinished spawning calls wait for, with those calls, which are their parents'.
+fn awaited(state: &State) -> BTreeMap<AgentId, &PendingCall> {
+    let mut awaited = BTreeMap::new();
+    for pending in state.pending.values() {
+        let PendingKind::Tool(tool) = &pending.kind else { continue };
+        let waiting = tool.children.values().filter(|one| one.outcome.is_none());
+        awaited.extend(waiting.filter_map(|one| Some((*one.agents.last()?, pending))));
+    }
+    awaited
 }
 
 /// Whether a call that has no recorded outcome goes on: one that a surviving agent's run waits for.
@@ -360,7 +346,7 @@ impl Kernel {
 }
 
 /// A recorded end of a run.
-fn end_of(record: &ReplyRecord) -> RunEnd {
+pub(crate) fn end_of(record: &ReplyRecord) -> RunEnd {
     RunEnd {
         response: record.response.clone(),
         usage: record.usage,

@@ -12,7 +12,6 @@ use aaos_core::id::{AgentId, CallId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
-use aaos_core::name::AgentName;
 use aaos_core::quantity::Amounts;
 use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
 use aaos_core::tool::{ToolCall, ToolInput};
@@ -186,11 +185,11 @@ impl Kernel {
         if self.closing().is_cancelled() {
             return outcome;
         }
-        let failure = match &outcome {
-            Ok(output) => output.error.as_deref(),
-            Err(failure) => Some(failure.message.as_str()),
-        };
-        self.note_child(parent, name.clone(), failure);
+        if let Some(goal) = parent.goal
+            && let Some(goal) = self.table().goals.get_mut(&goal)
+        {
+            goal.failed_children.note(name.as_ref(), &outcome);
+        }
         let ended = Event::ChildEnded { call: under.call, index, name, outcome: outcome.clone() };
         // The verdict over the goal rests on it, also after a restart.
         self.record_or_log(self.agent_entry(parent, ended)).await;
@@ -333,19 +332,6 @@ impl Kernel {
                 () = closing.cancelled() => {}
             }
         }));
-    }
-
-    /// Remembers for the goal which children failed in the end, those that were never admitted too. A later child of
-    /// the same name that succeeds makes up for it; one whose manifest could not be read has no name, and any
-    /// success makes up for that.
-    fn note_child(&self, parent: &Agent, child: Option<AgentName>, failure: Option<&str>) {
-        let Some(goal) = parent.goal else { return };
-        let mut table = self.table();
-        let Some(goal) = table.goals.get_mut(&goal) else { return };
-        match failure {
-            None => goal.failed_children.retain(|failed, _| failed.is_some() && *failed != child),
-            Some(reason) => drop(goal.failed_children.insert(child, reason.to_owned())),
-        }
     }
 }
 

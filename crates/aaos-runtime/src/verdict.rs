@@ -2,13 +2,12 @@
 //!
 //! Invariants: prose never turns a failure into success; exit code 0 means `done` and nothing else does.
 
-use std::collections::BTreeMap;
-
 use aaos_agent::RunEnd;
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::exit::Exit;
 use aaos_core::model::ModelFailureKind;
 use aaos_core::name::AgentName;
+use aaos_core::state::FailedChildren;
 use aaos_core::toolio::StopReason;
 
 use crate::error::KernelError;
@@ -18,7 +17,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) end: &'f RunEnd,
     pub(crate) outputs: Vec<OutputObserved>,
     pub(crate) timed_out: bool,
-    pub(crate) failed_children: Option<&'f BTreeMap<Option<AgentName>, String>>,
+    pub(crate) failed_children: Option<&'f FailedChildren>,
     pub(crate) was_denied: bool,
 }
 
@@ -126,9 +125,9 @@ fn weigh_completed(facts: &Facts<'_>) -> (GoalState, Exit, Option<String>) {
             format!("the agent says it is done, but declared outputs are missing: {}", missing.join(", "));
         return (GoalState::Failed, exit, Some(why));
     }
-    let failed = facts.failed_children.and_then(BTreeMap::first_key_value);
+    let failed = facts.failed_children.and_then(FailedChildren::first);
     if let (true, Some((child, reason))) = (facts.outputs.is_empty(), failed) {
-        let child = child.as_ref().map_or("with an unreadable manifest", AgentName::as_str);
+        let child = child.map_or("with an unreadable manifest", AgentName::as_str);
         let why = format!("its child {child} failed: {reason}");
         return (GoalState::Failed, Exit::Failed, Some(why));
     }
@@ -143,8 +142,8 @@ mod tests {
     use aaos_core::model::{ModelFailureKind, Usage};
     use aaos_core::name::AgentName;
     use aaos_core::path::AbsPath;
-    use aaos_core::toolio::StopReason;
-    use std::collections::BTreeMap;
+    use aaos_core::state::FailedChildren;
+    use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 
     fn end(stop_reason: StopReason) -> RunEnd {
         RunEnd {
@@ -185,7 +184,9 @@ mod tests {
     #[test]
     fn a_failed_child_fails_a_goal_without_outputs() {
         let end = end(StopReason::Complete);
-        let failed = BTreeMap::from([(Some(AgentName::parse("writer").expect("name")), "disk".to_owned())]);
+        let mut failed = FailedChildren::default();
+        let disk = ToolFailure::new(ToolFailureKind::ChildFailed, "disk");
+        failed.note(Some(&AgentName::parse("writer").expect("name")), &Err(disk));
         let with = Facts { failed_children: Some(&failed), ..facts(&end, Vec::new()) };
         assert_eq!(judge(with).exit_code, 1);
         let observed = Facts { failed_children: Some(&failed), ..facts(&end, vec![output(true)]) };

@@ -14,8 +14,8 @@ use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 use super::{
-    AgentLife, AgentRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord, PendingApproval,
-    PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
+    AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord,
+    PendingApproval, PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
 };
 
 impl State {
@@ -134,7 +134,6 @@ impl State {
             manifest: (**manifest).clone(),
             spawned_at: self.latest,
             principal: *principal,
-            spawned_by: *spawned_by,
             life: AgentLife::Alive,
             paused: false,
             grants: Vec::new(),
@@ -196,11 +195,9 @@ impl State {
 impl State {
     fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::AgentExecutionStarted { message, kept, .. } => {
-                let (from, at, trace) = (entry.seq, self.latest, entry.trace_id);
-                let (message, clock) = (message.clone(), Some(at));
-                let usage = Usage::default();
-                let run = RunRecord { from, started_at: at, message, trace, end: None, clock, usage };
+            Event::AgentExecutionStarted { kept, .. } => {
+                let (at, trace) = (self.latest, entry.trace_id);
+                let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default() };
                 let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
                 self.with_agent(entry, |agent| {
                     end_clock(agent, at);
@@ -208,7 +205,7 @@ impl State {
                     while agent.conversation.len() > runs {
                         agent.conversation.pop_front();
                     }
-                    agent.conversation.push_back(from);
+                    agent.conversation.push_back(entry.seq);
                 });
             }
             Event::AgentExecutionResumed {} => {
@@ -536,8 +533,6 @@ impl State {
         }
     }
 
-    /// A later child of the same name that succeeds makes up for one that failed; one whose manifest could not be
-    /// read has no name, and any success makes up for that.
     fn end_child(
         &mut self,
         goal: Option<GoalId>,
@@ -549,16 +544,8 @@ impl State {
         if let Some(child) = self.child_of(call, index) {
             child.outcome = Some(outcome.clone());
         }
-        let Some(goal) = goal.and_then(|id| self.goals.get_mut(&id)) else {
-            return;
-        };
-        let failure = match outcome {
-            Ok(output) => output.error.as_ref(),
-            Err(failure) => Some(&failure.message),
-        };
-        match failure {
-            None => goal.failed_children.retain(|failed, _| failed.is_some() && failed.as_ref() != name),
-            Some(reason) => drop(goal.failed_children.insert(name.cloned(), reason.clone())),
+        if let Some(goal) = goal.and_then(|id| self.goals.get_mut(&id)) {
+            goal.failed_children.note(name, outcome);
         }
     }
 }
@@ -603,7 +590,7 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         cost: MicroUsd::ZERO,
         usage: Usage::default(),
         denials: 0,
-        failed_children: BTreeMap::new(),
+        failed_children: FailedChildren::default(),
         end: None,
     })
 }
