@@ -1,4 +1,4 @@
-//! The mind of one agent as a pure state machine: an event goes in, commands come out.
+//! The mind of one agent as a pure state machine: an event goes in, a command comes out.
 //!
 //! Invariants: no I/O, no clock, no randomness, no async. The same events give the same commands, so a
 //! recorded run replays to the same state. Within a run the prompt only grows: each request starts with the

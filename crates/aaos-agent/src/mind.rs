@@ -191,29 +191,29 @@ impl Mind {
         }
     }
 
-    /// Takes one event and says what is to be done about it, in order.
+    /// Takes one event and says what is to be done about it.
     ///
     /// # Panics
     /// When the event does not answer the last command (a message in mid-run, a reply nobody asked for,
     /// results that do not match the calls): a bug of the caller, never something a model can bring about.
-    pub fn step(&mut self, event: MindEvent) -> Vec<Command> {
+    pub fn step(&mut self, event: MindEvent) -> Command {
         match event {
             MindEvent::Message { text, tools } => {
                 self.hear(text, tools);
                 self.trim();
-                vec![self.ask()]
+                self.ask()
             }
             MindEvent::Reply(reply) => self.take_reply(*reply),
             MindEvent::ModelFailed(failure) => {
                 self.take_request_size();
-                vec![self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))]
+                self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))
             }
             MindEvent::BudgetExceeded { quantity, remaining } => {
                 self.leave_phase(CALL_NOT_COVERED);
                 let left = quantity.show(remaining);
                 let error =
                     format!("the budget ({}) does not cover another step; {left} left", quantity.field());
-                vec![self.finish(StopReason::BudgetExceeded, Some(error), None)]
+                self.finish(StopReason::BudgetExceeded, Some(error), None)
             }
             MindEvent::ToolResults(results) => self.take_results(results),
             MindEvent::Cancelled => self.cancel(),
@@ -263,7 +263,7 @@ impl Mind {
     }
 
     /// Begins a run as it was recorded: what it kept is not judged anew.
-    pub(crate) fn begin_recorded(&mut self, text: String, tools: Vec<ToolSpec>, kept: Kept) -> Vec<Command> {
+    pub(crate) fn begin_recorded(&mut self, text: String, tools: Vec<ToolSpec>, kept: Kept) -> Command {
         self.hear(text, tools);
         let most = usize::try_from(kept.runs).unwrap_or(usize::MAX).saturating_add(1);
         let runs: Vec<usize> = (0..self.history.len()).filter(|at| is_user(&self.history[*at])).collect();
@@ -273,7 +273,7 @@ impl Mind {
         self.meter = TokenMeter::with_ratio(kept.bytes, kept.tokens);
         self.calls = kept.calls;
         self.is_clipped = self.kept().runs < kept.runs;
-        vec![self.ask()]
+        self.ask()
     }
 
     fn hear(&mut self, text: String, tools: Vec<ToolSpec>) {
@@ -325,7 +325,7 @@ impl Mind {
         }))
     }
 
-    fn take_reply(&mut self, reply: ModelReply) -> Vec<Command> {
+    fn take_reply(&mut self, reply: ModelReply) -> Command {
         let size = self.take_request_size();
         self.meter.learn(size, reply.usage.input_tokens);
         self.usage = self.usage.plus(reply.usage);
@@ -340,15 +340,15 @@ impl Mind {
             ModelStop::MaxTokens => {
                 self.say(text, reasoning);
                 let error = "the reply was cut at its token limit".to_owned();
-                vec![self.finish(StopReason::Truncated, Some(error), None)]
+                self.finish(StopReason::Truncated, Some(error), None)
             }
             ModelStop::Refusal => {
                 self.say(text, reasoning);
-                vec![self.finish(StopReason::Error, Some("the model refused to answer".to_owned()), None)]
+                self.finish(StopReason::Error, Some("the model refused to answer".to_owned()), None)
             }
             ModelStop::EndTurn | ModelStop::ToolUse if calls.is_empty() => {
                 self.say(text, reasoning);
-                vec![self.finish(StopReason::Complete, None, None)]
+                self.finish(StopReason::Complete, None, None)
             }
             ModelStop::EndTurn | ModelStop::ToolUse => self.act(text, reasoning, calls),
         }
@@ -361,7 +361,7 @@ impl Mind {
         }
     }
 
-    fn act(&mut self, text: String, reasoning: Option<String>, calls: Vec<ModelCall>) -> Vec<Command> {
+    fn act(&mut self, text: String, reasoning: Option<String>, calls: Vec<ModelCall>) -> Command {
         let calls = self.numbered(calls);
         self.history.push(Message::Assistant { text, reasoning, calls: calls.clone() });
         let mut invoked = calls;
@@ -369,10 +369,10 @@ impl Mind {
         assert!(!invoked.is_empty(), "a turn with calls invokes at least one");
         let command = Command::Invoke(invoked.clone());
         self.phase = Phase::Acting(Turn { invoked, excess });
-        vec![command]
+        command
     }
 
-    fn take_results(&mut self, results: Vec<CallResult>) -> Vec<Command> {
+    fn take_results(&mut self, results: Vec<CallResult>) -> Command {
         let Phase::Acting(turn) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             panic!("tool results came although none was asked for");
         };
@@ -380,12 +380,12 @@ impl Mind {
         assert!(results.iter().map(|result| &result.id).eq(asked), "tool results do not match the calls");
         let results = results.into_iter().chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
         self.history.push(Message::ToolResults { results });
-        vec![self.ask()]
+        self.ask()
     }
 
-    fn cancel(&mut self) -> Vec<Command> {
+    fn cancel(&mut self) -> Command {
         self.leave_phase(CALL_CANCELLED);
-        vec![self.finish(StopReason::Cancelled, Some("the agent was stopped".to_owned()), None)]
+        self.finish(StopReason::Cancelled, Some("the agent was stopped".to_owned()), None)
     }
 
     fn finish(

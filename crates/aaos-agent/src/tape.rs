@@ -51,6 +51,25 @@ pub enum Unanswered {
     Finish(RunEnd),
 }
 
+impl Unanswered {
+    /// Whether it is a reply of the model.
+    #[must_use]
+    pub const fn asks(&self) -> bool {
+        matches!(self, Self::Ask(_))
+    }
+}
+
+impl From<Command> for Unanswered {
+    fn from(command: Command) -> Self {
+        let unmade = |call| TurnCall { call, result: None, begun: None };
+        match command {
+            Command::Ask(request) => Self::Ask(request),
+            Command::Invoke(calls) => Self::Invoke(calls.into_iter().map(unmade).collect()),
+            Command::Finish(end) => Self::Finish(end),
+        }
+    }
+}
+
 /// One call of an unfinished turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TurnCall {
@@ -173,6 +192,15 @@ impl Tape {
         self.open.is_some()
     }
 
+    /// The call of the current turn that has this id.
+    #[must_use]
+    pub fn call(&self, id: &ModelCallId) -> Option<&ModelCall> {
+        match self.open.as_ref().map(|open| &open.waits) {
+            Some(Command::Invoke(calls)) => calls.iter().find(|call| call.id == *id),
+            _ => None,
+        }
+    }
+
     /// The mind as the entries leave it, and the run that is not over.
     #[must_use]
     pub fn finish(mut self) -> (Mind, Option<OpenRun>) {
@@ -181,8 +209,6 @@ impl Tape {
             let Open { trace, waits, begun, mut results, lacks, .. } = open;
             let waits = match (waits, lacks) {
                 (_, Some(lacks)) => Unanswered::Lacks(lacks),
-                (Command::Ask(request), None) => Unanswered::Ask(request),
-                (Command::Finish(end), None) => Unanswered::Finish(end),
                 (Command::Invoke(calls), None) => {
                     let turn = calls.into_iter().map(|call| {
                         let result = results.remove(&call.id.0);
@@ -191,6 +217,7 @@ impl Tape {
                     });
                     Unanswered::Invoke(turn.collect())
                 }
+                (other, None) => other.into(),
             };
             OpenRun { trace, waits }
         });
@@ -208,7 +235,7 @@ impl Tape {
             // A run whose end could not be recorded: its agent went on without it.
             self.mind.step(MindEvent::Cancelled);
         }
-        let commands = match self.partial {
+        let waits = match self.partial {
             true => self.mind.begin_recorded(text, tools, kept),
             false => self.mind.step(MindEvent::Message { text, tools }),
         };
@@ -220,7 +247,7 @@ impl Tape {
         }
         self.open = Some(Open {
             trace,
-            waits: only(commands),
+            waits,
             asked: None,
             reply: None,
             begun: BTreeMap::new(),
@@ -245,7 +272,7 @@ impl Tape {
         if let Some(event) = event {
             open.results.clear();
             open.begun.clear();
-            open.waits = only(self.mind.step(event));
+            open.waits = self.mind.step(event);
         }
     }
 
@@ -283,11 +310,8 @@ impl Tape {
         if matches!(self.open, Some(Open { waits: Command::Ask(_), .. })) {
             self.deliver();
         }
+        let found = self.call(asked).cloned();
         let open = self.running()?;
-        let found = match &open.waits {
-            Command::Invoke(calls) => calls.iter().find(|call| call.id == *asked).cloned(),
-            Command::Ask(_) | Command::Finish(_) => None,
-        };
         match found {
             Some(call) => Ok((open, call)),
             None => Err(format!("the mind makes no call {:?} here; it {}", asked.0, wish(&open.waits))),
@@ -346,7 +370,7 @@ impl Tape {
         let Some(open) = self.open.take() else { return Ok(()) };
         let last = match cut {
             None => open.waits,
-            Some(cut) if can_cut(&cut.cause, &open.waits) => only(self.mind.step(event_of(&cut.cause))),
+            Some(cut) if can_cut(&cut.cause, &open.waits) => self.mind.step(event_of(&cut.cause)),
             Some(_) => {
                 let what = format!("the mind cannot be cut short by that here; it {}", wish(&open.waits));
                 self.mind.step(MindEvent::Cancelled);
@@ -414,13 +438,6 @@ pub fn event_of(cause: &CutCause) -> MindEvent {
         }
         CutCause::Cancelled => MindEvent::Cancelled,
     }
-}
-
-/// A mind gives one command at a time.
-fn only(mut commands: Vec<Command>) -> Command {
-    let command = commands.pop();
-    assert!(commands.is_empty(), "a mind has one unanswered command");
-    command.unwrap_or_else(|| unreachable!("a mind that waits for nothing has finished"))
 }
 
 fn wish(command: &Command) -> &'static str {

@@ -61,23 +61,23 @@ fn results(calls: &[ModelCall]) -> MindEvent {
     MindEvent::ToolResults(calls.iter().map(answer).collect())
 }
 
-fn asked(commands: &[Command]) -> &ModelRequest {
-    match commands {
-        [Command::Ask(request)] => request,
+fn asked(command: &Command) -> &ModelRequest {
+    match command {
+        Command::Ask(request) => request,
         other => panic!("expected one request, got {other:?}"),
     }
 }
 
-fn invoked(commands: &[Command]) -> &[ModelCall] {
-    match commands.last() {
-        Some(Command::Invoke(calls)) => calls,
+fn invoked(command: &Command) -> &[ModelCall] {
+    match command {
+        Command::Invoke(calls) => calls,
         other => panic!("expected calls, got {other:?}"),
     }
 }
 
-fn finished(commands: &[Command]) -> &RunEnd {
-    match commands {
-        [Command::Finish(end)] => end,
+fn finished(command: &Command) -> &RunEnd {
+    match command {
+        Command::Finish(end) => end,
         other => panic!("expected the end, got {other:?}"),
     }
 }
@@ -92,14 +92,14 @@ fn asking() -> Mind {
 fn a_run_goes_from_message_through_calls_to_the_answer() {
     let mut mind = asking();
     let calls = vec![call("a", "echo", "{}"), call("b", "grep", "not json")];
-    let commands = mind.step(reply("looking", calls, ModelStop::ToolUse));
+    let command = mind.step(reply("looking", calls, ModelStop::ToolUse));
     let calls = vec![call("call-1", "echo", "{}"), call("call-2", "grep", "not json")];
-    assert_eq!(invoked(&commands), calls);
-    let commands = mind.step(results(&calls));
-    let request = asked(&commands);
+    assert_eq!(invoked(&command), calls);
+    let command = mind.step(results(&calls));
+    let request = asked(&command);
     assert_eq!(request.messages.len(), 3);
-    let commands = mind.step(reply("done", Vec::new(), ModelStop::EndTurn));
-    let end = finished(&commands);
+    let command = mind.step(reply("done", Vec::new(), ModelStop::EndTurn));
+    let end = finished(&command);
     assert_eq!((end.response.as_str(), end.iterations), ("done", 2));
     assert_eq!(end.stop_reason, StopReason::Complete);
     assert_eq!(end.usage, usage(200, 20));
@@ -111,8 +111,8 @@ fn a_run_goes_from_message_through_calls_to_the_answer() {
 fn a_cut_reply_is_truncated_and_its_calls_are_not_run() {
     for calls in [Vec::new(), vec![call("a", "file_write", "{\"path\":\"/x\",\"con")]] {
         let mut mind = asking();
-        let commands = mind.step(reply("half a sen", calls, ModelStop::MaxTokens));
-        let end = finished(&commands);
+        let command = mind.step(reply("half a sen", calls, ModelStop::MaxTokens));
+        let end = finished(&command);
         assert_eq!((end.stop_reason, end.response.as_str()), (StopReason::Truncated, "half a sen"));
         asked(&mind.step(message("again")));
     }
@@ -120,22 +120,22 @@ fn a_cut_reply_is_truncated_and_its_calls_are_not_run() {
 
 #[test]
 fn a_refusal_is_an_error_and_runs_nothing() {
-    let commands = asking().step(reply("no", vec![call("a", "echo", "{}")], ModelStop::Refusal));
-    assert_eq!(finished(&commands).stop_reason, StopReason::Error);
-    assert!(finished(&commands).error.is_some());
+    let command = asking().step(reply("no", vec![call("a", "echo", "{}")], ModelStop::Refusal));
+    assert_eq!(finished(&command).stop_reason, StopReason::Error);
+    assert!(finished(&command).error.is_some());
 }
 
 #[test]
 fn calls_are_run_even_if_the_provider_says_end_of_turn() {
-    let commands = asking().step(reply("", vec![call("a", "echo", "{}")], ModelStop::EndTurn));
-    assert_eq!(invoked(&commands).len(), 1);
+    let command = asking().step(reply("", vec![call("a", "echo", "{}")], ModelStop::EndTurn));
+    assert_eq!(invoked(&command).len(), 1);
 }
 
 #[test]
 fn an_empty_reply_completes_and_leaves_no_empty_message() {
     let mut mind = asking();
-    let commands = mind.step(reply("", Vec::new(), ModelStop::ToolUse));
-    assert_eq!(finished(&commands).stop_reason, StopReason::Complete);
+    let command = mind.step(reply("", Vec::new(), ModelStop::ToolUse));
+    assert_eq!(finished(&command).stop_reason, StopReason::Complete);
     assert_eq!(mind.history().len(), 1);
 }
 
@@ -146,14 +146,14 @@ fn failures_name_their_kind() {
         message: "the key is wrong".to_owned(),
         retry_after: None,
     };
-    let commands = asking().step(MindEvent::ModelFailed(failure));
-    let end = finished(&commands);
+    let command = asking().step(MindEvent::ModelFailed(failure));
+    let end = finished(&command);
     assert_eq!(end.stop_reason, StopReason::Error);
     assert_eq!(end.failure, Some(ModelFailureKind::Unauthorized));
     assert_eq!(end.error.as_deref(), Some("the key is wrong"));
-    let commands = asking().step(MindEvent::BudgetExceeded { quantity: Quantity::Tokens, remaining: 7 });
-    assert_eq!(finished(&commands).stop_reason, StopReason::BudgetExceeded);
-    assert!(finished(&commands).error.as_deref().is_some_and(|error| error.contains('7')));
+    let command = asking().step(MindEvent::BudgetExceeded { quantity: Quantity::Tokens, remaining: 7 });
+    assert_eq!(finished(&command).stop_reason, StopReason::BudgetExceeded);
+    assert!(finished(&command).error.as_deref().is_some_and(|error| error.contains('7')));
 }
 
 #[test]
@@ -164,12 +164,12 @@ fn the_iteration_limit_ends_the_run_after_the_last_turns_calls() {
         let arguments = format!("{{\"n\":{turn}}}");
         let calls =
             invoked(&mind.step(reply("", vec![call("", "echo", &arguments)], ModelStop::ToolUse))).to_vec();
-        let commands = mind.step(results(&calls));
+        let command = mind.step(results(&calls));
         if turn < 3 {
-            asked(&commands);
+            asked(&command);
         } else {
-            assert_eq!(finished(&commands).stop_reason, StopReason::MaxIterations);
-            assert_eq!(finished(&commands).iterations, 3);
+            assert_eq!(finished(&command).stop_reason, StopReason::MaxIterations);
+            assert_eq!(finished(&command).iterations, 3);
         }
     }
 }
@@ -204,8 +204,8 @@ fn a_purse_that_does_not_cover_a_call_ends_the_run_and_parts_no_call_from_its_re
 fn too_many_calls_are_answered_without_being_run() {
     let mut mind = asking();
     let many = (0..MAX_CALLS_PER_TURN + 5).map(|n| call(&format!("c{n}"), "echo", &n.to_string())).collect();
-    let commands = mind.step(reply("", many, ModelStop::ToolUse));
-    let calls = invoked(&commands).to_vec();
+    let command = mind.step(reply("", many, ModelStop::ToolUse));
+    let calls = invoked(&command).to_vec();
     assert_eq!(calls.len(), MAX_CALLS_PER_TURN);
     mind.step(results(&calls));
     let Some(Message::ToolResults { results }) = mind.history().last() else { panic!("results come last") };
@@ -231,25 +231,25 @@ fn calls_are_numbered_whatever_ids_the_model_gives_them() {
 fn a_full_window_ends_the_run_before_the_provider_would() {
     let small = MindConfig { context_window: Tokens(4_000), ..config() };
     let mut mind = Mind::new(small.clone());
-    let commands = mind.step(message("short"));
-    assert_eq!(asked(&commands).max_output_tokens, Tokens(1_000), "a reply takes at most a quarter");
+    let command = mind.step(message("short"));
+    assert_eq!(asked(&command).max_output_tokens, Tokens(1_000), "a reply takes at most a quarter");
     let calls = invoked(&mind.step(reply("", vec![call("a", "echo", "{}")], ModelStop::ToolUse))).to_vec();
     let MindEvent::ToolResults(mut answers) = results(&calls) else { unreachable!() };
     answers[0].content = "x".repeat(40_000);
-    let commands = mind.step(MindEvent::ToolResults(answers));
-    assert_eq!(finished(&commands).stop_reason, StopReason::MaxTokens);
-    let commands = mind.step(message("next"));
-    assert_eq!(asked(&commands).messages.len(), 1, "the run that filled the window is forgotten");
-    let commands = Mind::new(small).step(message(&"y".repeat(100_000)));
-    assert_eq!(finished(&commands).stop_reason, StopReason::MaxTokens);
+    let command = mind.step(MindEvent::ToolResults(answers));
+    assert_eq!(finished(&command).stop_reason, StopReason::MaxTokens);
+    let command = mind.step(message("next"));
+    assert_eq!(asked(&command).messages.len(), 1, "the run that filled the window is forgotten");
+    let command = Mind::new(small).step(message(&"y".repeat(100_000)));
+    assert_eq!(finished(&command).stop_reason, StopReason::MaxTokens);
 }
 
 #[test]
 fn an_old_history_is_cut_at_a_message() {
     let mut mind = Mind::new(MindConfig { max_history_messages: 6, ..config() });
     for run in 0..5 {
-        let commands = mind.step(message(&format!("message {run}")));
-        let request = asked(&commands);
+        let command = mind.step(message(&format!("message {run}")));
+        let request = asked(&command);
         assert!(request.messages.len() <= 6);
         assert_paired(&request.messages);
         assert!(matches!(request.messages.first(), Some(Message::User { .. })));
@@ -326,9 +326,9 @@ fn play(config: &MindConfig, replies: &[ModelReply]) -> (Vec<Vec<ModelRequest>>,
         if matches!(event, MindEvent::Message { .. }) {
             runs.push(Vec::new());
         }
-        let commands = mind.step(event);
-        log.extend(commands.clone());
-        event = match commands.last().expect("an answer") {
+        let command = mind.step(event);
+        log.push(command.clone());
+        event = match &command {
             Command::Ask(request) => {
                 runs.last_mut().expect("a run").push((**request).clone());
                 match replies.next() {

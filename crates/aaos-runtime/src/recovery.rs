@@ -320,16 +320,10 @@ impl Kernel {
                 let Some(last) = entries.last() else { break };
                 after = last.seq;
                 for entry in &entries {
-                    match &entry.event {
-                        Event::AgentExecutionStarted { .. } => repeats = RepeatCounts::default(),
-                        Event::ToolInvoked { tool, input, .. } => {
-                            repeats.recall(tool.as_str(), &input.to_string());
-                        }
-                        _ => {}
-                    }
                     tape.take(entry, specs_of).map_err(|divergence| {
                         KernelError::State(format!("agent {} cannot go on: {divergence}", agent.id))
                     })?;
+                    repeats.recall(&entry.event, &tape);
                 }
             }
         }

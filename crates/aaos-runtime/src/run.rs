@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_agent::{
-    Command, Mind, MindConfig, MindEvent, OpenRun, RunEnd, TurnCall, Unanswered, spec_of, told,
+    Command, Mind, MindConfig, MindEvent, OpenRun, RunEnd, TurnCall, Unanswered, event_of, spec_of, told,
 };
 use aaos_core::authority::Refusal;
 use aaos_core::budget::Shortfall;
 use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
-use aaos_core::id::{CallId, TraceId};
+use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::model::{ModelCall, ModelRequest, ToolSpec, Usage};
 use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Millis, Quantity};
@@ -98,25 +98,28 @@ impl InProcess<'_> {
             return budget_exceeded(*lacks);
         }
         let recorded = match (&result, entry) {
-            (_, Some(entry)) => {
-                return ServiceReply::ToolResult(told(&call, entry, result.as_deref(), count));
-            }
+            (_, Some(entry)) => Some(entry),
             // Nobody is told any more, and the call is made anew if the run goes on later.
             (Err(_), None) if self.is_stopping() => None,
-            (Err(failure), None) => {
-                let (model_call, failure) = (call.id.clone(), failure.clone());
-                let refused = Event::CallRefused { model_call, failure, repeats: count };
-                let entry = about_trace(self.kernel.agent_entry(self.agent, refused), self.trace);
-                let recorded = self.kernel.journal().record(entry).await;
-                recorded
-                    .inspect_err(|error| tracing::error!(%error, "a refused call was not journalled"))
-                    .ok()
-            }
+            (Err(failure), None) => self.refused(&call, failure, count).await,
             (Ok(_), None) => unreachable!("what a call gave is recorded"),
         };
         match recorded {
-            Some(entry) => ServiceReply::ToolResult(told(&call, entry.id, result.as_deref(), count)),
+            Some(entry) => ServiceReply::ToolResult(told(&call, entry, result.as_deref(), count)),
             None => stopped(self.agent),
+        }
+    }
+
+    /// Records what the model is told of a call that never began.
+    async fn refused(&self, call: &ModelCall, failure: &ToolFailure, repeats: u32) -> Option<EntryId> {
+        let refused = Event::CallRefused { model_call: call.id.clone(), failure: failure.clone(), repeats };
+        let entry = about_trace(self.kernel.agent_entry(self.agent, refused), self.trace);
+        match self.kernel.journal().record(entry).await {
+            Ok(entry) => Some(entry.id),
+            Err(error) => {
+                tracing::error!(%error, "a refused call was not journalled");
+                None
+            }
         }
     }
 
@@ -166,7 +169,7 @@ impl Kernel {
         message: String,
         trace: Option<TraceId>,
     ) -> Result<(Mind, RunEnd), KernelError> {
-        self.run_tracked(only_run, agent, mind, trace, From::Message(message)).await
+        self.run_tracked(only_run, agent, mind, trace, Beginning::Message(message)).await
     }
 
     /// Goes on with a run that a restart cut short, to its end.
@@ -179,7 +182,8 @@ impl Kernel {
     ) -> Result<(Mind, RunEnd), KernelError> {
         let only_run = agent.only_run().await.ok_or_else(|| being_stopped(agent))?;
         let trace = open.trace;
-        self.run_tracked(only_run, agent, mind, trace, From::Where(Box::new((open.waits, resumption)))).await
+        self.run_tracked(only_run, agent, mind, trace, Beginning::Resumed(Box::new((open.waits, resumption))))
+            .await
     }
 
     async fn run_tracked(
@@ -188,7 +192,7 @@ impl Kernel {
         agent: &Arc<Agent>,
         mut mind: Mind,
         trace: Option<TraceId>,
-        from: From,
+        from: Beginning,
     ) -> Result<(Mind, RunEnd), KernelError> {
         let (kernel, owned) = (self.clone(), Arc::clone(agent));
         let running = agent.tasks.spawn(async move {
@@ -207,14 +211,14 @@ impl Kernel {
         agent: &Arc<Agent>,
         mind: &mut Mind,
         trace: Option<TraceId>,
-        from: From,
+        from: Beginning,
     ) -> Result<RunEnd, KernelError> {
         let (began, step, resumption) = match from {
-            From::Message(message) => {
+            Beginning::Message(message) => {
                 let (event, step) = self.hear(agent, mind, message);
                 (event, step, Resumption::default())
             }
-            From::Where(open) => (Event::AgentExecutionResumed {}, Step::of(open.0), open.1),
+            Beginning::Resumed(open) => (Event::AgentExecutionResumed {}, open.0, open.1),
         };
         let began = about_trace(self.agent_entry(agent, began), trace);
         // By the entries' own times, so that the journal's fold counts what the authority counts.
@@ -241,10 +245,10 @@ impl Kernel {
     }
 
     /// Begins a run in the mind: what is to be recorded of it, and what it wants first.
-    fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Step) {
+    fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Unanswered) {
         let tools = self.tools_shown(agent);
         let names: Vec<ToolName> = tools.iter().map(|tool| tool.name.clone()).collect();
-        let step = next_step(mind, MindEvent::Message { text: message.clone(), tools });
+        let step = Unanswered::from(mind.step(MindEvent::Message { text: message.clone(), tools }));
         let message_hash = content_hash(message.as_bytes());
         let kept = mind.kept();
         (Event::AgentExecutionStarted { message_hash, message, tools: names, kept }, step)
@@ -255,7 +259,7 @@ impl Kernel {
         &self,
         agent: &Arc<Agent>,
         mind: &mut Mind,
-        step: Step,
+        step: Unanswered,
         trace: Option<TraceId>,
         time: Option<Millis>,
         resumption: Resumption,
@@ -310,18 +314,18 @@ impl Kernel {
         &self,
         agent: &Agent,
         mind: &mut Mind,
-        step: &Step,
+        step: &Unanswered,
         refusal: Refusal,
     ) -> (RunEnd, Option<RunCut>) {
         let error = format!("nothing was begun: {refusal}");
         self.journal_refusal(agent, "run", refusal).await;
-        if let Step::Finish(end) = step {
+        if let Unanswered::Finish(end) = step {
             return (end.clone(), None);
         }
         let cause = CutCause::BudgetExceeded { quantity: Quantity::WallMillis, remaining: 0 };
         let cut = RunCut { cause, asking: step.asks() };
-        match next_step(mind, aaos_agent::event_of(&cut.cause)) {
-            Step::Finish(end) => (RunEnd { error: Some(error), ..end }, Some(cut)),
+        match mind.step(event_of(&cut.cause)) {
+            Command::Finish(end) => (RunEnd { error: Some(error), ..end }, Some(cut)),
             other => unreachable!("a mind without budget finishes, it does not go on with {other:?}"),
         }
     }
@@ -332,23 +336,25 @@ impl Kernel {
         &self,
         services: &InProcess<'_>,
         mind: &mut Mind,
-        mut step: Step,
+        mut step: Unanswered,
     ) -> Option<(RunEnd, Option<RunCut>)> {
         let mut cut = None;
         loop {
             let asking = step.asks();
             let event = match step {
-                Step::Finish(end) => return Some((end, cut)),
-                Step::Ask(request) => reply_event(services.serve(ServiceRequest::AskModel(request)).await),
-                Step::Turn(calls) => invoke_all(services, calls).await,
-                Step::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
+                Unanswered::Finish(end) => return Some((end, cut)),
+                Unanswered::Ask(request) => {
+                    reply_event(services.serve(ServiceRequest::AskModel(request)).await)
+                }
+                Unanswered::Invoke(calls) => invoke_all(services, calls).await,
+                Unanswered::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
             };
             if self.closing().is_cancelled() {
                 return None;
             }
             cut = cause_of(&event).map(|cause| RunCut { cause, asking });
             let before = mind.usage();
-            step = next_step(mind, event);
+            step = Unanswered::from(mind.step(event));
             if mind.usage() != before {
                 services.serve(ServiceRequest::ReportUsage(mind.usage())).await;
             }
@@ -368,11 +374,11 @@ impl Kernel {
 }
 
 /// How a run begins.
-enum From {
+enum Beginning {
     /// With a message.
     Message(String),
     /// Where a restart cut it short.
-    Where(Box<(Unanswered, Resumption)>),
+    Resumed(Box<(Unanswered, Resumption)>),
 }
 
 /// What is known of the part of a run that went by before a restart.
@@ -384,44 +390,6 @@ pub(crate) struct Resumption {
     pub(crate) repeats: RepeatCounts,
     /// What the journal said then: unfinished spawning calls go on from there.
     pub(crate) earlier: Option<Arc<State>>,
-}
-
-/// What a mind wants next.
-#[derive(Debug)]
-enum Step {
-    Ask(Box<ModelRequest>),
-    Turn(Vec<TurnCall>),
-    Lacks(Shortfall),
-    Finish(RunEnd),
-}
-
-impl Step {
-    fn of(waits: Unanswered) -> Self {
-        match waits {
-            Unanswered::Ask(request) => Self::Ask(request),
-            Unanswered::Invoke(calls) => Self::Turn(calls),
-            Unanswered::Lacks(lacks) => Self::Lacks(lacks),
-            Unanswered::Finish(end) => Self::Finish(end),
-        }
-    }
-
-    const fn asks(&self) -> bool {
-        matches!(self, Self::Ask(_))
-    }
-}
-
-fn next_step(mind: &mut Mind, event: MindEvent) -> Step {
-    let mut commands = mind.step(event);
-    let command = commands.pop();
-    assert!(commands.is_empty(), "a mind has one unanswered command");
-    match command {
-        Some(Command::Ask(request)) => Step::Ask(request),
-        Some(Command::Invoke(calls)) => {
-            Step::Turn(calls.into_iter().map(|call| TurnCall { call, result: None, begun: None }).collect())
-        }
-        Some(Command::Finish(end)) => Step::Finish(end),
-        None => unreachable!("a mind that waits for nothing has finished"),
-    }
 }
 
 /// What an event cuts short, if it does.

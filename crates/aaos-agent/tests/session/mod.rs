@@ -547,14 +547,12 @@ impl Player {
     }
 }
 
-fn stand_of(mut commands: Vec<Command>) -> Stand {
-    match commands.pop() {
-        Some(Command::Ask(request)) => Stand::Asking(request, None),
-        Some(Command::Invoke(calls)) => Stand::Acting(
-            calls.into_iter().map(|call| TurnCall { call, result: None, begun: None }).collect(),
-        ),
-        Some(Command::Finish(end)) => Stand::Finished(end),
-        None => panic!("a mind gives a command"),
+fn stand_of(command: Command) -> Stand {
+    match command.into() {
+        Unanswered::Ask(request) => Stand::Asking(request, None),
+        Unanswered::Invoke(turn) => Stand::Acting(turn),
+        Unanswered::Lacks(lacks) => Stand::Lacking(lacks),
+        Unanswered::Finish(end) => Stand::Finished(end),
     }
 }
 

@@ -110,7 +110,7 @@ fn converse(runtime: &Runtime, journal: &Journal, mind: &mut Mind, run: u128) {
     };
     let calls = infer(&record, mind, &first, 3 * run, reply(String::new(), vec![wish]));
     // The mind names its calls itself.
-    let [Command::Invoke(turn)] = &calls[..] else { panic!("the mind calls") };
+    let Command::Invoke(turn) = &calls else { panic!("the mind calls") };
     let asked = &turn[0];
     let call = CallId::from_uuid(Uuid::from_u128(3 * run + 1));
     record(Event::ToolInvoked {
@@ -140,7 +140,7 @@ fn converse(runtime: &Runtime, journal: &Journal, mind: &mut Mind, run: u128) {
     });
     let next = mind.step(MindEvent::ToolResults(vec![told(asked, settled.id, Ok(&result), 1)]));
     let last = infer(&record, mind, &next, 3 * run + 2, reply("a".repeat(ANSWER), Vec::new()));
-    let [Command::Finish(end)] = &last[..] else { panic!("the run ends") };
+    let Command::Finish(end) = &last else { panic!("the run ends") };
     record(Event::AgentExecutionCompleted {
         response: end.response.clone(),
         usage: end.usage,
@@ -156,11 +156,11 @@ fn converse(runtime: &Runtime, journal: &Journal, mind: &mut Mind, run: u128) {
 fn infer(
     record: &impl Fn(Event) -> aaos_core::event::Entry,
     mind: &mut Mind,
-    asks: &[Command],
+    asks: &Command,
     call: u128,
     reply: ModelReply,
-) -> Vec<Command> {
-    let [Command::Ask(request)] = asks else { panic!("the mind asks") };
+) -> Command {
+    let Command::Ask(request) = asks else { panic!("the mind asks") };
     let call = CallId::from_uuid(Uuid::from_u128(call));
     record(Event::InferenceRequested {
         call,
