@@ -250,9 +250,7 @@ impl Mind {
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        let history = serde_json::to_vec(&self.history)
-            .unwrap_or_else(|error| unreachable!("a conversation is plain JSON: {error}"));
-        hasher.update(&history);
+        Message::hash_all(&self.history, &mut hasher);
         hasher.update(format!("{:?} {:?} {:?} {}", self.meter, self.run, self.phase, self.calls).as_bytes());
         hasher.finalize().to_hex().to_string()
     }

@@ -111,22 +111,54 @@ impl ModelRequest {
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        let mut part = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
-        };
-        part(self.model.as_str().as_bytes());
-        part(self.system.as_bytes());
-        let messages = serde_json::to_vec(&self.messages)
-            .unwrap_or_else(|error| unreachable!("a conversation is plain JSON: {error}"));
-        part(&messages);
+        hash_text(&mut hasher, self.model.as_str());
+        hash_text(&mut hasher, &self.system);
+        Message::hash_all(&self.messages, &mut hasher);
         for tool in &self.tools {
-            part(tool.name.as_str().as_bytes());
+            hash_text(&mut hasher, tool.name.as_str());
         }
         hasher.finalize().to_hex().to_string()
     }
 }
 
+/// A text with its length before it, so that no two lists of texts are hashed alike.
+fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
+    hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+}
+
 impl Message {
+    /// Adds a conversation to a hash, whole: no two conversations add the same.
+    pub fn hash_all(messages: &[Self], hasher: &mut blake3::Hasher) {
+        hasher.update(&(messages.len() as u64).to_le_bytes());
+        messages.iter().for_each(|message| message.hash_into(hasher));
+    }
+
+    fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        match self {
+            Self::User { text } => {
+                hasher.update(&[0]);
+                hash_text(hasher, text);
+            }
+            Self::Assistant { text, reasoning, calls } => {
+                hasher
+                    .update(&[1, u8::from(reasoning.is_some())])
+                    .update(&(calls.len() as u64).to_le_bytes());
+                hash_text(hasher, text);
+                hash_text(hasher, reasoning.as_deref().unwrap_or_default());
+                for ModelCall { id, tool, arguments } in calls {
+                    [&id.0, &tool.0, &arguments.0].into_iter().for_each(|text| hash_text(hasher, text));
+                }
+            }
+            Self::ToolResults { results } => {
+                hasher.update(&[2]).update(&(results.len() as u64).to_le_bytes());
+                for CallResult { id, tool, content, is_error } in results {
+                    hasher.update(&[u8::from(*is_error)]);
+                    [&id.0, &tool.0, content].into_iter().for_each(|text| hash_text(hasher, text));
+                }
+            }
+        }
+    }
+
     fn text_bytes(&self) -> usize {
         match self {
             Self::User { text } => text.len(),
