@@ -167,7 +167,7 @@ impl Kernel {
             Ended::Answered(told) => return told,
             Ended::Stopped if !late => {
                 // It stays open: an agent that goes on after the restart is still asked.
-                if self.closing().is_cancelled() {
+                if self.is_closing() {
                     return Told::Stopped;
                 }
                 let of_agent = agent.cancel.is_cancelled();

@@ -164,13 +164,7 @@ impl Kernel {
             if in_progress == Some(mail.trace) {
                 continue;
             }
-            match agent.reserve_mail() {
-                Ok(()) => agent.settle_mail(Some(Mail { trace, message: mail.message.clone() })),
-                Err(full) => {
-                    let closed = self.table().traces.fail(trace, full.to_string());
-                    closed.map_err(|error| KernelError::State(error.to_string()))?;
-                }
-            }
+            agent.live().mailbox.put_back(Mail { trace, message: mail.message.clone() });
         }
         Ok(())
     }

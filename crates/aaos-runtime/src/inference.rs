@@ -104,7 +104,7 @@ impl Kernel {
         deadline: Instant,
     ) -> Result<Permit<Inference>, ServiceReply> {
         loop {
-            if agent.stop_signal().is_cancelled() || self.closing().is_cancelled() {
+            if agent.stop_signal().is_cancelled() || self.is_closing() {
                 return Err(stopped(agent));
             }
             // Registered before the decision, so that a settlement between the two is not missed.

@@ -152,6 +152,12 @@ impl Kernel {
         &self.inner.closing
     }
 
+    /// Whether nothing more is begun and no end is told: the daemon closes, or has to, since its journal takes nothing
+    /// more. What is open then goes on after the next start.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.inner.closing.is_cancelled() || self.inner.journal.has_failed()
+    }
+
     /// Cancelled when whatever still runs has to end; every agent hangs below it.
     pub(crate) fn halting(&self) -> &CancellationToken {
         &self.inner.halting
@@ -249,7 +255,11 @@ impl Kernel {
 
     /// Refuses new work while closing.
     pub(crate) fn check_open(&self) -> Result<(), KernelError> {
-        if self.inner.closed.load(Ordering::Acquire) { Err(KernelError::ShuttingDown) } else { Ok(()) }
+        if self.inner.closed.load(Ordering::Acquire) || self.inner.journal.has_failed() {
+            Err(KernelError::ShuttingDown)
+        } else {
+            Ok(())
+        }
     }
 
     /// From here on new work is refused.

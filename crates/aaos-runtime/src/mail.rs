@@ -68,13 +68,18 @@ impl Kernel {
             return Err(KernelError::State(format!("agent {} is being stopped", agent.id)));
         }
         let trace = TraceId::from_uuid(self.clock().fresh());
-        self.table().open_trace(trace, agent.owner)?;
+        // First, so that whoever is told of a full mailbox pushes no reply out of memory.
+        agent.reserve_mail()?;
+        if let Err(error) = self.table().open_trace(trace, agent.owner) {
+            agent.settle_mail(None);
+            return Err(error);
+        }
         let delivered = self.deliver_traced(agent, trace, message, sender).await;
         if let Err(error) = &delivered {
             self.close_trace(trace, Err(error.to_string()));
         }
-        if agent.cancel.is_cancelled() {
-            // Its loop may have ended while the message was on its way.
+        if agent.has_stopped() {
+            // Its mail was answered while the message was on its way.
             self.fail_waiting_mail(agent);
         }
         delivered.map(|()| trace)
@@ -87,7 +92,6 @@ impl Kernel {
         message: String,
         sender: Sender<'_>,
     ) -> Result<(), KernelError> {
-        agent.reserve_mail()?;
         let recorded = match sender {
             Sender::Operator => self.record_delivery(agent, trace, message.clone()).await,
             Sender::Agent(sent) => self.record_message(agent, trace, message.clone(), sent).await,
@@ -135,7 +139,7 @@ impl Kernel {
                 {
                     return;
                 }
-                if kernel.closing().is_cancelled() || owned.fall_asleep() {
+                if kernel.is_closing() || owned.fall_asleep() {
                     return;
                 }
             }
@@ -176,7 +180,7 @@ impl Kernel {
         }
         let ready = async { agent.wait_unpaused().await && self.rested(agent).await };
         let may_go_on = tokio::select! {
-            ready = ready => ready && !self.closing().is_cancelled(),
+            ready = ready => ready && !self.is_closing(),
             () = self.closing().cancelled() => false,
         };
         if may_go_on { agent.live().mailbox.pop() } else { None }
@@ -213,7 +217,7 @@ impl Kernel {
 
     /// Nobody gets a reply from what failed here, unless the daemon closes and it goes on later.
     fn failed_at(&self, trace: Option<TraceId>, error: KernelError, fresh: bool) -> Failed {
-        if let Some(trace) = trace.filter(|_| !self.closing().is_cancelled()) {
+        if let Some(trace) = trace.filter(|_| !self.is_closing()) {
             self.close_trace(trace, Err(error.to_string()));
         }
         Failed { trace, error, fresh }
@@ -233,12 +237,9 @@ impl Kernel {
         self.traces_changed().notify_waiters();
     }
 
-    /// What still lies in the mailbox of an agent that stopped gets no reply. When it is the daemon that stops,
-    /// it waits in the journal and is answered after the next start.
+    /// What still lies in the mailbox of an agent that stopped gets no reply. To be called once its end is on record:
+    /// until then the messages wait in the journal and are taken after the next start.
     pub(crate) fn fail_waiting_mail(&self, agent: &Agent) {
-        if self.closing().is_cancelled() {
-            return;
-        }
         let (waiting, given_up) = {
             let mut live = agent.live();
             (live.mailbox.drain().collect::<Vec<Mail>>(), live.given_up.clone())

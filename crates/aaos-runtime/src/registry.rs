@@ -224,6 +224,11 @@ impl Agent {
         self.manifest.lifecycle.outlives_a_run()
     }
 
+    /// Whether its end is on record.
+    pub(crate) fn has_stopped(&self) -> bool {
+        *self.gone.borrow() == Departure::Journalled
+    }
+
     /// Whether messages wait.
     pub(crate) fn has_mail(&self) -> bool {
         !self.live().mailbox.is_empty()

@@ -124,7 +124,7 @@ impl InProcess<'_> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled() || self.kernel.closing().is_cancelled()
+        self.stop.is_cancelled() || self.kernel.is_closing()
     }
 }
 
@@ -349,7 +349,7 @@ impl Kernel {
                 Unanswered::Invoke(calls) => invoke_all(services, calls).await,
                 Unanswered::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
             };
-            if self.closing().is_cancelled() {
+            if self.is_closing() {
                 return None;
             }
             cut = cause_of(&event).map(|cause| RunCut { cause, asking });

@@ -115,7 +115,7 @@ impl Kernel {
             }
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
-        if self.closing().is_cancelled() && !under.cancel.is_cancelled() {
+        if self.is_closing() && !under.cancel.is_cancelled() {
             return None;
         }
         let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
@@ -182,7 +182,7 @@ impl Kernel {
             }
             Err(failure) => Err(failure),
         };
-        if self.closing().is_cancelled() {
+        if self.is_closing() {
             return outcome;
         }
         if let Some(goal) = parent.goal

@@ -37,16 +37,13 @@ impl Kernel {
     /// Decides what follows a failure that cut an agent's work short. False when the agent does not go on.
     pub(crate) async fn goes_on_after(&self, agent: &Arc<Agent>, failed: Failed) -> bool {
         let Failed { trace, error, fresh } = failed;
-        if agent.cancel.is_cancelled() || self.closing().is_cancelled() {
-            self.fail_waiting_mail(agent);
+        if agent.cancel.is_cancelled() || self.is_closing() {
             return false;
         }
-        let decided = match error {
-            // Nothing can be recorded any more, so that nothing may go on.
-            KernelError::Journal(_) => Err(error),
-            error => self.supervise(agent, trace, error.to_string(), fresh).await,
-        };
-        if let Err(error) = decided {
+        if let Err(error) = self.supervise(agent, trace, error.to_string(), fresh).await {
+            if self.is_closing() {
+                return false;
+            }
             self.give_up(agent, error.to_string());
         }
         !agent.cancel.is_cancelled()
@@ -95,7 +92,6 @@ impl Kernel {
         tracing::error!(agent = %agent.id, %reason, "an agent is given up");
         agent.live().given_up = Some(reason.clone());
         agent.cancel.cancel();
-        self.fail_waiting_mail(agent);
         // Whoever retires it waits for its tasks, of which this is one.
         let (kernel, dead) = (self.clone(), Arc::clone(agent));
         let end = AgentEnd::Failed { reason };

@@ -76,7 +76,7 @@ impl Kernel {
     ) -> Result<Authorized<E>, NotAdmitted> {
         let deadline = self.wait_deadline(agent);
         loop {
-            if stop.is_cancelled() || self.closing().is_cancelled() {
+            if stop.is_cancelled() || self.is_closing() {
                 return Err(NotAdmitted::Stopped);
             }
             let settled = self.budget_changed().notified();

@@ -30,7 +30,7 @@ impl Kernel {
             let workspaces = self.config().workspaces.clone();
             let names = off_thread(move || names_in(&workspaces)).await.unwrap_or_default();
             for goal in names.iter().filter_map(|name| name.to_str()?.parse::<GoalId>().ok()) {
-                if self.closing().is_cancelled() {
+                if self.is_closing() {
                     return;
                 }
                 if self.is_expired(goal) {
