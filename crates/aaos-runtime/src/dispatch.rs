@@ -404,7 +404,7 @@ impl Kernel {
         }
         // What is not delivered is not kept for anybody to deliver later either.
         let is_cut = self.authority().is_cut(receipt.call());
-        let receipt = if is_cut { receipt.failing(revoked()) } else { receipt };
+        let receipt = if is_cut { receipt.withheld(revoked()) } else { receipt };
         let finished = self.journal().finish(receipt, self.clock().now()).await;
         if finished.is_err() {
             self.budget_changed().notify_waiters();

@@ -12,7 +12,6 @@ use aaos_agent::wrap_message;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{CallId, EntryId, TraceId};
-use aaos_core::quantity::Amounts;
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{SendMessageInput, SendMessageOutput, ToolFailure};
 use aaos_ipc::TraceState as Known;
@@ -68,7 +67,7 @@ impl Kernel {
             Err(error) => Err(error.into_tool_failure()),
         };
         let result = result.and_then(|output| to_json(&output));
-        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        let outcome = ToolOutcome { elapsed: elapsed(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 

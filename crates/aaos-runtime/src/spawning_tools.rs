@@ -12,7 +12,6 @@ use aaos_core::id::{AgentId, CallId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
-use aaos_core::quantity::Amounts;
 use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
@@ -118,7 +117,7 @@ impl Kernel {
         if self.is_closing() && !under.cancel.is_cancelled() {
             return None;
         }
-        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        let outcome = ToolOutcome { elapsed: elapsed(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 

@@ -144,12 +144,7 @@ async fn a_safe_effect_waits_for_no_disk_and_is_journalled_all_the_same() {
         .expect("a permit while the writer is busy")
         .expect("journalled");
     let intent = permit.intent();
-    let outcome = ToolOutcome {
-        result: Ok("\"hello\"".into()),
-        worker: None,
-        moved: Amounts::NONE,
-        elapsed: Millis(1),
-    };
+    let outcome = ToolOutcome::of(Ok("\"hello\"".into()));
     let finished = ready_at_once(journal.finish(permit.settle(outcome), NOW))
         .await
         .expect("an end while the writer is busy")

@@ -120,7 +120,7 @@ impl Story {
                 Some((Tone::Bold, format!("started by {parent}, model {}", manifest.model)))
             }
             Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. }
-                if *outcome != Outcome::Done =>
+                if *outcome != Outcome::Done || failure.is_some() =>
             {
                 let words = entry::result_words(*outcome, *result_bytes, failure.as_ref(), *elapsed);
                 Some((Tone::Bad, format!("{tool} {words}")))
