@@ -17,10 +17,9 @@ use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{SendMessageInput, SendMessageOutput, ToolFailure};
 use aaos_ipc::TraceState as Known;
 use aaos_journal::{Permit, Receipt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::mail::Sender;
@@ -49,7 +48,7 @@ impl Kernel {
         permit: Permit<ToolCall>,
         input: SendMessageInput,
     ) -> Option<Receipt<ToolCall>> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         {
             // The receiver may draw on the same purses as whoever waits for it.
             let now = self.clock().now();
@@ -68,7 +67,8 @@ impl Kernel {
             Err(error) => Err(error.into_tool_failure()),
         };
         let result = result.and_then(|output| to_json(&output));
-        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        let elapsed = self.clock().since(begun);
+        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed };
         Some(permit.settle(outcome))
     }
 
@@ -139,7 +139,7 @@ impl Kernel {
         if wait.is_zero() {
             return Some(Ok(pending));
         }
-        let until = self.wait_deadline(sender).min(Instant::now() + wait);
+        let until = self.wait_deadline(sender).min(self.clock().after(wait));
         loop {
             let changed = self.traces_changed().notified();
             if let Some(reply) = self.reply_to(trace) {
@@ -147,7 +147,7 @@ impl Kernel {
             }
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep_until(until) => return Some(Ok(pending)),
+                () = self.clock().sleep_until(until) => return Some(Ok(pending)),
                 () = cancel.cancelled() => return Some(Err(cancelled())),
                 () = self.closing().cancelled() => return None,
             }
