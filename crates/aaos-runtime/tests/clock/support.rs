@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aaos_core::confinement::ConfinementPolicy;
@@ -15,6 +16,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::price::{Price, PriceTable};
 use aaos_core::quantity::{Millis, Timestamp};
+use aaos_core::state::State;
 use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
 use aaos_journal::{Filter, Journal, JournalConfig};
 use aaos_runtime::{
@@ -252,14 +254,9 @@ fn block<W: Future>(runtime: &Runtime, work: W) -> W::Output {
 }
 
 fn start(home: &TempDir, models: &ModelServer, runtime: &Runtime, at: Timestamp) -> Running {
-    let programs = binaries();
-    // On the thread of the test, which outlives the kernel: the zygote dies with the thread that started it.
-    let seed = ZygoteSeed::start(&programs.worker, Some(&programs.gateway)).expect("starts the zygote");
-    let state_dir = home.path().join("state");
+    let (seed, (journal, state)) = lay(home);
     let models = providers(models);
     let running = block(runtime, async {
-        let opening = JournalConfig::at(state_dir.join("journal.db"));
-        let (journal, state) = Journal::open(opening).expect("opens the journal");
         let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopts the zygote");
         let (clock, hand) = Clock::manual(state.latest.max(at));
         let config = config(home);
@@ -270,6 +267,21 @@ fn start(home: &TempDir, models: &ModelServer, runtime: &Runtime, at: Timestamp)
     let rounds = running.rounds.get();
     block(runtime, running.hand.until_waits(|waits| rounds.iter().all(|due| waits.contains(due))));
     running
+}
+
+/// Starts the zygote and opens the journal.
+fn lay(home: &TempDir) -> (ZygoteSeed, (Journal, State)) {
+    // A process that is being started holds copies of all descriptors until it runs its program, that of another test's
+    // journal, which is being closed and opened again, among them.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let programs = binaries();
+    // On the thread of the test, which outlives the kernel: the zygote dies with the thread that started it.
+    let seed = ZygoteSeed::start(&programs.worker, Some(&programs.gateway)).expect("starts the zygote");
+    let opening = JournalConfig::at(home.path().join("state/journal.db"));
+    let journal = Journal::open(opening).expect("opens the journal");
+    drop(one);
+    (seed, journal)
 }
 
 fn config(home: &TempDir) -> KernelConfig {
