@@ -9,7 +9,6 @@ mod questions;
 mod words;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope, Question, Target};
 use aaos_core::effect::{Access, Authorized, Charge, Effect, FileRight, Need, Needs};
@@ -34,8 +33,6 @@ use in_force::Attended;
 pub(crate) use questions::Questions;
 use questions::{Open, Told, Waiter};
 
-/// How often a wait looks at the kernel's clock, which goes on while the machine sleeps.
-const DEADLINE_CHECK: Duration = Duration::from_secs(60);
 const AGENT_STOPPED: &str = "the agent was stopped";
 const GRANT_REVOKED: &str = "the grant was revoked";
 
@@ -191,19 +188,13 @@ impl Kernel {
     }
 
     async fn answer_or_end(&self, stop: &CancellationToken, waiter: &mut Waiter) -> Ended {
-        loop {
-            let left = waiter.deadline.since(self.clock().now());
-            if left == Millis::ZERO {
-                return Ended::Late;
-            }
-            let look_again = Duration::from_millis(left.0).min(DEADLINE_CHECK);
-            tokio::select! {
-                biased;
-                told = waiter.told() => return Ended::Answered(told),
-                () = stop.cancelled() => return Ended::Stopped,
-                () = self.closing().cancelled() => return Ended::Stopped,
-                () = tokio::time::sleep(look_again) => {}
-            }
+        let deadline = waiter.deadline;
+        tokio::select! {
+            biased;
+            told = waiter.told() => Ended::Answered(told),
+            () = stop.cancelled() => Ended::Stopped,
+            () = self.closing().cancelled() => Ended::Stopped,
+            () = self.clock().sleep_until(deadline) => Ended::Late,
         }
     }
 

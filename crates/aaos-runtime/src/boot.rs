@@ -181,10 +181,9 @@ impl Kernel {
     }
 
     async fn end_idle_workers(&self) {
-        let mut round = tokio::time::interval(IDLE_ROUND);
         loop {
             tokio::select! {
-                _ = round.tick() => {}
+                () = self.clock().sleep(IDLE_ROUND) => {}
                 () = self.closing().cancelled() => return,
             }
             let agents: Vec<_> = self.table().agents.values().cloned().collect();
@@ -217,7 +216,7 @@ impl Kernel {
                 self.end_worker(&agent.worker, owner).await;
             }
         };
-        if tokio::time::timeout(CLOSING_TIME, drained).await.is_err() {
+        if self.clock().timeout(CLOSING_TIME, drained).await.is_none() {
             tracing::warn!("some work did not end in time; it is taken up again at the next start");
         }
         let stopped = self.journal().record(self.entry(None, None, Event::DaemonStopped {})).await;

@@ -89,7 +89,7 @@ impl Kernel {
         // Among the agent's own tasks: its end waits for the count.
         drop(agent.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(left.0)) => {}
+                () = kernel.clock().sleep(Duration::from_millis(left.0)) => {}
                 () = cancel.cancelled() => {}
             }
             let event = Event::DenialsSuppressed { count: denials.close() };

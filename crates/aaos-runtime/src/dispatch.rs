@@ -15,14 +15,13 @@ use aaos_core::event::Event;
 use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::limits;
 use aaos_core::model::ModelCallId;
-use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
+use aaos_core::quantity::{Amounts, Bytes, Quantity};
 use aaos_core::state::State;
 use aaos_core::tool::{self, CATALOGUE, ToolCall, ToolDescriptor, ToolInput, ToolPlace};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
 use aaos_journal::{Finished, Permit, Receipt};
 use aaos_sandbox::{Fetched, FetchedPage};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::appends::Turn;
@@ -82,11 +81,6 @@ pub(crate) struct Asked<'c> {
     pub(crate) by_model: Option<&'c ModelCallId>,
     /// The delivered message that the agent works on.
     pub(crate) trace: Option<TraceId>,
-}
-
-/// Milliseconds since `begun`.
-pub(crate) fn elapsed(begun: Instant) -> Millis {
-    Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Kernel {
@@ -464,7 +458,7 @@ impl Kernel {
         cancel: &CancellationToken,
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         let url = match &permit.effect().input {
             ToolInput::WebFetch(input) => input.url.clone(),
             other => unreachable!("{} does not fetch", other.name()),
@@ -488,7 +482,8 @@ impl Kernel {
             Ok(page) => self.run_worker_tool(agent, cancel, permit, Some(page)).await,
             Err(failure) => {
                 let moved = Amounts::of(Quantity::EgressBytes, received.0);
-                permit.settle(ToolOutcome { moved, ..ToolOutcome::failed(failure, elapsed(begun)) })
+                permit
+                    .settle(ToolOutcome { moved, ..ToolOutcome::failed(failure, self.clock().since(begun)) })
             }
         }
     }

@@ -377,7 +377,7 @@ impl Kernel {
         tokio::pin!(run);
         let (ran, timed_out) = tokio::select! {
             ran = &mut run => (ran, false),
-            () = tokio::time::sleep(self.time_left(id)) => {
+            () = self.clock().sleep_until(self.deadline_of(id)) => {
                 agent.cancel.cancel();
                 self.kill_workers_of(id);
                 (run.await, true)
@@ -393,9 +393,12 @@ impl Kernel {
 
     /// Time until a goal's deadline, which counts from its acceptance.
     pub(crate) fn time_left(&self, id: GoalId) -> Duration {
-        let table = self.table();
-        let Some(goal) = table.goals.get(&id) else { return Duration::ZERO };
-        Duration::from_millis(goal.deadline.since(self.clock().now()).0)
+        Duration::from_millis(self.deadline_of(id).since(self.clock().now()).0)
+    }
+
+    /// The end of a goal's time; a goal that is gone has none left.
+    pub(crate) fn deadline_of(&self, id: GoalId) -> Timestamp {
+        self.table().goals.get(&id).map_or(Timestamp::ZERO, |goal| goal.deadline)
     }
 
     /// Ends the call in flight of every agent of a goal.

@@ -16,11 +16,10 @@ use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
 use aaos_core::name::ModelName;
 use aaos_core::price::Price;
-use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Tokens};
+use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
-use tokio::time::Instant;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -70,7 +69,7 @@ impl Kernel {
             let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(wait.0)) => false,
+                () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
                 () = stop.cancelled() => true,
                 () = self.closing().cancelled() => true,
             };
@@ -86,12 +85,13 @@ impl Kernel {
         &self,
         outcome: &InferenceOutcome,
         made: u32,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Option<Millis> {
         if outcome.possibly_billed == 0 {
             return None;
         }
-        self.models().await.ok()?.wait_to_ask_again(outcome, made, deadline)
+        let models = self.models().await.ok()?;
+        models.wait_to_ask_again(outcome, made, self.clock().timer_until(deadline))
     }
 
     /// Authorises and journals one inference, clamped to what the purse holds; waits where only other
@@ -101,7 +101,7 @@ impl Kernel {
         agent: &Agent,
         trace: Option<TraceId>,
         request: &ModelRequest,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Result<Permit<Inference>, ServiceReply> {
         loop {
             if agent.stop_signal().is_cancelled() || self.is_closing() {
@@ -173,7 +173,7 @@ impl Kernel {
         agent: &Arc<Agent>,
         permit: Permit<Inference>,
         earlier: u32,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
         let receipt = match self.models().await {
@@ -181,6 +181,7 @@ impl Kernel {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
                 let stop = agent.stop_signal();
+                let deadline = self.clock().timer_until(deadline);
                 models.run(permit, earlier, deadline, stop.cancelled(), progress).await
             }
             Err(error) => {

@@ -43,7 +43,7 @@ pub use approvals::{Answer, Covers};
 pub use audit::{AuditPage, AuditReader};
 pub use capabilities::{Asked, Explanation, GrantView, MetView, ReachView};
 pub use ceiling::Ceiling;
-pub use clock::Clock;
+pub use clock::{Clock, ClockHand};
 pub use config::{KernelConfig, KernelLimits};
 pub use error::KernelError;
 pub use goals::GoalRequest;

@@ -260,7 +260,7 @@ impl Kernel {
         trace: TraceId,
         wait: Duration,
     ) -> Result<TraceReport, KernelError> {
-        let give_up = tokio::time::sleep(wait);
+        let give_up = self.clock().sleep(wait);
         tokio::pin!(give_up);
         loop {
             let changed = self.traces_changed().notified();

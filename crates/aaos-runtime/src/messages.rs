@@ -16,10 +16,9 @@ use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{SendMessageInput, SendMessageOutput, ToolFailure};
 use aaos_ipc::TraceState as Known;
 use aaos_journal::{Permit, Receipt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::mail::Sender;
@@ -48,7 +47,7 @@ impl Kernel {
         permit: Permit<ToolCall>,
         input: SendMessageInput,
     ) -> Option<Receipt<ToolCall>> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         {
             // The receiver may draw on the same purses as whoever waits for it.
             let now = self.clock().now();
@@ -67,7 +66,7 @@ impl Kernel {
             Err(error) => Err(error.into_tool_failure()),
         };
         let result = result.and_then(|output| to_json(&output));
-        let outcome = ToolOutcome { elapsed: elapsed(begun), ..ToolOutcome::of(result) };
+        let outcome = ToolOutcome { elapsed: self.clock().since(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 
@@ -138,7 +137,7 @@ impl Kernel {
         if wait.is_zero() {
             return Some(Ok(pending));
         }
-        let until = self.wait_deadline(sender).min(Instant::now() + wait);
+        let until = self.wait_deadline(sender).min(self.clock().after(wait));
         loop {
             let changed = self.traces_changed().notified();
             if let Some(reply) = self.reply_to(trace) {
@@ -146,7 +145,7 @@ impl Kernel {
             }
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep_until(until) => return Some(Ok(pending)),
+                () = self.clock().sleep_until(until) => return Some(Ok(pending)),
                 () = cancel.cancelled() => return Some(Err(cancelled())),
                 () = self.closing().cancelled() => return None,
             }

@@ -131,9 +131,9 @@ impl Kernel {
         let Ended { cut, mut durable } = ended.ok_or_else(|| KernelError::unknown("grant", &grant))?;
         // Whoever asks again waits for the disk too.
         durable.wait_for(|durable| *durable).await.map(drop).map_err(|_| not_recorded())?;
-        match tokio::time::timeout(LONGEST, self.wait_for_end_of(&cut)).await {
-            Ok(ended) => ended.map(|()| revoked),
-            Err(_) => Err(still_running(&cut)),
+        match self.clock().timeout(LONGEST, self.wait_for_end_of(&cut)).await {
+            Some(ended) => ended.map(|()| revoked),
+            None => Err(still_running(&cut)),
         }
     }
 

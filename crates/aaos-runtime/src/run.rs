@@ -281,7 +281,7 @@ impl Kernel {
             tokio::select! {
                 biased;
                 end = &mut driven => end,
-                () = sleep_for(time) => {
+                () = self.sleep_for(time) => {
                     self.end_run_in_flight(agent, &services.stop).await;
                     driven.await
                 }
@@ -295,6 +295,14 @@ impl Kernel {
             live.usage = end.usage;
         }
         driven
+    }
+
+    /// For this long; for ever where nothing bounds it.
+    async fn sleep_for(&self, time: Option<Millis>) {
+        match time {
+            Some(time) => self.clock().sleep(Duration::from_millis(time.0)).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The time of a run is up: its inference is cancelled, its worker and those of its children are killed. What was
@@ -433,14 +441,6 @@ const fn budget_exceeded(lacks: Shortfall) -> ServiceReply {
 
 fn being_stopped(agent: &Agent) -> KernelError {
     KernelError::State(format!("agent {} is being stopped", agent.id))
-}
-
-/// For this long; for ever where nothing bounds it.
-async fn sleep_for(time: Option<Millis>) {
-    match time {
-        Some(time) => tokio::time::sleep(Duration::from_millis(time.0)).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn about_trace(mut entry: NewEntry, trace: Option<TraceId>) -> NewEntry {

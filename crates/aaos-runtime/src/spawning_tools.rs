@@ -19,10 +19,9 @@ use aaos_core::toolio::{
     ToolFailureKind,
 };
 use aaos_journal::{Permit, Receipt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::fits;
@@ -99,7 +98,7 @@ impl Kernel {
         under: Under,
         permit: Permit<ToolCall>,
     ) -> Option<Receipt<ToolCall>> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         {
             // The children draw on the same purses: they must not wait for what their own call reserves.
             let now = self.clock().now();
@@ -117,7 +116,7 @@ impl Kernel {
         if self.is_closing() && !under.cancel.is_cancelled() {
             return None;
         }
-        let outcome = ToolOutcome { elapsed: elapsed(begun), ..ToolOutcome::of(result) };
+        let outcome = ToolOutcome { elapsed: self.clock().since(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 

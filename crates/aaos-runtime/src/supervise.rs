@@ -5,11 +5,10 @@
 //! ends, and whatever waits in its mailbox is answered with the cause. A journal that fails is no failure of an agent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aaos_core::event::{AgentEnd, Event, NewEntry};
 use aaos_core::id::TraceId;
-use aaos_core::quantity::MicroUsd;
+use aaos_core::quantity::{MicroUsd, Timestamp};
 use aaos_core::supervision::{Ended, Next, decide};
 
 use crate::error::KernelError;
@@ -101,11 +100,10 @@ impl Kernel {
     /// Waits until an agent that was restarted may take the next message; false when it is stopped meanwhile.
     pub(crate) async fn rested(&self, agent: &Agent) -> bool {
         let until = agent.live().watch.rests_until;
-        let left = until.map_or(0, |until| until.since(self.clock().now()).0);
         tokio::select! {
             biased;
             () = agent.cancel.cancelled() => false,
-            () = tokio::time::sleep(Duration::from_millis(left)) => true,
+            () = self.clock().sleep_until(until.unwrap_or(Timestamp::ZERO)) => true,
         }
     }
 

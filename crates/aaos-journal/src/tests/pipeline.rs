@@ -8,7 +8,7 @@ use aaos_core::event::{Event, Outcome};
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GoalId, GrantId, TraceId};
 use aaos_core::name::AgentName;
-use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
+use aaos_core::quantity::{Bytes, Quantity, Timestamp};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::EchoInput;
 use uuid::Uuid;
