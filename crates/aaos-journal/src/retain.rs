@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
 use aaos_core::limits::PRUNE_STEP;
 use aaos_core::quantity::Timestamp;
@@ -20,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::JournalError;
 use crate::sign::{Anchor, HeadSigner};
 use crate::{export, signed, store};
+
+/// What tells of an archive, in the database.
+const PRUNED_KIND: &str = "journal_pruned";
 
 /// What an archiving did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +111,13 @@ pub(crate) fn boundary(
         let found: Option<i64> = statement.query_row([value], |row| row.get(0))?;
         Ok(found.map(|seq| Seq(seq.cast_unsigned())))
     };
-    // The last entry stays, so that there is always one to go on from.
+    // The last entry stays, so that there is always one to go on from. What only tells of an archive does not count:
+    // archiving again would archive the word about it, and never be done.
+    let telling = "SELECT max(seq) FROM entries WHERE kind <> ?1";
+    let last = seq(telling, &PRUNED_KIND)?.unwrap_or(Seq(0)).min(state.seq);
     let young = "SELECT min(seq) FROM entries WHERE timestamp >= ?1";
     let old_enough = i64::try_from(before.0).unwrap_or(i64::MAX);
-    let first_young = seq(young, &old_enough)?.unwrap_or(state.seq).min(state.seq);
+    let first_young = seq(young, &old_enough)?.unwrap_or(last).min(last);
     let mut held: Option<Held> = None;
     for by in holders(state) {
         let since = match by {
@@ -129,32 +136,77 @@ pub(crate) fn boundary(
     Ok((Seq(first_kept.0.saturating_sub(1)), held))
 }
 
+/// An archive that is on the disk, and what takes the place of its entries.
+pub(crate) struct Archive {
+    pub(crate) anchor: Anchor,
+    pub(crate) path: PathBuf,
+    /// How many entries it holds.
+    pub(crate) entries: u64,
+}
+
+impl Archive {
+    /// What the journal says of it.
+    pub(crate) fn told(&self, at: Timestamp) -> NewEntry {
+        let head = self.anchor.head;
+        let archive = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let event = Event::JournalPruned {
+            through: head.seq,
+            entries: self.entries,
+            head: head.to_string(),
+            archive,
+        };
+        NewEntry { timestamp: at, goal_id: None, agent_id: None, trace_id: None, parent_event: None, event }
+    }
+}
+
 /// Writes the next archive, of entries up to `last` at most, and makes the anchor that may take their place.
 pub(crate) fn archive(
     connection: &Connection,
     database: &Path,
     last: Seq,
     signer: &HeadSigner,
-) -> Result<Option<(Anchor, PathBuf)>, JournalError> {
+) -> Result<Option<Archive>, JournalError> {
     let anchor = signed::anchor(connection)?;
     let from = anchor.map_or(Seq(0), |anchor| anchor.head.seq);
     let through = Seq(last.0.min(from.0 + PRUNE_STEP));
     if through <= from {
         return Ok(None);
     }
-    let path = archives(database)?.join(format!("journal-{}-{through}.jsonl", from.0 + 1));
+    let path = make_folder(database)?.join(file_name(from, through));
     let report = export::write(connection, &path, Some(through), Some(signer))?;
     assert_eq!(report.head.seq, through, "all that will be removed is in the archive");
     let sql = "SELECT max(timestamp) FROM entries WHERE seq <= ?1";
     let latest: i64 = connection.query_row(sql, [through.0.cast_signed()], |row| row.get(0))?;
     let latest = Timestamp(latest.cast_unsigned());
     let latest = anchor.map_or(latest, |anchor| latest.max(anchor.latest));
-    Ok(Some((signer.anchor(report.head, latest), path)))
+    let anchor = signer.anchor(report.head, latest);
+    Ok(Some(Archive { anchor, path, entries: through.0 - from.0 }))
+}
+
+/// The name of the archive of the entries after `from` up to `through`.
+fn file_name(from: Seq, through: Seq) -> String {
+    format!("journal-{}-{through}.jsonl", from.0 + 1)
+}
+
+/// The archive that holds this entry, if it still lies where it was written.
+pub(crate) fn archive_with(database: &Path, seq: Seq) -> Option<PathBuf> {
+    let listing = fs::read_dir(folder(database)).ok()?;
+    let holds = |path: &PathBuf| {
+        let range = path.file_name()?.to_str()?.strip_prefix("journal-")?.strip_suffix(".jsonl")?;
+        let (first, last) = range.split_once('-')?;
+        Some((first.parse::<u64>().ok()?..=last.parse().ok()?).contains(&seq.0))
+    };
+    listing.filter_map(|entry| Some(entry.ok()?.path())).find(|path| holds(path) == Some(true))
+}
+
+/// Where the archives lie.
+fn folder(database: &Path) -> PathBuf {
+    database.with_file_name("archive")
 }
 
 /// The directory of the archives, made where it is missing.
-fn archives(database: &Path) -> Result<PathBuf, JournalError> {
-    let path = database.with_file_name("archive");
+fn make_folder(database: &Path) -> Result<PathBuf, JournalError> {
+    let path = folder(database);
     match fs::DirBuilder::new().mode(0o700).create(&path) {
         Ok(()) => store::sync_directory_of(&path)?,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
