@@ -78,7 +78,8 @@ pub(crate) struct Goal {
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: FailedChildren,
-    pub(crate) denials: u32,
+    /// Whether something was denied to one of its agents.
+    pub(crate) was_denied: bool,
     pub(crate) over: watch::Sender<bool>,
 }
 
@@ -106,7 +107,7 @@ impl Goal {
             ended_at: None,
             cancel,
             failed_children: FailedChildren::default(),
-            denials: 0,
+            was_denied: false,
             over: watch::Sender::new(false),
         }
     }
@@ -414,7 +415,7 @@ impl Kernel {
             outputs,
             timed_out,
             failed_children: goal.map(|goal| &goal.failed_children),
-            was_denied: goal.is_some_and(|goal| goal.denials > 0),
+            was_denied: goal.is_some_and(|goal| goal.was_denied),
         })
     }
 
