@@ -46,8 +46,8 @@ impl Kernel {
         let deadline = self.wait_deadline(agent);
         let stop = agent.stop_signal();
         let mut made = 0;
-        if !self.keep_quiet(agent, &request.model).await {
-            return stopped(agent);
+        if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
+            return reply;
         }
         loop {
             let permit = match self.admit_inference(agent, trace, &request, deadline).await {

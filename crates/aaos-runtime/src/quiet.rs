@@ -7,9 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::name::ModelName;
 use aaos_core::quantity::Timestamp;
+use aaos_core::services::ServiceReply;
+use tokio::time::Instant;
 
+use crate::inference::stopped;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 
@@ -34,20 +38,37 @@ impl Quiet {
 }
 
 impl Kernel {
-    /// Waits as long as a model's provider wanted quiet; false when the agent stops first, or the daemon closes.
-    pub(crate) async fn keep_quiet(&self, agent: &Agent, model: &ModelName) -> bool {
+    /// Waits as long as a model's provider wanted quiet. Fails at once where that is past the deadline, and when the
+    /// agent stops or the daemon closes meanwhile.
+    pub(crate) async fn keep_quiet(
+        &self,
+        agent: &Agent,
+        model: &ModelName,
+        deadline: Instant,
+    ) -> Result<(), ServiceReply> {
         let now = self.clock().now();
-        let Some(until) = self.quiet().until(model, now) else { return true };
+        let Some(until) = self.quiet().until(model, now) else { return Ok(()) };
+        let end = Instant::now().checked_add(Duration::from_millis(until.since(now).0));
+        let Some(end) = end.filter(|end| *end < deadline) else {
+            return Err(ServiceReply::ModelFailed(still_quiet(model, until)));
+        };
         agent.live().waiting_for = Some(format!("provider until {until}, as it asked before the restart"));
         let stop = agent.stop_signal();
         let may_go_on = tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(until.since(now).0)) => true,
+            () = tokio::time::sleep_until(end) => true,
             () = stop.cancelled() => false,
             () = self.closing().cancelled() => false,
         };
         agent.live().waiting_for = None;
-        may_go_on
+        if may_go_on { Ok(()) } else { Err(stopped(agent)) }
     }
+}
+
+fn still_quiet(model: &ModelName, until: Timestamp) -> ModelFailure {
+    let message = format!(
+        "the provider of {model} wants no request before {until}; another attempt would pass the deadline"
+    );
+    ModelFailure { kind: ModelFailureKind::RateLimited, message, retry_after: None }
 }
 
 #[cfg(test)]
