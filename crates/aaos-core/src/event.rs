@@ -22,7 +22,10 @@ use crate::price::Price;
 use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
-pub use facts::{AgentEnd, CutCause, GoalState, Kept, Outcome, OutputBefore, OutputObserved, RunCut, Seen};
+pub use facts::{
+    AgentEnd, CutCause, DeniedBy, GoalState, Kept, NotApproved, Outcome, OutputBefore, OutputObserved,
+    RunCut, Seen,
+};
 
 /// What happened. In JSON, `kind` names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +118,9 @@ pub enum Event {
         effect: String,
         /// Why.
         denied: Denied,
+        /// What stood in the way.
+        #[serde(default)]
+        by: DeniedBy,
     },
     /// Refused calls of an agent that have no entry of their own, because too many came within a minute.
     DenialsSuppressed {
@@ -368,6 +374,9 @@ pub enum Event {
         principal: Option<u32>,
         /// Why.
         reason: String,
+        /// How it came to that.
+        #[serde(default)]
+        because: NotApproved,
     },
     /// Intent of a spawn.
     SpawnRequested {

@@ -78,7 +78,8 @@ pub(crate) struct Goal {
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: FailedChildren,
-    pub(crate) denials: u32,
+    /// Whether something was denied to one of its agents.
+    pub(crate) was_denied: bool,
     pub(crate) over: watch::Sender<bool>,
 }
 
@@ -106,7 +107,7 @@ impl Goal {
             ended_at: None,
             cancel,
             failed_children: FailedChildren::default(),
-            denials: 0,
+            was_denied: false,
             over: watch::Sender::new(false),
         }
     }
@@ -185,7 +186,7 @@ impl Kernel {
     async fn leave_queue_in_time(&self, id: GoalId) {
         let Some(mut over) = self.table().goals.get(&id).map(|goal| goal.over.subscribe()) else { return };
         tokio::select! {
-            () = tokio::time::sleep(self.time_left(id)) => {}
+            () = self.clock().sleep_until(self.deadline_of(id)) => {}
             _ = over.wait_for(|over| *over) => return,
             () = self.closing().cancelled() => return,
         }
@@ -417,7 +418,7 @@ impl Kernel {
             outputs,
             timed_out,
             failed_children: goal.map(|goal| &goal.failed_children),
-            was_denied: goal.is_some_and(|goal| goal.denials > 0),
+            was_denied: goal.is_some_and(|goal| goal.was_denied),
         })
     }
 

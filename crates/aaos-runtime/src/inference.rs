@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::authority::{Refusal, Settlement};
+use aaos_core::authority::{Overdraft, Refusal};
 use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
@@ -45,6 +45,9 @@ impl Kernel {
         let deadline = self.wait_deadline(agent);
         let stop = agent.stop_signal();
         let mut made = 0;
+        if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
+            return reply;
+        }
         loop {
             let permit = match self.admit_inference(agent, trace, &request, deadline).await {
                 Ok(permit) => permit,
@@ -202,7 +205,7 @@ impl Kernel {
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
         self.count_cost(agent, &finished.spent);
-        let overdrawn = self.overdrawn(agent, &settlement);
+        let overdrawn = self.stops_at(agent, &settlement.overdrafts);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
@@ -214,17 +217,17 @@ impl Kernel {
 
     /// Of what an inference used more than was reserved, where that stops the run: always of tokens and money, of
     /// which the provider reports; of the journal where it is bounded.
-    fn overdrawn(&self, agent: &Agent, settlement: &Settlement) -> Option<Quantity> {
+    pub(crate) fn stops_at(&self, agent: &Agent, overdrafts: &[Overdraft]) -> Option<Quantity> {
         let now = self.clock().now();
         let remaining =
             self.authority().purse(agent.id, now).map(|purse| purse.remaining).unwrap_or_default();
         let stops = |quantity: &Quantity| {
             matches!(quantity, Quantity::Tokens | Quantity::MicroUsd) || remaining.get(*quantity).is_some()
         };
-        settlement.overdrafts.iter().map(|overdraft| overdraft.quantity).find(stops)
+        overdrafts.iter().map(|overdraft| overdraft.quantity).find(stops)
     }
 
-    async fn stop_overdrawn(&self, agent: &Agent, quantity: Quantity) -> ServiceReply {
+    pub(crate) async fn stop_overdrawn(&self, agent: &Agent, quantity: Quantity) -> ServiceReply {
         let remaining = {
             let now = self.clock().now();
             self.authority().purse(agent.id, now).and_then(|purse| purse.remaining.get(quantity)).unwrap_or(0)

@@ -28,9 +28,11 @@ use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
 use crate::principal::{Principal, Right};
+use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
 use crate::schedules::Schedules;
+use crate::unfinished::Unfinished;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
 /// The kernel; clones share it.
@@ -65,6 +67,8 @@ struct Inner {
     traces_changed: Notify,
     degraded: Mutex<Vec<Boundary>>,
     unknown: Mutex<Vec<UnknownEffect>>,
+    unfinished: Unfinished,
+    quiet: Quiet,
     /// What the `models` gateway serves; it never changes while the daemon runs.
     providers: OnceCell<Vec<ProviderState>>,
 }
@@ -109,6 +113,8 @@ impl Kernel {
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
                 unknown: Mutex::new(Vec::new()),
+                unfinished: Unfinished::default(),
+                quiet: Quiet::default(),
                 providers: OnceCell::new(),
             }),
         }
@@ -165,6 +171,14 @@ impl Kernel {
 
     pub(crate) fn running_calls(&self) -> &RunningCalls {
         &self.inner.running_calls
+    }
+
+    pub(crate) fn unfinished(&self) -> &Unfinished {
+        &self.inner.unfinished
+    }
+
+    pub(crate) fn quiet(&self) -> &Quiet {
+        &self.inner.quiet
     }
 
     pub(crate) fn append_turns(&self) -> &AppendTurns {
@@ -246,6 +260,11 @@ impl Kernel {
     /// Keeps in mind, for `status`, what an earlier daemon began and nobody knows the end of.
     pub(crate) fn show_unknown(&self, effects: Vec<UnknownEffect>) {
         *self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner) = effects;
+    }
+
+    /// One more of them.
+    pub(crate) fn add_unknown(&self, effect: UnknownEffect) {
+        self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(effect);
     }
 
     fn unknown_effects(&self, caller: Principal) -> Vec<UnknownEffect> {

@@ -12,6 +12,7 @@ use aaos_agent::wrap_message;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{CallId, EntryId, TraceId};
+use aaos_core::quantity::{Millis, Timestamp};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{SendMessageInput, SendMessageOutput, ToolFailure};
 use aaos_ipc::TraceState as Known;
@@ -53,7 +54,7 @@ impl Kernel {
             let now = self.clock().now();
             self.authority().pay_ahead(permit.agent(), permit.call(), &permit.reserved(), now);
         }
-        let wait = Duration::from_secs(input.wait_seconds.unwrap_or(0));
+        let wait = wait_left(permit.about().timestamp, input.wait_seconds, self.clock().now());
         let delivered = match under.delivered() {
             Some(trace) => Ok(trace),
             None => {
@@ -131,12 +132,10 @@ impl Kernel {
         sender: &Agent,
         cancel: &CancellationToken,
         trace: TraceId,
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Option<Result<SendMessageOutput, ToolFailure>> {
         let pending = SendMessageOutput::without_reply(trace);
-        if wait.is_zero() {
-            return Some(Ok(pending));
-        }
+        let Some(wait) = wait else { return Some(Ok(pending)) };
         let until = self.wait_deadline(sender).min(self.clock().after(wait));
         loop {
             let changed = self.traces_changed().notified();
@@ -174,4 +173,30 @@ impl Kernel {
 /// Whether an agent may know of another: both are of one principal, and the other belongs to the same goal or to none.
 fn knows(sender: &Agent, other: &Agent) -> bool {
     sender.owner == other.owner && (other.goal.is_none() || other.goal == sender.goal)
+}
+
+/// How much longer a reply is waited for: what was asked for counts from when the call began, whatever restarts were
+/// between. None where nobody waits.
+fn wait_left(began: Timestamp, wait_seconds: Option<u64>, now: Timestamp) -> Option<Duration> {
+    let wait = wait_seconds.filter(|seconds| *seconds > 0)?;
+    let until = began.after(Millis(wait.saturating_mul(1000)));
+    Some(Duration::from_millis(until.since(now).0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aaos_core::quantity::Timestamp;
+
+    use super::wait_left;
+
+    #[test]
+    fn a_wait_ends_when_it_was_to_end_also_after_a_restart() {
+        let left = |asked, now| wait_left(Timestamp(1_000), asked, Timestamp(now));
+        assert_eq!(left(Some(5), 1_000), Some(Duration::from_secs(5)));
+        assert_eq!(left(Some(5), 4_000), Some(Duration::from_secs(2)), "three of them went by");
+        assert_eq!(left(Some(5), 9_000), Some(Duration::ZERO), "it is over, but a reply that came is told");
+        assert_eq!((left(None, 1_000), left(Some(0), 1_000)), (None, None), "nobody waits");
+    }
 }

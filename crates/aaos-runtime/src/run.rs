@@ -41,6 +41,8 @@ struct InProcess<'k> {
     stop: CancellationToken,
     /// Of a run that goes on after a restart: what the journal said then.
     earlier: Option<Arc<State>>,
+    /// Of what the last reply before the restart used so much that it ends the run.
+    overdrawn: Option<Quantity>,
 }
 
 impl AgentServices for InProcess<'_> {
@@ -66,6 +68,9 @@ impl AgentServices for InProcess<'_> {
 
 impl InProcess<'_> {
     async fn ask(&self, request: ModelRequest) -> ServiceReply {
+        if let Some(quantity) = self.overdrawn {
+            return self.kernel.stop_overdrawn(self.agent, quantity).await;
+        }
         if self.meter.is_spent() {
             let (quantity, wanted) = (Quantity::Tokens, request.max_output_tokens.0);
             let refusal = Refusal::Budget { quantity, wanted, remaining: 0 };
@@ -200,6 +205,9 @@ impl Kernel {
                 return Err(being_stopped(&owned));
             }
             let end = kernel.run_recorded(&owned, &mut mind, trace, from).await;
+            if end.is_ok() {
+                kernel.settle_unfinished(&owned).await;
+            }
             drop(only_run);
             Ok((mind, end?))
         });
@@ -273,8 +281,8 @@ impl Kernel {
             live.meter = Some(Arc::clone(&meter));
             live.run_stop = Some(stop.clone());
         }
-        let earlier = resumption.earlier;
-        let services = InProcess { kernel: self, agent, trace, meter, stop, earlier };
+        let Resumption { earlier, overdrawn, .. } = resumption;
+        let services = InProcess { kernel: self, agent, trace, meter, stop, earlier, overdrawn };
         let driven = {
             let driven = self.drive(&services, mind, step);
             tokio::pin!(driven);
@@ -398,6 +406,8 @@ pub(crate) struct Resumption {
     pub(crate) repeats: RepeatCounts,
     /// What the journal said then: unfinished spawning calls go on from there.
     pub(crate) earlier: Option<Arc<State>>,
+    /// Of what its last reply used more than was reserved, where that ends the run.
+    pub(crate) overdrawn: Option<Quantity>,
 }
 
 /// What an event cuts short, if it does.

@@ -369,6 +369,7 @@ impl Kernel {
         agent.tasks.close();
         agent.tasks.wait().await;
         self.close_questions_of(agent).await;
+        self.settle_unfinished(agent).await;
         let owner = crate::far::WorkerOwner { agent: agent.id, goal: agent.goal };
         self.end_worker(&agent.worker, owner).await;
         let grants = self.authority().grants_of(agent.id);

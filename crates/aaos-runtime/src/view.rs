@@ -13,6 +13,7 @@ use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
+use aaos_core::state::{PendingCall, PendingTool};
 use aaos_core::toolio::StopReason;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,20 @@ pub struct QuantityReport {
     pub used: u64,
     /// What may still be reserved, ancestors considered.
     pub remaining: Option<u64>,
+}
+
+impl UnknownEffect {
+    /// Of a call of a principal's agent.
+    pub(crate) fn of(pending: &PendingCall, made: &PendingTool, owner: u32) -> Self {
+        Self {
+            call: pending.call,
+            agent_id: pending.agent,
+            goal_id: pending.goal,
+            tool: made.tool.clone(),
+            since: pending.since,
+            owner,
+        }
+    }
 }
 
 impl PurseReport {

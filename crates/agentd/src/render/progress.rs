@@ -175,7 +175,7 @@ fn confined(receipt: &ConfinementReceipt, role: &str) -> String {
 /// What went wrong.
 fn trouble(event: &Event) -> Option<(Tone, String)> {
     Some(match event {
-        Event::CapabilityDenied { effect, denied } => {
+        Event::CapabilityDenied { effect, denied, .. } => {
             (Tone::Bad, format!("{} {}", cut(effect, VALUE_CHARS), entry::denial(denied)))
         }
         Event::HumanApprovalRequested { question, .. } => {
