@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass, reserved_by};
-use crate::event::{AgentEnd, Entry, Event, GoalState, RunCut};
+use crate::event::{AgentEnd, Entry, Event, ForkPoint, GoalState, RunCut};
 use crate::id::{AgentId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::Usage;
@@ -14,8 +14,9 @@ use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 use super::{
-    AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord,
-    PendingApproval, PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
+    AgentLife, AgentRecord, FailedChildren, ForkRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH,
+    MailRecord, PendingApproval, PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild,
+    State,
 };
 
 impl State {
@@ -26,9 +27,10 @@ impl State {
         self.latest = self.latest.max(entry.timestamp);
         match &entry.event {
             Event::DaemonStarted { resumed, .. } => self.forget_unfinished(resumed, before),
-            Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
-                self.apply_goal(entry);
-            }
+            Event::GoalAccepted { .. }
+            | Event::GoalForked { .. }
+            | Event::GoalStarted { .. }
+            | Event::GoalFinished { .. } => self.apply_goal(entry),
             Event::AgentSpawned { .. } => self.admit(entry),
             Event::CapabilityGranted { grant } => self.grant(grant),
             Event::CapabilityRevoked { grant, .. } => {
@@ -44,6 +46,7 @@ impl State {
             Event::AgentPaused {} => self.with_agent(entry, |agent| agent.paused = true),
             Event::AgentResumed {} => self.with_agent(entry, |agent| agent.paused = false),
             Event::AgentExecutionStarted { .. }
+            | Event::AgentExecutionForked { .. }
             | Event::AgentExecutionResumed {}
             | Event::AgentExecutionCompleted { .. } => self.apply_run(entry),
             Event::CapabilityDenied { .. } => self.count_denials(entry, 1),
@@ -83,6 +86,11 @@ impl State {
             Event::GoalAccepted { .. } => {
                 if let Some(record) = accepted(id, entry) {
                     self.goals.entry(id).or_insert(record);
+                }
+            }
+            Event::GoalForked { .. } => {
+                if let Some(goal) = self.goals.get_mut(&id) {
+                    goal.fork = goal.fork.take().or_else(|| forked(&entry.event));
                 }
             }
             Event::GoalStarted { root_agent, workspace, before } => {
@@ -195,19 +203,8 @@ impl State {
 impl State {
     fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::AgentExecutionStarted { kept, .. } => {
-                let (at, trace) = (self.latest, entry.trace_id);
-                let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default() };
-                let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
-                self.with_agent(entry, |agent| {
-                    end_clock(agent, at);
-                    agent.run = Some(run);
-                    while agent.conversation.len() > runs {
-                        agent.conversation.pop_front();
-                    }
-                    agent.conversation.push_back(entry.seq);
-                });
-            }
+            Event::AgentExecutionStarted { kept, .. } => self.begin_run(entry, kept.runs),
+            Event::AgentExecutionForked { .. } => self.begin_run(entry, 0),
             Event::AgentExecutionResumed {} => {
                 let at = self.latest;
                 self.with_agent(entry, |agent| {
@@ -244,6 +241,21 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// A run began whose conversation keeps so many earlier ones.
+    fn begin_run(&mut self, entry: &Entry, kept: u32) {
+        let (at, trace) = (self.latest, entry.trace_id);
+        let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default() };
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        self.with_agent(entry, |agent| {
+            end_clock(agent, at);
+            agent.run = Some(run);
+            while agent.conversation.len() > kept {
+                agent.conversation.pop_front();
+            }
+            agent.conversation.push_back(entry.seq);
+        });
     }
 
     /// What the agent failed at is over: the run that has no end of its own, and the message.
@@ -582,6 +594,7 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         manifest: manifest.clone(),
         approval_required: approval_required.clone(),
         working_directory: working_directory.clone(),
+        fork: None,
         state: GoalState::Queued,
         started_at: None,
         root_agent: None,
@@ -593,6 +606,16 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         failed_children: FailedChildren::default(),
         end: None,
     })
+}
+
+/// What a `goal_forked` entry says.
+fn forked(event: &Event) -> Option<ForkRecord> {
+    let Event::GoalForked { from, root, at, earlier, before } = event else {
+        return None;
+    };
+    let mut points = earlier.clone();
+    points.push(ForkPoint { goal: *from, root: *root, at: *at });
+    Some(ForkRecord { points, before: before.clone() })
 }
 
 /// What a `tool_invoked` entry says.
