@@ -264,7 +264,7 @@ impl Kernel {
             (Some(manifest), None) => Some(manifest),
             (None, Some(model)) => {
                 let own = recorded.unwrap_or_else(|| self.config().bootstrap.clone());
-                Some(Manifest { model, ..own })
+                Some(with_model(own, model))
             }
             (None, None) => recorded,
         };
@@ -396,6 +396,15 @@ impl Kernel {
         }
         seen
     }
+}
+
+/// The same agent with another model; its children may still use the one that it had.
+fn with_model(mut manifest: Manifest, model: ModelName) -> Manifest {
+    let had = std::mem::replace(&mut manifest.model, model);
+    if !manifest.child_models.contains(&had) {
+        manifest.child_models.push(had);
+    }
+    manifest
 }
 
 /// Where a `goal_forked` entry says that something was taken over.

@@ -37,6 +37,30 @@ fn first_model(seen: &SeenRequest, outside: &[PathBuf; 2]) -> Turn {
     }
 }
 
+/// A lead that has a child write into the workspace.
+fn has_it_written(seen: &SeenRequest) -> Turn {
+    let workspace = workspace_of(seen);
+    let manifest = format!(
+        "name: writer\nmodel: smart\nsystem_prompt: You write.\ncapabilities:\n  - \"tool: file_write\"\n  - \
+         \"file_write: {workspace}/*\"\n"
+    );
+    match seen.replies_so_far() {
+        0 => Turn::call(
+            "spawn_agent",
+            json!({ "manifest": manifest, "message": format!("{workspace}/child.md") }),
+        ),
+        _ => Turn::say("done by the first"),
+    }
+}
+
+fn child(seen: &SeenRequest) -> Turn {
+    let path = seen.first_user_text().split_whitespace().find(|word| word.ends_with("child.md"));
+    match seen.replies_so_far() {
+        0 => write(path.expect("a path"), "by the child"),
+        _ => Turn::say("written"),
+    }
+}
+
 /// A daemon with a goal that was done.
 struct House {
     daemon: Daemon,
@@ -58,7 +82,9 @@ impl House {
             assert!(home.path().is_dir(), "the files outside are there");
             match seen.model.as_str() {
                 OTHER => other(seen),
+                _ if seen.system.contains("You write.") => child(seen),
                 _ if seen.first_user_text().starts_with("hang") => Turn::Hang,
+                _ if seen.first_user_text().starts_with("delegate") => has_it_written(seen),
                 _ => first_model(seen, &known),
             }
         };
@@ -357,4 +383,93 @@ fn what_cannot_be_forked_is_refused_with_a_reason_and_leaves_nothing() {
     let goal = ended(&mut house.daemon.client(), &id(&fork));
     assert_eq!(goal["state"], "failed", "its output was not made by then, nor by itself: {goal}");
     assert_eq!(workspaces(), 3);
+}
+
+#[test]
+fn what_children_wrote_is_there_and_nobody_is_spawned_again() {
+    // What the first model would do, the other does as well: its child thinks with the first.
+    let house = House::new(|seen| match has_it_written(seen) {
+        Turn::Say { .. } => Turn::say("done by the other"),
+        spawns => spawns,
+    });
+    let goal = json!({ "goal": "delegate", "manifest": LEAD, "grants": ["tool: *", "spawn_child: [*]"] });
+    let (_, told) = house.daemon.client().call_streaming("agent.submit_streaming", goal);
+    let told = told.expect("it ran");
+    assert_eq!(told["goal"]["state"], "done", "{told}");
+    let source = id(&told);
+    let results = house.entries(&source, "tool_result");
+    let seq_of = |tool: &str| {
+        results.iter().find(|entry| entry["event"]["tool"] == tool).expect("it was called")["seq"].clone()
+    };
+    let fork = |at: &Value| {
+        let asked = json!({ "goal_id": source, "at": at, "model": OTHER });
+        house.daemon.client().call("goal.fork", asked).expect("forked")
+    };
+    let after = fork(&seq_of("spawn_agent"));
+    assert_eq!(after["files"], json!([{ "path": "child.md", "size_bytes": 12 }]));
+    let goal = ended(&mut house.daemon.client(), &id(&after));
+    assert_eq!(goal["response"], "done by the other", "{goal}");
+    assert_eq!(files(&house.workspace(&id(&after))), list(&[("child.md", "by the child")]));
+    assert_eq!(house.entries(&id(&after), "spawn_requested").len(), 0);
+    // While the child was at work no step of its parent had ended: it is spawned again, by the fork.
+    let amid = fork(&seq_of("file_write"));
+    assert!(amid["at"].as_u64() < seq_of("file_write").as_u64(), "{amid}");
+    assert_eq!(amid["files"], json!([]), "{amid}");
+    let goal = ended(&mut house.daemon.client(), &id(&amid));
+    assert_eq!((&goal["state"], &goal["response"]), (&json!("done"), &json!("done by the other")), "{goal}");
+    assert_eq!(files(&house.workspace(&id(&amid))), list(&[("child.md", "by the child")]));
+    assert_eq!(house.entries(&id(&amid), "spawn_requested").len(), 1);
+    assert_replays(&house.daemon, &id(&amid));
+}
+
+#[test]
+fn an_erased_body_refuses_the_steps_after_it() {
+    let house = House::new(|_| Turn::say("done by the other"));
+    let erased = house.seq("inference_completed", 3);
+    let (before, after) = (house.seq("tool_result", 2), house.seq("tool_result", 3));
+    let House { daemon, models, source, outside } = house;
+    let journal = daemon.state_dir().join("journal.db");
+    let (status, builder) = daemon.terminate();
+    assert!(status.success(), "a good end: {status}");
+    let changed = rusqlite::Connection::open(journal)
+        .and_then(|journal| {
+            journal
+                .execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = ?1", [erased.cast_signed()])
+        })
+        .expect("erased");
+    assert_eq!(changed, 1);
+    let house = House { daemon: builder.start(), models, source, outside };
+    let asked = |at: u64| json!({ "at": at, "model": OTHER, "keep_files": true });
+    let refused = house.fork(asked(after)).expect_err("what was replied is not known");
+    assert_eq!(refused.data["reason"], "erased", "{refused:?}");
+    assert!(refused.message.contains(&format!("entry {erased} ")), "{refused:?}");
+    let fork = house.fork(asked(before)).expect("the control: a step before it");
+    assert_eq!(ended(&mut house.daemon.client(), &id(&fork))["response"], "done by the other");
+}
+
+#[test]
+fn what_an_open_fork_needs_is_not_archived_and_what_is_archived_is_not_forked() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let house = House::new(move |_| Turn::say("done by the other").behind(&held));
+    let asked = house.models.requests().len();
+    let at = house.seq("tool_result", 3);
+    let fork = json!({ "at": at, "model": OTHER, "keep_files": true });
+    let forked = id(&house.fork(fork.clone()).expect("forked"));
+    assert_eq!(house.models.wait_for_requests(asked + 1).len(), asked + 1);
+    let prune = |house: &House| {
+        house.daemon.client().call("audit.prune", json!({ "older_than_ms": 0 })).expect("pruned")
+    };
+    let pruned = prune(&house);
+    assert_eq!(pruned["held"]["by"]["goal"], json!(house.source), "{pruned}");
+    let House { daemon, models, source, outside } = house;
+    let house = House { daemon: daemon.kill9().start(), models, source, outside };
+    gate.open();
+    let goal = ended(&mut house.daemon.client(), &forked);
+    assert_eq!(goal["response"], "done by the other", "{goal}");
+    assert_replays(&house.daemon, &forked);
+    let pruned = prune(&house);
+    assert_eq!(pruned["held"], Value::Null, "nothing is open: {pruned}");
+    let refused = house.fork(fork).expect_err("its entries are not in the journal");
+    assert_eq!(refused.data["reason"], "archived", "{refused:?}");
 }
