@@ -7,11 +7,13 @@
 //! that does not answer the last command is a bug of the caller and does.
 
 mod context;
+mod fork;
 mod mind;
 mod replay;
 mod tape;
 mod wrap;
 
+pub use fork::moved;
 pub use mind::{Command, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};

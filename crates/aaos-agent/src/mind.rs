@@ -260,6 +260,16 @@ impl Mind {
         self.usage = usage;
     }
 
+    /// Makes the run its own that was another agent's: counts nothing of it, and is shown these tools from here on. The
+    /// question that it asks its model now, if it asks.
+    pub(crate) fn adopt(&mut self, tools: Vec<ToolSpec>) -> Option<Command> {
+        self.usage = Usage::default();
+        (self.run.usage, self.run.iterations) = (Usage::default(), 0);
+        self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
+        self.tools = tools;
+        matches!(self.phase, Phase::Asking { .. }).then(|| self.ask())
+    }
+
     /// Begins a run as it was recorded: what it kept is not judged anew.
     pub(crate) fn begin_recorded(&mut self, text: String, tools: Vec<ToolSpec>, kept: Kept) -> Command {
         self.hear(text, tools);

@@ -69,6 +69,8 @@ pub struct Replay {
     inferences: u64,
     calls: u64,
     state: Option<GoalState>,
+    /// Of a fork: what its root agent begins with.
+    lent: Option<Tape>,
 }
 
 /// What a replay came to.
@@ -110,6 +112,12 @@ pub struct ReplayedAgent {
 }
 
 impl Replay {
+    /// Of a fork, whose root agent begins with this conversation.
+    #[must_use]
+    pub fn forked(lent: Tape) -> Self {
+        Self { lent: Some(lent.handed_over()), ..Self::default() }
+    }
+
     /// Takes the goal's next entry.
     ///
     /// # Errors
@@ -162,7 +170,8 @@ impl Replay {
         if self.agents.contains_key(&path) || self.paths.contains_key(&id) {
             return Err(differs("the agent was spawned before").into());
         }
-        let tape = Tape::whole(MindConfig::of(manifest));
+        let lent = if path.is_empty() { self.lent.take() } else { None };
+        let tape = lent.unwrap_or_else(|| Tape::whole(MindConfig::of(manifest)));
         let played = Played { id, name: name.clone(), tape, runs: Vec::new(), spawns: Vec::new() };
         self.paths.insert(id, path.clone());
         self.agents.insert(path, played);

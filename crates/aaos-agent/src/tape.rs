@@ -17,8 +17,9 @@ use crate::mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
 use crate::wrap::told;
 
 /// Kinds of entries that a mind is rebuilt from.
-pub const TAPE_KINDS: [&str; 8] = [
+pub const TAPE_KINDS: [&str; 9] = [
     "agent_execution_started",
+    "agent_execution_forked",
     "agent_execution_completed",
     "agent_restarted",
     "inference_requested",
@@ -94,9 +95,19 @@ pub struct OpenRun {
 #[derive(Debug, Clone)]
 pub struct Tape {
     mind: Mind,
-    /// Whether entries from before the conversation's first are missing, so that only its last run is exact.
-    partial: bool,
+    basis: Basis,
     open: Option<Open>,
+}
+
+/// What a tape's entries can be held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Basis {
+    /// The mind itself, which was stepped through all that came before.
+    Whole,
+    /// Entries from before the conversation's first are missing, so that only its last run is exact.
+    Recent,
+    /// They are another agent's, whose mind was made of something else: only what the mind cannot do is told.
+    Lent,
 }
 
 #[derive(Debug, Clone)]
@@ -118,14 +129,26 @@ impl Tape {
     /// A tape of an agent from its first run on: whatever differs is told.
     #[must_use]
     pub fn whole(config: MindConfig) -> Self {
-        Self { mind: Mind::new(config), partial: false, open: None }
+        Self { mind: Mind::new(config), basis: Basis::Whole, open: None }
     }
 
     /// A tape from the first run on that the agent's conversation still holds. What came before has left traces only
     /// in what each run recorded of its beginning.
     #[must_use]
     pub fn recent(config: MindConfig) -> Self {
-        Self { partial: true, ..Self::whole(config) }
+        Self { basis: Basis::Recent, ..Self::whole(config) }
+    }
+
+    /// A tape that begins with entries of other agents, oldest first, whose conversation this one takes over.
+    #[must_use]
+    pub fn lent(config: MindConfig) -> Self {
+        Self { basis: Basis::Lent, ..Self::whole(config) }
+    }
+
+    /// The same tape for the agent's own entries, from the one on with which it takes the conversation over.
+    #[must_use]
+    pub fn handed_over(self) -> Self {
+        Self { basis: Basis::Whole, ..self }
     }
 
     /// Takes the agent's next entry; one that is no part of a run is left out. `shown` gives the tools of these names
@@ -158,6 +181,7 @@ impl Tape {
                     Recorded { response, usage: *usage, iterations: *iterations, stop: *stop_reason };
                 self.end(&recorded, cut.as_ref(), mind_hash)
             }
+            Event::AgentExecutionForked { tools } => self.adopt(shown(tools)),
             // A run that died without an end of its own.
             Event::AgentRestarted { .. } => {
                 if self.open.take().is_some() {
@@ -210,6 +234,27 @@ impl Tape {
         }
     }
 
+    /// Whether another agent could go on from here: something is left to do, and no call has begun without an outcome.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        let has_ended = |call: &TurnCall| call.begun.is_none() || call.result.is_some();
+        match self.clone().finish().1.map(|open| open.waits) {
+            Some(Unanswered::Ask(_)) => true,
+            Some(Unanswered::Invoke(calls)) => calls.iter().all(has_ended),
+            Some(Unanswered::Lacks(_) | Unanswered::Finish(_)) | None => false,
+        }
+    }
+
+    /// Goes on with what was lent, with these tools: the mind, and the run that is its own from here on. Nothing where
+    /// no run is under way.
+    #[must_use]
+    pub fn take_over(self, tools: Vec<ToolSpec>) -> Option<(Mind, OpenRun)> {
+        let mut tape = self.handed_over();
+        tape.adopt(tools).ok()?;
+        let (mind, open) = tape.finish();
+        Some((mind, open?))
+    }
+
     /// The mind as the entries leave it, and the run that is not over.
     #[must_use]
     pub fn finish(mut self) -> (Mind, Option<OpenRun>) {
@@ -238,7 +283,7 @@ impl Tape {
     fn known(&self, names: &[ToolName], shown: Vec<ToolSpec>) -> Result<Shown, String> {
         let missing = names.iter().find(|name| !shown.iter().any(|spec| spec.name == **name));
         match missing {
-            Some(name) if !self.partial => Err(format!(
+            Some(name) if self.basis == Basis::Whole => Err(format!(
                 "the run was shown the tool {name}, which this version does not have; use the version that recorded it"
             )),
             missing => Ok(Shown { tools: shown, all: missing.is_none() }),
@@ -257,13 +302,13 @@ impl Tape {
             // A run whose end could not be recorded: its agent went on without it.
             self.mind.step(MindEvent::Cancelled);
         }
-        let waits = match self.partial {
-            true => self.mind.begin_recorded(text, tools, kept),
-            false => self.mind.step(MindEvent::Message { text, tools }),
+        let waits = match self.basis {
+            Basis::Recent => self.mind.begin_recorded(text, tools, kept),
+            Basis::Whole | Basis::Lent => self.mind.step(MindEvent::Message { text, tools }),
         };
         let held = self.mind.kept();
-        let exact = all && held.runs == kept.runs;
-        if !self.partial && held != kept {
+        let exact = all && held.runs == kept.runs && self.basis != Basis::Lent;
+        if self.basis == Basis::Whole && held != kept {
             self.mind.step(MindEvent::Cancelled);
             return Err(format!("the conversation keeps {held:?}, the entry says {kept:?}"));
         }
@@ -277,6 +322,20 @@ impl Tape {
             lacks: None,
             exact,
         });
+        Ok(())
+    }
+
+    /// The run so far was another agent's; from here on it is this one's.
+    fn adopt(&mut self, tools: Vec<ToolSpec>) -> Result<(), String> {
+        self.deliver();
+        let Some(open) = &mut self.open else {
+            return Err("there is no conversation that could be taken over".to_owned());
+        };
+        open.asked = None;
+        open.exact = self.basis != Basis::Lent;
+        if let Some(asks) = self.mind.adopt(tools) {
+            open.waits = asks;
+        }
         Ok(())
     }
 

@@ -2,11 +2,11 @@
 
 mod session;
 
-use aaos_agent::{Divergence, Mind, Tape, Unanswered};
+use aaos_agent::{Divergence, Mind, MindConfig, Tape, Unanswered};
 use aaos_core::event::{Entry, Event, content_hash};
 use aaos_core::id::Seq;
-use aaos_core::model::ModelStop;
-use aaos_core::name::ToolName;
+use aaos_core::model::{ModelRequest, ModelStop, Usage};
+use aaos_core::name::{ModelName, ToolName};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -143,6 +143,47 @@ proptest! {
     }
 
     #[test]
+    fn at_every_step_another_model_goes_on_with_what_was_said(dice in dice()) {
+        let session = Session::play(dice);
+        let other = MindConfig { model: ModelName::parse("another").expect("a name"), ..config() };
+        let (mut recorded, mut lent) = (Tape::whole(config()), Tape::lent(other));
+        for entry in &session.entries {
+            prop_assert_eq!(recorded.take(entry, shown), Ok(()));
+            prop_assert_eq!(lent.take(entry, shown), Ok(()));
+            prop_assert_eq!(lent.is_at_rest(), recorded.is_at_rest());
+            let (mind, waits) = left(recorded.clone());
+            let may_go_on = match &waits {
+                Some(Unanswered::Ask(_)) => true,
+                Some(Unanswered::Invoke(turn)) => {
+                    turn.iter().all(|one| one.result.is_some() || one.begun.is_none())
+                }
+                _ => false,
+            };
+            prop_assert_eq!(recorded.is_at_rest(), may_go_on, "{:?}", waits);
+            if !may_go_on {
+                continue;
+            }
+            let (own, open) = lent.clone().take_over(Vec::new()).expect("a run is under way");
+            prop_assert_eq!(own.history(), mind.history());
+            prop_assert_eq!(own.usage(), Usage::default(), "nobody here used it");
+            match (&open.waits, &waits) {
+                (Unanswered::Ask(asks), Some(Unanswered::Ask(asked))) => {
+                    let expected =
+                        ModelRequest { model: asks.model.clone(), tools: Vec::new(), ..(**asked).clone() };
+                    prop_assert_eq!(&**asks, &expected);
+                    prop_assert_eq!(asks.model.as_str(), "another");
+                }
+                (own, waits) => prop_assert_eq!(Some(own), waits.as_ref()),
+            }
+            let forked = Event::AgentExecutionForked { tools: Vec::new() };
+            let mut again = lent.clone().handed_over();
+            prop_assert_eq!(again.take(&Entry { event: forked, ..entry.clone() }, |_| Vec::new()), Ok(()));
+            let (rebuilt, waits) = left(again);
+            prop_assert_eq!((rebuilt.digest(), waits), (own.digest(), Some(open.waits)), "from the journal");
+        }
+    }
+
+    #[test]
     fn an_altered_entry_is_told_there_or_later(dice in dice(), which: prop::sample::Index, how: u32) {
         let session = Session::play(dice);
         let seen = session.seen_by_a_finished_run();
@@ -187,6 +228,7 @@ proptest! {
         let entries: Vec<Entry> = order.into_iter().map(pick).collect();
         take_anything(Tape::whole(config()), &entries);
         take_anything(Tape::recent(config()), &entries);
+        take_anything(Tape::lent(config()), &entries);
     }
 }
 

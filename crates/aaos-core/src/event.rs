@@ -23,8 +23,8 @@ use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 pub use facts::{
-    AgentEnd, CutCause, DeniedBy, GoalState, Kept, NotApproved, Outcome, OutputBefore, OutputObserved,
-    RunCut, Seen,
+    AgentEnd, CutCause, DeniedBy, ForkPoint, GoalState, Kept, NotApproved, Outcome, OutputBefore,
+    OutputObserved, RunCut, Seen,
 };
 
 /// What happened. In JSON, `kind` names it.
@@ -65,6 +65,19 @@ pub enum Event {
         approval_required: Vec<ToolName>,
         /// Against which relative paths of the goal are meant.
         working_directory: Option<AbsPath>,
+    },
+    /// A goal goes on from a step of another one, under authority of its own; recorded with its acceptance.
+    GoalForked {
+        /// The goal whose root agent's conversation its own root agent begins with.
+        from: GoalId,
+        /// That agent.
+        root: AgentId,
+        /// The last entry of that goal that is taken over.
+        at: Seq,
+        /// Where that goal, if it is a fork itself, took over what its root agent began with; oldest first.
+        earlier: Vec<ForkPoint>,
+        /// What had stood at those declared outputs that were written by then, before they were.
+        before: Vec<OutputBefore>,
     },
     /// A goal's agent began.
     GoalStarted {
@@ -153,6 +166,11 @@ pub enum Event {
         tools: Vec<ToolName>,
         /// What the conversation keeps of earlier runs.
         kept: Kept,
+    },
+    /// A run of an agent began with the conversation that its goal took over from another one.
+    AgentExecutionForked {
+        /// Tools that the model is shown from here on.
+        tools: Vec<ToolName>,
     },
     /// A run that a restart cut short goes on.
     AgentExecutionResumed {},
@@ -515,6 +533,7 @@ kinds! {
     DaemonStarted => "daemon_started",
     DaemonStopped => "daemon_stopped",
     GoalAccepted => "goal_accepted",
+    GoalForked => "goal_forked",
     GoalStarted => "goal_started",
     GoalFinished => "goal_finished",
     AgentSpawned => "agent_spawned",
@@ -524,6 +543,7 @@ kinds! {
     CapabilityRevoked => "capability_revoked",
     AgentStopped => "agent_stopped",
     AgentExecutionStarted => "agent_execution_started",
+    AgentExecutionForked => "agent_execution_forked",
     AgentExecutionResumed => "agent_execution_resumed",
     AgentExecutionCompleted => "agent_execution_completed",
     AgentLoopStarted => "agent_loop_started",

@@ -36,6 +36,10 @@ pub const MAX_OUTPUTS: usize = 256;
 pub const MAX_CLIENT_KEY_BYTES: usize = 256;
 /// How long the workspace of a goal that ended is kept, milliseconds: seven days.
 pub const WORKSPACE_KEPT_MS: u64 = 7 * 24 * 3_600_000;
+/// Most bytes that the files of a workspace may have together for it to be restored for a fork.
+pub const MAX_FORKED_WORKSPACE_BYTES: u64 = 64 * 1024 * 1024;
+/// How often a fork may be forked again.
+pub const MAX_FORK_DEPTH: usize = 16;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
 /// Of these, goals of one principal that is not the operator.

@@ -12,7 +12,7 @@ use crate::approval::{ApprovalGrant, Question};
 use crate::budget::{Budget, Purse};
 use crate::capability::GrantSpec;
 use crate::effect::{Access, Charge, Denied, EffectClass};
-use crate::event::{AgentEnd, GoalState, OutputBefore, OutputObserved};
+use crate::event::{AgentEnd, ForkPoint, GoalState, OutputBefore, OutputObserved};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
 use crate::manifest::Manifest;
@@ -52,6 +52,8 @@ pub struct GoalRecord {
     pub approval_required: Vec<ToolName>,
     /// Against which relative paths of the goal are meant.
     pub working_directory: Option<AbsPath>,
+    /// What it took over from another goal, if it is a fork.
+    pub fork: Option<ForkRecord>,
     /// Where it stands: `Queued`, `Running`, or how it ended.
     pub state: GoalState,
     /// When it was started.
@@ -72,6 +74,16 @@ pub struct GoalRecord {
     pub failed_children: FailedChildren,
     /// How it ended, once it has.
     pub end: Option<GoalEnd>,
+}
+
+/// What a goal took over from another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForkRecord {
+    /// The steps that its root agent's conversation comes from, oldest first; the last is that of the goal that was
+    /// forked.
+    pub points: Vec<ForkPoint>,
+    /// What had stood at those declared outputs that were written by then, before they were.
+    pub before: Vec<OutputBefore>,
 }
 
 /// The children of a goal that failed in the end, with their reasons.

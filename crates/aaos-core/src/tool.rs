@@ -31,6 +31,18 @@ pub enum ToolPlace {
     EgressAndWorker,
 }
 
+/// What of a tool's changes to files the journal holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileChanges {
+    /// It changes none by itself.
+    None,
+    /// All of them: from its arguments and its result they can be made again.
+    Recorded,
+    /// Not all of them: what its calls left behind cannot be made again, and no goal is forked after one.
+    Unrecorded,
+}
+
 /// Kinds of resource a tool acts on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,6 +73,8 @@ pub trait Tool {
     const PLACE: ToolPlace;
     /// Resource kinds that it needs grants of.
     const RESOURCES: &'static [ResourceKind];
+    /// What of its changes to files the journal holds.
+    const FILE_CHANGES: FileChanges;
     /// Whether several calls of one turn may run at once.
     const PARALLEL_SAFE: bool;
     /// Longest JSON text of its result, bytes.
@@ -85,6 +99,8 @@ pub struct ToolDescriptor {
     pub place: ToolPlace,
     /// Resource kinds that it needs grants of.
     pub resources: &'static [ResourceKind],
+    /// What of its changes to files the journal holds.
+    pub file_changes: FileChanges,
     /// Whether several calls of one turn may run at once.
     pub parallel_safe: bool,
     /// Longest JSON text of its result, bytes.
@@ -182,6 +198,7 @@ macro_rules! tools {
                 class: <$marker as Tool>::CLASS,
                 place: <$marker as Tool>::PLACE,
                 resources: <$marker as Tool>::RESOURCES,
+                file_changes: <$marker as Tool>::FILE_CHANGES,
                 parallel_safe: <$marker as Tool>::PARALLEL_SAFE,
                 output_limit: <$marker as Tool>::OUTPUT_LIMIT,
                 schema: || schema_of::<$input>(),
@@ -341,6 +358,7 @@ impl Tool for Echo {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(_: &EchoInput) -> Result<Needs, ToolFailure> {
@@ -359,6 +377,7 @@ impl Tool for FileEdit {
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead, ResourceKind::FileWrite];
+    const FILE_CHANGES: FileChanges = FileChanges::Recorded;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = 16 * 1024;
     fn resources(input: &FileEditInput) -> Result<Needs, ToolFailure> {
@@ -377,6 +396,7 @@ impl Tool for FileList {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = 1024 * 1024;
     fn resources(input: &FileListInput) -> Result<Needs, ToolFailure> {
@@ -394,6 +414,7 @@ impl Tool for FileRead {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(input: &FileReadInput) -> Result<Needs, ToolFailure> {
@@ -411,6 +432,7 @@ impl Tool for FileReadMany {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(input: &FileReadManyInput) -> Result<Needs, ToolFailure> {
@@ -430,6 +452,7 @@ impl Tool for FileWrite {
     const CLASS: EffectClass = EffectClass::Keyed;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileWrite];
+    const FILE_CHANGES: FileChanges = FileChanges::Recorded;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = 16 * 1024;
     fn resources(input: &FileWriteInput) -> Result<Needs, ToolFailure> {
@@ -448,6 +471,7 @@ impl Tool for Grep {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::Worker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = 256 * 1024;
     fn resources(input: &GrepInput) -> Result<Needs, ToolFailure> {
@@ -466,6 +490,7 @@ impl Tool for SendMessage {
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Kernel;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::MessageSend];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(input: &SendMessageInput) -> Result<Needs, ToolFailure> {
@@ -484,6 +509,7 @@ impl Tool for SpawnAgent {
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Kernel;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::SpawnChild];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(_: &SpawnAgentInput) -> Result<Needs, ToolFailure> {
@@ -502,6 +528,7 @@ impl Tool for SpawnAgents {
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Kernel;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::SpawnChild];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(_: &SpawnAgentsInput) -> Result<Needs, ToolFailure> {
@@ -520,6 +547,7 @@ impl Tool for WebFetch {
     const CLASS: EffectClass = EffectClass::Safe;
     const PLACE: ToolPlace = ToolPlace::EgressAndWorker;
     const RESOURCES: &'static [ResourceKind] = &[ResourceKind::Network];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
     const PARALLEL_SAFE: bool = true;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
     fn resources(input: &WebFetchInput) -> Result<Needs, ToolFailure> {

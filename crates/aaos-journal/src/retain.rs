@@ -51,7 +51,7 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holder {
-    /// A goal that is open, or that an agent alive belongs to.
+    /// A goal that is open, that an agent alive belongs to, or that an open one was forked from.
     Goal(GoalId),
     /// An agent alive, an ancestor of one, or one whose call has no outcome.
     Agent(AgentId),
@@ -85,8 +85,11 @@ pub(crate) fn holders(state: &State) -> BTreeSet<Holder> {
 fn leans_on(state: &State, holder: Holder, open: &mut Vec<Holder>) {
     match holder {
         Holder::Goal(goal) => {
-            let root = state.goals.get(&goal).and_then(|goal| goal.root_agent);
-            open.extend(root.map(Holder::Agent));
+            let Some(goal) = state.goals.get(&goal) else { return };
+            open.extend(goal.root_agent.map(Holder::Agent));
+            // A fork's mind is made of the entries of what was forked.
+            let points = goal.fork.iter().flat_map(|fork| &fork.points);
+            open.extend(points.map(|point| Holder::Goal(point.goal)));
         }
         Holder::Agent(agent) => {
             let Some(agent) = state.agents.get(&agent) else { return };

@@ -10,6 +10,8 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::ErrorCode;
 use aaos_journal::JournalError;
 
+use crate::fork::ForkRefused;
+
 /// A request that the kernel did not fulfil.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -30,6 +32,9 @@ pub enum KernelError {
     /// The request does not fit the agent's state.
     #[error("{0}")]
     State(String),
+    /// A goal cannot be forked there.
+    #[error(transparent)]
+    Fork(#[from] ForkRefused),
     /// A capability is missing.
     #[error("{0}")]
     Denied(String),
@@ -78,7 +83,7 @@ impl KernelError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::NotFound { .. } | Self::Archived(_) => ErrorCode::NotFound,
-            Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ErrorCode::InvalidParams,
+            Self::Manifest(_) | Self::Invalid(_) | Self::State(_) | Self::Fork(_) => ErrorCode::InvalidParams,
             Self::Denied(_) => ErrorCode::CapabilityDenied,
             Self::Budget { .. } => ErrorCode::BudgetExceeded,
             Self::Limit(_) => ErrorCode::LimitReached,
@@ -102,6 +107,7 @@ impl KernelError {
             Self::Manifest(_) => "manifest",
             Self::Invalid(_) => "invalid",
             Self::State(_) => "state",
+            Self::Fork(refused) => refused.reason(),
             Self::Denied(_) => "denied",
             Self::Budget { .. } => "budget_exceeded",
             Self::Limit(_) => "limit_reached",
@@ -122,7 +128,9 @@ impl KernelError {
             Self::Tool(failure) => return failure.clone(),
             Self::Budget { message, lacks: Some(lacks) } => return ToolFailure::budget(*lacks, message),
             Self::NotFound { .. } | Self::Archived(_) => ToolFailureKind::NotFound,
-            Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ToolFailureKind::InvalidArguments,
+            Self::Manifest(_) | Self::Invalid(_) | Self::State(_) | Self::Fork(_) => {
+                ToolFailureKind::InvalidArguments
+            }
             Self::Denied(_) => ToolFailureKind::Denied,
             Self::Budget { .. } => ToolFailureKind::BudgetExceeded,
             Self::Limit(_) => ToolFailureKind::LimitReached,

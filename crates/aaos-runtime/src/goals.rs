@@ -18,13 +18,14 @@ use aaos_core::model::Usage;
 use aaos_core::name::ToolName;
 use aaos_core::path::{AbsPath, PathPattern, Reach};
 use aaos_core::quantity::{MicroUsd, Quantity, Timestamp};
-use aaos_core::state::{FailedChildren, State};
+use aaos_core::state::{FailedChildren, ForkRecord, State};
 use aaos_core::toolio::StopReason;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
+use crate::fork::forked;
 use crate::kernel::Kernel;
 use crate::principal::{Principal, fits};
 use crate::recovery::RunSoFar;
@@ -68,6 +69,8 @@ pub(crate) struct Goal {
     pub(crate) state: GoalState,
     pub(crate) root_agent: Option<AgentId>,
     pub(crate) workspace: Option<AbsPath>,
+    /// What it took over from another goal.
+    pub(crate) fork: Option<Arc<ForkRecord>>,
     pub(crate) outputs: Vec<OutputObserved>,
     pub(crate) response: Option<String>,
     pub(crate) error: Option<String>,
@@ -98,6 +101,7 @@ impl Goal {
             state: GoalState::Queued,
             root_agent: None,
             workspace: None,
+            fork: None,
             outputs: Vec::new(),
             response: None,
             error: None,
@@ -132,20 +136,42 @@ impl Kernel {
     /// [`KernelError`] when the text is too long, an output lies in no write grant, or the queue is full.
     pub async fn submit(&self, caller: Principal, request: GoalRequest) -> Result<GoalId, KernelError> {
         self.check_open()?;
+        let request = self.checked(caller, request)?;
+        self.accept(caller, GoalId::from_uuid(self.clock().fresh()), request, None).await
+    }
+
+    /// What is asked for, if it is in order and the caller may ask for it.
+    pub(crate) fn checked(
+        &self,
+        caller: Principal,
+        request: GoalRequest,
+    ) -> Result<GoalRequest, KernelError> {
         check_request(&request)?;
-        let request = self.within_ceiling(caller, request)?;
+        self.within_ceiling(caller, request)
+    }
+
+    /// Records a goal that was checked, queues it and starts it when its turn has come. Gives the goal that has its
+    /// client key, if there is one.
+    pub(crate) async fn accept(
+        &self,
+        caller: Principal,
+        id: GoalId,
+        request: GoalRequest,
+        fork: Option<ForkRecord>,
+    ) -> Result<GoalId, KernelError> {
         let _one_at_a_time = self.submit_gate().lock().await;
         let key = request.client_key.clone().map(|key| (caller.uid(), key));
         if let Some(known) = key.as_ref().and_then(|key| self.table().goal_of_key.get(key).copied()) {
             return Ok(known);
         }
         self.check_room(caller)?;
-        let id = GoalId::from_uuid(self.clock().fresh());
         let deadline = deadline_from(self.clock().now(), request.deadline_seconds);
         let entry = self.entry(Some(id), None, self.accepted(caller, &request, deadline));
         let times = (entry.timestamp, deadline);
-        self.journal().record(entry).await?;
-        let goal = Goal::new(request, caller.uid(), times, self.halting().child_token());
+        let forked = fork.as_ref().and_then(forked).map(|event| self.entry(Some(id), None, event));
+        self.journal().record_all([entry].into_iter().chain(forked).collect()).await?;
+        let mut goal = Goal::new(request, caller.uid(), times, self.halting().child_token());
+        goal.fork = fork.map(Arc::new);
         self.queue_goal(id, goal);
         self.start_goals();
         Ok(id)
@@ -321,19 +347,27 @@ impl Kernel {
         let manifest = self.root_manifest(request, &workspace);
         let origin = Origin { owner, goal: Some(id), budget: self.goal_budget(request) };
         let agent = self.admit_operator_agent(manifest, origin, cancel.child_token()).await?;
-        let before = self.outputs_before(&agent, &request.outputs).await;
+        let before = self.with_forked_outputs(id, self.outputs_before(&agent, &request.outputs).await);
         let briefing = briefing(request, &workspace, &agent.manifest.capabilities);
         let started =
             Event::GoalStarted { root_agent: agent.id, workspace: workspace.clone(), before: before.clone() };
-        if let Err(error) = self.journal().record(self.agent_entry(&agent, started)).await {
-            self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
-            return Err(error.into());
-        }
+        let recorded = self.journal().record(self.agent_entry(&agent, started)).await;
+        let begun = match recorded {
+            Ok(_) => self.first_run(&agent, briefing).await,
+            Err(error) => Err(error.into()),
+        };
+        let run = match begun {
+            Ok(run) => run,
+            Err(error) => {
+                self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
+                return Err(error);
+            }
+        };
         if let Some(goal) = self.table().goals.get_mut(&id) {
             goal.root_agent = Some(agent.id);
             goal.workspace = Some(workspace);
         }
-        Ok((agent, Progress { before, run: RunSoFar::None(briefing) }))
+        Ok((agent, Progress { before, run }))
     }
 
     /// Takes up a goal whose agent an earlier daemon had started.
@@ -348,20 +382,26 @@ impl Kernel {
         let record = root.filter(|root| root.is_alive()).ok_or_else(gone)?;
         let agent = self.table().agent(record.id).ok_or_else(gone)?;
         let before = goal.before.clone();
-        let run = match self.recall_run(&state, &agent).await {
+        let recalled = match self.recall_run(&state, &agent).await {
+            Ok(RunSoFar::None(_)) => {
+                let briefing = self.briefing_again(id, &agent).ok_or_else(gone)?;
+                self.first_run(&agent, briefing).await
+            }
+            recalled => recalled,
+        };
+        match recalled {
+            Ok(run) => Ok((agent, Progress { before, run })),
             Err(error) => {
                 self.retire_or_log(&agent, AgentEnd::Failed { reason: error.to_string() }).await;
-                return Err(error);
+                Err(error)
             }
-            Ok(RunSoFar::None(_)) => {
-                let table = self.table();
-                let goal = table.goals.get(&id).ok_or_else(gone)?;
-                let workspace = goal.workspace.as_ref().ok_or_else(gone)?;
-                RunSoFar::None(briefing(&goal.request, workspace, &agent.manifest.capabilities))
-            }
-            Ok(begun) => begun,
-        };
-        Ok((agent, Progress { before, run }))
+        }
+    }
+
+    fn briefing_again(&self, id: GoalId, agent: &Agent) -> Option<String> {
+        let table = self.table();
+        let goal = table.goals.get(&id)?;
+        Some(briefing(&goal.request, goal.workspace.as_ref()?, &agent.manifest.capabilities))
     }
 
     async fn run_goal_agent(
@@ -476,24 +516,28 @@ impl Kernel {
         table.forget_old_goals();
     }
 
-    async fn make_workspace(&self, id: GoalId) -> Result<AbsPath, KernelError> {
+    /// Where the workspace of a goal lies.
+    pub(crate) fn workspace_path(&self, id: GoalId) -> Result<AbsPath, KernelError> {
         let path: PathBuf = self.config().workspaces.join(id.to_string());
-        let made = path.clone();
-        off_thread(move || {
-            use std::os::unix::fs::DirBuilderExt;
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(made)
-        })
-        .await?
-        .map_err(|error| {
-            KernelError::System(format!("cannot make the workspace {}: {error}", path.display()))
-        })?;
         let text =
             path.to_str().ok_or_else(|| KernelError::Invalid("the state directory is not UTF-8".into()))?;
         AbsPath::parse(text).map_err(|error| KernelError::Invalid(error.to_string()))
     }
 
+    pub(crate) async fn make_workspace(&self, id: GoalId) -> Result<AbsPath, KernelError> {
+        let path = self.workspace_path(id)?;
+        let made = path.clone();
+        off_thread(move || {
+            use std::os::unix::fs::DirBuilderExt;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(made.as_str())
+        })
+        .await?
+        .map_err(|error| KernelError::System(format!("cannot make the workspace {path}: {error}")))?;
+        Ok(path)
+    }
+
     /// The goal's root agent: its own manifest's grants, the operator's for this goal, and the workspace.
-    fn root_manifest(&self, request: &GoalRequest, workspace: &AbsPath) -> Manifest {
+    pub(crate) fn root_manifest(&self, request: &GoalRequest, workspace: &AbsPath) -> Manifest {
         let mut manifest = request.manifest.clone().unwrap_or_else(|| self.config().bootstrap.clone());
         let below = PathPattern::from_parts(workspace.clone(), Reach::Subtree);
         manifest.capabilities.extend(request.grants.iter().cloned());

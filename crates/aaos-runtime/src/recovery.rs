@@ -21,6 +21,7 @@ use aaos_journal::{Filter, may_go_on};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
+use crate::fork::Lent;
 use crate::kernel::Kernel;
 use crate::registry::{Agent, AgentFacts};
 use crate::repeat::RepeatCounts;
@@ -208,6 +209,8 @@ fn goes_on(state: &State, alive: &BTreeSet<AgentId>, pending: &PendingCall) -> b
 pub(crate) enum RunSoFar {
     /// It was not begun; this is what the agent is to be told.
     None(String),
+    /// It was not begun; the agent is to go on with this.
+    Lent(Box<Lent>),
     /// It goes on.
     Open(Box<(Mind, OpenRun, Resumption)>),
     /// It ended.
@@ -332,6 +335,7 @@ impl Kernel {
         let (_, end) = match run {
             RunSoFar::Ended(end) => return Ok(end),
             RunSoFar::None(message) => self.run_agent(agent, self.mind_for(agent), message, None).await?,
+            RunSoFar::Lent(lent) => self.run_lent(agent, *lent).await?,
             RunSoFar::Open(open) => {
                 let (mind, open, resumption) = *open;
                 self.resume_run(agent, mind, open, resumption).await?
@@ -347,8 +351,12 @@ impl Kernel {
         cut: &BTreeSet<CallId>,
     ) -> Result<Recalled, KernelError> {
         let first = agent.live().conversation.front().copied();
-        let mut tape = Tape::recent(self.mind_config(agent));
-        let (mut repeats, mut last) = (RepeatCounts::default(), LastInference::default());
+        let (mut tape, mut repeats, first) = match self.lent_to(agent).await? {
+            // It holds what was lent and all of its own.
+            Some(Lent { tape, repeats }) => (tape.handed_over(), repeats, first.map(|_| Seq(1))),
+            None => (Tape::recent(self.mind_config(agent)), RepeatCounts::default(), first),
+        };
+        let mut last = LastInference::default();
         if let Some(first) = first {
             let mut after = Seq(first.0.saturating_sub(1));
             loop {

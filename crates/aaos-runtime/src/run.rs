@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Asked, Invoked};
 use crate::error::KernelError;
+use crate::fork::Lent;
 use crate::inference::stopped;
 use crate::kernel::Kernel;
 use crate::meter::RunMeter;
@@ -145,7 +146,7 @@ impl Kernel {
     }
 
     /// The tools that an agent may invoke now, as its model is shown them.
-    fn tools_shown(&self, agent: &Agent) -> Vec<ToolSpec> {
+    pub(crate) fn tools_shown(&self, agent: &Agent) -> Vec<ToolSpec> {
         let now = self.clock().now();
         let tools = self.authority().tools_of(agent.id, now);
         tools.into_iter().map(spec_of).collect()
@@ -191,6 +192,16 @@ impl Kernel {
             .await
     }
 
+    /// Begins the run of an agent with a conversation that it is lent, to its end.
+    pub(crate) async fn run_lent(
+        &self,
+        agent: &Arc<Agent>,
+        lent: Lent,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        let only_run = agent.only_run().await.ok_or_else(|| being_stopped(agent))?;
+        self.run_tracked(only_run, agent, self.mind_for(agent), None, Beginning::Lent(Box::new(lent))).await
+    }
+
     async fn run_tracked(
         &self,
         only_run: OnlyRun,
@@ -226,16 +237,21 @@ impl Kernel {
                 let (event, step) = self.hear(agent, mind, message);
                 (event, step, Resumption::default())
             }
+            Beginning::Lent(lent) => {
+                let (event, own, open, resumption) = self.take_over(agent, *lent)?;
+                *mind = own;
+                (event, open.waits, resumption)
+            }
             Beginning::Resumed(open) => (Event::AgentExecutionResumed {}, open.0, open.1),
         };
         let began = about_trace(self.agent_entry(agent, began), trace);
         // By the entries' own times, so that the journal's fold counts what the authority counts.
         let clock = self.authority().start_clock(agent.id, began.timestamp);
         let began = self.journal().record(began).await;
-        if let Ok(entry) = &began
-            && let Event::AgentExecutionStarted { kept, .. } = &entry.event
-        {
-            agent.note_run(entry.seq, kept.runs);
+        match began.as_ref().map(|entry| (entry.seq, &entry.event)) {
+            Ok((seq, Event::AgentExecutionStarted { kept, .. })) => agent.note_run(seq, kept.runs),
+            Ok((seq, Event::AgentExecutionForked { .. })) => agent.note_run(seq, 0),
+            _ => {}
         }
         let driven = match (began, clock) {
             (Ok(_), Ok(time)) => self.run_in_time(agent, mind, step, trace, time, resumption).await,
@@ -393,6 +409,8 @@ impl Kernel {
 enum Beginning {
     /// With a message.
     Message(String),
+    /// With a conversation that another agent had.
+    Lent(Box<Lent>),
     /// Where a restart cut it short.
     Resumed(Box<(Unanswered, Resumption)>),
 }

@@ -20,6 +20,7 @@ mod process;
 mod protect;
 mod receipt;
 mod removal;
+mod restore;
 mod roots;
 mod worker;
 mod zygote;

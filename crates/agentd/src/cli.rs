@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use aaos_core::capability::tool_name;
 use aaos_core::id::{AgentId, GoalId, Seq};
-use aaos_core::name::{AgentName, ToolName};
+use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::quantity::Millis;
 use aaos_journal::{Head, HeadKey};
 use clap::{Args, Parser, Subcommand};
@@ -51,6 +51,9 @@ pub(crate) enum Command {
     /// Hand a goal to the running daemon and print its id
     #[command(after_help = help::SUBMIT)]
     Submit(SubmitArgs),
+    /// Go on from a step of a goal, with something changed, as a goal of its own
+    #[command(after_help = help::FORK)]
+    Fork(ForkArgs),
     /// Run the daemon in the foreground
     #[command(after_help = help::SERVE)]
     Serve,
@@ -134,6 +137,38 @@ pub(crate) struct SubmitArgs {
     /// Print no progress lines, only what is granted, what goes wrong and the end
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// `fork`.
+#[derive(Debug, Args)]
+pub(crate) struct ForkArgs {
+    /// The goal's id
+    pub(crate) goal: GoalId,
+    /// Number of the last entry of the goal that is taken over, as `agentd audit --goal GOAL` shows it
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub(crate) at: Seq,
+    /// Have its root agent go on with another model
+    #[arg(long, value_name = "MODEL", value_parser = ModelName::parse, conflicts_with = "manifest")]
+    pub(crate) model: Option<ModelName>,
+    /// Go on with another root agent, described by this manifest file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Go on although the goal changed files outside its workspace since: they stay as they are now
+    #[arg(long)]
+    pub(crate) keep_files: bool,
+    /// Stay until it is over, and end with its exit code
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print no progress lines, only what goes wrong and the end
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+fn seq(text: &str) -> Result<Seq, String> {
+    text.parse().map(Seq).map_err(|error| format!("{error}"))
 }
 
 /// A command that only reads.

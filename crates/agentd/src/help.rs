@@ -40,6 +40,20 @@ Examples:
 
 Grants, outputs and exit codes are those of `agentd run --help`.";
 
+pub(crate) const FORK: &str = "\
+A fork is a new goal. Its root agent begins with the conversation that the goal's root agent had after the last step up \
+to that entry, and goes on from there; nothing is asked of a model twice. The goal that is forked may be over or at \
+work, and is not touched. The workspace holds the files of that step; files elsewhere are never put back. The fork \
+may do what the goal was granted, as far as you may grant it now, and has a purse of its own.
+
+Examples:
+  agentd audit --goal 0190a5e8-7c1b-7000-8000-0123456789ab      the entries and their numbers
+  agentd fork 0190a5e8-7c1b-7000-8000-0123456789ab --at 42
+  agentd fork 0190a5e8-7c1b-7000-8000-0123456789ab --at 42 --model smart --wait
+  agentd fork 0190a5e8-7c1b-7000-8000-0123456789ab --at 42 --manifest careful.yaml --keep-files
+
+Exit codes are those of `agentd run --help`; without --wait, 0 once the fork is accepted.";
+
 pub(crate) const SERVE: &str = "\
 Says `agentd ready socket=PATH` on standard error once it can be asked. SIGTERM or Ctrl-C ends it in good \
 order: no new work, what runs may end for ten seconds, everything is recorded, the socket is removed; goals that are \

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Event;
+use crate::id::{AgentId, GoalId, Seq};
 use crate::model::{ModelFailure, ModelFailureKind};
 use crate::path::AbsPath;
 use crate::quantity::{Bytes, Quantity, Timestamp, Tokens};
@@ -35,6 +36,17 @@ impl GoalState {
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled | Self::Interrupted)
     }
+}
+
+/// A step of a goal that another one goes on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ForkPoint {
+    /// The goal.
+    pub goal: GoalId,
+    /// Its root agent.
+    pub root: AgentId,
+    /// The last of its entries that is taken over.
+    pub at: Seq,
 }
 
 /// A declared output as it was found.

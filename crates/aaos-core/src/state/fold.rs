@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass, reserved_by};
-use crate::event::{AgentEnd, Entry, Event, GoalState};
+use crate::event::{AgentEnd, Entry, Event, ForkPoint, GoalState};
 use crate::id::{AgentId, ApprovalId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::{ModelFailure, Usage};
@@ -17,8 +17,8 @@ use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, ToolFailure};
 
 use super::{
-    AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, PendingCall,
-    PendingKind, PendingTool, ReplyRecord, STOPPED_BEFORE_REPLY, SpawnedChild, State,
+    AgentLife, AgentRecord, FailedChildren, ForkRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH,
+    PendingCall, PendingKind, PendingTool, ReplyRecord, STOPPED_BEFORE_REPLY, SpawnedChild, State,
 };
 
 impl State {
@@ -29,9 +29,10 @@ impl State {
         self.latest = self.latest.max(entry.timestamp);
         match &entry.event {
             Event::DaemonStarted { resumed, .. } => self.forget_unfinished(resumed, before),
-            Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
-                self.apply_goal(entry);
-            }
+            Event::GoalAccepted { .. }
+            | Event::GoalForked { .. }
+            | Event::GoalStarted { .. }
+            | Event::GoalFinished { .. } => self.apply_goal(entry),
             Event::AgentSpawned { .. } => self.admit(entry),
             Event::CapabilityGranted { grant } => self.grant(grant),
             Event::CapabilityRevoked { grant, cut, .. } => {
@@ -51,7 +52,9 @@ impl State {
             Event::AgentPaused {} => self.with_agent(entry, |agent| agent.paused = true),
             Event::AgentResumed {} => self.with_agent(entry, |agent| agent.paused = false),
             Event::AgentExecutionResumed {} => self.apply_run(entry),
-            Event::AgentExecutionStarted { .. } | Event::AgentExecutionCompleted { .. } => {
+            Event::AgentExecutionStarted { .. }
+            | Event::AgentExecutionForked { .. }
+            | Event::AgentExecutionCompleted { .. } => {
                 self.forget_refused(entry.agent_id);
                 self.apply_run(entry);
             }
@@ -98,6 +101,11 @@ impl State {
             Event::GoalAccepted { .. } => {
                 if let Some(record) = accepted(id, entry) {
                     self.goals.entry(id).or_insert(record);
+                }
+            }
+            Event::GoalForked { .. } => {
+                if let Some(goal) = self.goals.get_mut(&id) {
+                    goal.fork = goal.fork.take().or_else(|| forked(&entry.event));
                 }
             }
             Event::GoalStarted { root_agent, workspace, before } => {
@@ -478,6 +486,7 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         manifest: manifest.clone(),
         approval_required: approval_required.clone(),
         working_directory: working_directory.clone(),
+        fork: None,
         state: GoalState::Queued,
         started_at: None,
         root_agent: None,
@@ -489,6 +498,16 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         failed_children: FailedChildren::default(),
         end: None,
     })
+}
+
+/// What a `goal_forked` entry says.
+fn forked(event: &Event) -> Option<ForkRecord> {
+    let Event::GoalForked { from, root, at, earlier, before } = event else {
+        return None;
+    };
+    let mut points = earlier.clone();
+    points.push(ForkPoint { goal: *from, root: *root, at: *at });
+    Some(ForkRecord { points, before: before.clone() })
 }
 
 /// What a `tool_invoked` entry says.

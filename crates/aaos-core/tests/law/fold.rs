@@ -4,7 +4,7 @@ use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
 use aaos_core::effect::{AuthorizedParts, Effect, EffectClass, Inference, InferenceOutcome, tokens_spent};
-use aaos_core::event::{AgentEnd, Entry, Event, GoalState, Kept};
+use aaos_core::event::{AgentEnd, Entry, Event, ForkPoint, GoalState, Kept};
 use aaos_core::id::{AgentId, ApprovalId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::KEPT_ENDED;
 use aaos_core::manifest::Manifest;
@@ -126,6 +126,30 @@ fn goals_go_from_queued_to_their_end() {
         GoalState::Done,
         "an end is final"
     );
+}
+
+#[test]
+fn a_fork_knows_all_that_it_was_forked_from_and_its_agent_runs_from_there() {
+    let at = |number| ForkPoint { goal: goal(number), root: agent(number), at: Seq(5) };
+    let forked = |from: ForkPoint, earlier: &[ForkPoint]| Event::GoalForked {
+        from: from.goal,
+        root: from.root,
+        at: from.at,
+        earlier: earlier.to_vec(),
+        before: Vec::new(),
+    };
+    let points = |events: Vec<Event>| {
+        fold(events).goals.remove(&goal(1)).and_then(|goal| goal.fork).map(|fork| fork.points)
+    };
+    assert_eq!(points(vec![accepted()]), None, "the control");
+    assert_eq!(points(vec![forked(at(2), &[])]), None, "nothing was accepted");
+    assert_eq!(points(vec![accepted(), forked(at(3), &[at(2)])]), Some(vec![at(2), at(3)]));
+    assert_eq!(points(vec![accepted(), forked(at(3), &[]), forked(at(2), &[])]), Some(vec![at(3)]), "once");
+    let run = |events| fold(events).agents[&agent(1)].open_run().is_some();
+    assert!(!run(vec![spawned(None, 0, None), Event::AgentExecutionResumed {}]), "the control");
+    let begun = vec![spawned(None, 0, None), Event::AgentExecutionForked { tools: Vec::new() }];
+    assert_eq!(fold(begun.clone()).agents[&agent(1)].conversation, [Seq(2)]);
+    assert!(run(begun));
 }
 
 #[test]

@@ -6,10 +6,10 @@ use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, NameSet, ToolSet};
 use aaos_core::effect::{Charge, EffectClass};
 use aaos_core::event::{
-    AgentEnd, CutCause, Event, GoalState, Kept, NewEntry, Outcome, OutputBefore, RunCut, Seen,
+    AgentEnd, CutCause, Event, ForkPoint, GoalState, Kept, NewEntry, Outcome, OutputBefore, RunCut, Seen,
 };
 use aaos_core::grant::GrantRecord;
-use aaos_core::id::{AgentId, CallId, GoalId, GrantId, TraceId};
+use aaos_core::id::{AgentId, CallId, GoalId, GrantId, Seq, TraceId};
 use aaos_core::manifest::{BudgetConfig, Lifecycle, Manifest, MemoryConfig};
 use aaos_core::model::{ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
 use aaos_core::name::{AgentName, ModelName, ToolName};
@@ -118,6 +118,7 @@ fn lives() -> impl Strategy<Value = Event> {
             tools: vec![ToolName::parse("echo").expect("a name")],
             kept: Kept { runs, ..Kept::default() },
         }),
+        1 => Just(Event::AgentExecutionForked { tools: Vec::new() }),
         1 => Just(Event::AgentExecutionResumed {}),
         1 => completed,
         1 => Just(Event::AgentPaused {}),
@@ -239,6 +240,15 @@ fn goals() -> impl Strategy<Value = Event> {
             approval_required: vec![ToolName::parse("echo").expect("a name")],
             working_directory: None,
         });
+    let forked =
+        (ids(GoalId::from_uuid), ids(AgentId::from_uuid), proptest::option::of(ids(GoalId::from_uuid)))
+            .prop_map(|(from, root, earlier)| Event::GoalForked {
+                from,
+                root,
+                at: Seq(1),
+                earlier: earlier.into_iter().map(|goal| ForkPoint { goal, root, at: Seq(1) }).collect(),
+                before: Vec::new(),
+            });
     let started = ids(AgentId::from_uuid).prop_map(|root_agent| Event::GoalStarted {
         root_agent,
         workspace: AbsPath::parse("/work").expect("a path"),
@@ -257,7 +267,7 @@ fn goals() -> impl Strategy<Value = Event> {
     });
     let restarted = proptest::collection::vec(ids(CallId::from_uuid), 0..2)
         .prop_map(|resumed| Event::DaemonStarted { version: "0".into(), resumed });
-    prop_oneof![3 => accepted, 3 => started, 1 => finished, 1 => restarted]
+    prop_oneof![3 => accepted, 1 => forked, 3 => started, 1 => finished, 1 => restarted]
 }
 
 pub(super) fn entry() -> impl Strategy<Value = NewEntry> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use aaos_core::event::{Event, NewEntry};
+use aaos_core::event::{Event, ForkPoint, NewEntry};
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq};
 use aaos_core::limits::{HEAD_EVERY, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
@@ -173,6 +173,35 @@ async fn an_agent_alive_needs_those_whom_its_purse_and_its_grants_come_from() {
     let apart =
         vec![spawned(1, None), granted(1, 5, None), stopped(1), spawned(2, None), granted(2, 6, None)];
     assert_eq!(held_by(apart).await, Some(Held { since: Seq(5), by: agent(2) }), "the control: on its own");
+}
+
+#[tokio::test]
+async fn a_fork_that_is_open_needs_the_goals_that_it_was_forked_from() {
+    let of_goal = |number: u128, made: NewEntry| NewEntry {
+        timestamp: Timestamp(1),
+        goal_id: Some(GoalId::from_uuid(Uuid::from_u128(number))),
+        ..made
+    };
+    let goal = |number| of_goal(number, accepted().0);
+    let over = |number| of_goal(number, sample(|made| matches!(made.event, Event::GoalFinished { .. })));
+    let forked = |number: u128, source: u128, first: Option<u128>| {
+        let point = |number| GoalId::from_uuid(Uuid::from_u128(number));
+        let mut made = of_goal(number, sample(|made| matches!(made.event, Event::GoalForked { .. })));
+        if let Event::GoalForked { from, root, earlier, .. } = &mut made.event {
+            *from = point(source);
+            let (root, at) = (*root, Seq(2));
+            *earlier = first.map(|first| ForkPoint { goal: point(first), root, at }).into_iter().collect();
+        }
+        made
+    };
+    let held = |since, number| {
+        Some(Held { since: Seq(since), by: Holder::Goal(GoalId::from_uuid(Uuid::from_u128(number))) })
+    };
+    assert_eq!(held_by(vec![goal(7), over(7), goal(8)]).await, held(4, 8), "the control: a goal of its own");
+    assert_eq!(held_by(vec![goal(7), over(7), goal(8), forked(8, 7, None)]).await, held(2, 7));
+    let again = vec![goal(7), over(7), goal(8), forked(8, 7, None), over(8), goal(9), forked(9, 8, Some(7))];
+    assert_eq!(held_by(again.clone()).await, held(2, 7), "a fork of a fork needs both");
+    assert_eq!(held_by([again, vec![over(9)]].concat()).await, None, "and nothing once it is over");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod capabilities;
 mod check;
 mod doctor;
 mod entries;
+mod fork;
 mod goal;
 mod question;
 mod replay;
@@ -36,6 +37,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
     match command {
         Command::Run(args) => goal::run(settings, &args, screen),
         Command::Submit(args) => goal::submit(&settings, &args, screen),
+        Command::Fork(args) => fork::fork(&settings, &args, screen),
         Command::Serve => daemon::serve(settings),
         Command::List(args) => {
             ask(&settings, async move |mut client| agents::list(&mut client, &args, screen).await)

@@ -3,8 +3,10 @@
 //! Invariant: it holds a file that is open for reading and minds that are plain values, so that it has nothing to act
 //! with: no daemon, no sandbox, no gateway, no permit. The journal and every other file stay as they are.
 
-use aaos_agent::{Divergence, Replay, ReplayError, Replayed, ReplayedAgent};
-use aaos_core::event::Entry;
+use aaos_agent::{
+    Divergence, MindConfig, Replay, ReplayError, Replayed, ReplayedAgent, TAPE_KINDS, Tape, moved, specs_of,
+};
+use aaos_core::event::{Entry, Event, ForkPoint};
 use aaos_core::id::{GoalId, Seq};
 use aaos_journal::{Filter, JournalFile};
 use anyhow::{Context, Result};
@@ -17,6 +19,9 @@ use crate::render::entry::word;
 use crate::render::text::short_id;
 use crate::render::{OutputError, Screen, Tone};
 use crate::settings::Settings;
+
+/// Entries among which a goal says that it is a fork, and of which root agent.
+const BEGINNING: usize = 8;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -35,8 +40,9 @@ struct Differs<'r> {
 /// `replay`.
 pub(super) fn replay(settings: &Settings, args: &ReplayArgs, screen: Screen) -> Result<Exit> {
     let journal = offline(settings)?;
-    let mut replay = Replay::default();
-    let diverged = match each(&journal, args.goal, |entry| replay.take(entry))? {
+    let mut replay = begun(&journal, args.goal)?;
+    let of_goal = Filter { goal: Some(args.goal), ..Filter::default() };
+    let diverged = match each(&journal, of_goal, |entry| replay.take(entry))? {
         Ok(()) => None,
         Err(ReplayError::Differs(divergence)) => Some(divergence),
         Err(other) => return Err(other.into()),
@@ -52,13 +58,48 @@ pub(super) fn replay(settings: &Settings, args: &ReplayArgs, screen: Screen) -> 
     Ok(if is_same { Exit::Done } else { Exit::Failed })
 }
 
-/// Gives `take` every entry of the goal, page by page, until one is refused.
+/// A replay of a goal; of a fork, with what its root agent begins with.
+fn begun(journal: &JournalFile, goal: GoalId) -> Result<Replay> {
+    let kinds = ["goal_forked", "agent_spawned"].map(str::to_owned).into();
+    let mut points = Vec::new();
+    let mut config = None;
+    let beginning = Filter { goal: Some(goal), kinds, limit: BEGINNING, ..Filter::default() };
+    for entry in journal.read(&beginning).context("cannot read the journal")? {
+        match entry.event {
+            Event::GoalForked { from, root, at, earlier, .. } => {
+                points = earlier;
+                points.push(ForkPoint { goal: from, root, at });
+            }
+            Event::AgentSpawned { parent: None, manifest, .. } => config = Some(MindConfig::of(&manifest)),
+            _ => {}
+        }
+    }
+    let Some(config) = config.filter(|_| !points.is_empty()) else { return Ok(Replay::default()) };
+    let mut tape = Tape::lent(config);
+    for point in points {
+        let kinds = TAPE_KINDS.map(str::to_owned).into();
+        let filter = Filter { goal: Some(point.goal), agent: Some(point.root), kinds, ..Filter::default() };
+        let taken = each(journal, filter, |entry| match &entry.event {
+            _ if entry.seq > point.at => Ok(()),
+            Event::BodyErased { .. } => Err(ReplayError::Erased(entry.seq)),
+            _ => tape.take(&moved(entry, goal), specs_of).map_err(ReplayError::from),
+        });
+        taken??;
+        anyhow::ensure!(
+            tape.is_running(),
+            "goal {goal} was forked from goal {}, whose entries were archived; it cannot be replayed",
+            point.goal
+        );
+    }
+    Ok(Replay::forked(tape))
+}
+
+/// Gives `take` every entry that matches, page by page, until one is refused.
 fn each<E>(
     journal: &JournalFile,
-    goal: GoalId,
+    mut filter: Filter,
     mut take: impl FnMut(&Entry) -> Result<(), E>,
 ) -> Result<Result<(), E>> {
-    let mut filter = Filter { goal: Some(goal), ..Filter::default() };
     loop {
         let page = journal.read(&filter).context("cannot read the journal")?;
         let Some(last) = page.last() else { return Ok(Ok(())) };

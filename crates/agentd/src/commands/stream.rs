@@ -11,7 +11,7 @@ use aaos_core::quantity::Millis;
 use aaos_ipc::FrameBody;
 use aaos_runtime::GoalView;
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,7 +36,7 @@ pub(super) struct Voice {
     pub(super) quiet: bool,
 }
 
-/// The reply of `agent.submit_streaming`.
+/// The reply of `agent.submit_streaming` and of `goal.follow`.
 #[derive(Debug, Deserialize)]
 struct Ended {
     goal: Box<RawValue>,
@@ -62,9 +62,28 @@ pub(super) async fn follow(
     submission: &Submission<'_>,
     voice: Voice,
 ) -> Result<Exit> {
+    follow_call(client, socket, ("agent.submit_streaming", submission), voice).await
+}
+
+/// Tells the progress of a goal that was accepted, and its end.
+pub(super) async fn follow_goal(
+    client: &mut Client,
+    socket: &Path,
+    goal: &OneGoal,
+    voice: Voice,
+) -> Result<Exit> {
+    follow_call(client, socket, ("goal.follow", goal), voice).await
+}
+
+async fn follow_call(
+    client: &mut Client,
+    socket: &Path,
+    (method, params): (&str, &impl Serialize),
+    voice: Voice,
+) -> Result<Exit> {
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot take Ctrl-C")?;
     let mut terminations = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
-    let request = client.begin("agent.submit_streaming", submission).await?;
+    let request = client.begin(method, params).await?;
     let mut watch = Watch {
         voice,
         socket,

@@ -91,9 +91,10 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
             format!("{entries} entries, up to {through}, lie in archive/{archive}")
         }
         Event::BodyErased { original } => format!("its body was erased; it was {original}"),
-        Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
-            goal(event, names)
-        }
+        Event::GoalAccepted { .. }
+        | Event::GoalForked { .. }
+        | Event::GoalStarted { .. }
+        | Event::GoalFinished { .. } => goal(event, names),
         Event::ToolInvoked { .. }
         | Event::ToolResult { .. }
         | Event::CallRefused { .. }
@@ -167,6 +168,7 @@ fn goal(event: &Event, names: &Names) -> String {
             let goal = cut(goal, VALUE_CHARS);
             format!("\"{goal}\" for uid {principal}, at most {budget}, outputs {outputs}")
         }
+        Event::GoalForked { from, at, .. } => format!("from goal {from} at entry {at}"),
         Event::GoalStarted { root_agent, workspace, .. } => {
             format!("root agent {}, workspace {}", names.of(root_agent), cut(workspace.as_str(), VALUE_CHARS))
         }
@@ -190,6 +192,9 @@ fn agent(event: &Event, names: &Names) -> String {
         }
         Event::AgentStopped { end } => agent_end(end),
         Event::AgentExecutionStarted { message, .. } => format!("\"{}\"", cut(message, VALUE_CHARS)),
+        Event::AgentExecutionForked { .. } => {
+            "with the conversation that its goal was forked with".to_owned()
+        }
         Event::AgentExecutionCompleted { response, usage, iterations, stop_reason, error, .. } => {
             let said = error
                 .as_deref()

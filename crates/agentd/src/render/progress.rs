@@ -251,6 +251,10 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
         Event::JournalPruned { .. } => {
             (Tone::Plain, format!("archived {}", entry::facts(event, &Names::default())))
         }
+        Event::GoalForked { .. } => {
+            (Tone::Bold, format!("forked {}", entry::facts(event, &Names::default())))
+        }
+        Event::AgentExecutionForked { .. } => (Tone::Bold, "goes on where its goal was forked".to_owned()),
         Event::AgentExecutionResumed {} => (Tone::Bold, "goes on after a restart".to_owned()),
         Event::AgentPaused {} => (Tone::Plain, "paused".to_owned()),
         Event::AgentResumed {} => (Tone::Plain, "resumed".to_owned()),

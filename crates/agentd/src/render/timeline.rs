@@ -239,7 +239,7 @@ impl Timeline {
     fn take_agent(&mut self, entry: &Entry) {
         let Some(line) = self.line(entry) else { return };
         match &entry.event {
-            Event::AgentExecutionStarted { .. } => line.runs += 1,
+            Event::AgentExecutionStarted { .. } | Event::AgentExecutionForked { .. } => line.runs += 1,
             Event::AgentExecutionResumed {} => line.resumed += 1,
             Event::AgentExecutionCompleted { stop_reason, .. } => line.stop_reason = Some(*stop_reason),
             Event::ToolResult { tool, outcome, spent, elapsed, .. } => {

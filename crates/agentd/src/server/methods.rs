@@ -15,13 +15,15 @@ use aaos_core::quantity::Timestamp;
 use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
 use aaos_journal::{Expected, Filter, JournalError};
-use aaos_runtime::{Asked, AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
+use aaos_runtime::{
+    Asked, AuditReader, ForkRequest, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult,
+};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::connection::Outbox;
 use super::params::{
-    Audit, Empty, Explain, Goals, Invoke, Logs, OneAgent, OneGoal, Prune, Respond, Revoke, Run, Spawn,
+    Audit, Empty, Explain, Fork, Goals, Invoke, Logs, OneAgent, OneGoal, Prune, Respond, Revoke, Run, Spawn,
     SpawnAndRun, Submit, TraceResult, Verify,
 };
 use super::{rights, stream};
@@ -75,7 +77,7 @@ pub(super) async fn call(kernel: &Kernel, caller: Principal, outbox: &Outbox, re
     let (group, _) = request.method.split_once('.').unwrap_or((&request.method, ""));
     match group {
         "agent" => agent_method(kernel, caller, outbox, request).await,
-        "goal" => goal_method(kernel, caller, request).await,
+        "goal" => goal_method(kernel, caller, outbox, request).await,
         "tool" => tool_method(kernel, caller, request).await,
         "capability" => capability_method(kernel, caller, request).await,
         "approval" => approval_method(kernel, caller, request).await,
@@ -193,7 +195,7 @@ fn failed_run(result: &RunResult) -> Option<RpcError> {
     Some(error)
 }
 
-async fn goal_method(kernel: &Kernel, caller: Principal, request: &Request) -> Answer {
+async fn goal_method(kernel: &Kernel, caller: Principal, outbox: &Outbox, request: &Request) -> Answer {
     #[derive(Serialize)]
     struct Accepted {
         goal_id: aaos_core::id::GoalId,
@@ -208,6 +210,14 @@ async fn goal_method(kernel: &Kernel, caller: Principal, request: &Request) -> A
             let goal = goal_request(params.parse()?)?;
             let goal_id = kernel.submit(caller, goal).await.map_err(refused)?;
             json(&Accepted { goal_id })
+        }
+        "goal.fork" => {
+            let fork = fork_request(params.parse()?)?;
+            json(&kernel.fork(caller, fork).await.map_err(refused)?)
+        }
+        "goal.follow" => {
+            let OneGoal { goal_id } = params.parse()?;
+            stream::goal(kernel, caller, outbox, request, goal_id).await
         }
         "goal.list" => {
             let Goals { state } = params.parse()?;
@@ -385,6 +395,13 @@ fn goal_request(params: Submit) -> Result<GoalRequest, RpcError> {
         approval_required: asked.map_err(|error| invalid(format!("approval_required: {error}")))?,
         working_directory: params.working_directory,
     })
+}
+
+fn fork_request(params: Fork) -> Result<ForkRequest, RpcError> {
+    let Fork { goal_id, at, model, manifest, keep_files } = params;
+    let manifest = manifest.as_deref().map(Manifest::parse).transpose();
+    let manifest = manifest.map_err(|error| refused(error.into()))?;
+    Ok(ForkRequest { goal: goal_id, at, manifest, model, keep_files })
 }
 
 /// The manifest as text. A path is read only for the daemon's own uid: it is the operator's own file.

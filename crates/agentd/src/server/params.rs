@@ -8,7 +8,7 @@ use aaos_core::budget::{Budget, Ceilings};
 use aaos_core::effect::{FileRight, Need, Needs};
 use aaos_core::event::GoalState;
 use aaos_core::id::{AgentId, ApprovalId, GoalId, GrantId, Seq, TraceId};
-use aaos_core::name::{AgentName, ToolName};
+use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::{AbsPath, PathPattern};
 use aaos_core::quantity::{MicroUsd, Millis, Quantity};
 use aaos_ipc::{ErrorCode, RpcError};
@@ -133,7 +133,23 @@ pub(crate) struct Submit {
     pub(crate) working_directory: Option<AbsPath>,
 }
 
-/// `goal.status`, `goal.cancel`.
+/// `goal.fork`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fork {
+    pub(crate) goal_id: GoalId,
+    /// The entry up to which the goal is taken over.
+    pub(crate) at: Seq,
+    /// Another model for its root agent; not with `manifest`.
+    pub(crate) model: Option<ModelName>,
+    /// Another root agent, YAML text.
+    pub(crate) manifest: Option<String>,
+    /// Files outside the workspace that were changed since may stay as they are.
+    #[serde(default)]
+    pub(crate) keep_files: bool,
+}
+
+/// `goal.status`, `goal.cancel`, `goal.follow`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct OneGoal {

@@ -118,18 +118,40 @@ pub(super) async fn submit(
     request: &Request,
     goal: GoalRequest,
 ) -> Answer {
-    #[derive(Serialize)]
-    struct Ended {
-        goal_id: GoalId,
-        goal: GoalView,
-    }
-    let begun = Instant::now();
     let stream = Stream::new(kernel, outbox, request)?;
     let before = *kernel.journal().head().borrow();
     let goal_id = kernel.submit(caller, goal).await.map_err(refused)?;
     // A goal known by its client key began earlier: all of it is shown.
     let known = kernel.goal(caller, goal_id).map_err(refused)?;
     let after_seq = if known.root_agent.is_some() { None } else { Some(before) };
+    until_over(&stream, caller, &known, after_seq).await
+}
+
+/// `goal.follow`: streams a goal's entries from its first, then answers with its end.
+pub(super) async fn goal(
+    kernel: &Kernel,
+    caller: Principal,
+    outbox: &Outbox,
+    request: &Request,
+    goal_id: GoalId,
+) -> Answer {
+    let stream = Stream::new(kernel, outbox, request)?;
+    let known = kernel.goal(caller, goal_id).map_err(refused)?;
+    until_over(&stream, caller, &known, None).await
+}
+
+async fn until_over(
+    stream: &Stream<'_>,
+    caller: Principal,
+    known: &GoalView,
+    after_seq: Option<Seq>,
+) -> Answer {
+    #[derive(Serialize)]
+    struct Ended {
+        goal_id: GoalId,
+        goal: GoalView,
+    }
+    let (begun, kernel, goal_id) = (Instant::now(), stream.kernel, known.goal_id);
     let filter = Filter { goal: Some(goal_id), after_seq, ..Filter::default() };
     let is_last = |event: &Event| matches!(event, Event::GoalFinished { .. });
     // The end of one that was over before may lie anywhere, even in an archive.

@@ -9,7 +9,18 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 9] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 11] = [
+    // Somebody has to fork a goal.
+    (
+        "goal_forked",
+        "crates/agentd/tests/fork.rs",
+        "another_model_goes_on_from_a_step_in_the_files_of_that_step",
+    ),
+    (
+        "agent_execution_forked",
+        "crates/agentd/tests/fork.rs",
+        "a_fork_goes_on_after_a_kill_and_asks_only_what_was_in_flight",
+    ),
     // An agent has to fail, and a schedule's time has to come.
     (
         "agent_restarted",

@@ -65,6 +65,17 @@ impl World {
         }
     }
 
+    /// Where the run of the goal's agent began.
+    fn step(&mut self) -> u64 {
+        loop {
+            let asked = json!({ "goal_id": self.goal, "kinds": ["agent_execution_started"] });
+            let reply = self.client.call("audit.query", asked).expect("entries");
+            if let Some(seq) = reply["entries"][0]["seq"].as_u64() {
+                return seq;
+            }
+        }
+    }
+
     fn fresh(&mut self) -> String {
         spawn(&mut self.client, &manifest("fresh", ""))
     }
@@ -266,6 +277,38 @@ const METHODS: &[Method] = &[
         ],
         names: None,
         check: Reply(|reply| assert!(reply["goal_id"].is_string(), "{reply}")),
+    },
+    Method {
+        name: "goal.fork",
+        valid: |world| json!({ "goal_id": world.goal, "at": world.step() }),
+        required: &["goal_id", "at"],
+        wrong: &[
+            ("goal_id", "1"),
+            ("at", "\"1\""),
+            ("at", "-1"),
+            ("at", "0"),
+            ("model", "7"),
+            ("model", "\"\""),
+            ("manifest", "{}"),
+            ("manifest", "\"name: x\""),
+            ("keep_files", "1"),
+        ],
+        names: Some("goal_id"),
+        check: Reply(|reply| {
+            assert_members(reply, &["goal_id", "from", "at", "files", "kept"]);
+            assert_ne!(reply["goal_id"], reply["from"], "{reply}");
+        }),
+    },
+    Method {
+        name: "goal.follow",
+        valid: |world| json!({ "goal_id": world.goal }),
+        required: &["goal_id"],
+        wrong: &[("goal_id", "null"), ("goal_id", "\"goal\"")],
+        names: Some("goal_id"),
+        check: Reply(|reply| {
+            goal_view(&reply["goal"]);
+            assert_eq!(reply["goal"]["state"], "done", "{reply}");
+        }),
     },
     Method {
         name: "goal.list",

@@ -146,6 +146,7 @@ fn without_its_right_a_method_is_refused() {
         ("agent.spawn", json!({ "manifest": manifest("one", "") })),
         ("agent.spawn_and_run", json!({ "manifest": manifest("one", ""), "message": "go" })),
         ("goal.cancel", json!({ "goal_id": NOBODY })),
+        ("goal.fork", json!({ "goal_id": NOBODY, "at": 1 })),
         ("tool.invoke", json!({ "agent_id": NOBODY, "tool": "echo", "input": {} })),
     ] {
         let refused = looker.call(method, params).expect_err(method);
@@ -175,6 +176,7 @@ fn what_is_anothers_answers_as_unknown() {
     for (method, member, id) in [
         ("goal.status", "goal_id", theirs.clone()),
         ("goal.cancel", "goal_id", theirs.clone()),
+        ("goal.follow", "goal_id", theirs.clone()),
         ("agent.status", "agent_id", agent.clone()),
         ("agent.stop", "agent_id", agent.clone()),
         ("agent.pause", "agent_id", agent.clone()),
@@ -200,6 +202,48 @@ fn what_is_anothers_answers_as_unknown() {
         assert!(status["agents"] == 1 && status["journal_head"].is_u64(), "{status}");
         assert!(!status["providers"].as_array().expect("a list").is_empty(), "{status}");
     }
+}
+
+#[test]
+fn a_goal_is_forked_by_those_who_may_see_it_with_what_they_may_give() {
+    let Some(house) = House::open() else { return };
+    let (mut operator, mut alice, mut deputy) = (house.operator(), house.client(ALICE), house.client(DEPUTY));
+    let started = |goal: &str| {
+        let began = entries(&mut house.operator(), &["agent_execution_started"]);
+        began.iter().find(|entry| entry["goal_id"] == goal).expect("it began")["seq"].clone()
+    };
+    let fork = |client: &mut Client, goal: &str| {
+        client.call("goal.fork", json!({ "goal_id": goal, "at": started(goal) }))
+    };
+    let wide = done(&mut operator, goal(&["tool: *".to_owned()]));
+    let narrow = done(&mut operator, goal(&[format!("file_read: {}", house.data("*"))]));
+    for theirs in [&wide, &narrow] {
+        let foreign = fork(&mut alice, theirs).expect_err("not its own");
+        let unknown =
+            alice.call("goal.fork", json!({ "goal_id": NOBODY, "at": 1 })).expect_err("there is none");
+        assert_eq!((foreign.code, &foreign.data), (1001, &unknown.data), "{theirs}");
+        assert_eq!(foreign.message.replace(theirs, NOBODY), unknown.message, "{theirs}");
+    }
+    let refused = fork(&mut deputy, &wide).expect_err("more than its ceiling");
+    assert_eq!((refused.code, &refused.data["reason"]), (1002, &json!("denied")), "{refused:?}");
+    assert!(refused.message.contains("tool: *"), "{refused:?}");
+    // The controls: within the ceiling, the operator's own, and Alice's own.
+    let mine = done(&mut alice, goal(&[]));
+    let all = [
+        (&mut deputy, &narrow, DEPUTY),
+        (&mut operator, &wide, geteuid().as_raw()),
+        (&mut alice, &mine, ALICE),
+    ];
+    for (client, goal, owner) in all {
+        let forked = text(&fork(client, goal).expect("allowed")["goal_id"]);
+        let (_, ended) = client.call_streaming("goal.follow", json!({ "goal_id": forked }));
+        assert_eq!(ended.expect("told")["goal"]["state"], "done");
+        let accepted = entries(&mut house.operator(), &["goal_accepted"]);
+        let accepted = accepted.iter().find(|entry| entry["goal_id"] == forked.as_str()).expect("recorded");
+        assert_eq!(accepted["event"]["principal"], owner, "it is its caller's");
+    }
+    let forked = entries(&mut operator, &["goal_forked"]);
+    assert_eq!(forked.len(), 3, "nothing came of what was refused");
 }
 
 #[test]

@@ -14,20 +14,8 @@ use super::{end_clock, over};
 impl State {
     pub(super) fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::AgentExecutionStarted { kept, .. } => {
-                let (at, trace) = (self.latest, entry.trace_id);
-                let usage = Usage::default();
-                let run = RunRecord { trace, end: None, clock: Some(at), usage, supervised: false };
-                let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
-                self.with_agent(entry, |agent| {
-                    end_clock(agent, at);
-                    agent.run = Some(run);
-                    while agent.conversation.len() > runs {
-                        agent.conversation.pop_front();
-                    }
-                    agent.conversation.push_back(entry.seq);
-                });
-            }
+            Event::AgentExecutionStarted { kept, .. } => self.begin_run(entry, kept.runs),
+            Event::AgentExecutionForked { .. } => self.begin_run(entry, 0),
             Event::AgentExecutionResumed {} => {
                 let at = self.latest;
                 self.with_agent(entry, |agent| {
@@ -67,6 +55,21 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// A run began whose conversation keeps so many earlier ones.
+    fn begin_run(&mut self, entry: &Entry, kept: u32) {
+        let (at, trace) = (self.latest, entry.trace_id);
+        let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default(), supervised: false };
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        self.with_agent(entry, |agent| {
+            end_clock(agent, at);
+            agent.run = Some(run);
+            while agent.conversation.len() > kept {
+                agent.conversation.pop_front();
+            }
+            agent.conversation.push_back(entry.seq);
+        });
     }
 
     /// What the agent failed at is over: the run that has no end of its own, and the message.
