@@ -23,23 +23,32 @@ const DEADLINE: Timestamp = Timestamp(START.0 + 5_400_000);
 /// How long what runs may take to end when a stop was asked for.
 const CLOSING: Duration = Duration::from_secs(10);
 
-/// A goal that is to be done by [`DEADLINE`].
-fn submit(lab: &Lab, more: &str) -> GoalId {
+/// A goal that is to be done by [`DEADLINE`], and runs.
+fn submit(lab: &Lab) -> GoalId {
+    let goal = submit_for(lab, GOAL_TIME);
+    until_it_runs(lab);
+    goal
+}
+
+/// Blocks until both wait for the deadline who end a goal: one while it is queued, one while it runs.
+fn until_it_runs(lab: &Lab) {
+    lab.until_waits(|waits| waits.iter().filter(|due| **due == DEADLINE).count() == 2);
+}
+
+fn submit_for(lab: &Lab, time: Duration) -> GoalId {
     let request = GoalRequest {
         goal: "Say something.".to_owned(),
         outputs: Vec::new(),
         client_key: None,
         priority: 0,
-        deadline_seconds: GOAL_TIME.as_secs(),
+        deadline_seconds: time.as_secs(),
         budget: Budget::default(),
         grants: Vec::new(),
-        manifest: Some(Manifest::parse(&manifest("worker", more)).expect("a manifest")),
+        manifest: Some(Manifest::parse(&manifest("worker", "")).expect("a manifest")),
         approval_required: Vec::new(),
         working_directory: None,
     };
-    let goal = lab.block(lab.kernel().submit(lab.operator(), request)).expect("accepted");
-    lab.until_awaited(DEADLINE);
-    goal
+    lab.block(lab.kernel().submit(lab.operator(), request)).expect("accepted")
 }
 
 fn view(lab: &Lab, goal: GoalId) -> GoalView {
@@ -61,7 +70,7 @@ fn stop_reason(lab: &Lab) -> StopReason {
 #[test]
 fn a_goal_fails_at_its_deadline_and_not_before() {
     let lab = Lab::new(Script::in_order([Turn::Hang]));
-    let goal = submit(&lab, "");
+    let goal = submit(&lab);
     lab.until_asked(1);
     lab.pass_idly(GOAL_TIME - MILLI);
     assert_eq!(view(&lab, goal).state, GoalState::Running, "a millisecond is left");
@@ -78,13 +87,14 @@ fn a_goal_fails_at_its_deadline_and_not_before() {
 fn a_goal_that_is_done_before_its_deadline_stays_done() {
     let gate = Gate::new();
     let lab = Lab::new(Script::in_order([Turn::say("said").behind(&gate)]));
-    let goal = submit(&lab, "");
+    let goal = submit(&lab);
     lab.until_asked(1);
     lab.pass_idly(GOAL_TIME - MILLI);
     gate.open();
     let done = ended(&lab, goal);
     assert_eq!((done.state, done.response.as_deref()), (GoalState::Done, Some("said")));
-    assert!(!lab.is_awaited(DEADLINE), "nobody waits for it any more");
+    // Nobody waits for it any more.
+    lab.until_waits(|waits| !waits.contains(&DEADLINE));
     lab.pass_idly(MINUTE);
     assert_eq!(view(&lab, goal), done);
     assert_eq!(stop_reason(&lab), StopReason::Complete);
@@ -92,9 +102,27 @@ fn a_goal_that_is_done_before_its_deadline_stays_done() {
 }
 
 #[test]
+fn a_goal_that_waits_for_its_turn_fails_at_its_deadline_and_not_before() {
+    let lab = Lab::new(Script::in_order([Turn::Hang]));
+    let running = submit(&lab);
+    lab.until_asked(1);
+    let queued = submit_for(&lab, MINUTE);
+    let deadline = START.after(millis(MINUTE));
+    lab.until_awaited(deadline);
+    lab.pass_idly(MINUTE - MILLI);
+    assert!(lab.is_awaited(deadline), "a millisecond is left");
+    assert_eq!(view(&lab, queued).state, GoalState::Queued);
+    lab.advance(MILLI);
+    let failed = ended(&lab, queued);
+    assert_eq!((failed.state, failed.root_agent), (GoalState::Failed, None));
+    assert_eq!(lab.wait_for_one("goal_finished").timestamp, deadline);
+    assert_eq!(view(&lab, running).state, GoalState::Running);
+}
+
+#[test]
 fn a_stop_waits_for_what_runs_and_the_deadline_of_a_goal_goes_on_meanwhile() {
     let lab = Lab::new(Script::in_order([Turn::Hang, Turn::Hang]));
-    let goal = submit(&lab, "");
+    let goal = submit(&lab);
     lab.until_asked(1);
     lab.pass_idly(MILLI);
     let kernel = lab.kernel().clone();
@@ -111,7 +139,7 @@ fn a_stop_waits_for_what_runs_and_the_deadline_of_a_goal_goes_on_meanwhile() {
     lab.block(stop).expect("it ends").expect("the journal is closed");
     let lab = lab.start_again(GOAL_TIME / 2);
     lab.until_asked(2);
-    lab.until_awaited(DEADLINE);
+    until_it_runs(&lab);
     lab.pass_idly(Duration::from_millis(DEADLINE.since(lab.now()).0) - MILLI);
     assert_eq!(view(&lab, goal).state, GoalState::Running);
     assert!(lab.entries("goal_finished").is_empty());

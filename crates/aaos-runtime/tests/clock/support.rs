@@ -292,7 +292,7 @@ fn config(home: &TempDir) -> KernelConfig {
     KernelConfig {
         version: "0".to_owned(),
         commit: String::new(),
-        limits: KernelLimits::default(),
+        limits: KernelLimits { running_goals: 1, ..KernelLimits::default() },
         prices: PriceTable::new(BTreeMap::from([(model, price)])).expect("prices"),
         bootstrap: Manifest::parse(&manifest("bootstrap", "")).expect("a manifest"),
         workspaces: home.path().join("state/workspace"),
