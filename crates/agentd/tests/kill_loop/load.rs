@@ -218,16 +218,16 @@ impl Load {
         }
     }
 
-    /// Everything that was sent was acknowledged and done once.
-    pub(crate) fn assert_nothing_lost(&self, client: &mut Client, models: &ModelServer) {
+    /// Everything that was sent was acknowledged and done once; gives how many edits have an unknown outcome.
+    pub(crate) fn assert_nothing_lost(&self, client: &mut Client, models: &ModelServer) -> usize {
         assert_eq!(self.goals.len(), self.sent_goals - self.first_goal);
         assert_eq!(self.traces.len(), self.sent_messages - self.first_message);
-        self.assert_goals(client);
         self.assert_messages(client);
         self.assert_records(client, models);
+        self.assert_goals(client)
     }
 
-    fn assert_goals(&self, client: &mut Client) {
+    fn assert_goals(&self, client: &mut Client) -> usize {
         let unknown = entries(client, &["tool_result"]).expect("it lives");
         let unknown: BTreeSet<String> = unknown
             .iter()
@@ -244,6 +244,7 @@ impl Load {
             let edited = read("e");
             assert!(edited == "[x" || (edited == "[" && unknown.contains(id)), "goal {n}: {edited}");
         }
+        unknown.len()
     }
 
     fn assert_messages(&self, client: &mut Client) {

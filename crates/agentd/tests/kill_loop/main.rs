@@ -53,6 +53,8 @@ struct Loop {
     goals: usize,
     messages: usize,
     answers: usize,
+    /// Edits that were cut by a kill and are never made again.
+    unknown: usize,
     entries: u64,
 }
 
@@ -61,7 +63,7 @@ impl Loop {
         let (wanted, seed) = (setting(SETTING, KILLS), setting(SEED_SETTING, SEED));
         say(&format!("{wanted} kills drawn from {SEED_SETTING}={seed}"));
         let (draws, began) = (Draws(seed), Instant::now());
-        Self { wanted, killed: 0, draws, began, goals: 0, messages: 0, answers: 0, entries: 0 }
+        Self { wanted, killed: 0, draws, began, goals: 0, messages: 0, answers: 0, unknown: 0, entries: 0 }
     }
 
     fn count_kill(&mut self) {
@@ -72,11 +74,11 @@ impl Loop {
     }
 
     fn tell(&self) {
-        let Self { wanted, killed, began, goals, messages, answers, entries, .. } = self;
+        let Self { wanted, killed, began, goals, messages, answers, unknown, entries, .. } = self;
         let seconds = began.elapsed().as_secs();
         say(&format!(
             "{killed} of {wanted} kills in {seconds} s; checked: {goals} goals, {messages} messages, {answers} \
-             answers, {entries} entries archived"
+             answers, {unknown} edits cut, {entries} entries archived"
         ));
     }
 
@@ -114,7 +116,7 @@ impl Loop {
         let mut client = daemon.client();
         load.drain(&mut client);
         head(&mut client);
-        load.assert_nothing_lost(&mut client, models);
+        self.unknown += load.assert_nothing_lost(&mut client, models);
         assert_eq!(models.unscripted(), Vec::<String>::new());
         let (goals, messages, answers) = load.acknowledged();
         self.goals += goals;
