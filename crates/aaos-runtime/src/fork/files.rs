@@ -136,7 +136,8 @@ fn how(event: &Event) -> How {
     let Event::ToolResult { outcome, result, failure, spent, .. } = event else { return How::Unknown };
     let was_cut = failure.as_ref().is_some_and(|failure| failure.kind == ToolFailureKind::Revoked);
     match outcome {
-        Outcome::Done => How::Done(result.clone().unwrap_or_default()),
+        // One whose result is withheld has none to hold its sizes against.
+        Outcome::Done => result.clone().map_or(How::Unknown, How::Done),
         Outcome::Unknown => How::Unknown,
         // What was written under a grant that was revoked meanwhile is not told to anybody.
         Outcome::Failed if was_cut || spent.get(Quantity::Files) > 0 => How::Unknown,
