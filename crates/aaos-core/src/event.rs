@@ -479,6 +479,34 @@ macro_rules! kinds {
         /// Every kind there is, in the order of [`Event`]'s variants.
         pub const EVENT_KINDS: &[&str] = &[$($kind),+];
 
+        /// A kind by itself: what is left of an event whose body was erased.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum EventKind {
+            $(
+                #[doc = concat!("`", $kind, "`.")]
+                $event,
+            )+
+        }
+
+        impl EventKind {
+            /// The kind of that name, if there is one.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($kind => Some(Self::$event),)+
+                    _ => None,
+                }
+            }
+
+            /// The kind of an event.
+            #[must_use]
+            pub fn of(event: &Event) -> Self {
+                match event {
+                    $(Event::$event { .. } => Self::$event,)+
+                }
+            }
+        }
+
         impl Event {
             /// The `kind` under which it is stored.
             #[must_use]

@@ -4,7 +4,10 @@
 //! same entries give the same state. Charges count when their intent is recorded and are not given back by a
 //! missing outcome, so that a restart never grants a use or a token twice.
 
+mod bodies;
 mod fold;
+
+pub use bodies::needs_body;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -180,6 +180,8 @@ pub enum Problem {
     Body,
     /// Its salt is gone and its body is there, or the reverse.
     HalfErased,
+    /// Its body was erased, and the state rests on what it said.
+    Erased,
     /// A column does not hold what it must.
     Malformed,
     /// The key vouched for another hash of it.
@@ -199,6 +201,7 @@ impl fmt::Display for Problem {
             Self::Header => "was changed, or the entry before it was",
             Self::Body => "has a changed body",
             Self::HalfErased => "is half erased",
+            Self::Erased => "lost its body, and with it a part of the state",
             Self::Malformed => "is malformed",
             Self::Head => "is not the one whose head was signed",
             Self::Signature => "has a head with a forged signature",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass, reserved_by};
-use crate::event::{AgentEnd, Entry, Event, GoalState, RunCut};
+use crate::event::{AgentEnd, Entry, Event, EventKind, GoalState, RunCut};
 use crate::id::{AgentId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::Usage;
@@ -13,6 +13,7 @@ use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
 use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
+use super::bodies::needs_body;
 use super::{
     AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord,
     PendingApproval, PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
@@ -24,6 +25,9 @@ impl State {
         self.seq = entry.seq;
         let before = self.latest;
         self.latest = self.latest.max(entry.timestamp);
+        if !needs_body(EventKind::of(&entry.event)) {
+            return;
+        }
         match &entry.event {
             Event::DaemonStarted { resumed, .. } => self.forget_unfinished(resumed, before),
             Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {

@@ -188,7 +188,10 @@ async fn a_cut_tail_is_found_by_a_head_seen_before() {
 async fn an_erased_body_is_exported_as_such_and_a_broken_chain_is_not() {
     let directory = directory();
     let path = path_in(&directory);
-    super::written(&path, &["one", "secret", "three"]).await;
+    let journal = open(&path);
+    let entries = vec![saying("one"), super::of_no_effect("secret"), saying("three")];
+    journal.record_all(entries).await.expect("recorded");
+    journal.close().await.expect("closes");
     let connection = Connection::open(&path).expect("opens");
     connection.execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = 2", []).expect("erased");
     let file = directory.path().join("export.jsonl");

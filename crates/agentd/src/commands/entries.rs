@@ -283,7 +283,10 @@ fn verdict(report: &VerifyReport) -> Vec<String> {
         _ => lines.push("no head is signed yet".to_owned()),
     }
     if report.erased_count > 0 {
-        lines.push(format!("{} of them have an erased body", report.erased_count));
+        let listed: Vec<String> = report.erased.iter().map(ToString::to_string).collect();
+        let more = if report.erased_count > listed.len() as u64 { " and later ones" } else { "" };
+        let (count, listed) = (report.erased_count, listed.join(", "));
+        lines.push(format!("{count} of them have an erased body, which no state rests on: {listed}{more}"));
     }
     if let Some(broken) = &report.broken {
         lines.push(format!("BROKEN: {broken}; keep the journal for inspection and restore a backup"));
@@ -398,7 +401,7 @@ mod tests {
             said.starts_with("0 entries verify; head 0:0000") && said.ends_with("the chain holds"),
             "{said}"
         );
-        assert!(said.contains("erased"));
+        assert!(said.contains("1 of them have an erased body, which no state rests on: 1\n"), "{said}");
         let broken = Broken { seq: Seq(7), problem: Problem::Body };
         for bad in [
             report(Some(broken), HeadCheck::NotAsked),
