@@ -200,6 +200,8 @@ pub const MAX_RECORD_BATCH: usize = 4_096;
 pub const HEAD_EVERY: u64 = 64;
 /// Entries that one step of pruning archives and removes, so that no commit waits long for it.
 pub const PRUNE_STEP: u64 = 8_000;
+/// Names that are tried for an archive where other files have the first ones.
+pub const MAX_ARCHIVE_NAMES: u32 = 100;
 /// Longest body of one journal entry, bytes of JSON.
 pub const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries in one answer of a journal read.

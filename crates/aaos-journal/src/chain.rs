@@ -233,6 +233,8 @@ pub enum HeadCheck {
     Differs,
     /// The chain ends before it: its tail was cut off.
     Missing,
+    /// The chain's first entry follows it. The entry itself is the last of an archive, which is to be verified, too.
+    Follows,
     /// The chain begins after it: it lies in an archive, which is to be verified by itself.
     Archived,
 }
@@ -276,10 +278,11 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether every entry verified and the expected head, if any, was found.
+    /// Whether every entry verified and the expected head, if any, was found or is what the first entry follows.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.broken.is_none() && matches!(self.expected, HeadCheck::NotAsked | HeadCheck::Found)
+        self.broken.is_none()
+            && matches!(self.expected, HeadCheck::NotAsked | HeadCheck::Found | HeadCheck::Follows)
     }
 }
 

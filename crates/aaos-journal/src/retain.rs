@@ -3,20 +3,22 @@
 //! Invariants: only a beginning of the journal is archived, and never its last entry; nothing is removed that an open
 //! goal, an agent alive, its ancestors, or an effect without outcome needs, so that what is left folds to the same
 //! state of all of these; an entry is removed only after its archive is on the disk. Archive and database may both
-//! hold an entry after a crash, never neither.
+//! hold an entry after a crash, never neither. An archive never replaces a file.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
-use aaos_core::limits::PRUNE_STEP;
+use aaos_core::limits::{MAX_ARCHIVE_NAMES, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::State;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
+use crate::chain::{Expected, Hash, Head};
 use crate::error::JournalError;
 use crate::sign::{Anchor, HeadSigner};
 use crate::{export, signed, store};
@@ -142,14 +144,71 @@ pub(crate) fn archive(
     if through <= from {
         return Ok(None);
     }
-    let path = archives(database)?.join(format!("journal-{}-{through}.jsonl", from.0 + 1));
-    let report = export::write(connection, &path, Some(through), Some(signer))?;
-    assert_eq!(report.head.seq, through, "all that will be removed is in the archive");
+    let name = format!("journal-{}-{through}", from.0 + 1);
+    let (path, head) = write_or_reuse(connection, &archives(database)?, &name, through, signer)?;
+    assert_eq!(head.seq, through, "all that will be removed is in the archive");
     let sql = "SELECT max(timestamp) FROM entries WHERE seq <= ?1";
     let latest: i64 = connection.query_row(sql, [through.0.cast_signed()], |row| row.get(0))?;
     let latest = Timestamp(latest.cast_unsigned());
     let latest = anchor.map_or(latest, |anchor| latest.max(anchor.latest));
-    Ok(Some((signer.anchor(report.head, latest), path)))
+    Ok(Some((signer.anchor(head, latest), path)))
+}
+
+/// The archive of that name and its last head. A file that is there is kept, whatever it is: it is the archive if it
+/// holds the same (the daemon was killed before it removed the entries); else the archive gets another name.
+fn write_or_reuse(
+    connection: &Connection,
+    folder: &Path,
+    name: &str,
+    through: Seq,
+    signer: &HeadSigner,
+) -> Result<(PathBuf, Head), JournalError> {
+    for number in 1..=MAX_ARCHIVE_NAMES {
+        let suffix = if number == 1 { String::new() } else { format!(".{number}") };
+        let path = folder.join(format!("{name}{suffix}.jsonl"));
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let report = export::write(connection, &path, Some(through), Some(signer))?;
+                return Ok((path, report.head));
+            }
+            Err(error) => return Err(JournalError::files(&path, error)),
+            Ok(found) if found.is_file() => {
+                if let Some(head) = same(connection, &path, through, signer)? {
+                    return Ok((path, head));
+                }
+            }
+            Ok(_) => {}
+        }
+        tracing::warn!(path = %path.display(), "there is another file of an archive's name; it is kept");
+    }
+    Err(JournalError::files(&folder.join(name), io::ErrorKind::AlreadyExists.into()))
+}
+
+/// The last head of a file that holds the first stored entries up to `through`, with all that they hold here, signed to
+/// its end. It is on the disk then.
+fn same(
+    connection: &Connection,
+    path: &Path,
+    through: Seq,
+    signer: &HeadSigner,
+) -> Result<Option<Head>, JournalError> {
+    let failed = |source| JournalError::files(path, source);
+    let found = export::verify_file(path, Expected { head: None, key: Some(signer.key()) })?.chain;
+    let after = signed::anchor(connection)?.map_or(Head::EMPTY, |anchor| anchor.head);
+    let sql = "SELECT e.hash, (SELECT count(*) FROM entries WHERE seq <= e.seq AND body IS NULL)
+        FROM entries e WHERE e.seq = ?1";
+    let (hash, erased): ([u8; 32], u64) =
+        connection.query_row(sql, [through.0.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let head = Head { seq: through, hash: Hash::from_bytes(hash) };
+    let is_same = found.is_intact()
+        && (found.after, found.head, found.signed) == (after, head, Some(head))
+        && found.erased_count == erased;
+    if !is_same {
+        return Ok(None);
+    }
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(failed)?;
+    store::sync_directory_of(path)?;
+    Ok(Some(head))
 }
 
 /// The directory of the archives, made where it is missing.

@@ -1,6 +1,7 @@
 //! Archiving: what is needed stays, what goes lies in an archive, and the chain goes on.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aaos_core::event::{Event, NewEntry};
@@ -236,6 +237,65 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     assert_eq!(verify_file(&second, None).expect("read").chain.after, exported.after);
     journal.close().await.expect("closes");
     assert_eq!(*open(&path).head().borrow(), Seq(many as u64 + 1));
+}
+
+#[tokio::test]
+async fn a_file_with_an_archives_name_is_kept() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    let recorded = vec![saying("one"), super::of_no_effect("two"), saying("three")];
+    journal.record_all(recorded).await.expect("recorded");
+    journal.close().await.expect("closes");
+    let archive = directory.path().join("archive");
+    std::fs::create_dir(&archive).expect("made");
+    let first = archive.join("journal-1-2.jsonl");
+    // As a kill between archive and cut leaves it.
+    let before = directory.path().join("before.db");
+    std::fs::copy(&path, &before).expect("copied");
+    let journal = open(&path);
+    assert_eq!(journal.prune(ALL).await.expect("pruned").archives, [first.clone()]);
+    journal.close().await.expect("closes");
+    let inode = |path: &Path| std::fs::metadata(path).expect("there").ino();
+    let again = || {
+        for end in ["db-wal", "db-shm"] {
+            std::fs::remove_file(path.with_extension(end)).ok();
+        }
+        std::fs::copy(&before, &path).expect("put back");
+        open(&path)
+    };
+    let written = inode(&first);
+    let journal = again();
+    assert_eq!(journal.prune(ALL).await.expect("pruned").archives, [first.clone()], "it is used");
+    journal.close().await.expect("closes");
+    assert_eq!(inode(&first), written);
+
+    let good = std::fs::read_to_string(&first).expect("read");
+    let erased = good.lines().map(|line| match line.contains("audit_stdout_stopped") {
+        true => {
+            let (head, rest) = line.split_once(r#""salt":"#).expect("a salt");
+            let (_, hashes) = rest.split_once(r#""body_hash""#).expect("a hash");
+            format!("{head}\"salt\":null,\"body\":null,\"body_hash\"{hashes}\n")
+        }
+        false => format!("{line}\n"),
+    });
+    let erased: String = erased.collect();
+    assert!(erased != good);
+    let unsealed =
+        good.lines().filter(|line| !line.starts_with(r#"{"head""#)).map(|line| format!("{line}\n"));
+    let others = ["the only copy of something".to_owned(), erased, unsealed.collect(), String::new()];
+    for other in others {
+        for end in ["db-wal", "db-shm"] {
+            std::fs::remove_file(path.with_extension(end)).ok();
+        }
+        std::fs::write(&first, &other).expect("written");
+        let journal = again();
+        let pruned = journal.prune(ALL).await.expect("pruned");
+        journal.close().await.expect("closes");
+        assert_eq!(pruned.archives, [archive.join("journal-1-2.2.jsonl")], "{other}");
+        assert_eq!(stored(&path, &pruned), 3);
+        assert_eq!(std::fs::read_to_string(&first).expect("read"), other, "it is kept");
+    }
 }
 
 #[tokio::test]

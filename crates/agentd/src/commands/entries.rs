@@ -276,7 +276,11 @@ pub(super) fn tell(report: &VerifyReport, screen: Screen) -> Result<Exit> {
 fn verdict(report: &VerifyReport) -> Vec<String> {
     let mut lines = vec![format!("{} entries verify; head {}", report.entries, report.head)];
     if report.after != Head::EMPTY {
-        lines.push(format!("they follow {}; what came before lies in an archive", report.after));
+        let after = report.after;
+        lines.push(format!(
+            "begins after entry {}; the archive that ends with head {after} must be verified, too",
+            after.seq
+        ));
     }
     match (report.signed, report.key) {
         (Some(signed), Some(key)) => lines.push(format!("signed up to entry {} with key {key}", signed.seq)),
@@ -294,6 +298,9 @@ fn verdict(report: &VerifyReport) -> Vec<String> {
     match report.expected {
         HeadCheck::NotAsked => {}
         HeadCheck::Found => lines.push("the expected head is in the chain".to_owned()),
+        HeadCheck::Follows => lines.push(
+            "the first entry follows the expected head, which is the end of that archive".to_owned(),
+        ),
         HeadCheck::Differs => {
             lines.push("BROKEN: the expected head is not: history was rewritten".to_owned())
         }
@@ -411,6 +418,11 @@ mod tests {
             let said = verdict(&bad).join("\n");
             assert!(said.contains("BROKEN") && !said.contains("the chain holds"), "{said}");
         }
+        let after = Head { seq: Seq(7), ..Head::EMPTY };
+        let follows = VerifyReport { after, head: after, ..report(None, HeadCheck::Follows) };
+        let said = verdict(&follows).join("\n");
+        assert!(said.contains("begins after entry 7; the archive that ends with head 7:0000"), "{said}");
+        assert!(!said.contains("is in the chain") && said.ends_with("the chain holds"), "{said}");
         let said = verdict(&report(None, HeadCheck::Archived)).join("\n");
         assert!(said.contains("UNKNOWN") && !said.contains("the chain holds"), "{said}");
     }
