@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is measured is the release build of this very source.
 
-use crate::run::{program, succeed};
+use crate::run::{build_shipped, program, succeed};
 use anyhow::Result;
 use std::path::Path;
 
@@ -35,10 +35,7 @@ impl Part {
             Self::Journal => ("aaos-journal", "journal"),
         };
         if self == Self::House {
-            let shipped = ["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway"];
-            let mut build = program("cargo", ["build", "--release", "--quiet", "--bins"], root);
-            build.args(shipped);
-            succeed(build)?;
+            build_shipped(root)?;
         }
         let mut measure = program("cargo", ["bench", "--quiet", "-p", package, "--bench", bench, "--"], root);
         measure.args(args);

@@ -125,7 +125,7 @@ fn count_all(root: &Path) -> Result<Counts> {
         "valgrind cannot be started: install it (apt-get install -y valgrind)"
     );
     let binary = build(root)?;
-    let cases = read(program(&binary.to_string_lossy(), ["--cases"], root))?;
+    let cases = read(program(&binary, ["--cases"], root))?;
     let mut instructions_per_call = BTreeMap::new();
     for case in cases.lines() {
         instructions_per_call.insert(case.to_owned(), count(root, &binary, case)?);

@@ -1,4 +1,4 @@
-//! The house's own chores: `cargo xtask tidy | test | readme | bench | instructions | mutants`.
+//! The house's own chores: `cargo xtask tidy | test | readme | bench | kill-loop | instructions | mutants`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
 //! a file of the checkout, unless `--record` asks it to.
@@ -7,6 +7,7 @@ mod bench;
 mod checkout;
 mod floors;
 mod instructions;
+mod kills;
 mod linked;
 mod mutants;
 mod readme;
@@ -27,6 +28,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
   bench [house | authorize | journal] [ARGS…]
                   build release and measure it beside baselines; --quick for few rounds, --json for machines
+  kill-loop [--kills N] [--seed S]
+                  build release and kill the daemon N (1,000) times under a load of goals, messages and answers
   instructions [--check | --record]
                   count what one decision costs under valgrind; compare with docs/authorize.instructions.toml
   mutants [--record] [--again]
@@ -41,6 +44,7 @@ enum Chore {
     Test { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
     Bench { args: Vec<String> },
+    KillLoop { args: Vec<String> },
     Instructions { args: Vec<String> },
     Mutants { args: Vec<String> },
 }
@@ -54,6 +58,7 @@ impl Chore {
             "test" => Ok(Self::Test { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
             "bench" => Ok(Self::Bench { args: rest }),
+            "kill-loop" => Ok(Self::KillLoop { args: rest }),
             "instructions" => Ok(Self::Instructions { args: rest }),
             "mutants" => Ok(Self::Mutants { args: rest }),
             _ => bail!("unknown command {name:?}\n{USAGE}"),
@@ -67,6 +72,7 @@ impl Chore {
             Self::Test { runner_args } => suite::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
             Self::Bench { args } => bench::run(&root, &args),
+            Self::KillLoop { args } => kills::run(&root, &args),
             Self::Instructions { args } => instructions::run(&root, &args),
             Self::Mutants { args } => mutants::run(&root, &args),
         }

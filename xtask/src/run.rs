@@ -18,7 +18,7 @@ pub(crate) fn say(line: &str) {
 /// A program to be started in `folder`.
 #[expect(clippy::disallowed_methods, reason = "xtask is no part of the runtime; starting tools is its trade")]
 pub(crate) fn program<A: AsRef<OsStr>>(
-    name: &str,
+    name: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
     folder: &Path,
 ) -> Command {
@@ -35,6 +35,14 @@ pub(crate) fn succeed(mut command: Command) -> Result<()> {
         bail!("{shown} ended with {status}");
     }
     Ok(())
+}
+
+/// Builds the release of the programs that are shipped.
+pub(crate) fn build_shipped(root: &Path) -> Result<()> {
+    let shipped = ["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway"];
+    let mut build = program("cargo", ["build", "--release", "--quiet", "--bins"], root);
+    build.args(shipped);
+    succeed(build)
 }
 
 /// Runs it and returns its standard output.

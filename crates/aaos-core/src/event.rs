@@ -466,6 +466,17 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Older entries lie in an archive and are no longer in the database; recorded in the transaction that removed them.
+    JournalPruned {
+        /// The last of them.
+        through: Seq,
+        /// How many this removed.
+        entries: u64,
+        /// The head that the archive ends with and the next entry follows, `SEQ:HASH`.
+        head: String,
+        /// The archive's name, in `archive/` of the state directory.
+        archive: String,
+    },
     /// Stands in an entry whose body was erased; never stored itself.
     BodyErased {
         /// The kind that the entry's header still names.
@@ -568,6 +579,7 @@ kinds! {
     NetworkFetched => "network_fetched",
     WorkspaceRemoved => "workspace_removed",
     AuditStdoutStopped => "audit_stdout_stopped",
+    JournalPruned => "journal_pruned",
     BodyErased => "body_erased",
 }
 

@@ -130,10 +130,17 @@ pub enum JournalError {
         source: getrandom::Error,
     },
     /// Reading was to go on from an entry whose successors were archived.
-    #[error("the entries up to {through} were archived; read them there, and the others from {through} on")]
+    #[error(
+        "the entries up to {through} were archived; read those after {after} in {}, and the others from {through} on",
+        .archive.as_ref().map_or("the archives of the state directory".into(), |file| file.display().to_string())
+    )]
     Archived {
+        /// The entry after which reading was to go on.
+        after: Seq,
         /// The last archived entry.
         through: Seq,
+        /// The archive that the next entry lies in, unless it was moved away.
+        archive: Option<PathBuf>,
     },
     /// The journal was closed.
     #[error("the journal is closed")]

@@ -29,7 +29,7 @@ use crate::retain::{self, Pruned};
 use crate::sign::{Anchor, HeadKey, HeadSigner};
 use crate::signed;
 use crate::store::{self, Prepared};
-use crate::writer::{Command, Link, Status, Writer};
+use crate::writer::{Command, Cut, Link, Status, Writer};
 
 /// Where the journal lies and what it does beside recording.
 #[derive(Debug, Clone)]
@@ -247,37 +247,39 @@ impl Journal {
     }
 
     /// Archives the oldest entries from before `before`, as far as nothing needs them, into files in `archive` beside
-    /// the database, and then removes them. Cancelling this future does not stop it.
+    /// the database, and then removes them; an entry of the time `now` tells of each archive. Cancelling this future
+    /// does not stop it.
     ///
     /// # Errors
     /// [`JournalError`]: an archive cannot be written (nothing of it is removed then), or the journal failed.
-    pub async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+    pub async fn prune(&self, before: Timestamp, now: Timestamp) -> Result<Pruned, JournalError> {
         let journal = self.clone();
-        match tokio::task::spawn_blocking(move || journal.prune_now(before)).await {
+        match tokio::task::spawn_blocking(move || journal.prune_now(before, now)).await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(JournalError::Closed),
         }
     }
 
-    fn prune_now(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+    fn prune_now(&self, before: Timestamp, now: Timestamp) -> Result<Pruned, JournalError> {
         let _one = self.archiving.lock().unwrap_or_else(PoisonError::into_inner);
         let connection = store::open_reader(&self.readers.path)?;
         let state = fold::fold(&connection, Some(self.key()))?.state;
         let (last, held) = retain::boundary(&connection, &state, before)?;
         let mut pruned = Pruned { entries: 0, archives: Vec::new(), through: Seq(0), held };
-        while let Some((anchor, path)) = retain::archive(&connection, &self.readers.path, last, &self.signer)?
-        {
-            pruned.entries += self.cut(anchor)?;
-            pruned.archives.push(path);
+        while let Some(archive) = retain::archive(&connection, &self.readers.path, last, &self.signer)? {
+            self.cut(archive.anchor, prepare(&archive.told(now))?)?;
+            pruned.entries += archive.entries;
+            pruned.archives.push(archive.path);
         }
         pruned.through = signed::anchor(&connection)?.map_or(Seq(0), |anchor| anchor.head.seq);
         Ok(pruned)
     }
 
-    fn cut(&self, anchor: Anchor) -> Result<u64, JournalError> {
+    fn cut(&self, anchor: Anchor, told: Prepared) -> Result<(), JournalError> {
         let (reply, answer) = oneshot::channel();
-        self.queue.blocking_send(Command::Cut { anchor, reply }).map_err(|_| self.gone())?;
+        let cut = Cut { anchor, told, reply };
+        self.queue.blocking_send(Command::Cut(Box::new(cut))).map_err(|_| self.gone())?;
         self.status.hurry();
         answer.blocking_recv().map_err(|_| self.gone())?
     }

@@ -16,9 +16,9 @@ use crate::chain::{Expected, Head, VerifyReport};
 use crate::check::ChainCheck;
 use crate::error::JournalError;
 use crate::export;
-use crate::sign::SignedHead;
-use crate::signed;
+use crate::sign::{Anchor, SignedHead};
 use crate::store::{self, Row, SELECT};
+use crate::{retain, signed};
 
 /// Which entries to read, in order of their sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +118,11 @@ impl JournalFile {
     fn still_there(&self, after: Option<Seq>) -> Result<(), JournalError> {
         let Some(after) = after.filter(|after| *after > Seq(0)) else { return Ok(()) };
         match signed::anchor(&self.connection)? {
-            Some(anchor) if after < anchor.head.seq => {
-                Err(JournalError::Archived { through: anchor.head.seq })
+            Some(Anchor { head, .. }) if after < head.seq => {
+                let next = Seq(after.0 + 1);
+                let database = self.connection.path().map(Path::new);
+                let archive = database.and_then(|database| retain::archive_with(database, next));
+                Err(JournalError::Archived { after, through: head.seq, archive })
             }
             _ => Ok(()),
         }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
 use aaos_core::limits::{MAX_ARCHIVE_NAMES, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
@@ -22,6 +23,9 @@ use crate::chain::{Expected, Hash, Head};
 use crate::error::JournalError;
 use crate::sign::{Anchor, HeadSigner};
 use crate::{export, signed, store};
+
+/// What tells of an archive, in the database.
+const PRUNED_KIND: &str = "journal_pruned";
 
 /// What an archiving did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,10 +113,13 @@ pub(crate) fn boundary(
         let found: Option<i64> = statement.query_row([value], |row| row.get(0))?;
         Ok(found.map(|seq| Seq(seq.cast_unsigned())))
     };
-    // The last entry stays, so that there is always one to go on from.
+    // The last entry stays, so that there is always one to go on from. What only tells of an archive does not count:
+    // archiving again would archive the word about it, and never be done.
+    let telling = "SELECT max(seq) FROM entries WHERE kind <> ?1";
+    let last = seq(telling, &PRUNED_KIND)?.unwrap_or(Seq(0)).min(state.seq);
     let young = "SELECT min(seq) FROM entries WHERE timestamp >= ?1";
     let old_enough = i64::try_from(before.0).unwrap_or(i64::MAX);
-    let first_young = seq(young, &old_enough)?.unwrap_or(state.seq).min(state.seq);
+    let first_young = seq(young, &old_enough)?.unwrap_or(last).min(last);
     let mut held: Option<Held> = None;
     for by in holders(state) {
         let since = match by {
@@ -131,41 +138,64 @@ pub(crate) fn boundary(
     Ok((Seq(first_kept.0.saturating_sub(1)), held))
 }
 
+/// An archive that is on the disk, and what takes the place of its entries.
+pub(crate) struct Archive {
+    pub(crate) anchor: Anchor,
+    pub(crate) path: PathBuf,
+    /// How many entries it holds.
+    pub(crate) entries: u64,
+}
+
+impl Archive {
+    /// What the journal says of it.
+    pub(crate) fn told(&self, at: Timestamp) -> NewEntry {
+        let head = self.anchor.head;
+        let archive = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let event = Event::JournalPruned {
+            through: head.seq,
+            entries: self.entries,
+            head: head.to_string(),
+            archive,
+        };
+        NewEntry { timestamp: at, goal_id: None, agent_id: None, trace_id: None, parent_event: None, event }
+    }
+}
+
 /// Writes the next archive, of entries up to `last` at most, and makes the anchor that may take their place.
 pub(crate) fn archive(
     connection: &Connection,
     database: &Path,
     last: Seq,
     signer: &HeadSigner,
-) -> Result<Option<(Anchor, PathBuf)>, JournalError> {
+) -> Result<Option<Archive>, JournalError> {
     let anchor = signed::anchor(connection)?;
     let from = anchor.map_or(Seq(0), |anchor| anchor.head.seq);
     let through = Seq(last.0.min(from.0 + PRUNE_STEP));
     if through <= from {
         return Ok(None);
     }
-    let name = format!("journal-{}-{through}", from.0 + 1);
-    let (path, head) = write_or_reuse(connection, &archives(database)?, &name, through, signer)?;
+    let (path, head) = write_or_reuse(connection, &make_folder(database)?, from, through, signer)?;
     assert_eq!(head.seq, through, "all that will be removed is in the archive");
     let sql = "SELECT max(timestamp) FROM entries WHERE seq <= ?1";
     let latest: i64 = connection.query_row(sql, [through.0.cast_signed()], |row| row.get(0))?;
     let latest = Timestamp(latest.cast_unsigned());
     let latest = anchor.map_or(latest, |anchor| latest.max(anchor.latest));
-    Ok(Some((signer.anchor(head, latest), path)))
+    let anchor = signer.anchor(head, latest);
+    Ok(Some(Archive { anchor, path, entries: through.0 - from.0 }))
 }
 
-/// The archive of that name and its last head. A file that is there is kept, whatever it is: it is the archive if it
-/// holds the same (the daemon was killed before it removed the entries); else the archive gets another name.
+/// The archive of the entries after `from` up to `through`, and its last head. A file that is there is kept, whatever it
+/// is: it is the archive if it holds the same (the daemon was killed before it removed the entries); else the archive
+/// gets another name.
 fn write_or_reuse(
     connection: &Connection,
     folder: &Path,
-    name: &str,
+    from: Seq,
     through: Seq,
     signer: &HeadSigner,
 ) -> Result<(PathBuf, Head), JournalError> {
     for number in 1..=MAX_ARCHIVE_NAMES {
-        let suffix = if number == 1 { String::new() } else { format!(".{number}") };
-        let path = folder.join(format!("{name}{suffix}.jsonl"));
+        let path = folder.join(file_name(from, through, number));
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let report = export::write(connection, &path, Some(through), Some(signer))?;
@@ -181,7 +211,7 @@ fn write_or_reuse(
         }
         tracing::warn!(path = %path.display(), "there is another file of an archive's name; it is kept");
     }
-    Err(JournalError::files(&folder.join(name), io::ErrorKind::AlreadyExists.into()))
+    Err(JournalError::files(&folder.join(file_name(from, through, 1)), io::ErrorKind::AlreadyExists.into()))
 }
 
 /// The last head of a file that holds the first stored entries up to `through`, with all that they hold here, signed to
@@ -197,12 +227,12 @@ fn same(
     let after = signed::anchor(connection)?.map_or(Head::EMPTY, |anchor| anchor.head);
     let sql = "SELECT e.hash, (SELECT count(*) FROM entries WHERE seq <= e.seq AND body IS NULL)
         FROM entries e WHERE e.seq = ?1";
-    let (hash, erased): ([u8; 32], u64) =
+    let (hash, erased): ([u8; 32], i64) =
         connection.query_row(sql, [through.0.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let head = Head { seq: through, hash: Hash::from_bytes(hash) };
     let is_same = found.is_intact()
         && (found.after, found.head, found.signed) == (after, head, Some(head))
-        && found.erased_count == erased;
+        && found.erased_count == erased.cast_unsigned();
     if !is_same {
         return Ok(None);
     }
@@ -211,9 +241,36 @@ fn same(
     Ok(Some(head))
 }
 
+/// The name of the archive of the entries after `from` up to `through`, the first or a later one that is tried.
+fn file_name(from: Seq, through: Seq, number: u32) -> String {
+    let suffix = if number == 1 { String::new() } else { format!(".{number}") };
+    format!("journal-{}-{through}{suffix}.jsonl", from.0 + 1)
+}
+
+/// The archive that holds this entry, if it still lies where it was written.
+pub(crate) fn archive_with(database: &Path, seq: Seq) -> Option<PathBuf> {
+    let listing = fs::read_dir(folder(database)).ok()?;
+    // Where another file had its name, the archive has a later one.
+    let number_of = |path: &PathBuf| {
+        let range = path.file_name()?.to_str()?.strip_prefix("journal-")?.strip_suffix(".jsonl")?;
+        let (first, last) = range.split_once('-')?;
+        let (last, number) = last.split_once('.').unwrap_or((last, "1"));
+        let holds = (first.parse::<u64>().ok()?..=last.parse().ok()?).contains(&seq.0);
+        if holds { number.parse::<u32>().ok() } else { None }
+    };
+    let found = listing.filter_map(|entry| Some(entry.ok()?.path()));
+    let found = found.filter_map(|path| Some((number_of(&path)?, path)));
+    found.max().map(|(_, path)| path)
+}
+
+/// Where the archives lie.
+fn folder(database: &Path) -> PathBuf {
+    database.with_file_name("archive")
+}
+
 /// The directory of the archives, made where it is missing.
-fn archives(database: &Path) -> Result<PathBuf, JournalError> {
-    let path = database.with_file_name("archive");
+fn make_folder(database: &Path) -> Result<PathBuf, JournalError> {
+    let path = folder(database);
     match fs::DirBuilder::new().mode(0o700).create(&path) {
         Ok(()) => store::sync_directory_of(&path)?,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

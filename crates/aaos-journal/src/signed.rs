@@ -88,14 +88,14 @@ pub(crate) fn anchor(connection: &Connection) -> Result<Option<Anchor>, JournalE
 }
 
 /// Removes every entry and head up to the anchor, and stores it in place of the one before.
-pub(crate) fn cut(transaction: &Transaction<'_>, anchor: &Anchor) -> Result<u64, rusqlite::Error> {
+pub(crate) fn cut(transaction: &Transaction<'_>, anchor: &Anchor) -> Result<(), rusqlite::Error> {
     let Anchor { head, latest, key, signature } = anchor;
     let seq = head.seq.0.cast_signed();
-    let removed = transaction.execute("DELETE FROM entries WHERE seq <= ?1", [seq])?;
+    transaction.execute("DELETE FROM entries WHERE seq <= ?1", [seq])?;
     transaction.execute("DELETE FROM heads WHERE seq <= ?1", [seq])?;
     let sql = "INSERT OR REPLACE INTO anchor (one, seq, hash, latest, key, signature)
         VALUES (1, ?1, ?2, ?3, ?4, ?5)";
     let row = params![seq, head.hash.as_bytes(), latest.0.cast_signed(), key.0, signature.0];
     transaction.execute(sql, row)?;
-    Ok(removed as u64)
+    Ok(())
 }

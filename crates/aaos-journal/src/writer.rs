@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use aaos_core::id::Seq;
 use aaos_core::limits::{AUDIT_DRAIN_MS, HEAD_EVERY, JOURNAL_LINGER_MS, JOURNAL_QUEUE};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::{Hash, Head};
@@ -38,13 +38,21 @@ pub(crate) type Reply = oneshot::Sender<Result<Vec<Link>, JournalError>>;
 pub(crate) enum Command {
     /// Append these together; answer after the commit, if anyone waits.
     Append { entries: Vec<Prepared>, reply: Option<Reply> },
-    /// Remove the entries up to the anchor and store it; they are archived. Answer with their number.
-    Cut { anchor: Anchor, reply: oneshot::Sender<Result<u64, JournalError>> },
+    /// Remove the entries up to the anchor, store it, and append the entry that tells of it; they are archived.
+    Cut(Box<Cut>),
     /// Take nothing new, commit what is queued, let go of the files, then answer.
     Close(oneshot::Sender<()>),
     /// Lets a test hold the writer or change the connection.
     #[cfg(test)]
     Hook(Box<dyn FnOnce(&Connection) + Send>),
+}
+
+/// The removal of archived entries.
+pub(crate) struct Cut {
+    pub(crate) anchor: Anchor,
+    /// The entry that tells of the archive.
+    pub(crate) told: Prepared,
+    pub(crate) reply: oneshot::Sender<Result<(), JournalError>>,
 }
 
 /// What the handles can see of the writer.
@@ -99,7 +107,6 @@ pub(crate) struct Writer {
 }
 
 type Append = (Vec<Prepared>, Option<Reply>);
-type Cut = (Anchor, oneshot::Sender<Result<u64, JournalError>>);
 
 /// What was queued together.
 #[derive(Default)]
@@ -132,8 +139,8 @@ impl Writer {
                 }
             }
             self.commit(group.appends);
-            for (anchor, reply) in group.cuts {
-                if reply.send(self.cut(&anchor)).is_err() {
+            for Cut { anchor, told, reply } in group.cuts {
+                if reply.send(self.cut(&anchor, &told)).is_err() {
                     tracing::debug!("whoever archived entries did not wait for their removal");
                 }
             }
@@ -177,7 +184,7 @@ impl Writer {
         while let Some(command) = next {
             match command {
                 Command::Append { entries, reply } => group.appends.push((entries, reply)),
-                Command::Cut { anchor, reply } => group.cuts.push((anchor, reply)),
+                Command::Cut(cut) => group.cuts.push(*cut),
                 Command::Close(closer) => {
                     self.queue.close();
                     group.closers.push(closer);
@@ -195,15 +202,7 @@ impl Writer {
         }
         match self.write(&group) {
             Ok((tip, mut links)) => {
-                assert!(tip.seq >= self.tip.seq, "the chain only grows");
-                let grew = tip.seq.0 - self.tip.seq.0;
-                self.tip = tip;
-                if grew > 0 {
-                    self.status.commits.fetch_add(1, Ordering::Relaxed);
-                    self.status.entries.fetch_add(grew, Ordering::Relaxed);
-                    self.head.send_replace(tip.seq);
-                    self.wake_printer();
-                }
+                self.grown_to(tip);
                 answer(
                     group.into_iter().map(|(_, reply)| (reply, Ok(links.pop_front().unwrap_or_default()))),
                 );
@@ -213,6 +212,19 @@ impl Writer {
                 let error = self.status.poison.get_or_init(|| error.into()).clone();
                 answer(group.into_iter().map(|(_, reply)| (reply, Err(error.clone()))));
             }
+        }
+    }
+
+    /// After a commit: what it appended is there for everyone.
+    fn grown_to(&mut self, tip: Head) {
+        assert!(tip.seq >= self.tip.seq, "the chain only grows");
+        let grew = tip.seq.0 - self.tip.seq.0;
+        self.tip = tip;
+        if grew > 0 {
+            self.status.commits.fetch_add(1, Ordering::Relaxed);
+            self.status.entries.fetch_add(grew, Ordering::Relaxed);
+            self.head.send_replace(tip.seq);
+            self.wake_printer();
         }
     }
 
@@ -229,9 +241,8 @@ impl Writer {
             let mut appended = Vec::with_capacity(entries.len());
             for entry in entries {
                 let previous = tip.hash;
-                tip = store::insert(&transaction, tip, entry)?;
-                if tip.seq.0.is_multiple_of(HEAD_EVERY) {
-                    signed::insert(&transaction, &self.signer.head(tip))?;
+                tip = append(&transaction, &self.signer, tip, entry)?;
+                if is_signed(tip) {
                     signed_through = tip.seq;
                 }
                 appended.push(Link { seq: tip.seq, previous, hash: tip.hash });
@@ -243,23 +254,38 @@ impl Writer {
         Ok((tip, links))
     }
 
-    /// Removes archived entries; a failure is one of the disk, and ends the journal as a failed commit does.
-    fn cut(&mut self, anchor: &Anchor) -> Result<u64, JournalError> {
+    /// Removes archived entries and says so in the journal; a failure is one of the disk, and ends the journal as a
+    /// failed commit does.
+    fn cut(&mut self, anchor: &Anchor, told: &Prepared) -> Result<(), JournalError> {
         if let Some(poisoned) = self.status.poisoned() {
             return Err(poisoned);
         }
         assert!(anchor.head.seq < self.tip.seq, "the last entry stays");
-        let cut = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
-            |transaction| {
-                let removed = signed::cut(&transaction, anchor)?;
-                transaction.commit()?;
-                Ok(removed)
-            },
-        );
-        cut.map_err(|error| {
-            tracing::error!(%error, "the journal failed to remove archived entries and accepts nothing more");
-            self.status.poison.get_or_init(|| error.into()).clone()
-        })
+        match self.write_cut(anchor, told) {
+            Ok(tip) => {
+                if is_signed(tip) {
+                    self.signed = tip.seq;
+                }
+                self.grown_to(tip);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(
+                    %error,
+                    "the journal failed to remove archived entries and accepts nothing more"
+                );
+                Err(self.status.poison.get_or_init(|| error.into()).clone())
+            }
+        }
+    }
+
+    /// One transaction, as [`Self::write`].
+    fn write_cut(&mut self, anchor: &Anchor, told: &Prepared) -> Result<Head, rusqlite::Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        signed::cut(&transaction, anchor)?;
+        let tip = append(&transaction, &self.signer, self.tip, told)?;
+        transaction.commit()?;
+        Ok(tip)
     }
 
     /// Signs the last entry's head before the journal closes.
@@ -288,6 +314,25 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether the head of this entry is signed with it.
+fn is_signed(tip: Head) -> bool {
+    tip.seq.0.is_multiple_of(HEAD_EVERY)
+}
+
+/// Appends one entry, with its signed head where it is due; gives the tip after it.
+fn append(
+    transaction: &Transaction<'_>,
+    signer: &HeadSigner,
+    tip: Head,
+    entry: &Prepared,
+) -> Result<Head, rusqlite::Error> {
+    let tip = store::insert(transaction, tip, entry)?;
+    if is_signed(tip) {
+        signed::insert(transaction, &signer.head(tip))?;
+    }
+    Ok(tip)
 }
 
 fn answer(replies: impl Iterator<Item = (Option<Reply>, Result<Vec<Link>, JournalError>)>) {

@@ -28,6 +28,15 @@ const IDLE_ROUND: Duration = Duration::from_secs(10);
 /// How long running effects may take to end after a stop was asked for.
 const CLOSING_TIME: Duration = Duration::from_secs(10);
 
+/// How a kernel closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Everything that ran has ended or reached a place to go on from.
+    InGoodOrder,
+    /// Some work did not end in time and was cut, as by `kill -9`.
+    CutShort,
+}
+
 impl Kernel {
     /// Builds a kernel from what the journal says, and continues: goals are worked on from where they stood, agents
     /// with a mailbox wait for messages again, what cannot go on is recorded as ended.
@@ -206,7 +215,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError`] when the journal cannot be closed.
-    pub async fn shutdown(&self) -> Result<(), KernelError> {
+    pub async fn shutdown(&self) -> Result<Closed, KernelError> {
         // First, so that whoever is refused at a door knows why and records no failure.
         self.closing().cancel();
         self.close_doors();
@@ -223,11 +232,15 @@ impl Kernel {
                 self.end_worker(&agent.worker, owner).await;
             }
         };
-        if tokio::time::timeout(CLOSING_TIME, drained).await.is_err() {
-            tracing::warn!("some work did not end in time; it is taken up again at the next start");
-        }
+        let closed = match tokio::time::timeout(CLOSING_TIME, drained).await {
+            Ok(()) => Closed::InGoodOrder,
+            Err(_) => {
+                tracing::warn!("some work did not end in time; it is taken up again at the next start");
+                Closed::CutShort
+            }
+        };
         let stopped = self.journal().record(self.entry(None, None, Event::DaemonStopped {})).await;
-        let closed = self.journal().clone().close().await;
+        let flushed = self.journal().clone().close().await;
         // From here on nothing is recorded any more: what still runs is cut as by kill -9.
         self.halting().cancel();
         for agent in &agents {
@@ -235,7 +248,8 @@ impl Kernel {
         }
         self.sandbox().shutdown().await;
         stopped?;
-        Ok(closed?)
+        flushed?;
+        Ok(closed)
     }
 }
 

@@ -60,7 +60,10 @@ pub enum KernelError {
     #[error(
         "the journal cannot be written: {0}; free the disk or repair the state directory and restart agentd"
     )]
-    Journal(#[from] JournalError),
+    Journal(#[source] JournalError),
+    /// What was asked for lies in an archive.
+    #[error(transparent)]
+    Archived(JournalError),
     /// The machine failed: a full disk, a directory that cannot be made.
     #[error("{0}")]
     System(String),
@@ -74,7 +77,7 @@ impl KernelError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound { .. } => ErrorCode::NotFound,
+            Self::NotFound { .. } | Self::Archived(_) => ErrorCode::NotFound,
             Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ErrorCode::InvalidParams,
             Self::Denied(_) => ErrorCode::CapabilityDenied,
             Self::Budget { .. } => ErrorCode::BudgetExceeded,
@@ -107,6 +110,7 @@ impl KernelError {
             Self::Tool(_) => "tool",
             Self::Sandbox(_) => "confinement_unavailable",
             Self::Journal(_) => "journal",
+            Self::Archived(_) => "archived",
             Self::System(_) => "system",
             Self::ShuttingDown => "shutting_down",
         }
@@ -117,7 +121,7 @@ impl KernelError {
         let kind = match &self {
             Self::Tool(failure) => return failure.clone(),
             Self::Budget { message, lacks: Some(lacks) } => return ToolFailure::budget(*lacks, message),
-            Self::NotFound { .. } => ToolFailureKind::NotFound,
+            Self::NotFound { .. } | Self::Archived(_) => ToolFailureKind::NotFound,
             Self::Manifest(_) | Self::Invalid(_) | Self::State(_) => ToolFailureKind::InvalidArguments,
             Self::Denied(_) => ToolFailureKind::Denied,
             Self::Budget { .. } => ToolFailureKind::BudgetExceeded,
@@ -136,6 +140,15 @@ impl KernelError {
 
     pub(crate) fn unknown(kind: &'static str, id: &impl ToString) -> Self {
         Self::NotFound { kind, id: id.to_string() }
+    }
+}
+
+impl From<JournalError> for KernelError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Archived { .. } => Self::Archived(error),
+            other => Self::Journal(other),
+        }
     }
 }
 

@@ -41,6 +41,7 @@ mod workspaces;
 
 pub use approvals::{Answer, Covers};
 pub use audit::{AuditPage, AuditReader};
+pub use boot::Closed;
 pub use capabilities::{Asked, Explanation, GrantView, MetView, ReachView};
 pub use ceiling::Ceiling;
 pub use clock::Clock;

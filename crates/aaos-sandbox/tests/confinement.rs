@@ -3,7 +3,7 @@
 //! Every refusal has its control: the same attempt, by the same code, outside.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use aaos_confine::run_probes;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, Evidence, ProbeResult};
 use aaos_core::path::AbsPath;
 use aaos_core::wire::{ProbeAttempt, encode_frame};
+use aaos_journal::{Journal, JournalConfig};
 use aaos_sandbox::{GatewayRole, Sandbox, SandboxError, ZygoteSeed};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -316,6 +317,36 @@ async fn a_gateway_connects_and_can_do_nothing_else() {
     assert!(!listens, "it cannot listen");
     assert!(probes.iter().all(|probe| probe.refused), "{probes:#?}");
     assert_eq!(probes.len(), attempts.len());
+    sandbox.shutdown().await;
+}
+
+/// What signs the journal's heads: whoever has it can write history anew.
+#[tokio::test]
+async fn no_far_process_opens_the_key_of_the_journal() {
+    let state = tempfile::tempdir().expect("a directory");
+    let config = JournalConfig::at(state.path().join("journal.db"));
+    let key = path(config.key.to_str().expect("a plain path"));
+    let (_journal, _) = Journal::open(config).expect("it makes its key");
+    let attempts = vec![ProbeAttempt::Open(key.clone()), ProbeAttempt::Stat(key)];
+    let refused = |probes: &[ProbeResult]| probes.iter().map(|probe| probe.refused).collect::<Vec<_>>();
+    assert_eq!(
+        refused(&run_probes(&attempts)),
+        [false, false],
+        "the control: outside, the same code does it"
+    );
+    let sandbox = sandbox_of(&worker_exe(), Some(&example("gateway_stub")), ConfinementPolicy::default());
+    let mut worker = sandbox.launch_worker().await.expect("a worker");
+    let inside = worker.probe(attempts.clone()).await.expect("answered");
+    assert_eq!(refused(&inside), [true, true], "a worker: {inside:?}");
+    // Nobody listens there; what the roles connect to is another test's matter.
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
+    for role in [GatewayRole::Models, GatewayRole::Egress] {
+        let setup = encode_frame(&nowhere).expect("small");
+        let mut gateway = sandbox.launch_gateway(role, setup).await.expect("a gateway");
+        gateway.stream.write_all(&encode_frame(&attempts).expect("small")).await.expect("sent");
+        let StubReply::Seen { probes, .. } = receive(&mut gateway.stream).await;
+        assert_eq!(refused(&probes), [true, true], "{role:?}: {probes:?}");
+    }
     sandbox.shutdown().await;
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aaos_core::state::State;
 use aaos_journal::{Journal, JournalConfig};
-use aaos_runtime::{Clock, Kernel, KernelConfig, KernelParts, Principals};
+use aaos_runtime::{Clock, Closed, Kernel, KernelConfig, KernelParts, Principals};
 use aaos_sandbox::{Sandbox, ZygoteSeed};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -64,9 +64,20 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
             crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
             daemon.until_told(&mut signals).await
         };
-        daemon.stop(signals).await?;
-        Ok(exit)
+        let closed = daemon.stop(signals).await?;
+        Ok(if exit == Exit::Done { exit_of(closed) } else { exit })
     })
+}
+
+/// What a daemon that was told to stop ends with.
+fn exit_of(closed: Closed) -> Exit {
+    match closed {
+        Closed::InGoodOrder => Exit::Done,
+        Closed::CutShort => {
+            crate::commands::notice("some work did not end in time; it goes on after the next start");
+            Exit::Failed
+        }
+    }
 }
 
 /// Runs `work` against the daemon that owns the state directory; hosts one for as long as `work` takes when there
@@ -348,7 +359,7 @@ impl Daemon {
     }
 
     /// Closes in good order. A further signal ends the process at once.
-    async fn stop(self, mut signals: Signals) -> Result<()> {
+    async fn stop(self, mut signals: Signals) -> Result<Closed> {
         let socket = self.socket.clone();
         let second = tokio::spawn(async move {
             signals.next().await;

@@ -92,6 +92,33 @@ fn old_entries_are_archived_with_and_without_a_daemon() {
 }
 
 #[test]
+fn what_was_archived_is_told_of_and_reading_it_names_the_archive() {
+    let daemon = with_document().start();
+    assert_eq!(daemon.cli(["submit", "--wait", GOAL]).code(), 0);
+    let mut client = daemon.client();
+    client.call("audit.query", json!({ "after_seq": 1 })).expect("the control: all is there");
+    let pruned = client.call("audit.prune", json!({ "older_than_ms": 0 })).expect("archived");
+    let told = client.call("audit.query", json!({ "kinds": ["journal_pruned"] })).expect("entries");
+    let event = &told["entries"][0]["event"];
+    let archive = pruned["archives"][0].as_str().expect("a path");
+    let name = archive.rsplit('/').next().expect("a name");
+    assert_eq!((&event["through"], &event["archive"]), (&pruned["through"], &json!(name)), "{told}");
+    let verified = daemon.cli(["audit", "--verify", "--file", archive]);
+    assert!(verified.stdout.contains(event["head"].as_str().expect("a head")), "{event} {verified:?}");
+    let printed = daemon.cli(["audit"]);
+    assert!(printed.stdout.contains(&format!("lie in archive/{name}")), "{printed:?}");
+
+    for method in ["audit.query", "audit.stream"] {
+        let gone = client.call(method, json!({ "after_seq": 1 })).expect_err("it lies in the archive");
+        assert_eq!((gone.code, &gone.data["reason"]), (1001, &json!("archived")), "{method}: {gone:?}");
+        assert_eq!((&gone.data["through"], &gone.data["archive"]), (&pruned["through"], &json!(archive)));
+        assert!(gone.message.contains(archive) && !gone.message.contains("repair"), "{method}: {gone:?}");
+    }
+    let on = json!({ "after_seq": pruned["through"] });
+    client.call("audit.query", on).expect("from the number on that it named");
+}
+
+#[test]
 fn the_key_that_signs_is_out_of_agents_reach() {
     let models = ModelServer::start(Script::dynamic(|_| Turn::say("done")));
     let daemon = DaemonBuilder::openai(&models).start();

@@ -60,6 +60,7 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::WorkerStopped
         | EventKind::NetworkFetched
         | EventKind::WorkspaceRemoved
-        | EventKind::AuditStdoutStopped => false,
+        | EventKind::AuditStdoutStopped
+        | EventKind::JournalPruned => false,
     }
 }

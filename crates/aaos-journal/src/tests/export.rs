@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aaos_core::id::Seq;
 use aaos_core::limits::HEAD_EVERY;
+use aaos_core::quantity::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -151,7 +152,7 @@ async fn where_a_file_begins_is_signed_and_more_than_its_beginning_is_there() {
     assert_eq!(unsigned.map(|broken| broken.problem), Some(Problem::Unsigned), "a key asks for a signature");
 
     let journal = open(&path_in(&own.directory));
-    journal.prune(aaos_core::quantity::Timestamp(u64::MAX)).await.expect("pruned");
+    journal.prune(Timestamp(u64::MAX), Timestamp(1_000)).await.expect("pruned");
     journal.record(saying("later")).await.expect("recorded");
     journal.close().await.expect("closes");
     let file = own.directory.path().join("rest.jsonl");

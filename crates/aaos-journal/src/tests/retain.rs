@@ -23,6 +23,8 @@ use crate::{
 
 const CASES: u32 = 24;
 const ALL: Timestamp = Timestamp(u64::MAX);
+/// When it is archived.
+const NOW: Timestamp = Timestamp(40);
 
 /// What goes on after a restart.
 fn alive(state: &State) -> (Vec<&AgentRecord>, Vec<&GoalRecord>, Vec<&GrantState>, BTreeSet<GrantId>) {
@@ -81,14 +83,16 @@ proptest! {
         let states = runtime.block_on(grown(&path, plausible(batches)));
         let whole = &states[states.len() - 1];
         let (journal, _) = try_open(&path).expect("opens");
-        let pruned = runtime.block_on(journal.prune(before)).expect("pruned");
+        let pruned = runtime.block_on(journal.prune(before, whole.latest)).expect("pruned");
         runtime.block_on(journal.close()).expect("closes");
-        prop_assert_eq!(stored(&path, &pruned), whole.seq.0);
+        // Each archive is told of.
+        let seq = Seq(whole.seq.0 + pruned.archives.len() as u64);
+        prop_assert_eq!(stored(&path, &pruned), seq.0);
         let (journal, left) = try_open(&path).expect("opens");
         prop_assert_eq!(alive(&left), alive(whole));
         prop_assert_eq!(
             (&left.pending, &left.questions, &left.approved, left.seq, left.latest),
-            (&whole.pending, &whole.questions, &whole.approved, whole.seq, whole.latest)
+            (&whole.pending, &whole.questions, &whole.approved, seq, whole.latest)
         );
         runtime.block_on(journal.close()).expect("closes");
     }
@@ -149,7 +153,7 @@ async fn held_by(entries: Vec<NewEntry>) -> Option<Held> {
         .record_all([vec![saying("first")], entries, vec![saying("last")]].concat())
         .await
         .expect("recorded");
-    journal.prune(ALL).await.expect("pruned").held
+    journal.prune(ALL, NOW).await.expect("pruned").held
 }
 
 #[tokio::test]
@@ -179,10 +183,10 @@ async fn the_age_and_what_is_needed_bound_what_is_archived() {
     let journal = open(&path);
     let at = |at, text: &str| NewEntry { timestamp: Timestamp(at), ..saying(text) };
     journal.record_all(vec![at(1, "a"), at(2, "b"), at(30, "c"), at(4, "d")]).await.expect("recorded");
-    let young = journal.prune(Timestamp(1)).await.expect("nothing to do");
+    let young = journal.prune(Timestamp(1), NOW).await.expect("nothing to do");
     assert_eq!((young.entries, young.through, young.held), (0, Seq(0), None));
     assert!(!directory.path().join("archive").exists());
-    let some = journal.prune(Timestamp(30)).await.expect("pruned");
+    let some = journal.prune(Timestamp(30), NOW).await.expect("pruned");
     assert_eq!(
         (some.entries, some.through, some.held),
         (2, Seq(2), None),
@@ -192,17 +196,13 @@ async fn the_age_and_what_is_needed_bound_what_is_archived() {
 
     let (accepted, goal) = accepted();
     journal.record_all(vec![accepted, at(6, "e"), at(7, "f")]).await.expect("recorded");
-    let held = journal.prune(ALL).await.expect("pruned");
-    assert_eq!((held.entries, held.through), (2, Seq(4)));
-    assert_eq!(held.held, Some(Held { since: Seq(5), by: Holder::Goal(goal) }));
+    let held = journal.prune(ALL, NOW).await.expect("pruned");
+    assert_eq!((held.entries, held.through), (3, Seq(5)), "also what told of the first archive");
+    assert_eq!(held.held, Some(Held { since: Seq(6), by: Holder::Goal(goal) }));
     journal.close().await.expect("closes");
     let (journal, state) = try_open(&path).expect("opens");
-    assert_eq!(
-        (state.seq, state.latest, state.goals.len()),
-        (Seq(7), Timestamp(30), 1),
-        "the latest is kept"
-    );
-    assert!(journal.prune(ALL).await.expect("nothing to do").archives.is_empty());
+    assert_eq!((state.seq, state.latest, state.goals.len()), (Seq(9), NOW, 1), "the latest is kept");
+    assert!(journal.prune(ALL, NOW).await.expect("nothing to do").archives.is_empty());
 }
 
 #[tokio::test]
@@ -213,13 +213,23 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     let many = usize::try_from(HEAD_EVERY).expect("few") + 10;
     let recorded = journal.record_all(vec![saying("more"); many]).await.expect("recorded");
     let before = journal.verify().await.expect("walks");
-    let pruned = journal.prune(ALL).await.expect("pruned");
+    let pruned = journal.prune(ALL, NOW).await.expect("pruned");
     assert_eq!(pruned.entries, many as u64 - 1, "the last entry stays");
-    assert_eq!(stored(&path, &pruned), many as u64);
+    assert_eq!(stored(&path, &pruned), many as u64 + 1);
     let left = journal.read(Filter::default()).await.expect("read");
-    assert_eq!(left, [recorded[many - 1].clone()], "with the hash of the entry before");
+    assert_eq!(left[0], recorded[many - 1], "with the hash of the entry before");
+    assert_eq!((left.len(), left[1].seq.0, left[1].timestamp), (2, many as u64 + 1, NOW));
+    let archive = format!("journal-1-{}.jsonl", many - 1);
+    let head = format!("{}:{}", many - 1, recorded[many - 2].hash);
+    let told =
+        Event::JournalPruned { through: Seq(many as u64 - 1), entries: many as u64 - 1, head, archive };
+    assert_eq!(left[1].event, told);
+    assert!(
+        journal.prune(ALL, NOW).await.expect("pruned").archives.is_empty(),
+        "what tells of it stays, too"
+    );
     let next = journal.record(saying("next")).await.expect("recorded");
-    assert_eq!((next.seq.0, &next.prev_hash), (many as u64 + 1, &recorded[many - 1].hash));
+    assert_eq!((next.seq.0, &next.prev_hash), (many as u64 + 2, &left[1].hash));
 
     let known = journal.verify_against(Some(before.head).into()).await.expect("walks");
     assert_eq!(known.expected, HeadCheck::Found);
@@ -229,14 +239,21 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     assert!(verify_file(&pruned.archives[0], Some(early)).expect("read").chain.is_intact(), "it lies there");
 
     let gone = journal.read(Filter::after(Seq(3))).await.expect_err("its successors are archived");
-    assert!(matches!(gone, JournalError::Archived { through } if through == pruned.through), "{gone:?}");
+    let JournalError::Archived { after: Seq(3), through, archive: Some(archive) } = &gone else {
+        panic!("{gone:?}");
+    };
+    assert_eq!((through, archive), (&pruned.through, &pruned.archives[0]));
+    assert!(gone.to_string().contains(&archive.display().to_string()), "{gone}");
     let last = journal.read(Filter::after(pruned.through)).await.expect("control: nothing is missed");
-    assert_eq!(last.len(), 2);
+    assert_eq!(last.len(), 3);
+    std::fs::rename(&pruned.archives[0], directory.path().join("elsewhere")).expect("moved");
+    let gone = journal.read(Filter::after(Seq(3))).await.expect_err("still archived");
+    assert!(matches!(gone, JournalError::Archived { archive: None, .. }), "{gone:?}");
     let second = directory.path().join("export.jsonl");
     let exported = JournalFile::open(&path).expect("opens").export(&second).expect("exported");
     assert_eq!(verify_file(&second, None).expect("read").chain.after, exported.after);
     journal.close().await.expect("closes");
-    assert_eq!(*open(&path).head().borrow(), Seq(many as u64 + 1));
+    assert_eq!(*open(&path).head().borrow(), Seq(many as u64 + 2));
 }
 
 #[tokio::test]
@@ -254,7 +271,7 @@ async fn a_file_with_an_archives_name_is_kept() {
     let before = directory.path().join("before.db");
     std::fs::copy(&path, &before).expect("copied");
     let journal = open(&path);
-    assert_eq!(journal.prune(ALL).await.expect("pruned").archives, [first.clone()]);
+    assert_eq!(journal.prune(ALL, NOW).await.expect("pruned").archives.first(), Some(&first));
     journal.close().await.expect("closes");
     let inode = |path: &Path| std::fs::metadata(path).expect("there").ino();
     let again = || {
@@ -266,7 +283,7 @@ async fn a_file_with_an_archives_name_is_kept() {
     };
     let written = inode(&first);
     let journal = again();
-    assert_eq!(journal.prune(ALL).await.expect("pruned").archives, [first.clone()], "it is used");
+    assert_eq!(journal.prune(ALL, NOW).await.expect("pruned").archives.first(), Some(&first), "it is used");
     journal.close().await.expect("closes");
     assert_eq!(inode(&first), written);
 
@@ -290,10 +307,11 @@ async fn a_file_with_an_archives_name_is_kept() {
         }
         std::fs::write(&first, &other).expect("written");
         let journal = again();
-        let pruned = journal.prune(ALL).await.expect("pruned");
+        let pruned = journal.prune(ALL, NOW).await.expect("pruned");
         journal.close().await.expect("closes");
         assert_eq!(pruned.archives, [archive.join("journal-1-2.2.jsonl")], "{other}");
-        assert_eq!(stored(&path, &pruned), 3);
+        assert_eq!(stored(&path, &pruned), 4, "and it is told of");
+        assert_eq!(crate::retain::archive_with(&path, Seq(2)), Some(pruned.archives[0].clone()));
         assert_eq!(std::fs::read_to_string(&first).expect("read"), other, "it is kept");
     }
 }
@@ -317,7 +335,7 @@ async fn an_anchor_cannot_be_forged() {
         let journal = open(&path);
         let late = NewEntry { timestamp: Timestamp(5_000), ..saying("three") };
         journal.record_all(vec![late.clone(), late]).await.expect("recorded");
-        assert_eq!(journal.prune(Timestamp(5_000)).await.expect("pruned").entries, 2);
+        assert_eq!(journal.prune(Timestamp(5_000), NOW).await.expect("pruned").entries, 2);
         journal.close().await.expect("closes");
         open(&path).close().await.expect("control: it opens");
         Connection::open(&path).expect("opens").execute_batch(sql).expect("valid SQL");
@@ -337,14 +355,14 @@ async fn what_cannot_be_archived_or_removed_stays() {
     journal.record_all(vec![saying("one"), saying("two")]).await.expect("recorded");
     let blocked = directory.path().join("archive");
     std::fs::write(&blocked, "no directory").expect("written");
-    let refused = journal.prune(ALL).await.expect_err("no archive, no removal");
+    let refused = journal.prune(ALL, NOW).await.expect_err("no archive, no removal");
     assert!(matches!(refused, JournalError::Files { .. }), "{refused:?}");
     assert_eq!(journal.read(Filter::default()).await.expect("read").len(), 2);
     journal.record(saying("three")).await.expect("and nothing is wrong with the journal");
     std::fs::remove_file(&blocked).expect("removed");
 
     journal.hook(|connection| connection.pragma_update(None, "query_only", true).expect("no more writing"));
-    let failed = journal.prune(ALL).await.expect_err("archived, not removed");
+    let failed = journal.prune(ALL, NOW).await.expect_err("archived, not removed");
     assert!(matches!(failed, JournalError::Database { .. }), "{failed:?}");
     let poisoned = journal.record(saying("later")).await.expect_err("as after a failed commit");
     assert!(matches!(poisoned, JournalError::Poisoned { .. }));
@@ -353,8 +371,8 @@ async fn what_cannot_be_archived_or_removed_stays() {
 
     let journal = open(&path);
     assert_eq!(journal.read(Filter::default()).await.expect("read").len(), 3, "both have it");
-    let pruned = journal.prune(ALL).await.expect("pruned");
-    assert_eq!((pruned.entries, stored(&path, &pruned)), (2, 3), "and again");
+    let pruned = journal.prune(ALL, NOW).await.expect("pruned");
+    assert_eq!((pruned.entries, stored(&path, &pruned)), (2, 4), "and again, and told of");
 }
 
 #[tokio::test]
@@ -368,7 +386,7 @@ async fn long_histories_are_archived_in_steps() {
         let many = vec![saying(""); usize::try_from(batch).expect("few")];
         journal.record_all(many).await.expect("recorded");
     }
-    let pruned = journal.prune(ALL).await.expect("pruned");
+    let pruned = journal.prune(ALL, NOW).await.expect("pruned");
     assert_eq!((pruned.archives.len(), pruned.entries), (2, total - 1));
-    assert_eq!(stored(&path, &pruned), total);
+    assert_eq!(stored(&path, &pruned), total + 2, "each archive is told of");
 }

@@ -63,7 +63,7 @@ pub(super) fn prune(settings: &Settings, age: Millis, json: bool, screen: Screen
 async fn prune_file(path: &Path, age: Millis) -> Result<Pruned> {
     let (journal, state) = Journal::open(JournalConfig::at(path))?;
     let now = Clock::starting_at(state.latest).now();
-    let pruned = journal.prune(Timestamp(now.0.saturating_sub(age.0))).await;
+    let pruned = journal.prune(Timestamp(now.0.saturating_sub(age.0)), now).await;
     journal.close().await?;
     Ok(pruned?)
 }

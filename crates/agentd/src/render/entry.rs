@@ -87,6 +87,9 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
             None => format!("{entries} entries"),
             Some(left) => format!("{entries} entries; left: {}", cut(left, REASON_CHARS)),
         },
+        Event::JournalPruned { through, entries, archive, .. } => {
+            format!("{entries} entries, up to {through}, lie in archive/{archive}")
+        }
         Event::BodyErased { original } => format!("its body was erased; it was {original}"),
         Event::GoalAccepted { .. } | Event::GoalStarted { .. } | Event::GoalFinished { .. } => {
             goal(event, names)

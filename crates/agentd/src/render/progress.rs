@@ -248,6 +248,9 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
             (Tone::Bold, format!("started, {}", entry::facts(event, &Names::default())))
         }
         Event::DaemonStopped {} => (Tone::Bold, "stopped in good order".to_owned()),
+        Event::JournalPruned { .. } => {
+            (Tone::Plain, format!("archived {}", entry::facts(event, &Names::default())))
+        }
         Event::AgentExecutionResumed {} => (Tone::Bold, "goes on after a restart".to_owned()),
         Event::AgentPaused {} => (Tone::Plain, "paused".to_owned()),
         Event::AgentResumed {} => (Tone::Plain, "resumed".to_owned()),

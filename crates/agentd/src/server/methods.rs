@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use aaos_core::capability::{GrantSpec, tool_name};
 use aaos_core::event::{EVENT_KINDS, is_kind};
-use aaos_core::id::AgentId;
+use aaos_core::id::{AgentId, Seq};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::ModelFailure;
 use aaos_core::quantity::Timestamp;
 use aaos_core::toolio::StopReason;
 use aaos_ipc::{ErrorCode, Request, RpcError};
-use aaos_journal::{Expected, Filter};
+use aaos_journal::{Expected, Filter, JournalError};
 use aaos_runtime::{Asked, AuditReader, GoalRequest, Kernel, KernelError, Principal, RunAnswer, RunResult};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -332,8 +332,9 @@ async fn audit_method(kernel: &Kernel, caller: Principal, outbox: &Outbox, reque
         }
         "audit.prune" => {
             let Prune { older_than_ms } = request.params.parse()?;
-            let before = Timestamp(kernel.clock().now().0.saturating_sub(older_than_ms.0));
-            let pruned = kernel.journal().prune(before).await;
+            let now = kernel.clock().now();
+            let before = Timestamp(now.0.saturating_sub(older_than_ms.0));
+            let pruned = kernel.journal().prune(before, now).await;
             json(&pruned.map_err(|error| refused(error.into()))?)
         }
         _ => Err(RpcError::method_not_found(&request.method)),
@@ -426,8 +427,18 @@ pub(super) fn refused(error: KernelError) -> RpcError {
     struct Reason<T> {
         reason: T,
     }
+    #[derive(Serialize)]
+    struct Archived<'e> {
+        reason: &'static str,
+        through: Seq,
+        archive: Option<&'e Path>,
+    }
     let answer = RpcError::new(error.code(), error.to_string());
     match &error {
+        KernelError::Archived(JournalError::Archived { through, archive, .. }) => {
+            let archive = archive.as_deref();
+            answer.with_data(&Archived { reason: error.reason(), through: *through, archive })
+        }
         KernelError::Tool(failure) => answer.with_data(&Reason { reason: failure.kind }),
         KernelError::Provider(failure) => answer.with_data(&Reason { reason: failure.kind }),
         other => answer.with_data(&Reason { reason: other.reason() }),

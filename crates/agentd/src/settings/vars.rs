@@ -59,7 +59,7 @@ vars! {
     AAOS_MIN_INFERENCE_DELAY_MS = "AAOS_MIN_INFERENCE_DELAY_MS", Some("min_inference_delay_ms"), "0",
         "least time between two inferences of one provider, in milliseconds";
     AAOS_AUDIT_STDOUT = "AAOS_AUDIT_STDOUT", Some("audit_stdout"), "0",
-        "1: `agentd serve` prints every journal entry as a JSON line to standard output";
+        "1: `agentd serve` prints every journal entry, and each signed head, as a JSON line to standard output";
     RUST_LOG = "RUST_LOG", None, "warn",
         "what the daemon's log shows, by module and level";
     XDG_STATE_HOME = "XDG_STATE_HOME", None, "~/.local/state",

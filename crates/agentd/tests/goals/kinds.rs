@@ -9,7 +9,7 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 8] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 9] = [
     // An agent has to fail, and a schedule's time has to come.
     (
         "agent_restarted",
@@ -48,6 +48,11 @@ const SHOWN_ELSEWHERE: [(&str, &str, &str); 8] = [
         "workspace_removed",
         "crates/agentd/tests/workspaces.rs",
         "what_is_older_than_a_week_is_removed_and_links_lead_nowhere",
+    ),
+    (
+        "journal_pruned",
+        "crates/agentd/tests/audit_files.rs",
+        "what_was_archived_is_told_of_and_reading_it_names_the_archive",
     ),
     // Never recorded: it stands in for a body that was erased.
     (

@@ -45,6 +45,8 @@ const FORGOTTEN: [&str; 21] = [
 ];
 /// What a lead does for several children at once is in no order.
 const UNORDERED: [&str; 3] = ["spawn_requested", "spawn_completed", "child_ended"];
+/// What others put into an agent's mailbox comes whatever it does itself.
+const POSTED: &str = "message_delivered";
 
 /// What is compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +195,11 @@ fn digest(journal: &[Value], names: &Names) -> BTreeMap<String, Vec<String>> {
             continue;
         }
         let whose = entry["agent_id"].as_str().map_or("goal", |id| names.agents[id].as_str());
-        let list = if UNORDERED.contains(&kind) { format!("{whose} (children)") } else { whose.to_owned() };
+        let list = match kind {
+            POSTED => format!("{whose} (mailbox)"),
+            _ if UNORDERED.contains(&kind) => format!("{whose} (children)"),
+            _ => whose.to_owned(),
+        };
         digest.entry(list).or_default().push(names.event(event).to_string());
     }
     for (list, entries) in &mut digest {
@@ -248,9 +254,10 @@ impl Names {
     }
 }
 
-/// Replaces runs of 32 and more hexadecimal digits and hyphens.
+/// Replaces runs of 32 and more hexadecimal digits and hyphens, and times, which are milliseconds of 13 digits.
 fn without_ids(words: &str) -> String {
     const ID: usize = 32;
+    const TIME: usize = 13;
     let mut plain = String::with_capacity(words.len());
     let mut run = String::new();
     for letter in words.chars().chain(std::iter::once('\n')) {
@@ -258,7 +265,12 @@ fn without_ids(words: &str) -> String {
             run.push(letter);
             continue;
         }
-        plain.push_str(if run.len() >= ID { "<id>" } else { &run });
+        let is_time = run.len() == TIME && run.bytes().all(|digit| digit.is_ascii_digit());
+        plain.push_str(match run.len() {
+            ID.. => "<id>",
+            _ if is_time => "<time>",
+            _ => &run,
+        });
         run.clear();
         plain.push(letter);
     }

@@ -1,5 +1,5 @@
 //! The goal of the matrix: three children at once, one more that asks a person, appends, a plain write, and an agent
-//! with a mailbox beside it.
+//! with a mailbox beside it, to which the goal writes and whose reply it waits for.
 //!
 //! Invariant: what the model says depends on the conversation alone, so that asking again gives the same.
 
@@ -15,6 +15,9 @@ const PARTS: usize = 3;
 const LEAD_MARK: &str = "You are the lead.";
 /// Names the keeper's system prompt.
 const KEEPER_MARK: &str = "You are the keeper.";
+
+/// What the goal writes to the keeper.
+pub(crate) const ASKED: &str = "what time is it?";
 
 /// The agent with a mailbox.
 pub(crate) const KEEPER: &str = "name: keeper\nmodel: fast\nsystem_prompt: You are the keeper.\nlifecycle: \
@@ -48,6 +51,7 @@ impl Stage {
             format!("file_write: {work}/out/*"),
             "tool: *".into(),
             "spawn_child: [*]".into(),
+            "message_send: [keeper]".into(),
         ];
         let manifest = "name: lead\nmodel: smart\nchild_models: [fast]\nsystem_prompt: You are the lead.\n";
         json!({ "goal": "do it", "client_key": "matrix", "manifest": manifest, "grants": grants,
@@ -84,6 +88,8 @@ fn script(work: &TempDir) -> Script {
     let lead = [
         Turn::call("spawn_agents", json!({ "children": parts })),
         Turn::call("spawn_agent", asker),
+        // Longer than any case may take, so that the reply is always in the result.
+        Turn::call("send_message", json!({ "to": "keeper", "message": ASKED, "wait_seconds": 600 })),
         write("log", "appended\n", true),
         write("report", "the report\n", false),
     ];
@@ -109,8 +115,14 @@ fn script(work: &TempDir) -> Script {
 /// Echoes a message by the tool, then answers it.
 fn keep(seen: &SeenRequest) -> Turn {
     let message = seen.messages.iter().rfind(|message| message.role == "user").expect("a message");
+    let lines: Vec<&str> = message.text.lines().collect();
+    // An agent's message stands between two lines of the runtime.
+    let words = match lines.as_slice() {
+        [first, .., words, _] if first.starts_with("BEGIN AGENT MESSAGE") => *words,
+        _ => message.text.as_str(),
+    };
     match seen.messages.last() {
-        Some(last) if last.role == "user" => Turn::call("echo", json!({ "message": message.text })),
-        _ => Turn::say(format!("re: {}", message.text)),
+        Some(last) if last.role == "user" => Turn::call("echo", json!({ "message": words })),
+        _ => Turn::say(format!("re: {words}")),
     }
 }
