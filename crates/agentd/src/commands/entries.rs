@@ -160,7 +160,8 @@ pub(super) fn with_source(
 /// The journal's file.
 pub(super) fn offline(settings: &Settings) -> Result<JournalFile> {
     let path = settings.state_dir.join("journal.db");
-    if !path.exists() {
+    let found = path.try_exists();
+    if !found.with_context(|| format!("cannot look for the journal {}", path.display()))? {
         bail!(
             "no agentd listens at {} and there is no journal {}; nothing has run with this state directory \
              yet",
