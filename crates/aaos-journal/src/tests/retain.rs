@@ -6,7 +6,7 @@ use std::path::Path;
 
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq};
-use aaos_core::limits::{HEAD_EVERY, PRUNE_STEP};
+use aaos_core::limits::{CLIENT_KEY_KEPT_MS, HEAD_EVERY, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::{AgentRecord, GoalRecord, GrantState, State};
 use proptest::prelude::*;
@@ -174,6 +174,29 @@ async fn an_agent_alive_needs_those_whom_its_purse_and_its_grants_come_from() {
     let apart =
         vec![spawned(1, None), granted(1, 5, None), stopped(1), spawned(2, None), granted(2, 6, None)];
     assert_eq!(held_by(apart).await, Some(Held { since: Seq(5), by: agent(2) }), "the control: on its own");
+}
+
+#[tokio::test]
+async fn a_client_key_is_not_forgotten_for_a_week_after_its_goals_end() {
+    let (mut accepted, goal) = accepted();
+    let Event::GoalAccepted { client_key, .. } = &mut accepted.event else { panic!("a goal") };
+    *client_key = Some("key".to_owned());
+    let finished = sample(|made| matches!(made.event, Event::GoalFinished { .. }));
+    let finished = NewEntry { goal_id: Some(goal), timestamp: Timestamp(1_000), ..finished };
+    let after = |later: u64, keyed: bool| {
+        let mut accepted = accepted.clone();
+        if let Event::GoalAccepted { client_key, .. } = &mut accepted.event
+            && !keyed
+        {
+            *client_key = None;
+        }
+        let late = NewEntry { timestamp: Timestamp(1_000 + later), ..saying("later") };
+        vec![accepted, finished.clone(), late]
+    };
+    let held = Some(Held { since: Seq(2), by: Holder::Goal(goal) });
+    assert_eq!(held_by(after(CLIENT_KEY_KEPT_MS - 1, true)).await, held);
+    assert_eq!(held_by(after(CLIENT_KEY_KEPT_MS, true)).await, None, "a week later");
+    assert_eq!(held_by(after(0, false)).await, None, "control: without a key");
 }
 
 #[tokio::test]
