@@ -18,6 +18,7 @@ mod fold;
 mod hex;
 mod journal;
 mod permit;
+mod printed;
 mod read;
 mod resume;
 mod retain;
