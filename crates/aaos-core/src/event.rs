@@ -22,7 +22,9 @@ use crate::price::Price;
 use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
-pub use facts::{AgentEnd, CutCause, GoalState, Kept, Outcome, OutputBefore, OutputObserved, RunCut, Seen};
+pub use facts::{
+    AgentEnd, CutCause, GoalState, Kept, KeptKey, Outcome, OutputBefore, OutputObserved, RunCut, Seen,
+};
 
 /// What happened. In JSON, `kind` names it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -476,6 +478,9 @@ pub enum Event {
         head: String,
         /// The archive's name, in `archive/` of the state directory.
         archive: String,
+        /// Client keys of goals that ended not long ago and may lie in an archive now; with the first of several archives.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        client_keys: Vec<KeptKey>,
     },
     /// Stands in an entry whose body was erased; never stored itself.
     BodyErased {

@@ -36,7 +36,7 @@ pub const MAX_OUTPUTS: usize = 256;
 pub const MAX_CLIENT_KEY_BYTES: usize = 256;
 /// How long the workspace of a goal that ended is kept, milliseconds: seven days.
 pub const WORKSPACE_KEPT_MS: u64 = 7 * 24 * 3_600_000;
-/// How long after a goal's end its client key is kept from being archived, milliseconds: seven days.
+/// How long after a goal's end its client key is known though its entries were archived, milliseconds: seven days.
 pub const CLIENT_KEY_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;

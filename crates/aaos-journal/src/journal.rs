@@ -273,8 +273,10 @@ impl Journal {
         let state = fold::fold(&connection, Some(self.key()))?.state;
         let (last, held) = retain::boundary(&connection, &state, before)?;
         let mut pruned = Pruned { entries: 0, archives: Vec::new(), through: Seq(0), held };
+        // With the first cut, which no later one of these reaches.
+        let mut keys = state.keys_to_keep();
         while let Some(archive) = retain::archive(&connection, &self.readers.path, last, &self.signer)? {
-            self.cut(archive.anchor, prepare(&archive.told(now))?)?;
+            self.cut(archive.anchor, prepare(&archive.told(now, std::mem::take(&mut keys)))?)?;
             pruned.entries += archive.entries;
             pruned.archives.push(archive.path);
         }

@@ -1,7 +1,7 @@
 //! Retention: old entries go to archive files, and the chain goes on from a signed anchor.
 //!
 //! Invariants: only a beginning of the journal is archived, and never its last entry; nothing is removed that an open
-//! goal, an agent alive, its ancestors, an effect without outcome or a late client key needs, so that what is left folds to the same
+//! goal, an agent alive, its ancestors, or an effect without outcome needs, so that what is left folds to the same
 //! state of all of these; an entry is removed only after its archive is on the disk. Archive and database may both
 //! hold an entry after a crash, never neither. An archive never replaces a file.
 
@@ -11,11 +11,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use aaos_core::event::{Event, NewEntry};
+use aaos_core::event::{Event, KeptKey, NewEntry};
 use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
-use aaos_core::limits::{CLIENT_KEY_KEPT_MS, MAX_ARCHIVE_NAMES, PRUNE_STEP};
-use aaos_core::quantity::{Millis, Timestamp};
-use aaos_core::state::{GoalEnd, GoalRecord, State};
+use aaos_core::limits::{MAX_ARCHIVE_NAMES, PRUNE_STEP};
+use aaos_core::quantity::Timestamp;
+use aaos_core::state::State;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holder {
-    /// A goal that is open, that an agent alive belongs to, or whose client key must not be forgotten yet.
+    /// A goal that is open, or that an agent alive belongs to.
     Goal(GoalId),
     /// An agent alive, an ancestor of one, or one whose call has no outcome.
     Agent(AgentId),
@@ -65,8 +65,6 @@ pub enum Holder {
 pub(crate) fn holders(state: &State) -> BTreeSet<Holder> {
     let mut found = BTreeSet::new();
     let mut open: Vec<Holder> = state.open_goals().map(|goal| Holder::Goal(goal.id)).collect();
-    let remembered = state.goals.values().filter(|goal| is_remembered(goal, state.latest));
-    open.extend(remembered.map(|goal| Holder::Goal(goal.id)));
     open.extend(state.alive().map(|agent| Holder::Agent(agent.id)));
     for pending in state.pending.values() {
         open.extend(pending.agent.map(Holder::Agent));
@@ -83,12 +81,6 @@ pub(crate) fn holders(state: &State) -> BTreeSet<Holder> {
         }
     }
     found
-}
-
-/// Whether a client that submits with the key of a goal that ended must still get that goal, and pay for no other.
-fn is_remembered(goal: &GoalRecord, now: Timestamp) -> bool {
-    let is_young = |end: &GoalEnd| now.since(end.at) < Millis(CLIENT_KEY_KEPT_MS);
-    goal.client_key.is_some() && goal.end.as_ref().is_some_and(is_young)
 }
 
 /// Whom a holder's place in the state rests on in turn.
@@ -155,8 +147,8 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// What the journal says of it.
-    pub(crate) fn told(&self, at: Timestamp) -> NewEntry {
+    /// What the journal says of it, and with these keys.
+    pub(crate) fn told(&self, at: Timestamp, client_keys: Vec<KeptKey>) -> NewEntry {
         let head = self.anchor.head;
         let archive = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let event = Event::JournalPruned {
@@ -164,6 +156,7 @@ impl Archive {
             entries: self.entries,
             head: head.to_string(),
             archive,
+            client_keys,
         };
         NewEntry { timestamp: at, goal_id: None, agent_id: None, trace_id: None, parent_event: None, event }
     }

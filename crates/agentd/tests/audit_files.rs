@@ -92,6 +92,23 @@ fn old_entries_are_archived_with_and_without_a_daemon() {
 }
 
 #[test]
+fn a_goal_with_a_client_key_is_not_run_twice_after_archiving_and_a_restart() {
+    let daemon = with_document().start();
+    let keyed = || json!({ "goal": GOAL, "client_key": "once", "grants": [] });
+    let mut client = daemon.client();
+    let first = client.call("goal.submit", keyed()).expect("submitted")["goal_id"].clone();
+    assert!(first.is_string(), "{first}");
+    let stream = json!({ "goal_id": first, "kinds": ["goal_finished"] });
+    client.send("audit.stream", stream);
+    client.notification().expect("its end");
+    assert_eq!(daemon.cli(["audit", "--prune", "0d"]).code(), 0);
+    let (_, builder) = daemon.terminate();
+    let daemon = builder.start();
+    let again = daemon.client().call("goal.submit", keyed()).expect("submitted")["goal_id"].clone();
+    assert_eq!(again, first, "the same goal, not another run");
+}
+
+#[test]
 fn what_was_archived_is_told_of_and_reading_it_names_the_archive() {
     let daemon = with_document().start();
     assert_eq!(daemon.cli(["submit", "--wait", GOAL]).code(), 0);

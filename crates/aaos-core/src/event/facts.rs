@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::GoalId;
 use crate::model::{ModelFailure, ModelFailureKind};
 use crate::path::AbsPath;
 use crate::quantity::{Bytes, Quantity, Timestamp, Tokens};
@@ -165,4 +166,17 @@ pub enum CutCause {
     },
     /// The agent was stopped.
     Cancelled,
+}
+
+/// Which goal a client's deduplication key stands for, after its entries were archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptKey {
+    /// uid of the principal that submitted it.
+    pub principal: u32,
+    /// The key.
+    pub key: String,
+    /// The goal.
+    pub goal: GoalId,
+    /// When it ended.
+    pub ended: Timestamp,
 }

@@ -42,6 +42,7 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::SpawnRequested
         | EventKind::SpawnCompleted
         | EventKind::ChildEnded
+        | EventKind::JournalPruned
         // Never recorded: a header that says so was not written by a journal.
         | EventKind::BodyErased => true,
         EventKind::DaemonStopped
@@ -60,7 +61,6 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::WorkerStopped
         | EventKind::NetworkFetched
         | EventKind::WorkspaceRemoved
-        | EventKind::AuditStdoutStopped
-        | EventKind::JournalPruned => false,
+        | EventKind::AuditStdoutStopped => false,
     }
 }

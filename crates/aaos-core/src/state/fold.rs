@@ -72,6 +72,10 @@ impl State {
             Event::HumanApprovalRequested { .. }
             | Event::HumanApprovalGranted { .. }
             | Event::HumanApprovalDenied { .. } => self.apply_approval(entry),
+            // All that were kept before are in it, or too old.
+            Event::JournalPruned { client_keys, .. } if !client_keys.is_empty() => {
+                self.kept_keys.clone_from(client_keys);
+            }
             _ => {}
         }
     }

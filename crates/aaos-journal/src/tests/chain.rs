@@ -134,7 +134,7 @@ async fn an_erased_body_that_no_state_rests_on_is_reported_and_breaks_nothing() 
 }
 
 /// Kinds that no restart goes by.
-const OF_NO_EFFECT: [&str; 18] = [
+const OF_NO_EFFECT: [&str; 17] = [
     "daemon_stopped",
     "agent_loop_started",
     "agent_loop_stopped",
@@ -152,7 +152,6 @@ const OF_NO_EFFECT: [&str; 18] = [
     "network_fetched",
     "workspace_removed",
     "audit_stdout_stopped",
-    "journal_pruned",
 ];
 
 #[tokio::test]

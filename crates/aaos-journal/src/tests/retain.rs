@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use aaos_core::event::{Event, NewEntry};
+use aaos_core::event::{Event, KeptKey, NewEntry};
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq};
 use aaos_core::limits::{CLIENT_KEY_KEPT_MS, HEAD_EVERY, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
@@ -20,6 +20,7 @@ use super::{directory, open, path_in, saying, try_open, written};
 use crate::{
     Broken, Filter, Head, HeadCheck, Held, Holder, JournalError, JournalFile, Problem, Pruned, verify_file,
 };
+use crate::{fold, store};
 
 const CASES: u32 = 24;
 const ALL: Timestamp = Timestamp(u64::MAX);
@@ -177,26 +178,28 @@ async fn an_agent_alive_needs_those_whom_its_purse_and_its_grants_come_from() {
 }
 
 #[tokio::test]
-async fn a_client_key_is_not_forgotten_for_a_week_after_its_goals_end() {
+async fn a_client_key_is_known_for_a_week_after_its_goals_end() {
+    let directory = directory();
+    let path = path_in(&directory);
     let (mut accepted, goal) = accepted();
     let Event::GoalAccepted { client_key, .. } = &mut accepted.event else { panic!("a goal") };
     *client_key = Some("key".to_owned());
     let finished = sample(|made| matches!(made.event, Event::GoalFinished { .. }));
     let finished = NewEntry { goal_id: Some(goal), timestamp: Timestamp(1_000), ..finished };
-    let after = |later: u64, keyed: bool| {
-        let mut accepted = accepted.clone();
-        if let Event::GoalAccepted { client_key, .. } = &mut accepted.event
-            && !keyed
-        {
-            *client_key = None;
-        }
-        let late = NewEntry { timestamp: Timestamp(1_000 + later), ..saying("later") };
-        vec![accepted, finished.clone(), late]
-    };
-    let held = Some(Held { since: Seq(2), by: Holder::Goal(goal) });
-    assert_eq!(held_by(after(CLIENT_KEY_KEPT_MS - 1, true)).await, held);
-    assert_eq!(held_by(after(CLIENT_KEY_KEPT_MS, true)).await, None, "a week later");
-    assert_eq!(held_by(after(0, false)).await, None, "control: without a key");
+    let later = |later: u64| NewEntry { timestamp: Timestamp(1_000 + later), ..saying("later") };
+    let journal = open(&path);
+    journal.record_all(vec![accepted, finished, later(0)]).await.expect("recorded");
+    let kept = KeptKey { principal: 0, key: "key".to_owned(), goal, ended: Timestamp(1_000) };
+    let cases =
+        [(0, vec![kept.clone()]), (CLIENT_KEY_KEPT_MS - 1, vec![kept]), (CLIENT_KEY_KEPT_MS, Vec::new())];
+    for (passed, expected) in cases {
+        journal.record(later(passed)).await.expect("recorded");
+        let pruned = journal.prune(ALL, Timestamp(1_000 + passed)).await.expect("pruned");
+        assert_eq!((pruned.held, pruned.archives.len()), (None, 1), "it holds nothing back");
+        let left = fold::fold(&store::open_reader(&path).expect("opens"), None).expect("folds").state;
+        assert!(left.goals.is_empty(), "control: the goal itself is archived");
+        assert_eq!(left.kept_keys, expected, "{passed}");
+    }
 }
 
 #[tokio::test]
@@ -244,8 +247,13 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     assert_eq!((left.len(), left[1].seq.0, left[1].timestamp), (2, many as u64 + 1, NOW));
     let archive = format!("journal-1-{}.jsonl", many - 1);
     let head = format!("{}:{}", many - 1, recorded[many - 2].hash);
-    let told =
-        Event::JournalPruned { through: Seq(many as u64 - 1), entries: many as u64 - 1, head, archive };
+    let told = Event::JournalPruned {
+        through: Seq(many as u64 - 1),
+        entries: many as u64 - 1,
+        head,
+        archive,
+        client_keys: Vec::new(),
+    };
     assert_eq!(left[1].event, told);
     assert!(
         journal.prune(ALL, NOW).await.expect("pruned").archives.is_empty(),
