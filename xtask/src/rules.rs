@@ -17,6 +17,8 @@ const UNSAFE_CRATES: [&str; 2] = ["aaos-confine", "aaos-sandbox"];
 const UNFINISHED: [&str; 3] = ["todo", "unimplemented", "dbg"];
 /// Lints that hide code without a caller.
 const HIDDEN_LINTS: [&str; 1] = ["dead_code"];
+/// Where alone the kernel uses tokio's timers.
+const KERNEL_CLOCK: &str = "crates/aaos-runtime/src/clock.rs";
 /// Serde forms that make a wire format ambiguous.
 const LOOSE_SERDE: [&str; 2] = ["untagged", "flatten"];
 
@@ -85,6 +87,12 @@ fn words_and_their_neighbours(source: &Source, found: &mut Vec<String>) {
             "sleep" if sleeps(source, line, previous) => {
                 Some("a test that sleeps; wait for the event instead".to_owned())
             }
+            "time" if previous == "tokio" && is_kernel(source, line) => {
+                Some("the kernel waits for its own clock (`kernel.clock()`), not for tokio's".to_owned())
+            }
+            "manual" if previous == "Clock" && !source.is_test_line(line) => {
+                Some("a clock that somebody moves is for tests".to_owned())
+            }
             _ => None,
         };
         if let Some(what) = what {
@@ -129,6 +137,13 @@ fn loose(code: &[char], from: usize) -> Option<String> {
 fn sleeps(source: &Source, line: usize, previous: &str) -> bool {
     let judged = source.is_test_line(line) && !source.is_bench();
     matches!(previous, "thread" | "time") && (judged || source.crate_name() == "testkit")
+}
+
+/// Whether the kernel itself lies here, and not its clock.
+fn is_kernel(source: &Source, line: usize) -> bool {
+    source.path.starts_with("crates/aaos-runtime/src/")
+        && source.path != KERNEL_CLOCK
+        && !source.is_test_line(line)
 }
 
 #[cfg(test)]
@@ -222,6 +237,18 @@ mod tests {
             assert_eq!(wrong("crates/testkit/src/a.rs", &body).len(), 1, "{path} in the testkit");
             assert_eq!(wrong("xtask/benches/a.rs", &body), Vec::<String>::new(), "{path} in a benchmark");
         }
+    }
+
+    #[test]
+    fn the_kernel_waits_for_its_own_clock_which_nobody_moves() {
+        let body = "use tokio::time::Instant;";
+        assert_eq!(wrong("crates/aaos-runtime/src/goals.rs", body).len(), 1);
+        assert_eq!(wrong(KERNEL_CLOCK, body), Vec::<String>::new());
+        assert_eq!(wrong("crates/aaos-runtime/tests/clock/support.rs", body), Vec::<String>::new());
+        assert_eq!(in_source(body), 0, "other crates wait for other processes");
+        let body = "fn f() { let (clock, hand) = Clock::manual(now); }";
+        assert_eq!((in_source(body), in_test(body)), (1, 0));
+        assert_eq!(wrong("crates/agentd/src/daemon.rs", body).len(), 1);
     }
 
     #[test]

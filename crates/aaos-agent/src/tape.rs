@@ -140,8 +140,10 @@ impl Tape {
     ) -> Result<(), Divergence> {
         let what = match &entry.event {
             Event::AgentExecutionStarted { message_hash, message, tools, kept } => {
-                is_hash_of(message_hash, message)
-                    .and_then(|()| self.begin(entry.trace_id, message.clone(), shown(tools), *kept))
+                is_hash_of(message_hash, message).and_then(|()| {
+                    let shown = self.known(tools, shown(tools))?;
+                    self.begin(entry.trace_id, message.clone(), shown, *kept)
+                })
             }
             Event::AgentExecutionCompleted {
                 response,
@@ -201,6 +203,13 @@ impl Tape {
         }
     }
 
+    /// A recorded reply that the mind has not taken is not given to it: it waits for its model as before.
+    pub fn withhold_reply(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.reply = None;
+        }
+    }
+
     /// The mind as the entries leave it, and the run that is not over.
     #[must_use]
     pub fn finish(mut self) -> (Mind, Option<OpenRun>) {
@@ -224,13 +233,26 @@ impl Tape {
         (self.mind, open)
     }
 
+    /// The tools that a run is shown, and whether these are all that its model was shown then. Without one of them
+    /// a run goes on, but cannot be made again exactly.
+    fn known(&self, names: &[ToolName], shown: Vec<ToolSpec>) -> Result<Shown, String> {
+        let missing = names.iter().find(|name| !shown.iter().any(|spec| spec.name == **name));
+        match missing {
+            Some(name) if !self.partial => Err(format!(
+                "the run was shown the tool {name}, which this version does not have; use the version that recorded it"
+            )),
+            missing => Ok(Shown { tools: shown, all: missing.is_none() }),
+        }
+    }
+
     fn begin(
         &mut self,
         trace: Option<TraceId>,
         text: String,
-        tools: Vec<ToolSpec>,
+        shown: Shown,
         kept: Kept,
     ) -> Result<(), String> {
+        let Shown { tools, all } = shown;
         if self.open.take().is_some() {
             // A run whose end could not be recorded: its agent went on without it.
             self.mind.step(MindEvent::Cancelled);
@@ -240,7 +262,7 @@ impl Tape {
             false => self.mind.step(MindEvent::Message { text, tools }),
         };
         let held = self.mind.kept();
-        let exact = held.runs == kept.runs;
+        let exact = all && held.runs == kept.runs;
         if !self.partial && held != kept {
             self.mind.step(MindEvent::Cancelled);
             return Err(format!("the conversation keeps {held:?}, the entry says {kept:?}"));
@@ -398,6 +420,13 @@ impl Tape {
         }
         Err(format!("the mind's state after the run is {digest}, the entry says {mind_hash}"))
     }
+}
+
+/// The tools that a run is shown again.
+struct Shown {
+    tools: Vec<ToolSpec>,
+    /// Whether none is missing.
+    all: bool,
 }
 
 /// How a run ended, as the journal has it.

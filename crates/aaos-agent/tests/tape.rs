@@ -6,6 +6,7 @@ use aaos_agent::{Divergence, Mind, Tape, Unanswered};
 use aaos_core::event::{Entry, Event, content_hash};
 use aaos_core::id::Seq;
 use aaos_core::model::ModelStop;
+use aaos_core::name::ToolName;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -95,6 +96,49 @@ proptest! {
             let (mind, waits) = left(recent.expect("it fits"));
             prop_assert_eq!(&mind.digest(), &live.digest, "recent, after {}", at + 1);
             prop_assert_eq!(&waits, &live.waits);
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_withheld_is_waited_for(dice in dice()) {
+        let session = Session::play(dice);
+        for (at, entry) in session.entries.iter().enumerate() {
+            let Event::InferenceCompleted { result: Ok(_), .. } = &entry.event else { continue };
+            let mut tape = whole(&session.entries[..=at]).expect("it fits");
+            let (_, waits) = left(tape.clone());
+            prop_assert!(!matches!(waits, Some(Unanswered::Ask(_))), "the control: the reply is delivered");
+            tape.withhold_reply();
+            let (_, waits) = left(tape);
+            prop_assert!(matches!(waits, Some(Unanswered::Ask(_))), "{:?}", waits);
+        }
+    }
+
+    #[test]
+    fn a_tool_that_is_gone_ends_a_replay_by_name_and_no_run_that_goes_on(dice in dice()) {
+        let mut session = Session::play(dice);
+        let gone = ToolName::parse("foretell").expect("a name");
+        let mut first = None;
+        for entry in &mut session.entries {
+            if let Event::AgentExecutionStarted { tools, .. } = &mut entry.event {
+                tools.push(gone.clone());
+                first = first.or(Some(entry.seq));
+            }
+        }
+        let Some(first) = first else { return Ok(()) };
+        let shown_here = |names: &[ToolName]| {
+            let there: Vec<ToolName> = names.iter().filter(|name| **name != gone).cloned().collect();
+            shown(&there)
+        };
+        let mut tape = Tape::whole(config());
+        let told = session.entries.iter().find_map(|entry| tape.take(entry, shown_here).err()).expect("it differs");
+        prop_assert_eq!(told.seq, first);
+        prop_assert!(told.what.contains("foretell"), "{}", told);
+        for (at, live) in session.live.iter().enumerate() {
+            let kept = live.from.map_or(&[][..], |from| &session.entries[from..=at]);
+            let mut recent = Tape::recent(config());
+            for entry in kept {
+                prop_assert_eq!(recent.take(entry, shown_here), Ok(()), "{:?}", entry);
+            }
         }
     }
 

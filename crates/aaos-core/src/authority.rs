@@ -145,6 +145,22 @@ pub struct Overdraft {
     pub used: u64,
 }
 
+impl Overdraft {
+    /// Of what an effect used more than it had reserved.
+    #[must_use]
+    pub fn of(charges: &[Charge], spent: &Amounts) -> Vec<Self> {
+        let reserved = charges.iter().filter_map(|charge| match charge {
+            Charge::Purse { reserved, .. } => Some(reserved),
+            Charge::Use { .. } | Charge::Approval { .. } => None,
+        });
+        let over = reserved.flat_map(|reserved| {
+            let each = spent.iter().map(|(quantity, used)| (quantity, reserved.get(quantity), used));
+            each.filter(|(_, reserved, used)| used > reserved)
+        });
+        over.map(|(quantity, reserved, used)| Self { quantity, reserved, used }).collect()
+    }
+}
+
 /// What came of settling an effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settlement {
@@ -216,16 +232,9 @@ impl Authority {
     ) -> Settlement {
         let now = self.begin(now);
         let Closed { cut, paid } = self.close_call(call);
-        let mut overdrafts = Vec::new();
         for charge in charges {
             if let Charge::Purse { agent, reserved } = charge {
                 self.spend(*agent, &reserved.minus(&paid), &spent.minus(&paid), now);
-                for (quantity, used) in spent.iter() {
-                    let reserved = reserved.get(quantity);
-                    if used > reserved {
-                        overdrafts.push(Overdraft { quantity, reserved, used });
-                    }
-                }
             }
         }
         for charge in charges {
@@ -234,7 +243,7 @@ impl Authority {
                 Charge::Use { .. } | Charge::Purse { .. } => self.close(charge),
             }
         }
-        Settlement { overdrafts, cut }
+        Settlement { overdrafts: Overdraft::of(charges, spent), cut }
     }
 
     /// Gives back what an effect was charged that certainly never happened. A slot of a per-minute rate is not

@@ -136,13 +136,28 @@ pub struct ToolOutcome {
     pub moved: Amounts,
     /// How long it took.
     pub elapsed: Millis,
+    /// Whether it was done, though nobody is given the result: the failure says why.
+    pub withheld: bool,
 }
 
 impl ToolOutcome {
     /// A call that ended before it moved anything.
     #[must_use]
     pub fn failed(failure: ToolFailure, elapsed: Millis) -> Self {
-        Self { result: Err(failure), worker: None, moved: Amounts::NONE, elapsed }
+        Self { elapsed, ..Self::of(Err(failure)) }
+    }
+
+    /// A call that moved nothing and took no time to speak of.
+    #[must_use]
+    pub const fn of(result: Result<String, ToolFailure>) -> Self {
+        Self { result, worker: None, moved: Amounts::NONE, elapsed: Millis(0), withheld: false }
+    }
+
+    /// The same call, whose result is given to nobody.
+    #[must_use]
+    pub fn withheld(self, why: ToolFailure) -> Self {
+        let withheld = self.result.is_ok();
+        Self { result: Err(why), withheld, ..self }
     }
 }
 
@@ -208,7 +223,7 @@ impl Effect for ToolCall {
         Event::ToolResult {
             call: parts.call,
             tool: parts.effect.input.tool_name(),
-            outcome: failure.map_or(Outcome::Done, ToolFailure::outcome),
+            outcome: failure.filter(|_| !outcome.withheld).map_or(Outcome::Done, ToolFailure::outcome),
             result_hash: content_hash(text.as_bytes()),
             result_bytes: Bytes(text.len() as u64),
             result: outcome.result.as_ref().ok().cloned(),

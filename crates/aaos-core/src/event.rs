@@ -23,7 +23,8 @@ use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 pub use facts::{
-    AgentEnd, CutCause, GoalState, Kept, KeptKey, Outcome, OutputBefore, OutputObserved, RunCut, Seen,
+    AgentEnd, CutCause, DeniedBy, GoalState, Kept, KeptKey, NotApproved, Outcome, OutputBefore,
+    OutputObserved, RunCut, Seen,
 };
 
 /// What happened. In JSON, `kind` names it.
@@ -117,6 +118,9 @@ pub enum Event {
         effect: String,
         /// Why.
         denied: Denied,
+        /// What stood in the way.
+        #[serde(default)]
+        by: DeniedBy,
     },
     /// Refused calls of an agent that have no entry of their own, because too many came within a minute.
     DenialsSuppressed {
@@ -370,6 +374,9 @@ pub enum Event {
         principal: Option<u32>,
         /// Why.
         reason: String,
+        /// How it came to that.
+        #[serde(default)]
+        because: NotApproved,
     },
     /// Intent of a spawn.
     SpawnRequested {

@@ -40,6 +40,10 @@ pub const WORKSPACE_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 pub const CLIENT_KEY_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
+/// Of these, goals of one principal that is not the operator.
+pub const MAX_QUEUED_GOALS_OF_ONE: usize = 128;
+/// Bytes of a goal's text and response that a list shows.
+pub const LISTED_TEXT_BYTES: usize = 512;
 
 /// Length of the window that `max_per_minute` counts in, milliseconds.
 pub const RATE_WINDOW_MS: u64 = 60_000;

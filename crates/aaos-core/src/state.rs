@@ -70,8 +70,8 @@ pub struct GoalRecord {
     pub cost: MicroUsd,
     /// Tokens of its whole tree so far, as providers reported them.
     pub usage: Usage,
-    /// Effects of its agents that were denied.
-    pub denials: u32,
+    /// Whether something was denied to one of its agents.
+    pub was_denied: bool,
     /// Children that failed in the end and that no later child of the same name made up for.
     pub failed_children: FailedChildren,
     /// How it ended, once it has.
@@ -131,6 +131,8 @@ pub struct RunRecord {
     pub clock: Option<Timestamp>,
     /// What it used so far, as providers reported it.
     pub usage: Usage,
+    /// Whether the supervision has decided what follows its failure, where it failed.
+    pub supervised: bool,
 }
 
 /// How a run ended.
@@ -152,6 +154,26 @@ pub struct ReplyRecord {
     pub error: Option<String>,
     /// Of a failed inference: its kind.
     pub failure: Option<ModelFailureKind>,
+    /// Whether no run gave it: the message was never answered, and `error` says why.
+    pub is_missing: bool,
+}
+
+impl ReplyRecord {
+    /// What is told of a message that no run answered.
+    #[must_use]
+    pub fn missing(agent: AgentId, at: Timestamp, why: String) -> Self {
+        Self {
+            agent,
+            at,
+            response: String::new(),
+            usage: Usage::default(),
+            iterations: 0,
+            stop_reason: StopReason::Error,
+            error: Some(why),
+            failure: None,
+            is_missing: true,
+        }
+    }
 }
 
 /// A message that was delivered to a persistent agent and not yet answered.
@@ -234,6 +256,14 @@ impl AgentRecord {
     pub fn unclocked(&self, now: Timestamp) -> Millis {
         let since = self.run.as_ref().and_then(|run| run.clock);
         since.map_or(Millis::ZERO, |since| now.since(since))
+    }
+
+    /// The failure of its last run, where its supervision has not decided yet what follows.
+    #[must_use]
+    pub fn unsupervised_failure(&self) -> Option<&ReplyRecord> {
+        let run =
+            self.run.as_ref().filter(|run| !run.supervised && self.manifest.lifecycle.outlives_a_run())?;
+        run.end.as_ref().filter(|end| end.stop_reason == StopReason::Error)
     }
 
     /// Its run in progress.
@@ -336,6 +366,16 @@ pub struct PendingCall {
     pub paid: Amounts,
 }
 
+impl PendingCall {
+    /// The approvals that it uses.
+    pub fn approvals(&self) -> impl Iterator<Item = ApprovalId> {
+        self.charges.iter().filter_map(|charge| match charge {
+            Charge::Approval { approval } => Some(*approval),
+            Charge::Use { .. } | Charge::Purse { .. } => None,
+        })
+    }
+}
+
 /// A question that nobody has answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingApproval {
@@ -347,6 +387,15 @@ pub struct PendingApproval {
     pub asked_at: Timestamp,
     /// When it counts as denied.
     pub deadline: Timestamp,
+}
+
+/// A question that was answered with no, of a run that was not told yet as far as the journal says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedQuestion {
+    /// What was asked.
+    pub asked: PendingApproval,
+    /// Why it was not approved.
+    pub reason: String,
 }
 
 /// All that the journal says is the case.
@@ -366,8 +415,14 @@ pub struct State {
     pub pending: BTreeMap<CallId, PendingCall>,
     /// Questions that nobody has answered.
     pub questions: BTreeMap<ApprovalId, PendingApproval>,
-    /// Approvals in force, with the uses that are left.
+    /// Questions that were answered with no and whose calls were not told (bounded by `MAX_PENDING_APPROVALS`).
+    pub refused: BTreeMap<ApprovalId, RefusedQuestion>,
+    /// Approvals in force, with the uses that are left; one without any as long as its last call is open.
     pub approved: BTreeMap<ApprovalId, ApprovalGrant>,
+    /// The latest calls that a revocation ended (bounded by `KEPT_TRACES`): their results are given to nobody.
+    pub cut: BTreeSet<CallId>,
+    /// Until when the providers of these models asked to be left alone.
+    pub quiet: BTreeMap<ModelName, Timestamp>,
     /// The latest answers to delivered messages (bounded by `KEPT_TRACES`).
     pub replies: BTreeMap<TraceId, ReplyRecord>,
     /// Client keys of goals whose entries may be archived.
@@ -375,6 +430,7 @@ pub struct State {
     stopped_agents: VecDeque<AgentId>,
     ended_goals: VecDeque<GoalId>,
     reply_order: VecDeque<TraceId>,
+    cut_order: VecDeque<CallId>,
 }
 
 impl State {
@@ -420,6 +476,9 @@ impl State {
         std::iter::successors(self.grants.get(&id), parent).take(MAX_PATH)
     }
 }
+
+/// What is told of a message whose agent was stopped before it answered.
+pub const STOPPED_BEFORE_REPLY: &str = "the agent was stopped before it answered the message";
 
 /// Longest chain that is followed, so that a forged journal with a cycle ends too.
 const MAX_PATH: usize = 64;

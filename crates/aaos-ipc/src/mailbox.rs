@@ -1,6 +1,6 @@
 //! The mailbox of one persistent agent: a bounded queue in order of arrival.
 //!
-//! Invariant: it never holds more than its capacity; the sender of one message more gets it back, typed
+//! Invariant: what is sent never fills it beyond its capacity; the sender of one message more gets it back, typed
 //! *full*. It does not wait: the kernel that owns it wakes the reader.
 
 use std::collections::VecDeque;
@@ -50,8 +50,13 @@ impl<T> Mailbox<T> {
             return Err(MailboxFull { message, capacity: self.capacity });
         }
         self.messages.push_back(message);
-        assert!(self.messages.len() <= self.capacity, "a mailbox is bounded");
         Ok(())
+    }
+
+    /// Puts a message at the end that was acknowledged before a restart, whether or not there is room: one that the
+    /// agent had just taken has left its place to another.
+    pub fn put_back(&mut self, message: T) {
+        self.messages.push_back(message);
     }
 
     /// Takes the oldest message.

@@ -246,6 +246,17 @@ impl Journal {
         self.readers.with(move |file| file.verify(expected)).await
     }
 
+    /// Whether a commit failed, so that nothing is taken any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.status.poisoned().is_some()
+    }
+
+    /// Resolves once a commit has failed.
+    pub async fn wait_failure(&self) {
+        self.status.wait_failure().await;
+    }
+
     /// The key that vouches for this journal's heads.
     #[must_use]
     pub fn key(&self) -> HeadKey {

@@ -5,7 +5,7 @@
 //! [`crate::Journal::begin`] and, for an intent that a restart left open, [`crate::Journal::resume`], a receipt only by [`Permit::settle`], which uses the permit up. A permit that
 //! is dropped leaves an intent without outcome: its charges stay spent and the effect counts as unknown.
 
-use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, ToolOutcome, reserved_by};
+use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, reserved_by};
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, CallId, EntryId, GoalId, TraceId};
 use aaos_core::quantity::{Amounts, Timestamp};
@@ -170,9 +170,9 @@ impl<E: Effect> Receipt<E> {
 }
 
 impl Receipt<ToolCall> {
-    /// The same call, told as failed: its result is given to nobody.
-    pub fn failing(self, failure: ToolFailure) -> Self {
-        let outcome = ToolOutcome { result: Err(failure), ..self.outcome };
+    /// The same call; its result is given to nobody.
+    pub fn withheld(self, why: ToolFailure) -> Self {
+        let outcome = self.outcome.withheld(why);
         Self { outcome, ..self }
     }
 }

@@ -60,6 +60,7 @@ pub(crate) struct Cut {
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     poison: OnceLock<JournalError>,
+    failed: watch::Sender<bool>,
     commits: AtomicU64,
     entries: AtomicU64,
     /// Set when somebody waits for the disk, or the queue fills up.
@@ -79,6 +80,22 @@ impl Status {
     /// The error that everyone gets after a failed commit; `None` while all is well.
     pub(crate) fn poisoned(&self) -> Option<JournalError> {
         self.poison.get().map(|first| JournalError::Poisoned { source: Arc::new(first.clone()) })
+    }
+
+    /// Nothing is taken any more from here on; gives the error that everyone gets.
+    fn fail(&self, error: impl Into<JournalError>) -> JournalError {
+        let first = self.poison.get_or_init(|| error.into()).clone();
+        self.failed.send_replace(true);
+        first
+    }
+
+    /// Resolves once a commit has failed.
+    pub(crate) async fn wait_failure(&self) {
+        let mut failed = self.failed.subscribe();
+        // The sender lives as long as this does.
+        if failed.wait_for(|failed| *failed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Transactions committed and entries in them since the journal was opened.
@@ -207,7 +224,7 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "the journal failed to commit and accepts nothing more");
-                let error = self.status.poison.get_or_init(|| error.into()).clone();
+                let error = self.status.fail(error);
                 answer(group.into_iter().map(|(_, reply)| (reply, Err(error.clone()))));
             }
         }
@@ -277,7 +294,7 @@ impl Writer {
                     %error,
                     "the journal failed to remove archived entries and accepts nothing more"
                 );
-                Err(self.status.poison.get_or_init(|| error.into()).clone())
+                Err(self.status.fail(error))
             }
         }
     }
@@ -305,7 +322,7 @@ impl Writer {
         );
         if let Err(error) = stored {
             tracing::error!(%error, "the last head of the journal could not be signed");
-            self.status.poison.get_or_init(|| error.into());
+            self.status.fail(error);
         }
     }
 

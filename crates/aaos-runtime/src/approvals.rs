@@ -9,16 +9,16 @@ mod questions;
 mod words;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope, Question, Target};
 use aaos_core::effect::{Access, Authorized, Charge, Effect, FileRight, Need, Needs};
-use aaos_core::event::Event;
+use aaos_core::event::{Event, NotApproved, content_hash};
 use aaos_core::id::{AgentId, ApprovalId, GrantId, TraceId};
 use aaos_core::limits;
-use aaos_core::path::PathPattern;
-use aaos_core::quantity::{Millis, Timestamp};
-use aaos_core::state::{PendingApproval, State};
+use aaos_core::path::{AbsPath, PathPattern};
+use aaos_core::quantity::{Bytes, Millis, Timestamp};
+use aaos_core::state::{PendingApproval, PendingCall, PendingKind, PendingTool, State};
+use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +34,6 @@ use in_force::Attended;
 pub(crate) use questions::Questions;
 use questions::{Open, Told, Waiter};
 
-/// How often a wait looks at the kernel's clock, which goes on while the machine sleeps.
-const DEADLINE_CHECK: Duration = Duration::from_secs(60);
 const AGENT_STOPPED: &str = "the agent was stopped";
 const GRANT_REVOKED: &str = "the grant was revoked";
 
@@ -110,12 +108,8 @@ impl Kernel {
         match told {
             Told::Approved => Ok(Some(attended)),
             Told::Stopped => Err(cancelled()),
-            Told::Revoked => {
-                self.count_denial(agent);
-                Err(revoked_meanwhile())
-            }
+            Told::Revoked => Err(revoked_meanwhile()),
             Told::Denied(reason) => {
-                self.count_denial(agent);
                 agent.live().was_refused = true;
                 Err(not_approved(&effect, &reason))
             }
@@ -167,7 +161,7 @@ impl Kernel {
             Ended::Answered(told) => return told,
             Ended::Stopped if !late => {
                 // It stays open: an agent that goes on after the restart is still asked.
-                if self.closing().is_cancelled() {
+                if self.is_closing() {
                     return Told::Stopped;
                 }
                 let of_agent = agent.cancel.is_cancelled();
@@ -191,32 +185,33 @@ impl Kernel {
     }
 
     async fn answer_or_end(&self, stop: &CancellationToken, waiter: &mut Waiter) -> Ended {
-        loop {
-            let left = waiter.deadline.since(self.clock().now());
-            if left == Millis::ZERO {
-                return Ended::Late;
-            }
-            let look_again = Duration::from_millis(left.0).min(DEADLINE_CHECK);
-            tokio::select! {
-                biased;
-                told = waiter.told() => return Ended::Answered(told),
-                () = stop.cancelled() => return Ended::Stopped,
-                () = self.closing().cancelled() => return Ended::Stopped,
-                () = tokio::time::sleep(look_again) => {}
-            }
+        let deadline = waiter.deadline;
+        tokio::select! {
+            biased;
+            told = waiter.told() => Ended::Answered(told),
+            () = stop.cancelled() => Ended::Stopped,
+            () = self.closing().cancelled() => Ended::Stopped,
+            () = self.clock().sleep_until(deadline) => Ended::Late,
         }
     }
 
     /// Records that nobody approved a question, and tells whoever waits.
     async fn close_denied(&self, agent: &Agent, open: Open, reason: String, told: Told) {
         let approval = open.question().id;
-        let denied = Event::HumanApprovalDenied { approval, principal: None, reason };
+        let because = match &told {
+            Told::Revoked => NotApproved::Revoked,
+            Told::Stopped => NotApproved::Stopped,
+            Told::Denied(_) => NotApproved::Late,
+            Told::Approved => unreachable!("it was not approved"),
+        };
+        let denied = Event::HumanApprovalDenied { approval, principal: None, reason, because };
+        self.note_denial(agent, &denied);
         self.record_or_log(self.agent_entry(agent, denied)).await;
         open.tell(told);
     }
 
     /// Of these grants those that an agent holds no more.
-    fn lost_grants(&self, agent: &Agent, grants: &[GrantId]) -> Vec<GrantId> {
+    pub(crate) fn lost_grants(&self, agent: &Agent, grants: &[GrantId]) -> Vec<GrantId> {
         let held = self.authority().grants_of(agent.id);
         let is_held = |grant: &&GrantId| held.iter().any(|record| record.id == **grant);
         grants.iter().filter(|grant| !is_held(grant)).copied().collect()
@@ -264,7 +259,8 @@ impl Kernel {
         // What was reserved beside it is free again.
         self.budget_changed().notify_waiters();
         let reason = "what would be changed is not what was shown any more".to_owned();
-        let withdrawn = Event::HumanApprovalDenied { approval, principal: None, reason };
+        let because = NotApproved::Withdrawn;
+        let withdrawn = Event::HumanApprovalDenied { approval, principal: None, reason, because };
         self.journal().record(self.agent_entry(agent, withdrawn)).await?;
         Ok(None)
     }
@@ -290,15 +286,59 @@ impl Kernel {
         Some((used, targets, parts.all.iter().chain(each).cloned().collect()))
     }
 
+    /// Whether what a call from before a restart would change is what the person was shown who approved this very call,
+    /// or what the call itself left there.
+    pub(crate) async fn is_as_approved(
+        &self,
+        pending: &PendingCall,
+        call: &ToolCall,
+    ) -> Result<bool, KernelError> {
+        let PendingKind::Tool(made) = &pending.kind else { return Ok(true) };
+        let scope = {
+            let authority = self.authority();
+            let used = pending.approvals().find_map(|id| authority.approval(id));
+            used.map(|approval| approval.scope.clone())
+        };
+        let Some(ApprovalScope::Exactly { targets: shown, .. }) = scope else { return Ok(true) };
+        let seen = self.targets(made.access.clone()).await?;
+        if seen == shown {
+            return Ok(true);
+        }
+        let ToolInput::FileWrite(input) = &call.input else { return Ok(false) };
+        if input.append {
+            return self.begins_as_approved(made, call, &shown).await;
+        }
+        let written = Some(content_hash(input.content.as_bytes()));
+        let done = shown.into_iter().map(|target| Target { content_hash: written.clone(), ..target });
+        Ok(seen == done.collect::<Vec<_>>())
+    }
+
+    /// Whether what stood at the targets of an append when it was approved is how they begin now.
+    async fn begins_as_approved(
+        &self,
+        made: &PendingTool,
+        call: &ToolCall,
+        shown: &[Target],
+    ) -> Result<bool, KernelError> {
+        let Some(at) = call.at() else { return Ok(false) };
+        let (writes, roots) = (written(made.access.clone()), self.roots().clone());
+        let look = move || {
+            let seen = writes.iter().map(|(path, grant, below)| roots.observe_start(path, *grant, below, at));
+            seen.collect::<Vec<Target>>()
+        };
+        let begin = off_thread(look).await?;
+        // Of a file that was not there nothing is the beginning.
+        let nothing = (at == Bytes::ZERO).then(|| content_hash(b""));
+        let shown = shown.iter().cloned().map(|target| {
+            let content_hash = target.content_hash.or_else(|| nothing.clone());
+            Target { content_hash, ..target }
+        });
+        Ok(begin == shown.collect::<Vec<_>>())
+    }
+
     /// What stands where an effect would write.
     async fn targets(&self, accesses: Vec<Access>) -> Result<Vec<Target>, KernelError> {
-        let writes: Vec<_> = accesses
-            .into_iter()
-            .filter_map(|access| match access.need {
-                Need::File { right: FileRight::Write, path } => Some((path, access.grant, access.relative?)),
-                _ => None,
-            })
-            .collect();
+        let writes = written(accesses);
         if writes.is_empty() {
             return Ok(Vec::new());
         }
@@ -371,7 +411,9 @@ impl Kernel {
                     approval: id,
                     principal: Some(caller.uid()),
                     reason: reason.clone(),
+                    because: NotApproved::Answered,
                 };
+                self.note_denial(&agent, &denied);
                 self.journal().record(self.agent_entry(&agent, denied)).await?;
                 open.tell(Told::Denied(reason));
                 Ok(())
@@ -448,9 +490,15 @@ impl Kernel {
 // Restarting.
 impl Kernel {
     /// Lists what an agent that goes on was asking when the daemon ended. Nobody waits for these answers any more;
-    /// they are used when the agent does the same again.
+    /// they are used when the agent does the same again. What was answered with no before anybody was told is kept for
+    /// that too, so that no person is asked twice.
     pub(crate) fn recall_questions(&self, state: &State, agent: &Arc<Agent>) {
         let grants = self.authority().grants_of(agent.id);
+        let refused = state.refused.values().filter(|one| one.asked.question.agent == agent.id);
+        for one in refused {
+            let open = Open::recalled(one.asked.clone(), agent, &grants);
+            self.table().questions.recall_refused(&open, one.reason.clone());
+        }
         let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
         for pending in asked {
             let open = Open::recalled(pending.clone(), agent, &grants);
@@ -462,6 +510,15 @@ impl Kernel {
             }));
         }
     }
+}
+
+/// Where these accesses write: the path, the grant, and the place below its root.
+fn written(accesses: Vec<Access>) -> Vec<(AbsPath, GrantId, String)> {
+    let writes = accesses.into_iter().filter_map(|access| match access.need {
+        Need::File { right: FileRight::Write, path } => Some((path, access.grant, access.relative?)),
+        _ => None,
+    });
+    writes.collect()
 }
 
 /// The failure of a call whose grant was revoked while a person was asked.

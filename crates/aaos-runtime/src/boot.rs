@@ -11,7 +11,7 @@ use aaos_core::authority::Authority;
 use aaos_core::event::{Event, GoalState, NewEntry};
 use aaos_core::id::GoalId;
 use aaos_core::limits;
-use aaos_core::state::{AgentRecord, GoalRecord, PendingKind, State};
+use aaos_core::state::{AgentRecord, GoalRecord, PendingCall, PendingKind, State};
 use aaos_sandbox::RootTable;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use crate::kernel::{Kernel, KernelParts};
 use crate::recovery::{Plan, end_of};
 use crate::registry::{Agent, Mail};
 use crate::run::result_of;
+use crate::unfinished::Leftover;
 
 /// How often idle workers are looked for.
 const IDLE_ROUND: Duration = Duration::from_secs(10);
@@ -44,7 +45,7 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`] when the journal fails.
     pub async fn start(parts: KernelParts, mut state: State) -> Result<Self, KernelError> {
-        let Plan { mut entries, resumed, unknown } = Plan::of(&state);
+        let Plan { mut entries, resumed, unknown, leftovers } = Plan::of(&state);
         // Last: whatever was begun and is not resumed counts as used from here on.
         let (version, now) = (parts.config.version.clone(), parts.clock.now());
         let event = Event::DaemonStarted { version, resumed: resumed.clone() };
@@ -62,10 +63,14 @@ impl Kernel {
                 authority.reopen(pending, &tool.access);
             }
         }
+        let goes_on: Vec<PendingCall> =
+            resumed.iter().filter_map(|call| state.pending.get(call)).cloned().collect();
         let roots = RootTable::new(parts.config.protected.clone(), vec![parts.config.workspaces.clone()]);
         let kernel = Self::assemble(parts, authority, roots);
         kernel.show_unknown(unknown);
-        kernel.go_on(state).await?;
+        goes_on.into_iter().for_each(|pending| kernel.unfinished().keep(pending));
+        kernel.quiet().recall(state.quiet.clone());
+        kernel.go_on(state, leftovers).await?;
         // Started before it is asked for, so that the keys leave this process as soon as they can.
         let first = kernel.clone();
         drop(kernel.tasks().spawn(async move {
@@ -83,7 +88,7 @@ impl Kernel {
     }
 
     /// Takes up everything that goes on.
-    async fn go_on(&self, state: State) -> Result<(), KernelError> {
+    async fn go_on(&self, state: State, leftovers: Vec<Leftover>) -> Result<(), KernelError> {
         self.recall_replies(&state);
         let state = Arc::new(state);
         let started = self.recall_goals(&state);
@@ -93,6 +98,7 @@ impl Kernel {
         for record in &alive {
             self.revive(&state, record, self.ends_with(record)).await?;
         }
+        self.discard_leftovers(leftovers).await;
         let mut back = Vec::new();
         for record in alive.iter().filter(|agent| agent.goal.is_none() && agent.parent.is_none()) {
             let agent = self.table().agent(record.id);
@@ -159,8 +165,12 @@ impl Kernel {
         let mut table = self.table();
         for (trace, reply) in &state.replies {
             let owner = state.agents.get(&reply.agent).map_or(0, |agent| agent.principal);
-            let result = result_of(&end_of(reply));
-            let recalled = table.open_trace(*trace, owner).map(|()| table.traces.complete(*trace, result));
+            let end = end_of(reply);
+            let recalled =
+                table.open_trace(*trace, owner).map(|()| match (reply.is_missing, end.error.clone()) {
+                    (true, Some(why)) => table.traces.fail(*trace, why),
+                    _ => table.traces.complete(*trace, result_of(&end)),
+                });
             if !matches!(recalled, Ok(Ok(()))) {
                 tracing::error!(%trace, "a recorded reply could not be recalled");
             }
@@ -176,13 +186,7 @@ impl Kernel {
             if in_progress == Some(mail.trace) {
                 continue;
             }
-            match agent.reserve_mail() {
-                Ok(()) => agent.settle_mail(Some(Mail { trace, message: mail.message.clone() })),
-                Err(full) => {
-                    let closed = self.table().traces.fail(trace, full.to_string());
-                    closed.map_err(|error| KernelError::State(error.to_string()))?;
-                }
-            }
+            agent.live().mailbox.put_back(Mail { trace, message: mail.message.clone() });
         }
         Ok(())
     }
@@ -193,16 +197,15 @@ impl Kernel {
             return;
         }
         self.watch_schedule(agent);
-        if record.open_run().is_some() || agent.has_mail() {
+        if record.open_run().is_some() || record.unsupervised_failure().is_some() || agent.has_mail() {
             self.wake(agent, Some(Arc::clone(state)));
         }
     }
 
     async fn end_idle_workers(&self) {
-        let mut round = tokio::time::interval(IDLE_ROUND);
         loop {
             tokio::select! {
-                _ = round.tick() => {}
+                () = self.clock().sleep(IDLE_ROUND) => {}
                 () = self.closing().cancelled() => return,
             }
             let agents: Vec<_> = self.table().agents.values().cloned().collect();
@@ -235,9 +238,9 @@ impl Kernel {
                 self.end_worker(&agent.worker, owner).await;
             }
         };
-        let closed = match tokio::time::timeout(CLOSING_TIME, drained).await {
-            Ok(()) => Closed::InGoodOrder,
-            Err(_) => {
+        let closed = match self.clock().timeout(CLOSING_TIME, drained).await {
+            Some(()) => Closed::InGoodOrder,
+            None => {
                 tracing::warn!("some work did not end in time; it is taken up again at the next start");
                 Closed::CutShort
             }
@@ -274,7 +277,7 @@ fn goal_of(record: &GoalRecord, cancel: CancellationToken) -> Goal {
     goal.workspace = record.workspace.clone();
     goal.cost = record.cost;
     goal.usage = record.usage;
-    goal.denials = record.denials;
+    goal.was_denied = record.was_denied;
     goal.failed_children = record.failed_children.clone();
     goal.state = record.state;
     if let Some(end) = &record.end {

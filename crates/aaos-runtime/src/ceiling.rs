@@ -173,6 +173,10 @@ impl Kernel {
         for spec in own.capabilities.iter().chain(&request.grants) {
             bound.check(&spec.capability)?;
         }
+        if request.priority > 0 {
+            let why = "only the operator gives a priority above 0; leave `priority` out, or ask for less";
+            return Err(KernelError::Denied(why.to_owned()));
+        }
         request.budget = self.goal_budget(&request).under(&self.purse_ceiling(caller));
         Ok(request)
     }

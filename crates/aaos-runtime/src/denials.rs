@@ -66,6 +66,12 @@ impl Kernel {
         self.lists(agent, &agent.denials)
     }
 
+    /// The same for a call that a limit of the runtime stood in the way of. They too are counted by themselves: the
+    /// first denial of a minute always has an entry, which tells it from a limit.
+    pub(crate) fn lists_limit(&self, agent: &Agent) -> bool {
+        self.lists(agent, &agent.limits)
+    }
+
     /// The same for a call that the purse does not cover. They are counted by themselves, so that other refusals leave
     /// them their entries.
     pub(crate) fn lists_shortfall(&self, agent: &Agent) -> bool {
@@ -89,7 +95,7 @@ impl Kernel {
         // Among the agent's own tasks: its end waits for the count.
         drop(agent.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(left.0)) => {}
+                () = kernel.clock().sleep(Duration::from_millis(left.0)) => {}
                 () = cancel.cancelled() => {}
             }
             let event = Event::DenialsSuppressed { count: denials.close() };

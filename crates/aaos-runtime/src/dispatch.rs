@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use aaos_core::authority::{Overdraft, Refusal, Settlement};
 use aaos_core::budget::Shortfall;
 use aaos_core::effect::{Authorized, Denied, Effect, ToolOutcome};
-use aaos_core::event::Event;
+use aaos_core::event::{DeniedBy, Event};
 use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::limits;
 use aaos_core::model::ModelCallId;
@@ -22,7 +22,6 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_ipc::Schema;
 use aaos_journal::{Finished, Permit, Receipt};
 use aaos_sandbox::{Fetched, FetchedPage};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::appends::Turn;
@@ -31,6 +30,7 @@ use crate::denials;
 use crate::error::KernelError;
 use crate::far::WorkerOwner;
 use crate::kernel::Kernel;
+use crate::recovery::UNKNOWN_OUTCOME;
 use crate::registry::Agent;
 use crate::revocation::revoked;
 use crate::spawning_tools::Under;
@@ -38,6 +38,13 @@ use crate::waits::NotAdmitted;
 
 /// Longest argument text of one call, bytes: a `file_write` of 1 MiB with every byte escaped.
 const MAX_ARGUMENT_BYTES: usize = 6 * 1024 * 1024 + 64 * 1024;
+
+/// Why a call is given up whose approval did not hold when it was to be used, again and again.
+const CHANGED_ALL_THE_TIME: &str = "what it would change is changed by somebody else all the time";
+
+/// What is said of a call under an approval that was begun before a restart and whose target is not what was approved.
+const CHANGED_SINCE_APPROVED: &str = "agentd was killed while this ran, and what it would change is not what was \
+    approved any more; whether it took effect is unknown, look before repeating it";
 
 /// The compiled input schemas, made on first use.
 #[derive(Debug, Default)]
@@ -84,11 +91,6 @@ pub(crate) struct Asked<'c> {
     pub(crate) trace: Option<TraceId>,
 }
 
-/// Milliseconds since `begun`.
-pub(crate) fn elapsed(begun: Instant) -> Millis {
-    Millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Kernel {
     /// Invokes a tool for an agent, whoever asks: its mind, `tool.invoke`, a retry. The call runs on to its
     /// recorded end even if the caller stops waiting. The repeat guard counts all of them alike; a model is told in
@@ -125,21 +127,59 @@ impl Kernel {
         earlier: Option<Arc<State>>,
     ) -> Pin<Box<dyn Future<Output = Invoked> + Send + 'k>> {
         Box::pin(async move {
-            let Some(permit) = self.journal().resume(call) else {
-                let why = "the call was begun before a restart and cannot go on; look what it did before repeating it";
-                return Invoked::not_begun(ToolFailure::new(ToolFailureKind::WorkerLost, why));
-            };
+            if earlier.as_deref().is_some_and(|state| is_cut_since(state, call)) {
+                return Invoked::not_begun(revoked());
+            }
+            let Some(permit) = self.journal().resume(call) else { return self.unmade(agent, call).await };
             let count = permit.effect().repeats();
             let (kernel, owned) = (self.clone(), Arc::clone(agent));
             let act = async move {
                 let stop = owned.stop_signal();
                 match kernel.turn_again(&stop, permit.effect(), permit.all()).await {
-                    Ok(_turn) => kernel.act(&owned, trace, permit, earlier).await,
+                    Ok(_turn) => kernel.act_again(&owned, trace, permit, earlier).await,
                     Err(failure) => Invoked::not_begun(failure),
                 }
             };
             Invoked { count, ..self.tracked(agent, act).await }
         })
+    }
+
+    /// A call that was begun before a restart and cannot be made out any more.
+    async fn unmade(&self, agent: &Arc<Agent>, call: CallId) -> Invoked {
+        match self.settle_unmade(agent, call).await {
+            Ok(Some(invoked)) => invoked,
+            Ok(None) => Invoked::not_begun(ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME)),
+            Err(error) => Invoked::not_begun(error.into_tool_failure()),
+        }
+    }
+
+    /// Acts under a permit from before a restart, where what a person approved still stands.
+    async fn act_again(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        permit: Permit<ToolCall>,
+        earlier: Option<Arc<State>>,
+    ) -> Invoked {
+        let pending = self.unfinished().get(permit.call());
+        let stands = match &pending {
+            Some(pending) => self.is_as_approved(pending, permit.effect()).await,
+            None => Ok(true),
+        };
+        let failure = match stands {
+            Ok(true) => return self.act(agent, trace, permit, earlier).await,
+            Ok(false) => ToolFailure::new(ToolFailureKind::WorkerLost, CHANGED_SINCE_APPROVED),
+            Err(error) => error.into_tool_failure(),
+        };
+        let receipt = permit.settle(ToolOutcome::failed(failure, Millis::ZERO));
+        self.ended(agent, receipt).await
+    }
+
+    async fn ended(&self, agent: &Agent, receipt: Receipt<ToolCall>) -> Invoked {
+        match self.finish(agent, receipt).await {
+            Ok((outcome, entry)) => Invoked { result: outcome.result, count: 0, entry },
+            Err(error) => Invoked::not_begun(error.into_tool_failure()),
+        }
     }
 
     /// Runs a call as a task of its agent, so that whoever retires the agent waits for it and it has its end though
@@ -237,10 +277,7 @@ impl Kernel {
             ToolPlace::Worker => self.run_worker_tool(agent, cancel, permit, None).await,
             ToolPlace::EgressAndWorker => self.run_fetch(agent, cancel, permit).await,
         };
-        match self.finish(agent, receipt).await {
-            Ok((outcome, entry)) => Invoked { result: outcome.result, count: 0, entry },
-            Err(error) => Invoked::not_begun(error.into_tool_failure()),
-        }
+        self.ended(agent, receipt).await
     }
 
     /// Runs a tool whose body is the kernel's own. None when the daemon closes first.
@@ -330,11 +367,13 @@ impl Kernel {
             self.budget_changed().notify_waiters();
             changed += 1;
             if changed >= limits::MAX_CHANGED_TARGETS {
-                self.count_denial(agent);
-                return Err(not_approved(
-                    label,
-                    "what it would change is changed by somebody else all the time",
-                ));
+                let denied = Denied {
+                    missing: "an approval that still holds".to_owned(),
+                    reason: CHANGED_ALL_THE_TIME.to_owned(),
+                    hint: "go on without it".to_owned(),
+                };
+                self.journal_refusal(agent, label, Refusal::Denied(denied)).await;
+                return Err(not_approved(label, CHANGED_ALL_THE_TIME));
             }
         }
     }
@@ -343,43 +382,26 @@ impl Kernel {
     /// is held back by it. None is left out, but those beyond so many a minute are counted in one entry, and their
     /// callers are told of that limit instead. A purse that does not cover it is always told: it ends a run.
     pub(crate) async fn journal_refusal(&self, agent: &Agent, effect: &str, refusal: Refusal) -> Refusal {
-        if let Refusal::Denied(_) = refusal {
-            self.count_denial(agent);
-        }
-        if let Refusal::Budget { .. } | Refusal::Waits { .. } = refusal {
-            if !self.lists_shortfall(agent) {
-                return refusal;
-            }
-        } else if !self.lists_denial(agent) {
+        let is_listed = match refusal {
+            Refusal::Budget { .. } | Refusal::Waits { .. } if !self.lists_shortfall(agent) => return refusal,
+            Refusal::Budget { .. } | Refusal::Waits { .. } => true,
+            Refusal::Denied(_) => self.lists_denial(agent),
+            Refusal::Limit(_) | Refusal::UnknownAgent(_) | Refusal::Approval(_) => self.lists_limit(agent),
+        };
+        if !is_listed {
             return denials::too_many();
         }
-        let event = match &refusal {
-            Refusal::Denied(denied) => {
-                Event::CapabilityDenied { effect: effect.to_owned(), denied: denied.clone() }
-            }
-            Refusal::Budget { quantity, wanted, remaining } => {
-                Event::BudgetExceeded { quantity: *quantity, wanted: *wanted, remaining: *remaining }
-            }
-            Refusal::Waits { .. } | Refusal::Limit(_) | Refusal::UnknownAgent(_) | Refusal::Approval(_) => {
-                Event::CapabilityDenied {
-                    effect: effect.to_owned(),
-                    denied: Denied {
-                        missing: format!("a place for {effect}"),
-                        reason: refusal.to_string(),
-                        hint: "wait until something ends, or ask for less".to_owned(),
-                    },
-                }
-            }
-        };
+        let event = refused(effect, &refusal);
+        self.note_denial(agent, &event);
         self.record_or_log(self.agent_entry(agent, event)).await;
         refusal
     }
 
     /// Remembers for the goal that something was denied; its exit code may tell.
-    pub(crate) fn count_denial(&self, agent: &Agent) {
+    pub(crate) fn note_denial(&self, agent: &Agent, event: &Event) {
         let Some(goal) = agent.goal else { return };
         if let Some(goal) = self.table().goals.get_mut(&goal) {
-            goal.denials = goal.denials.saturating_add(1);
+            goal.was_denied |= event.is_denial();
         }
     }
 
@@ -391,11 +413,12 @@ impl Kernel {
     ) -> Result<(ToolOutcome, Option<EntryId>), KernelError> {
         let denied = receipt.outcome().result.as_ref().err().and_then(denied_by_the_kernel);
         if let Some(denied) = denied {
-            self.count_denial(agent);
             // The outcome below is journalled whatever becomes of this entry.
             if self.lists_denial(agent) {
-                let effect = receipt.label().to_owned();
-                self.record_or_log(self.agent_entry(agent, Event::CapabilityDenied { effect, denied })).await;
+                let (effect, by) = (receipt.label().to_owned(), DeniedBy::Grants);
+                let event = Event::CapabilityDenied { effect, denied, by };
+                self.note_denial(agent, &event);
+                self.record_or_log(self.agent_entry(agent, event)).await;
             }
         }
         if let Some(Shortfall { quantity, wanted, remaining }) = found_lacking(receipt.outcome()) {
@@ -404,12 +427,14 @@ impl Kernel {
         }
         // What is not delivered is not kept for anybody to deliver later either.
         let is_cut = self.authority().is_cut(receipt.call());
-        let receipt = if is_cut { receipt.failing(revoked()) } else { receipt };
+        let receipt = if is_cut { receipt.withheld(revoked()) } else { receipt };
         let finished = self.journal().finish(receipt, self.clock().now()).await;
         if finished.is_err() {
             self.budget_changed().notify_waiters();
         }
         let finished = finished?;
+        // Where an earlier daemon began it, it has its outcome now.
+        drop(self.unfinished().take(finished.call));
         let settlement = self.settle(agent, &finished).await?;
         let (mut outcome, entry) = (finished.outcome, finished.entry);
         if settlement.cut {
@@ -464,7 +489,7 @@ impl Kernel {
         cancel: &CancellationToken,
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         let url = match &permit.effect().input {
             ToolInput::WebFetch(input) => input.url.clone(),
             other => unreachable!("{} does not fetch", other.name()),
@@ -488,8 +513,35 @@ impl Kernel {
             Ok(page) => self.run_worker_tool(agent, cancel, permit, Some(page)).await,
             Err(failure) => {
                 let moved = Amounts::of(Quantity::EgressBytes, received.0);
-                permit.settle(ToolOutcome { moved, ..ToolOutcome::failed(failure, elapsed(begun)) })
+                permit
+                    .settle(ToolOutcome { moved, ..ToolOutcome::failed(failure, self.clock().since(begun)) })
             }
+        }
+    }
+}
+
+/// Whether a revocation ended a call whose result was on record already.
+fn is_cut_since(earlier: &State, call: CallId) -> bool {
+    earlier.cut.contains(&call) && !earlier.pending.contains_key(&call)
+}
+
+/// The entry of a refused call.
+fn refused(effect: &str, refusal: &Refusal) -> Event {
+    let effect = effect.to_owned();
+    match refusal {
+        Refusal::Denied(denied) => {
+            Event::CapabilityDenied { effect, denied: denied.clone(), by: DeniedBy::Grants }
+        }
+        Refusal::Budget { quantity, wanted, remaining } => {
+            Event::BudgetExceeded { quantity: *quantity, wanted: *wanted, remaining: *remaining }
+        }
+        Refusal::Waits { .. } | Refusal::Limit(_) | Refusal::UnknownAgent(_) | Refusal::Approval(_) => {
+            let denied = Denied {
+                missing: format!("a place for {effect}"),
+                reason: refusal.to_string(),
+                hint: "wait until something ends, or ask for less".to_owned(),
+            };
+            Event::CapabilityDenied { effect, denied, by: DeniedBy::Limit }
         }
     }
 }

@@ -4,14 +4,13 @@
 //! of one is journalled with its receipt; when confinement cannot be had the call fails, it never runs here.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::{EffectClass, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
-use aaos_core::quantity::{Amounts, Quantity};
+use aaos_core::quantity::{Amounts, Millis, Quantity, Timestamp};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{ModelsSetup, encode_frame};
@@ -19,17 +18,16 @@ use aaos_journal::{Permit, Receipt};
 use aaos_llm::{Models, ModelsConfig};
 use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, SandboxError, Worker, WorkerKiller};
 use tokio::net::UnixStream;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::recovery::UNKNOWN_OUTCOME;
 
 /// A worker that has had nothing to do for this long is ended.
-const WORKER_IDLE: Duration = Duration::from_secs(30);
+const WORKER_IDLE: Millis = Millis(30_000);
 
 /// The place for an agent's worker: empty until first need, and again after it was idle or died.
 #[derive(Debug, Default)]
@@ -42,7 +40,7 @@ pub(crate) struct WorkerSlot {
 #[derive(Debug)]
 struct Held {
     worker: Worker,
-    last_used: Instant,
+    last_used: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -230,10 +228,11 @@ impl Kernel {
         permit: Permit<ToolCall>,
         page: Option<FetchedPage>,
     ) -> Receipt<ToolCall> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         // What the network brought is moved, whatever becomes of it here.
         let moved = Amounts::of(Quantity::EgressBytes, page.as_ref().map_or(0, |page| page.bytes.0));
-        let failed = |failure| ToolOutcome { moved, ..ToolOutcome::failed(failure, elapsed(begun)) };
+        let failed =
+            |failure| ToolOutcome { moved, ..ToolOutcome::failed(failure, self.clock().since(begun)) };
         let waited = tokio::select! {
             held = slot.worker.lock() => Some(held),
             () = cancel.cancelled() => None,
@@ -262,7 +261,7 @@ impl Kernel {
         };
         let receipt = one.worker.run(permit, self.roots(), page).await;
         slot.shown().call = None;
-        one.last_used = Instant::now();
+        one.last_used = self.clock().now();
         // A worker that was killed may look alive for a moment; the next call is not to meet it.
         if !one.worker.is_usable() || cancel.is_cancelled() {
             self.empty_slot(slot, &mut held, owner).await;
@@ -291,7 +290,7 @@ impl Kernel {
         self.show_degraded(worker.missing());
         *slot.shown() =
             Shown { receipt: Some(worker.receipt().clone()), killer: Some(worker.killer()), call: None };
-        *held = Some(Held { worker, last_used: Instant::now() });
+        *held = Some(Held { worker, last_used: self.clock().now() });
         Ok(())
     }
 
@@ -313,7 +312,7 @@ impl Kernel {
     /// Ends the agent's worker if it is idle for long and no call runs.
     pub(crate) async fn end_idle_worker(&self, slot: &WorkerSlot, owner: WorkerOwner) {
         let Ok(mut held) = slot.worker.try_lock() else { return };
-        if held.as_ref().is_some_and(|one| one.last_used.elapsed() >= WORKER_IDLE) {
+        if held.as_ref().is_some_and(|one| self.clock().since(one.last_used) >= WORKER_IDLE) {
             self.empty_slot(slot, &mut held, owner).await;
         }
     }

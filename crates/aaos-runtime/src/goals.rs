@@ -78,7 +78,8 @@ pub(crate) struct Goal {
     pub(crate) ended_at: Option<Timestamp>,
     pub(crate) cancel: CancellationToken,
     pub(crate) failed_children: FailedChildren,
-    pub(crate) denials: u32,
+    /// Whether something was denied to one of its agents.
+    pub(crate) was_denied: bool,
     pub(crate) over: watch::Sender<bool>,
 }
 
@@ -106,7 +107,7 @@ impl Goal {
             ended_at: None,
             cancel,
             failed_children: FailedChildren::default(),
-            denials: 0,
+            was_denied: false,
             over: watch::Sender::new(false),
         }
     }
@@ -138,9 +139,7 @@ impl Kernel {
         if let Some(known) = key.as_ref().and_then(|key| self.table().goal_of_key.get(key).copied()) {
             return Ok(known);
         }
-        if self.table().queue.len() >= limits::MAX_QUEUED_GOALS {
-            return Err(KernelError::Limit("too many goals are queued; wait for some to end".to_owned()));
-        }
+        self.check_room(caller)?;
         let id = GoalId::from_uuid(self.clock().fresh());
         let deadline = deadline_from(self.clock().now(), request.deadline_seconds);
         let entry = self.entry(Some(id), None, self.accepted(caller, &request, deadline));
@@ -150,6 +149,20 @@ impl Kernel {
         self.queue_goal(id, goal);
         self.start_goals();
         Ok(id)
+    }
+
+    /// Whether the queue takes a goal more. Listed principals leave room to others.
+    fn check_room(&self, caller: Principal) -> Result<(), KernelError> {
+        let table = self.table();
+        let of_caller = |id: &&GoalId| table.goals.get(id).is_some_and(|goal| goal.owner == caller.uid());
+        let own = table.queue.iter().filter(of_caller).count();
+        let is_listed = self.config().principals.ceiling(caller.uid()).is_some();
+        if table.queue.len() >= limits::MAX_QUEUED_GOALS
+            || is_listed && own >= limits::MAX_QUEUED_GOALS_OF_ONE
+        {
+            return Err(KernelError::Limit("too many goals are queued; wait for some to end".to_owned()));
+        }
+        Ok(())
     }
 
     /// Puts an accepted goal behind those of the same priority and before those of a lower one.
@@ -164,6 +177,30 @@ impl Kernel {
             |other: &&GoalId| table.goals.get(other).is_some_and(|goal| goal.request.priority >= priority);
         let place = table.queue.iter().take_while(ahead).count();
         table.queue.insert(place, id);
+        drop(table);
+        let kernel = self.clone();
+        drop(self.tasks().spawn(async move { kernel.leave_queue_in_time(id).await }));
+    }
+
+    /// Fails a goal that still waits for its turn at its deadline.
+    async fn leave_queue_in_time(&self, id: GoalId) {
+        let Some(mut over) = self.table().goals.get(&id).map(|goal| goal.over.subscribe()) else { return };
+        tokio::select! {
+            () = self.clock().sleep_until(self.deadline_of(id)) => {}
+            _ = over.wait_for(|over| *over) => return,
+            () = self.closing().cancelled() => return,
+        }
+        if self.leave_queue(id) {
+            self.finish_goal(id, Verdict::too_late()).await;
+        }
+    }
+
+    /// Takes a goal out of the queue; false where it is not in it.
+    fn leave_queue(&self, id: GoalId) -> bool {
+        let queue = &mut self.table().queue;
+        let before = queue.len();
+        queue.retain(|queued| *queued != id);
+        queue.len() < before
     }
 
     fn accepted(&self, caller: Principal, request: &GoalRequest, deadline: Timestamp) -> Event {
@@ -240,7 +277,7 @@ impl Kernel {
     }
 
     fn verdict_of_error(&self, error: &KernelError, cancel: &CancellationToken) -> Option<Verdict> {
-        let closes = matches!(error, KernelError::ShuttingDown) || self.closing().is_cancelled();
+        let closes = matches!(error, KernelError::ShuttingDown) || self.is_closing();
         // Halting cancels every goal, which says nothing about this one.
         if closes && (!cancel.is_cancelled() || self.halting().is_cancelled()) {
             return None;
@@ -269,7 +306,7 @@ impl Kernel {
         // In one transaction: a goal whose agent has ended is never found open.
         let finished = self.finished(id, &verdict);
         let recorded = self.retire_recording(agent, end, Some(finished)).await;
-        Some(Self::acknowledged(id, verdict, recorded))
+        self.acknowledged(id, verdict, recorded)
     }
 
     /// Admits a goal's agent and records that the goal began.
@@ -341,14 +378,14 @@ impl Kernel {
         tokio::pin!(run);
         let (ran, timed_out) = tokio::select! {
             ran = &mut run => (ran, false),
-            () = tokio::time::sleep(self.time_left(id)) => {
+            () = self.clock().sleep_until(self.deadline_of(id)) => {
                 agent.cancel.cancel();
                 self.kill_workers_of(id);
                 (run.await, true)
             }
         };
         let end = match ran {
-            Err(_) if timed_out && !self.closing().is_cancelled() => timed_out_unrun(),
+            Err(_) if timed_out && !self.is_closing() => timed_out_unrun(),
             ran => ran?,
         };
         let outputs = self.outputs_after(agent, before).await;
@@ -357,9 +394,12 @@ impl Kernel {
 
     /// Time until a goal's deadline, which counts from its acceptance.
     pub(crate) fn time_left(&self, id: GoalId) -> Duration {
-        let table = self.table();
-        let Some(goal) = table.goals.get(&id) else { return Duration::ZERO };
-        Duration::from_millis(goal.deadline.since(self.clock().now()).0)
+        Duration::from_millis(self.deadline_of(id).since(self.clock().now()).0)
+    }
+
+    /// The end of a goal's time; a goal that is gone has none left.
+    pub(crate) fn deadline_of(&self, id: GoalId) -> Timestamp {
+        self.table().goals.get(&id).map_or(Timestamp::ZERO, |goal| goal.deadline)
     }
 
     /// Ends the call in flight of every agent of a goal.
@@ -378,7 +418,7 @@ impl Kernel {
             outputs,
             timed_out,
             failed_children: goal.map(|goal| &goal.failed_children),
-            was_denied: goal.is_some_and(|goal| goal.denials > 0),
+            was_denied: goal.is_some_and(|goal| goal.was_denied),
         })
     }
 
@@ -396,13 +436,18 @@ impl Kernel {
         self.entry(Some(id), None, event)
     }
 
-    /// What may be told of a goal's end: what is not on disk is not acknowledged, and goes on after a restart.
-    fn acknowledged(id: GoalId, verdict: Verdict, recorded: Result<(), KernelError>) -> Verdict {
+    /// What may be told of a goal's end: nothing where it is not on disk, since the goal goes on after a restart.
+    fn acknowledged(
+        &self,
+        id: GoalId,
+        verdict: Verdict,
+        recorded: Result<(), KernelError>,
+    ) -> Option<Verdict> {
         match recorded {
-            Ok(()) => verdict,
+            Ok(()) => Some(verdict),
             Err(error) => {
                 tracing::error!(%error, goal = %id, "the end of a goal could not be journalled");
-                Verdict::could_not_run(&error, false)
+                (!self.is_closing()).then(|| Verdict::could_not_run(&error, false))
             }
         }
     }
@@ -410,7 +455,10 @@ impl Kernel {
     /// Records the end of a goal that has no agent, and tells whoever waits for it.
     async fn finish_goal(&self, id: GoalId, verdict: Verdict) {
         let recorded = self.journal().record(self.finished(id, &verdict)).await;
-        self.close_goal(id, Self::acknowledged(id, verdict, recorded.map(drop).map_err(KernelError::from)));
+        let recorded = recorded.map(drop).map_err(KernelError::from);
+        if let Some(verdict) = self.acknowledged(id, verdict, recorded) {
+            self.close_goal(id, verdict);
+        }
     }
 
     /// Shows the end of a goal and tells whoever waits for it.
@@ -458,12 +506,12 @@ impl Kernel {
         manifest
     }
 
-    /// `goal.list`, oldest first.
+    /// `goal.list`, oldest first; long texts are cut, so that the list stays sendable.
     #[must_use]
     pub fn goals(&self, caller: Principal) -> Vec<GoalView> {
         let table = self.table();
         let mine = table.goals.iter().filter(|(_, goal)| caller.may_touch(goal.owner));
-        mine.map(|(id, goal)| goal_view(*id, goal, &table)).collect()
+        mine.map(|(id, goal)| goal_view(*id, goal, &table).shortened()).collect()
     }
 
     /// `goal.status`.
@@ -482,8 +530,7 @@ impl Kernel {
     /// [`KernelError::NotFound`] for an id that is not this principal's.
     pub async fn wait_goal(&self, caller: Principal, id: GoalId) -> Result<GoalView, KernelError> {
         let mut over = self.goal_watch(caller, id)?;
-        // The sender lives in the table as long as the goal does, so an error means the goal is gone.
-        over.wait_for(|over| *over).await.map_err(|_| KernelError::unknown("goal", &id))?;
+        self.until_over(id, &mut over).await?;
         self.goal(caller, id)
     }
 
@@ -515,21 +562,25 @@ impl Kernel {
     /// [`KernelError::NotFound`] for an id that is not this principal's.
     pub async fn cancel_goal(&self, caller: Principal, id: GoalId) -> Result<GoalView, KernelError> {
         let mut over = self.goal_watch(caller, id)?;
-        let was_queued = {
-            let mut table = self.table();
-            let before = table.queue.len();
-            table.queue.retain(|queued| *queued != id);
-            if let Some(goal) = table.goals.get(&id) {
-                goal.cancel.cancel();
-            }
-            table.queue.len() < before
-        };
+        let was_queued = self.leave_queue(id);
+        if let Some(goal) = self.table().goals.get(&id) {
+            goal.cancel.cancel();
+        }
         if was_queued {
             self.finish_goal(id, Verdict::cancelled()).await;
         }
         self.kill_workers_of(id);
-        over.wait_for(|over| *over).await.map_err(|_| KernelError::unknown("goal", &id))?;
+        self.until_over(id, &mut over).await?;
         self.goal(caller, id)
+    }
+
+    async fn until_over(&self, id: GoalId, over: &mut watch::Receiver<bool>) -> Result<(), KernelError> {
+        tokio::select! {
+            biased;
+            // The sender lives in the table as long as the goal does, so an error means the goal is gone.
+            over = over.wait_for(|over| *over) => over.map(drop).map_err(|_| KernelError::unknown("goal", &id)),
+            () = self.closing().cancelled() => Err(KernelError::ShuttingDown),
+        }
     }
 }
 

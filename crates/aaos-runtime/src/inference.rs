@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::authority::{Refusal, Settlement};
+use aaos_core::authority::{Overdraft, Refusal};
 use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
@@ -16,11 +16,10 @@ use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
 use aaos_core::name::ModelName;
 use aaos_core::price::Price;
-use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Tokens};
+use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
 use aaos_llm::Progress;
-use tokio::time::Instant;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -46,6 +45,9 @@ impl Kernel {
         let deadline = self.wait_deadline(agent);
         let stop = agent.stop_signal();
         let mut made = 0;
+        if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
+            return reply;
+        }
         loop {
             let permit = match self.admit_inference(agent, trace, &request, deadline).await {
                 Ok(permit) => permit,
@@ -70,7 +72,7 @@ impl Kernel {
             let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(wait.0)) => false,
+                () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
                 () = stop.cancelled() => true,
                 () = self.closing().cancelled() => true,
             };
@@ -86,12 +88,13 @@ impl Kernel {
         &self,
         outcome: &InferenceOutcome,
         made: u32,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Option<Millis> {
         if outcome.possibly_billed == 0 {
             return None;
         }
-        self.models().await.ok()?.wait_to_ask_again(outcome, made, deadline)
+        let models = self.models().await.ok()?;
+        models.wait_to_ask_again(outcome, made, self.clock().timer_until(deadline))
     }
 
     /// Authorises and journals one inference, clamped to what the purse holds; waits where only other
@@ -101,10 +104,10 @@ impl Kernel {
         agent: &Agent,
         trace: Option<TraceId>,
         request: &ModelRequest,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Result<Permit<Inference>, ServiceReply> {
         loop {
-            if agent.stop_signal().is_cancelled() || self.closing().is_cancelled() {
+            if agent.stop_signal().is_cancelled() || self.is_closing() {
                 return Err(stopped(agent));
             }
             // Registered before the decision, so that a settlement between the two is not missed.
@@ -173,7 +176,7 @@ impl Kernel {
         agent: &Arc<Agent>,
         permit: Permit<Inference>,
         earlier: u32,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
         let receipt = match self.models().await {
@@ -181,6 +184,7 @@ impl Kernel {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
                 let stop = agent.stop_signal();
+                let deadline = self.clock().timer_until(deadline);
                 models.run(permit, earlier, deadline, stop.cancelled(), progress).await
             }
             Err(error) => {
@@ -201,7 +205,7 @@ impl Kernel {
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
         self.count_cost(agent, &finished.spent);
-        let overdrawn = self.overdrawn(agent, &settlement);
+        let overdrawn = self.stops_at(agent, &settlement.overdrafts);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
             && let Some(goal) = self.table().goals.get_mut(&goal)
@@ -213,17 +217,17 @@ impl Kernel {
 
     /// Of what an inference used more than was reserved, where that stops the run: always of tokens and money, of
     /// which the provider reports; of the journal where it is bounded.
-    fn overdrawn(&self, agent: &Agent, settlement: &Settlement) -> Option<Quantity> {
+    pub(crate) fn stops_at(&self, agent: &Agent, overdrafts: &[Overdraft]) -> Option<Quantity> {
         let now = self.clock().now();
         let remaining =
             self.authority().purse(agent.id, now).map(|purse| purse.remaining).unwrap_or_default();
         let stops = |quantity: &Quantity| {
             matches!(quantity, Quantity::Tokens | Quantity::MicroUsd) || remaining.get(*quantity).is_some()
         };
-        settlement.overdrafts.iter().map(|overdraft| overdraft.quantity).find(stops)
+        overdrafts.iter().map(|overdraft| overdraft.quantity).find(stops)
     }
 
-    async fn stop_overdrawn(&self, agent: &Agent, quantity: Quantity) -> ServiceReply {
+    pub(crate) async fn stop_overdrawn(&self, agent: &Agent, quantity: Quantity) -> ServiceReply {
         let remaining = {
             let now = self.clock().now();
             self.authority().purse(agent.id, now).and_then(|purse| purse.remaining.get(quantity)).unwrap_or(0)

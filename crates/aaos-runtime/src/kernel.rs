@@ -28,9 +28,11 @@ use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
 use crate::principal::{Principal, Right};
+use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
 use crate::schedules::Schedules;
+use crate::unfinished::Unfinished;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
 /// The kernel; clones share it.
@@ -65,6 +67,8 @@ struct Inner {
     traces_changed: Notify,
     degraded: Mutex<Vec<Boundary>>,
     unknown: Mutex<Vec<UnknownEffect>>,
+    unfinished: Unfinished,
+    quiet: Quiet,
     /// What the `models` gateway serves; it never changes while the daemon runs.
     providers: OnceCell<Vec<ProviderState>>,
 }
@@ -109,6 +113,8 @@ impl Kernel {
                 traces_changed: Notify::new(),
                 degraded: Mutex::new(Vec::new()),
                 unknown: Mutex::new(Vec::new()),
+                unfinished: Unfinished::default(),
+                quiet: Quiet::default(),
                 providers: OnceCell::new(),
             }),
         }
@@ -152,6 +158,12 @@ impl Kernel {
         &self.inner.closing
     }
 
+    /// Whether nothing more is begun and no end is told: the daemon closes, or has to, since its journal takes nothing
+    /// more. What is open then goes on after the next start.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.inner.closing.is_cancelled() || self.inner.journal.has_failed()
+    }
+
     /// Cancelled when whatever still runs has to end; every agent hangs below it.
     pub(crate) fn halting(&self) -> &CancellationToken {
         &self.inner.halting
@@ -159,6 +171,14 @@ impl Kernel {
 
     pub(crate) fn running_calls(&self) -> &RunningCalls {
         &self.inner.running_calls
+    }
+
+    pub(crate) fn unfinished(&self) -> &Unfinished {
+        &self.inner.unfinished
+    }
+
+    pub(crate) fn quiet(&self) -> &Quiet {
+        &self.inner.quiet
     }
 
     pub(crate) fn append_turns(&self) -> &AppendTurns {
@@ -242,6 +262,11 @@ impl Kernel {
         *self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner) = effects;
     }
 
+    /// One more of them.
+    pub(crate) fn add_unknown(&self, effect: UnknownEffect) {
+        self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(effect);
+    }
+
     fn unknown_effects(&self, caller: Principal) -> Vec<UnknownEffect> {
         let unknown = self.inner.unknown.lock().unwrap_or_else(PoisonError::into_inner);
         unknown.iter().filter(|effect| caller.may_touch(effect.owner)).cloned().collect()
@@ -249,7 +274,11 @@ impl Kernel {
 
     /// Refuses new work while closing.
     pub(crate) fn check_open(&self) -> Result<(), KernelError> {
-        if self.inner.closed.load(Ordering::Acquire) { Err(KernelError::ShuttingDown) } else { Ok(()) }
+        if self.inner.closed.load(Ordering::Acquire) || self.inner.journal.has_failed() {
+            Err(KernelError::ShuttingDown)
+        } else {
+            Ok(())
+        }
     }
 
     /// From here on new work is refused.

@@ -3,6 +3,7 @@
 //! Invariants: a message is acknowledged after it is on disk and has its place in the mailbox; a full mailbox
 //! is told before anything is recorded; every delivered message ends with a reply or a reason.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use aaos_core::effect::Delivery;
 use aaos_core::event::Event;
 use aaos_core::id::TraceId;
 use aaos_core::limits;
-use aaos_core::state::State;
+use aaos_core::state::{ReplyRecord, STOPPED_BEFORE_REPLY, State};
 use aaos_core::toolio::StopReason;
 
 use aaos_ipc::TraceState as Known;
@@ -26,6 +27,9 @@ use crate::run::{Resumption, result_of};
 use crate::schedules::Firing;
 use crate::supervise::Failed;
 use crate::view::{RunResult, TraceReport, TraceState};
+
+/// Why a run failed that does not say it.
+const RUN_FAILED: &str = "its run failed";
 
 /// Who puts a message into a mailbox.
 #[derive(Debug, Clone, Copy)]
@@ -68,13 +72,18 @@ impl Kernel {
             return Err(KernelError::State(format!("agent {} is being stopped", agent.id)));
         }
         let trace = TraceId::from_uuid(self.clock().fresh());
-        self.table().open_trace(trace, agent.owner)?;
+        // First, so that whoever is told of a full mailbox pushes no reply out of memory.
+        agent.reserve_mail()?;
+        if let Err(error) = self.table().open_trace(trace, agent.owner) {
+            agent.settle_mail(None);
+            return Err(error);
+        }
         let delivered = self.deliver_traced(agent, trace, message, sender).await;
         if let Err(error) = &delivered {
             self.close_trace(trace, Err(error.to_string()));
         }
-        if agent.cancel.is_cancelled() {
-            // Its loop may have ended while the message was on its way.
+        if agent.has_stopped() {
+            // Its mail was answered while the message was on its way.
             self.fail_waiting_mail(agent);
         }
         delivered.map(|()| trace)
@@ -87,7 +96,6 @@ impl Kernel {
         message: String,
         sender: Sender<'_>,
     ) -> Result<(), KernelError> {
-        agent.reserve_mail()?;
         let recorded = match sender {
             Sender::Operator => self.record_delivery(agent, trace, message.clone()).await,
             Sender::Agent(sent) => self.record_message(agent, trace, message.clone(), sent).await,
@@ -135,7 +143,7 @@ impl Kernel {
                 {
                     return;
                 }
-                if kernel.closing().is_cancelled() || owned.fall_asleep() {
+                if kernel.is_closing() || owned.fall_asleep() {
                     return;
                 }
             }
@@ -144,22 +152,31 @@ impl Kernel {
     }
 
     async fn empty_mailbox(&self, agent: &Arc<Agent>, earlier: Option<Arc<State>>) -> Result<(), Failed> {
-        let (mut mind, open, repeats) = match self.recall(agent).await {
-            Ok(Recalled { mind, open, repeats }) => (mind, open, repeats),
+        if let Some(failure) = earlier.as_deref().and_then(|state| unsupervised(state, agent)) {
+            let why = failure.error.clone().unwrap_or_else(|| RUN_FAILED.to_owned());
+            let trace = earlier.as_deref().and_then(|state| last_trace(state, agent));
+            self.supervise(agent, trace, why, false).await.map_err(Failed::beside)?;
+        }
+        let none = BTreeSet::new();
+        let cut = earlier.as_deref().map_or(&none, |state| &state.cut);
+        let Recalled { mut mind, open, repeats, overdrawn } = match self.recall(agent, cut).await {
+            Ok(recalled) => recalled,
             Err(error) => {
+                self.settle_unfinished(agent).await;
                 let trace = earlier.as_deref().and_then(|state| open_trace(state, agent));
-                return Err(self.failed_at(trace, error, true));
+                return Err(self.failed_at(agent, trace, error, true));
             }
         };
         if let Some(open) = open {
             let Some(earlier) = earlier else {
                 let why = format!("agent {}: a run of it is not over, though none goes on", agent.id);
-                return Err(self.failed_at(open.trace, KernelError::State(why), true));
+                return Err(self.failed_at(agent, open.trace, KernelError::State(why), true));
             };
             let usage =
                 earlier.agents.get(&agent.id).and_then(|record| record.open_run()).map(|run| run.usage);
             let usage = usage.unwrap_or_default();
-            let (trace, resumption) = (open.trace, Resumption { usage, repeats, earlier: Some(earlier) });
+            let trace = open.trace;
+            let resumption = Resumption { usage, repeats, earlier: Some(earlier), overdrawn };
             let ran = self.resume_run(agent, mind, open, resumption).await;
             mind = self.answered(agent, trace, ran).await?;
         }
@@ -176,7 +193,7 @@ impl Kernel {
         }
         let ready = async { agent.wait_unpaused().await && self.rested(agent).await };
         let may_go_on = tokio::select! {
-            ready = ready => ready && !self.closing().is_cancelled(),
+            ready = ready => ready && !self.is_closing(),
             () = self.closing().cancelled() => false,
         };
         if may_go_on { agent.live().mailbox.pop() } else { None }
@@ -200,21 +217,23 @@ impl Kernel {
         trace: Option<TraceId>,
         ran: Result<(Mind, RunEnd), KernelError>,
     ) -> Result<Mind, Failed> {
-        let (mind, end) = ran.map_err(|error| self.failed_at(trace, error, false))?;
+        let (mind, end) = ran.map_err(|error| self.failed_at(agent, trace, error, false))?;
         if let Some(trace) = trace {
             self.close_trace(trace, Ok(&end));
         }
         if end.stop_reason == StopReason::Error {
-            let why = end.error.unwrap_or_else(|| "its run failed".to_owned());
+            let why = end.error.unwrap_or_else(|| RUN_FAILED.to_owned());
             self.supervise(agent, trace, why, false).await.map_err(Failed::beside)?;
         }
         Ok(mind)
     }
 
     /// Nobody gets a reply from what failed here, unless the daemon closes and it goes on later.
-    fn failed_at(&self, trace: Option<TraceId>, error: KernelError, fresh: bool) -> Failed {
-        if let Some(trace) = trace.filter(|_| !self.closing().is_cancelled()) {
-            self.close_trace(trace, Err(error.to_string()));
+    fn failed_at(&self, agent: &Agent, trace: Option<TraceId>, error: KernelError, fresh: bool) -> Failed {
+        if let Some(trace) = trace.filter(|_| !self.is_closing()) {
+            // An agent that was stopped over it says so, here as after a restart.
+            let why = if agent.cancel.is_cancelled() { why_unanswered(agent) } else { error.to_string() };
+            self.close_trace(trace, Err(why));
         }
         Failed { trace, error, fresh }
     }
@@ -233,17 +252,11 @@ impl Kernel {
         self.traces_changed().notify_waiters();
     }
 
-    /// What still lies in the mailbox of an agent that stopped gets no reply. When it is the daemon that stops,
-    /// it waits in the journal and is answered after the next start.
+    /// What still lies in the mailbox of an agent that stopped gets no reply. To be called once its end is on record:
+    /// until then the messages wait in the journal and are taken after the next start.
     pub(crate) fn fail_waiting_mail(&self, agent: &Agent) {
-        if self.closing().is_cancelled() {
-            return;
-        }
-        let (waiting, given_up) = {
-            let mut live = agent.live();
-            (live.mailbox.drain().collect::<Vec<Mail>>(), live.given_up.clone())
-        };
-        let why = given_up.unwrap_or_else(|| "the agent was stopped before it took the message".to_owned());
+        let waiting: Vec<Mail> = agent.live().mailbox.drain().collect();
+        let why = why_unanswered(agent);
         for mail in waiting {
             self.close_trace(mail.trace, Err(why.clone()));
         }
@@ -259,7 +272,7 @@ impl Kernel {
         trace: TraceId,
         wait: Duration,
     ) -> Result<TraceReport, KernelError> {
-        let give_up = tokio::time::sleep(wait);
+        let give_up = self.clock().sleep(wait);
         tokio::pin!(give_up);
         loop {
             let changed = self.traces_changed().notified();
@@ -286,6 +299,21 @@ impl Kernel {
         };
         Ok(TraceReport { trace_id: trace, status, result, error })
     }
+}
+
+/// Why a message of an agent that is being stopped has no answer.
+fn why_unanswered(agent: &Agent) -> String {
+    agent.live().given_up.clone().unwrap_or_else(|| STOPPED_BEFORE_REPLY.to_owned())
+}
+
+/// A failure from before a restart that the supervision has not seen.
+fn unsupervised<'s>(state: &'s State, agent: &Agent) -> Option<&'s ReplyRecord> {
+    state.agents.get(&agent.id)?.unsupervised_failure()
+}
+
+/// The message that the last run of an agent answered.
+fn last_trace(state: &State, agent: &Agent) -> Option<TraceId> {
+    state.agents.get(&agent.id)?.run.as_ref()?.trace
 }
 
 /// The message that the run of an agent answers that a restart cut short.

@@ -12,15 +12,14 @@ use aaos_agent::wrap_message;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{CallId, EntryId, TraceId};
-use aaos_core::quantity::Amounts;
+use aaos_core::quantity::{Millis, Timestamp};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{SendMessageInput, SendMessageOutput, ToolFailure};
 use aaos_ipc::TraceState as Known;
 use aaos_journal::{Permit, Receipt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::mail::Sender;
@@ -49,13 +48,13 @@ impl Kernel {
         permit: Permit<ToolCall>,
         input: SendMessageInput,
     ) -> Option<Receipt<ToolCall>> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         {
             // The receiver may draw on the same purses as whoever waits for it.
             let now = self.clock().now();
             self.authority().pay_ahead(permit.agent(), permit.call(), &permit.reserved(), now);
         }
-        let wait = Duration::from_secs(input.wait_seconds.unwrap_or(0));
+        let wait = wait_left(permit.about().timestamp, input.wait_seconds, self.clock().now());
         let delivered = match under.delivered() {
             Some(trace) => Ok(trace),
             None => {
@@ -68,7 +67,7 @@ impl Kernel {
             Err(error) => Err(error.into_tool_failure()),
         };
         let result = result.and_then(|output| to_json(&output));
-        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        let outcome = ToolOutcome { elapsed: self.clock().since(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 
@@ -133,13 +132,11 @@ impl Kernel {
         sender: &Agent,
         cancel: &CancellationToken,
         trace: TraceId,
-        wait: Duration,
+        wait: Option<Duration>,
     ) -> Option<Result<SendMessageOutput, ToolFailure>> {
         let pending = SendMessageOutput::without_reply(trace);
-        if wait.is_zero() {
-            return Some(Ok(pending));
-        }
-        let until = self.wait_deadline(sender).min(Instant::now() + wait);
+        let Some(wait) = wait else { return Some(Ok(pending)) };
+        let until = self.wait_deadline(sender).min(self.clock().after(wait));
         loop {
             let changed = self.traces_changed().notified();
             if let Some(reply) = self.reply_to(trace) {
@@ -147,7 +144,7 @@ impl Kernel {
             }
             tokio::select! {
                 () = changed => {}
-                () = tokio::time::sleep_until(until) => return Some(Ok(pending)),
+                () = self.clock().sleep_until(until) => return Some(Ok(pending)),
                 () = cancel.cancelled() => return Some(Err(cancelled())),
                 () = self.closing().cancelled() => return None,
             }
@@ -176,4 +173,30 @@ impl Kernel {
 /// Whether an agent may know of another: both are of one principal, and the other belongs to the same goal or to none.
 fn knows(sender: &Agent, other: &Agent) -> bool {
     sender.owner == other.owner && (other.goal.is_none() || other.goal == sender.goal)
+}
+
+/// How much longer a reply is waited for: what was asked for counts from when the call began, whatever restarts were
+/// between. None where nobody waits.
+fn wait_left(began: Timestamp, wait_seconds: Option<u64>, now: Timestamp) -> Option<Duration> {
+    let wait = wait_seconds.filter(|seconds| *seconds > 0)?;
+    let until = began.after(Millis(wait.saturating_mul(1000)));
+    Some(Duration::from_millis(until.since(now).0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aaos_core::quantity::Timestamp;
+
+    use super::wait_left;
+
+    #[test]
+    fn a_wait_ends_when_it_was_to_end_also_after_a_restart() {
+        let left = |asked, now| wait_left(Timestamp(1_000), asked, Timestamp(now));
+        assert_eq!(left(Some(5), 1_000), Some(Duration::from_secs(5)));
+        assert_eq!(left(Some(5), 4_000), Some(Duration::from_secs(2)), "three of them went by");
+        assert_eq!(left(Some(5), 9_000), Some(Duration::ZERO), "it is over, but a reply that came is told");
+        assert_eq!((left(None, 1_000), left(Some(0), 1_000)), (None, None), "nobody waits");
+    }
 }

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aaos_agent::{Mind, OpenRun, RunEnd, TAPE_KINDS, Tape, specs_of};
-use aaos_core::effect::{EffectClass, reserved_by};
-use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, Outcome, content_hash};
+use aaos_core::authority::Overdraft;
+use aaos_core::effect::{Charge, EffectClass, reserved_by};
+use aaos_core::event::{AgentEnd, Entry, Event, NewEntry, NotApproved, Outcome, content_hash};
 use aaos_core::id::{AgentId, CallId, Seq};
 use aaos_core::limits::CALL_JOURNAL_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Quantity, Timestamp};
@@ -26,6 +27,7 @@ use crate::repeat::RepeatCounts;
 use crate::run::Resumption;
 use crate::spawn::off_thread;
 use crate::spawning_tools::to_json;
+use crate::unfinished::Leftover;
 use crate::view::UnknownEffect;
 
 /// What is said of an effect that began before a restart and has no recorded outcome.
@@ -47,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) resumed: Vec<CallId>,
     /// Effects of which nobody knows whether they happened.
     pub(crate) unknown: Vec<UnknownEffect>,
+    /// What these may have left beside files.
+    pub(crate) leftovers: Vec<Leftover>,
 }
 
 impl Plan {
@@ -84,19 +88,14 @@ impl Plan {
             }
             PendingKind::Tool(_) if pending.class == EffectClass::Safe => return,
             PendingKind::Tool(tool) if tool.tool.as_str() == tool::SendMessage::NAME => {
-                settled(state, pending, tool, sent_or_not(tool))
+                settled(state.latest, pending, tool, sent_or_not(tool))
             }
             PendingKind::Tool(tool) => {
-                self.unknown.push(UnknownEffect {
-                    call,
-                    agent_id: pending.agent,
-                    goal_id: pending.goal,
-                    tool: tool.tool.clone(),
-                    since: pending.since,
-                    owner: pending.agent.and_then(|id| state.agents.get(&id)).map_or(0, |one| one.principal),
-                });
+                let owner = pending.agent.and_then(|id| state.agents.get(&id)).map_or(0, |one| one.principal);
+                self.leftovers.extend(Leftover::of(call, tool));
+                self.unknown.push(UnknownEffect::of(pending, tool, owner));
                 let unknown = ToolFailure::new(ToolFailureKind::WorkerLost, UNKNOWN_OUTCOME);
-                settled(state, pending, tool, Err(unknown))
+                settled(state.latest, pending, tool, Err(unknown))
             }
         };
         let entry = entry_at(state.latest, pending.goal, pending.agent, event);
@@ -109,14 +108,19 @@ impl Plan {
         let asked = state.questions.values().filter(|asked| asked.question.agent == agent.id);
         self.entries.extend(asked.map(|asked| {
             let (approval, reason) = (asked.question.id, ENDED_BY_RESTART.to_owned());
-            entry(Event::HumanApprovalDenied { approval, principal: None, reason })
+            entry(Event::HumanApprovalDenied {
+                approval,
+                principal: None,
+                reason,
+                because: NotApproved::Stopped,
+            })
         }));
         self.entries.push(entry(Event::AgentStopped { end: AgentEnd::Interrupted }));
     }
 }
 
 /// What came of a call that sent a message: the journal itself tells.
-fn sent_or_not(tool: &PendingTool) -> Result<String, ToolFailure> {
+pub(crate) fn sent_or_not(tool: &PendingTool) -> Result<String, ToolFailure> {
     let Some(trace) = tool.delivered else {
         return Err(ToolFailure::new(ToolFailureKind::Cancelled, MESSAGE_CUT));
     };
@@ -124,8 +128,8 @@ fn sent_or_not(tool: &PendingTool) -> Result<String, ToolFailure> {
 }
 
 /// The outcome of a call that does not go on.
-fn settled(
-    state: &State,
+pub(crate) fn settled(
+    now: Timestamp,
     pending: &PendingCall,
     tool: &PendingTool,
     result: Result<String, ToolFailure>,
@@ -141,7 +145,7 @@ fn settled(
         failure: failure.cloned(),
         worker: None,
         spent: reserved_by(&pending.charges),
-        elapsed: state.latest.since(pending.since),
+        elapsed: now.since(pending.since),
         result: result.ok(),
     }
 }
@@ -218,6 +222,33 @@ pub(crate) struct Recalled {
     pub(crate) open: Option<OpenRun>,
     /// Which calls that run made how often.
     pub(crate) repeats: RepeatCounts,
+    /// Of what its last reply used more than was reserved, where that ends the run.
+    pub(crate) overdrawn: Option<Quantity>,
+}
+
+/// What the last inference of an agent reserved, as its entries are read.
+#[derive(Debug, Default)]
+struct LastInference {
+    charges: Vec<Charge>,
+    over: Vec<Overdraft>,
+}
+
+impl LastInference {
+    /// A reply that cost too much is the last that a run records before its end.
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::InferenceRequested { charges, .. } => {
+                self.charges.clone_from(charges);
+                self.over.clear();
+            }
+            Event::InferenceCompleted { result: Ok(_), spent, .. } => {
+                self.over = Overdraft::of(&self.charges, spent);
+            }
+            // A client's call beside the run.
+            Event::ToolInvoked { model_call: None, .. } | Event::ToolResult { .. } => {}
+            _ => self.over.clear(),
+        }
+    }
 }
 
 impl Kernel {
@@ -228,7 +259,7 @@ impl Kernel {
         record: &AgentRecord,
         cancel: CancellationToken,
     ) -> Result<Arc<Agent>, KernelError> {
-        self.reopen_roots(state, record.id).await?;
+        self.reopen_roots(record.id).await?;
         let agent = Agent::new(AgentFacts {
             id: record.id,
             manifest: record.manifest.clone(),
@@ -253,14 +284,15 @@ impl Kernel {
         Ok(agent)
     }
 
-    async fn reopen_roots(&self, state: &State, agent: AgentId) -> Result<(), KernelError> {
-        let held = state.agents.get(&agent).into_iter().flat_map(|record| &record.grants);
-        for grant in held.filter_map(|id| state.grants.get(id)).filter(|grant| !grant.revoked) {
-            let Some(identity) = grant.record.root.clone() else { continue };
-            let (Some(pattern), id) = (grant.record.capability.file_pattern().cloned(), grant.record.id)
+    /// Opens the roots of the grants that an agent holds now: one that was revoked with what it derives from has none.
+    async fn reopen_roots(&self, agent: AgentId) -> Result<(), KernelError> {
+        let held = self.authority().grants_of(agent);
+        for grant in held {
+            let (Some(identity), Some(pattern)) = (grant.root, grant.capability.file_pattern().cloned())
             else {
                 continue;
             };
+            let id = grant.id;
             let roots = self.roots().clone();
             let reopened = off_thread(move || roots.reopen(id, &pattern, &identity)).await?;
             if let Err(error) = reopened {
@@ -282,17 +314,17 @@ impl Kernel {
         if let Some(end) = &run.end {
             return Ok(RunSoFar::Ended(end_of(end)));
         }
-        let recalled = self.recall(agent).await?;
+        let recalled = self.recall(agent, &state.cut).await?;
         let goal = agent.goal.and_then(|goal| state.goals.get(&goal));
         let of_goal = goal.filter(|goal| goal.root_agent == Some(agent.id)).map(|goal| goal.usage);
         // A goal's root agent counts for its whole tree.
         let usage = of_goal.unwrap_or(run.usage);
-        let Recalled { mind, open: Some(open), repeats } = recalled else {
+        let Recalled { mind, open: Some(open), repeats, overdrawn } = recalled else {
             let why = format!("agent {}: the journal holds no run that could go on", agent.id);
             return Err(KernelError::State(why));
         };
         let earlier = Some(Arc::clone(state));
-        Ok(RunSoFar::Open(Box::new((mind, open, Resumption { usage, repeats, earlier }))))
+        Ok(RunSoFar::Open(Box::new((mind, open, Resumption { usage, repeats, earlier, overdrawn }))))
     }
 
     /// Runs an agent to the end of its run, from wherever that stands.
@@ -308,28 +340,41 @@ impl Kernel {
         Ok(end)
     }
 
-    /// Rebuilds the mind of an agent from the journal.
-    pub(crate) async fn recall(&self, agent: &Agent) -> Result<Recalled, KernelError> {
+    /// Rebuilds the mind of an agent from the journal. The results of calls that were `cut` are given to nobody.
+    pub(crate) async fn recall(
+        &self,
+        agent: &Agent,
+        cut: &BTreeSet<CallId>,
+    ) -> Result<Recalled, KernelError> {
         let first = agent.live().conversation.front().copied();
         let mut tape = Tape::recent(self.mind_config(agent));
-        let mut repeats = RepeatCounts::default();
+        let (mut repeats, mut last) = (RepeatCounts::default(), LastInference::default());
         if let Some(first) = first {
             let mut after = Seq(first.0.saturating_sub(1));
             loop {
                 let entries = self.tape_entries(agent, after).await?;
-                let Some(last) = entries.last() else { break };
-                after = last.seq;
+                let Some(newest) = entries.last() else { break };
+                after = newest.seq;
                 for entry in &entries {
+                    if matches!(&entry.event, Event::ToolResult { call, .. } if cut.contains(call)) {
+                        continue;
+                    }
                     tape.take(entry, specs_of).map_err(|divergence| {
                         KernelError::State(format!("agent {} cannot go on: {divergence}", agent.id))
                     })?;
                     repeats.recall(&entry.event, &tape);
+                    last.note(&entry.event);
                 }
             }
         }
+        let overdrawn = self.stops_at(agent, &last.over).filter(|_| tape.is_running());
+        if overdrawn.is_some() {
+            // As before the restart: the reply is paid for, and ends the run instead of reaching the mind.
+            tape.withhold_reply();
+        }
         let (mut mind, open) = tape.finish();
         mind.count_as_used(agent.live().total_usage);
-        Ok(Recalled { mind, open, repeats })
+        Ok(Recalled { mind, open, repeats, overdrawn })
     }
 
     async fn tape_entries(&self, agent: &Agent, after: Seq) -> Result<Vec<Entry>, KernelError> {

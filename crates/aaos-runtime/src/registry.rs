@@ -47,6 +47,8 @@ pub(crate) struct Agent {
     run_gate: Arc<Semaphore>,
     pub(crate) worker: WorkerSlot,
     pub(crate) denials: Arc<Denials>,
+    /// Refusals because of a limit of the runtime.
+    pub(crate) limits: Arc<Denials>,
     /// Refusals for want of budget: they have entries of their own, however much else was refused.
     pub(crate) shortfalls: Arc<Denials>,
     pub(crate) paused: watch::Sender<bool>,
@@ -137,6 +139,7 @@ impl Agent {
             run_gate: Arc::new(Semaphore::new(1)),
             worker: WorkerSlot::default(),
             denials: Arc::default(),
+            limits: Arc::default(),
             shortfalls: Arc::default(),
             paused: watch::Sender::new(false),
             gone: watch::Sender::new(Departure::Here),
@@ -222,6 +225,11 @@ impl Agent {
     /// Whether it has a mailbox, and lives until it is stopped.
     pub(crate) fn has_mailbox(&self) -> bool {
         self.manifest.lifecycle.outlives_a_run()
+    }
+
+    /// Whether its end is on record.
+    pub(crate) fn has_stopped(&self) -> bool {
+        *self.gone.borrow() == Departure::Journalled
     }
 
     /// Whether messages wait.

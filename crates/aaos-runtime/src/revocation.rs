@@ -131,9 +131,9 @@ impl Kernel {
         let Ended { cut, mut durable } = ended.ok_or_else(|| KernelError::unknown("grant", &grant))?;
         // Whoever asks again waits for the disk too.
         durable.wait_for(|durable| *durable).await.map(drop).map_err(|_| not_recorded())?;
-        match tokio::time::timeout(LONGEST, self.wait_for_end_of(&cut)).await {
-            Ok(ended) => ended.map(|()| revoked),
-            Err(_) => Err(still_running(&cut)),
+        match self.clock().timeout(LONGEST, self.wait_for_end_of(&cut)).await {
+            Some(ended) => ended.map(|()| revoked),
+            None => Err(still_running(&cut)),
         }
     }
 
@@ -190,10 +190,11 @@ impl Kernel {
     /// What an agent that goes on had lost before the restart is answered for as before.
     pub(crate) fn recall_revoked(&self, state: &State, agent: &Agent) {
         let held = state.agents.get(&agent.id).into_iter().flat_map(|record| &record.grants);
-        let lost = held.filter_map(|id| state.grants.get(id)).filter(|grant| grant.revoked);
-        let lost = lost.map(|grant| {
+        // What derives from a revoked grant ended with it.
+        let lost = self.lost_grants(agent, &held.copied().collect::<Vec<_>>());
+        let lost = lost.into_iter().map(|grant| {
             let (_, durable) = watch::channel(true);
-            (grant.record.id, Ended { cut: Vec::new(), durable })
+            (grant, Ended { cut: Vec::new(), durable })
         });
         agent.live().revoked.extend(lost);
     }

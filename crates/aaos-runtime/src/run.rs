@@ -41,6 +41,8 @@ struct InProcess<'k> {
     stop: CancellationToken,
     /// Of a run that goes on after a restart: what the journal said then.
     earlier: Option<Arc<State>>,
+    /// Of what the last reply before the restart used so much that it ends the run.
+    overdrawn: Option<Quantity>,
 }
 
 impl AgentServices for InProcess<'_> {
@@ -66,6 +68,9 @@ impl AgentServices for InProcess<'_> {
 
 impl InProcess<'_> {
     async fn ask(&self, request: ModelRequest) -> ServiceReply {
+        if let Some(quantity) = self.overdrawn {
+            return self.kernel.stop_overdrawn(self.agent, quantity).await;
+        }
         if self.meter.is_spent() {
             let (quantity, wanted) = (Quantity::Tokens, request.max_output_tokens.0);
             let refusal = Refusal::Budget { quantity, wanted, remaining: 0 };
@@ -124,7 +129,7 @@ impl InProcess<'_> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stop.is_cancelled() || self.kernel.closing().is_cancelled()
+        self.stop.is_cancelled() || self.kernel.is_closing()
     }
 }
 
@@ -200,6 +205,9 @@ impl Kernel {
                 return Err(being_stopped(&owned));
             }
             let end = kernel.run_recorded(&owned, &mut mind, trace, from).await;
+            if end.is_ok() {
+                kernel.settle_unfinished(&owned).await;
+            }
             drop(only_run);
             Ok((mind, end?))
         });
@@ -273,15 +281,15 @@ impl Kernel {
             live.meter = Some(Arc::clone(&meter));
             live.run_stop = Some(stop.clone());
         }
-        let earlier = resumption.earlier;
-        let services = InProcess { kernel: self, agent, trace, meter, stop, earlier };
+        let Resumption { earlier, overdrawn, .. } = resumption;
+        let services = InProcess { kernel: self, agent, trace, meter, stop, earlier, overdrawn };
         let driven = {
             let driven = self.drive(&services, mind, step);
             tokio::pin!(driven);
             tokio::select! {
                 biased;
                 end = &mut driven => end,
-                () = sleep_for(time) => {
+                () = self.sleep_for(time) => {
                     self.end_run_in_flight(agent, &services.stop).await;
                     driven.await
                 }
@@ -295,6 +303,14 @@ impl Kernel {
             live.usage = end.usage;
         }
         driven
+    }
+
+    /// For this long; for ever where nothing bounds it.
+    async fn sleep_for(&self, time: Option<Millis>) {
+        match time {
+            Some(time) => self.clock().sleep(Duration::from_millis(time.0)).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The time of a run is up: its inference is cancelled, its worker and those of its children are killed. What was
@@ -349,7 +365,7 @@ impl Kernel {
                 Unanswered::Invoke(calls) => invoke_all(services, calls).await,
                 Unanswered::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
             };
-            if self.closing().is_cancelled() {
+            if self.is_closing() {
                 return None;
             }
             cut = cause_of(&event).map(|cause| RunCut { cause, asking });
@@ -390,6 +406,8 @@ pub(crate) struct Resumption {
     pub(crate) repeats: RepeatCounts,
     /// What the journal said then: unfinished spawning calls go on from there.
     pub(crate) earlier: Option<Arc<State>>,
+    /// Of what its last reply used more than was reserved, where that ends the run.
+    pub(crate) overdrawn: Option<Quantity>,
 }
 
 /// What an event cuts short, if it does.
@@ -433,14 +451,6 @@ const fn budget_exceeded(lacks: Shortfall) -> ServiceReply {
 
 fn being_stopped(agent: &Agent) -> KernelError {
     KernelError::State(format!("agent {} is being stopped", agent.id))
-}
-
-/// For this long; for ever where nothing bounds it.
-async fn sleep_for(time: Option<Millis>) {
-    match time {
-        Some(time) => tokio::time::sleep(Duration::from_millis(time.0)).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn about_trace(mut entry: NewEntry, trace: Option<TraceId>) -> NewEntry {

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, TraceId};
@@ -18,9 +17,6 @@ use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::mail::Sender;
 use crate::registry::Agent;
-
-/// After how long the clock is looked at again at the latest: a machine that slept does not count its sleep as a wait.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// When scheduled agents are due.
 #[derive(Debug, Default)]
@@ -104,10 +100,14 @@ impl Kernel {
     pub(crate) async fn fire_schedules(&self) {
         loop {
             let next = self.fire_due().await;
-            let left = |next: Timestamp| Duration::from_millis(next.since(self.clock().now()).0);
-            let wait = next.map_or(LOOK_AGAIN, left).min(LOOK_AGAIN);
+            let due = async {
+                match next {
+                    Some(next) => self.clock().sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = due => {}
                 () = self.schedules().changed.notified() => {}
                 () = self.closing().cancelled() => return,
             }

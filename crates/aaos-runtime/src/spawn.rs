@@ -369,7 +369,7 @@ impl Kernel {
         agent.tasks.close();
         agent.tasks.wait().await;
         self.close_questions_of(agent).await;
-        self.fail_waiting_mail(agent);
+        self.settle_unfinished(agent).await;
         let owner = crate::far::WorkerOwner { agent: agent.id, goal: agent.goal };
         self.end_worker(&agent.worker, owner).await;
         let grants = self.authority().grants_of(agent.id);
@@ -388,6 +388,9 @@ impl Kernel {
         self.budget_changed().notify_waiters();
         let departure = if stopped.is_ok() { Departure::Journalled } else { Departure::NotJournalled };
         agent.gone.send_replace(departure);
+        if stopped.is_ok() {
+            self.fail_waiting_mail(agent);
+        }
         stopped.map(drop).map_err(KernelError::from)
     }
 

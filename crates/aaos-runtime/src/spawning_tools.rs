@@ -12,7 +12,6 @@ use aaos_core::id::{AgentId, CallId, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
-use aaos_core::quantity::Amounts;
 use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
@@ -20,10 +19,9 @@ use aaos_core::toolio::{
     ToolFailureKind,
 };
 use aaos_journal::{Permit, Receipt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dispatch::{cancelled, elapsed};
+use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::fits;
@@ -100,7 +98,7 @@ impl Kernel {
         under: Under,
         permit: Permit<ToolCall>,
     ) -> Option<Receipt<ToolCall>> {
-        let begun = Instant::now();
+        let begun = self.clock().now();
         {
             // The children draw on the same purses: they must not wait for what their own call reserves.
             let now = self.clock().now();
@@ -115,10 +113,10 @@ impl Kernel {
             }
             other => unreachable!("{} does not run in the kernel", other.name()),
         };
-        if self.closing().is_cancelled() && !under.cancel.is_cancelled() {
+        if self.is_closing() && !under.cancel.is_cancelled() {
             return None;
         }
-        let outcome = ToolOutcome { result, worker: None, moved: Amounts::NONE, elapsed: elapsed(begun) };
+        let outcome = ToolOutcome { elapsed: self.clock().since(begun), ..ToolOutcome::of(result) };
         Some(permit.settle(outcome))
     }
 
@@ -182,7 +180,7 @@ impl Kernel {
             }
             Err(failure) => Err(failure),
         };
-        if self.closing().is_cancelled() {
+        if self.is_closing() {
             return outcome;
         }
         if let Some(goal) = parent.goal

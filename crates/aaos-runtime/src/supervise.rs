@@ -5,11 +5,10 @@
 //! ends, and whatever waits in its mailbox is answered with the cause. A journal that fails is no failure of an agent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aaos_core::event::{AgentEnd, Event, NewEntry};
 use aaos_core::id::TraceId;
-use aaos_core::quantity::MicroUsd;
+use aaos_core::quantity::{MicroUsd, Timestamp};
 use aaos_core::supervision::{Ended, Next, decide};
 
 use crate::error::KernelError;
@@ -37,16 +36,13 @@ impl Kernel {
     /// Decides what follows a failure that cut an agent's work short. False when the agent does not go on.
     pub(crate) async fn goes_on_after(&self, agent: &Arc<Agent>, failed: Failed) -> bool {
         let Failed { trace, error, fresh } = failed;
-        if agent.cancel.is_cancelled() || self.closing().is_cancelled() {
-            self.fail_waiting_mail(agent);
+        if agent.cancel.is_cancelled() || self.is_closing() {
             return false;
         }
-        let decided = match error {
-            // Nothing can be recorded any more, so that nothing may go on.
-            KernelError::Journal(_) => Err(error),
-            error => self.supervise(agent, trace, error.to_string(), fresh).await,
-        };
-        if let Err(error) = decided {
+        if let Err(error) = self.supervise(agent, trace, error.to_string(), fresh).await {
+            if self.is_closing() {
+                return false;
+            }
             self.give_up(agent, error.to_string());
         }
         !agent.cancel.is_cancelled()
@@ -95,7 +91,6 @@ impl Kernel {
         tracing::error!(agent = %agent.id, %reason, "an agent is given up");
         agent.live().given_up = Some(reason.clone());
         agent.cancel.cancel();
-        self.fail_waiting_mail(agent);
         // Whoever retires it waits for its tasks, of which this is one.
         let (kernel, dead) = (self.clone(), Arc::clone(agent));
         let end = AgentEnd::Failed { reason };
@@ -105,11 +100,10 @@ impl Kernel {
     /// Waits until an agent that was restarted may take the next message; false when it is stopped meanwhile.
     pub(crate) async fn rested(&self, agent: &Agent) -> bool {
         let until = agent.live().watch.rests_until;
-        let left = until.map_or(0, |until| until.since(self.clock().now()).0);
         tokio::select! {
             biased;
             () = agent.cancel.cancelled() => false,
-            () = tokio::time::sleep(Duration::from_millis(left)) => true,
+            () = self.clock().sleep_until(until.unwrap_or(Timestamp::ZERO)) => true,
         }
     }
 

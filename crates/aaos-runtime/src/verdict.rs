@@ -42,6 +42,19 @@ impl Verdict {
         }
     }
 
+    /// For a goal whose deadline passed before its turn came.
+    pub(crate) fn too_late() -> Self {
+        let error =
+            "the goal's deadline passed while it waited for its turn; give it more time or a higher priority";
+        Self {
+            state: GoalState::Failed,
+            response: String::new(),
+            outputs: Vec::new(),
+            error: Some(error.to_owned()),
+            exit_code: Exit::Failed as u8,
+        }
+    }
+
     /// For a goal whose agent could not be started or driven.
     pub(crate) fn could_not_run(error: &KernelError, cancelled: bool) -> Self {
         if cancelled {

@@ -8,10 +8,12 @@ use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, CallId, GoalId, Seq, TraceId};
+use aaos_core::limits;
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
 use aaos_core::name::{AgentName, ModelName, ToolName};
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
+use aaos_core::state::{PendingCall, PendingTool};
 use aaos_core::toolio::StopReason;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +86,20 @@ pub struct QuantityReport {
     pub used: u64,
     /// What may still be reserved, ancestors considered.
     pub remaining: Option<u64>,
+}
+
+impl UnknownEffect {
+    /// Of a call of a principal's agent.
+    pub(crate) fn of(pending: &PendingCall, made: &PendingTool, owner: u32) -> Self {
+        Self {
+            call: pending.call,
+            agent_id: pending.agent,
+            goal_id: pending.goal,
+            tool: made.tool.clone(),
+            since: pending.since,
+            owner,
+        }
+    }
 }
 
 impl PurseReport {
@@ -285,6 +301,22 @@ pub struct GoalView {
     pub exit_code: Option<u8>,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
+}
+
+impl GoalView {
+    /// With the first [`limits::LISTED_TEXT_BYTES`] of its long texts.
+    pub(crate) fn shortened(mut self) -> Self {
+        shorten(&mut self.goal);
+        self.response.iter_mut().chain(&mut self.error).for_each(shorten);
+        self
+    }
+}
+
+fn shorten(text: &mut String) {
+    if text.len() > limits::LISTED_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(limits::LISTED_TEXT_BYTES));
+        text.push('…');
+    }
 }
 
 /// One tool in `tool.list`.

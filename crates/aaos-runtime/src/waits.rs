@@ -9,8 +9,8 @@ use aaos_core::authority::Refusal;
 use aaos_core::effect::{Authorized, Effect};
 use aaos_core::id::CallId;
 use aaos_core::limits;
+use aaos_core::quantity::Timestamp;
 use tokio::sync::futures::Notified;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::KernelError;
@@ -44,8 +44,8 @@ pub(crate) enum NotAdmitted {
 
 impl Kernel {
     /// Until when an effect of an agent may wait.
-    pub(crate) fn wait_deadline(&self, agent: &Agent) -> Instant {
-        Instant::now() + agent.goal.map_or(LONGEST, |goal| self.time_left(goal))
+    pub(crate) fn wait_deadline(&self, agent: &Agent) -> Timestamp {
+        agent.goal.map_or_else(|| self.clock().after(LONGEST), |goal| self.deadline_of(goal))
     }
 
     /// Waits until something was settled. `settled` is registered before the decision that it answers, so that a
@@ -54,13 +54,13 @@ impl Kernel {
         &self,
         stop: &CancellationToken,
         settled: Notified<'_>,
-        deadline: Instant,
+        deadline: Timestamp,
     ) -> Result<(), WaitEnd> {
         tokio::select! {
             () = settled => {}
             () = stop.cancelled() => return Err(WaitEnd::Stopped),
             () = self.closing().cancelled() => return Err(WaitEnd::Stopped),
-            () = tokio::time::sleep_until(deadline) => return Err(WaitEnd::TooLate),
+            () = self.clock().sleep_until(deadline) => return Err(WaitEnd::TooLate),
         }
         // A reservation whose outcome cannot be journalled is never settled.
         self.journal().flush().await.map(drop).map_err(|error| WaitEnd::Failed(error.into()))
@@ -76,7 +76,7 @@ impl Kernel {
     ) -> Result<Authorized<E>, NotAdmitted> {
         let deadline = self.wait_deadline(agent);
         loop {
-            if stop.is_cancelled() || self.closing().is_cancelled() {
+            if stop.is_cancelled() || self.is_closing() {
                 return Err(NotAdmitted::Stopped);
             }
             let settled = self.budget_changed().notified();

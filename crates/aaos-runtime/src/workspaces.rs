@@ -21,16 +21,11 @@ const ROUND: Duration = Duration::from_secs(3600);
 impl Kernel {
     /// Removes old workspaces now and then, until the kernel closes.
     pub(crate) async fn clean_workspaces(&self) {
-        let mut round = tokio::time::interval(ROUND);
         loop {
-            tokio::select! {
-                _ = round.tick() => {}
-                () = self.closing().cancelled() => return,
-            }
             let workspaces = self.config().workspaces.clone();
             let names = off_thread(move || names_in(&workspaces)).await.unwrap_or_default();
             for goal in names.iter().filter_map(|name| name.to_str()?.parse::<GoalId>().ok()) {
-                if self.closing().is_cancelled() {
+                if self.is_closing() {
                     return;
                 }
                 let workspace = self.config().workspaces.join(goal.to_string());
@@ -38,6 +33,10 @@ impl Kernel {
                 if self.is_expired(goal, changed) {
                     self.clean_workspace(goal).await;
                 }
+            }
+            tokio::select! {
+                () = self.clock().sleep(ROUND) => {}
+                () = self.closing().cancelled() => return,
             }
         }
     }

@@ -241,5 +241,5 @@ fn outcome(
     if let Err(failure) = &result {
         tracing::debug!(tool = input.name(), kind = ?failure.kind, "a tool call failed");
     }
-    ToolOutcome { result, worker, moved, elapsed }
+    ToolOutcome { worker, moved, elapsed, ..ToolOutcome::of(result) }
 }

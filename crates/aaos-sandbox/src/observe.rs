@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use crate::beneath::{BELOW_NO_LINKS, Links, open_for_io, open_location};
 use crate::commit::{Target as Found, discard_leftover, find_target};
 use crate::protect::kernel_path;
-use crate::roots::{RootError, RootTable, hash_file};
+use crate::roots::{RootError, RootTable, hash_file, hash_start};
 
 impl RootTable {
     /// What a write to `path` would change. What cannot be looked at is told in words: the write fails on it too.
@@ -33,6 +33,34 @@ impl RootTable {
             target.content_hash = Some(format!("unknown: {error}"));
         }
         target
+    }
+
+    /// The same, but of the content only so much of its beginning: what an append was to go on from.
+    #[must_use]
+    pub fn observe_start(&self, path: &AbsPath, grant: GrantId, relative: &str, upto: Bytes) -> Target {
+        let mut target = self.observe_target(path, grant, relative);
+        if target.content_hash.is_some() {
+            let hash = self.hash_start(path, grant, relative, upto);
+            target.content_hash = Some(hash.unwrap_or_else(|error| format!("unknown: {error}")));
+        }
+        target
+    }
+
+    fn hash_start(
+        &self,
+        path: &AbsPath,
+        grant: GrantId,
+        relative: &str,
+        upto: Bytes,
+    ) -> Result<String, RootError> {
+        let target = self.find(path, grant, relative, false)?;
+        let fail = |errno| RootError::from_errno("look at", relative, errno);
+        let location =
+            open_location(&target.directory, target.name.as_bytes(), OFlags::NOFOLLOW, BELOW_NO_LINKS);
+        let file = open_for_io(&location.map_err(fail)?, OFlags::RDONLY).map_err(fail)?;
+        let (_, hash) = hash_start(file, upto.0.min(MAX_OBSERVED_OUTPUT_BYTES))
+            .map_err(|source| RootError::Io { action: "read", path: path.as_str().to_owned(), source })?;
+        Ok(hash)
     }
 
     /// Where a write to `path` really lies. Two calls that write to one file under one root have one place, however
@@ -207,6 +235,21 @@ mod tests {
         assert_eq!(before, Snapshot::of(home.path()), "looking makes nothing");
         table.close(GRANT);
         assert!(matches!(position("one/f", false), Err(RootError::UnknownGrant { .. })));
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_is_seen_by_itself() {
+        let (home, table) = granted();
+        let seen = |relative: &str, upto| {
+            table.observe_start(&named(&home, relative), GRANT, relative, Bytes(upto)).content_hash
+        };
+        let hash = |text: &str| Some(blake3::hash(text.as_bytes()).to_hex().to_string());
+        assert_eq!([0, 2, 4, 9].map(|upto| seen("way/f", upto)), ["", "te", "text", "text"].map(hash));
+        let (path, whole) =
+            (named(&home, "one/f"), table.observe_start(&named(&home, "one/f"), GRANT, "one/f", Bytes(4)));
+        assert_eq!(whole, table.observe_target(&path, GRANT, "one/f"), "all of it is the file");
+        assert_eq!(seen("one/g", 0), None, "nothing is there");
+        assert!(seen("out/f", 4).is_some_and(|why| why.starts_with("unknown")), "nothing outside is read");
     }
 
     #[test]

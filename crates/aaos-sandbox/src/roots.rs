@@ -578,7 +578,12 @@ fn identity_of(facts: &Facts, path: AbsPath) -> RootIdentity {
 
 /// Size and BLAKE3 of a file, read to its end but never beyond the limit.
 pub(crate) fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
-    let mut file = std::fs::File::from(fd).take(MAX_OBSERVED_OUTPUT_BYTES);
+    hash_start(fd, MAX_OBSERVED_OUTPUT_BYTES)
+}
+
+/// The same of no more than so many bytes of its beginning.
+pub(crate) fn hash_start(fd: OwnedFd, most: u64) -> std::io::Result<(u64, String)> {
+    let mut file = std::fs::File::from(fd).take(most);
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; HASH_PIECE];
     loop {

@@ -64,8 +64,12 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
             crate::commands::notice(&format!("agentd ready socket={}", socket.display()));
             daemon.until_told(&mut signals).await
         };
-        let closed = daemon.stop(signals).await?;
-        Ok(if exit == Exit::Done { exit_of(closed) } else { exit })
+        match daemon.stop(signals).await {
+            Ok(closed) if exit == Exit::Done => Ok(exit_of(closed)),
+            Err(error) if exit == Exit::Done => Err(error),
+            // It ends because something failed, which has been said.
+            Ok(_) | Err(_) => Ok(exit),
+        }
     })
 }
 
@@ -337,6 +341,7 @@ impl Daemon {
         tokio::select! {
             () = signals.next() => Exit::Done,
             () = self.lost_zygote() => Exit::Internal,
+            () = self.lost_journal() => Exit::Internal,
         }
     }
 
@@ -344,6 +349,15 @@ impl Daemon {
     async fn lost_zygote(&self) {
         self.sandbox.wait_zygote_end().await;
         tracing::error!("the zygote died; agentd ends and recovers from the journal at its next start");
+    }
+
+    /// Resolves when the journal takes nothing more: what cannot be recorded may not be done, so the daemon ends.
+    async fn lost_journal(&self) {
+        self.kernel.journal().wait_failure().await;
+        tracing::error!(
+            "the journal could not be written; agentd ends and goes on with what is recorded at its next start: make \
+             room on the disk of the state directory, or mend it"
+        );
     }
 
     /// Stays until the goals of other clients are over, a signal comes, or the zygote dies.
@@ -354,6 +368,7 @@ impl Daemon {
             () = self.kernel.wait_all_goals() => {}
             () = signals.next() => {}
             () = self.lost_zygote() => {}
+            () = self.lost_journal() => {}
         }
         Ok(())
     }

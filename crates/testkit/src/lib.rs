@@ -12,6 +12,7 @@ mod ledger;
 mod model;
 mod process;
 mod rpc;
+mod tracer;
 mod web;
 
 pub use daemon::{Backend, Daemon, DaemonBuilder, Finished};
@@ -23,6 +24,7 @@ pub use model::{
 };
 pub use process::{ProcessRef, descendants};
 pub use rpc::{Client, RpcFailure, RpcTrouble};
+pub use tracer::{inject_into_writer, trace_writer};
 pub use web::{Page, SeenFetch, WebServer};
 
 use std::time::Duration;

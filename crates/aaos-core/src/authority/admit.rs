@@ -1,12 +1,14 @@
 //! Admission of agents into the tree, and the table's rebuilding from the journal's fold.
 
+use std::collections::BTreeSet;
+
 use crate::budget::Purse;
 use crate::capability::Capability;
 use crate::effect::Denied;
 use crate::grant::{GrantRecord, GrantRequest};
-use crate::id::{AgentId, GrantId};
+use crate::id::{AgentId, ApprovalId, GrantId};
 use crate::quantity::{Quantity, Timestamp};
-use crate::state::{AgentRecord, State};
+use crate::state::{AgentRecord, PendingCall, State};
 
 use super::approve::Approved;
 use super::index::HeldIndex;
@@ -137,7 +139,9 @@ impl Authority {
                 authority.restore_grant(state, *id);
             }
         }
-        for approval in state.approved.values().filter(|one| one.uses > 0) {
+        // One without uses is its last call's until that is settled.
+        let in_use: BTreeSet<ApprovalId> = state.pending.values().flat_map(PendingCall::approvals).collect();
+        for approval in state.approved.values().filter(|one| one.uses > 0 || in_use.contains(&one.id)) {
             if let Some(holder) = authority.agents.get_mut(approval.holder) {
                 holder.approvals.push(Approved::new(approval.clone()));
                 authority.approvals.insert(approval.id, approval.holder);

@@ -209,6 +209,14 @@ impl Authority {
         self.grants.ancestors(grant).any(|one| among.contains(&one))
     }
 
+    /// An effect that used an approval before a restart goes on.
+    pub(super) fn open_approval(&mut self, approval: ApprovalId) {
+        let holder = self.approvals.get(&approval).copied();
+        if let Some(one) = holder.and_then(|holder| self.approved_mut(holder, approval)) {
+            one.open += 1;
+        }
+    }
+
     /// Takes back the use of an effect that never happened.
     pub(super) fn give_back_approval(&mut self, approval: ApprovalId) {
         let holder = self.approvals.get(&approval).copied();

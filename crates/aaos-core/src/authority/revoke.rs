@@ -91,6 +91,9 @@ impl Authority {
         let paid = reserved_by(&pending.charges);
         let before = self.calls.insert(pending.call, OpenCall { grants, cut, paid });
         assert!(before.is_none(), "a call is taken up once");
+        for approval in pending.approvals() {
+            self.open_approval(approval);
+        }
         for charge in &pending.charges {
             if let Some(at) = self.charged(charge).and_then(|agent| self.agents.find(agent)) {
                 self.agents.at_mut(at).open_charges += 1;

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Event;
 use crate::id::GoalId;
 use crate::model::{ModelFailure, ModelFailureKind};
 use crate::path::AbsPath;
@@ -81,6 +82,34 @@ pub enum AgentEnd {
         /// Why.
         reason: String,
     },
+}
+
+/// What stood in the way of an effect that was denied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeniedBy {
+    /// What the agent holds.
+    #[default]
+    Grants,
+    /// A limit of the runtime: later the same may pass.
+    Limit,
+}
+
+/// How it came that an effect was not approved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotApproved {
+    /// A person said so.
+    #[default]
+    Answered,
+    /// Nobody approved it in time.
+    Late,
+    /// A grant that it would use was revoked.
+    Revoked,
+    /// What asked was stopped.
+    Stopped,
+    /// It had been approved, and the approval was withdrawn.
+    Withdrawn,
 }
 
 /// What stood at a declared output before the goal began.
@@ -179,4 +208,19 @@ pub struct KeptKey {
     pub goal: GoalId,
     /// When it ended.
     pub ended: Timestamp,
+}
+
+impl Event {
+    /// Whether it says that something which an agent wanted was denied to it: by what it holds, or by people. A limit
+    /// of the runtime, an end and a withdrawal deny nothing.
+    #[must_use]
+    pub const fn is_denial(&self) -> bool {
+        match self {
+            Self::CapabilityDenied { by, .. } => matches!(by, DeniedBy::Grants),
+            Self::HumanApprovalDenied { because, .. } => {
+                matches!(because, NotApproved::Answered | NotApproved::Late | NotApproved::Revoked)
+            }
+            _ => false,
+        }
+    }
 }

@@ -17,7 +17,6 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::AgentSpawned
         | EventKind::CapabilityGranted
         | EventKind::CapabilityDenied
-        | EventKind::DenialsSuppressed
         | EventKind::CapabilityRevoked
         | EventKind::AgentStopped
         | EventKind::AgentExecutionStarted
@@ -32,9 +31,9 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::AgentMessageReceived
         | EventKind::ToolInvoked
         | EventKind::ToolResult
-        // Not in the state, but in what a mind was told.
         | EventKind::CallRefused
         | EventKind::InferenceRequested
+        | EventKind::InferenceRetried
         | EventKind::InferenceCompleted
         | EventKind::HumanApprovalRequested
         | EventKind::HumanApprovalGranted
@@ -46,11 +45,11 @@ pub fn needs_body(kind: EventKind) -> bool {
         // Never recorded: a header that says so was not written by a journal.
         | EventKind::BodyErased => true,
         EventKind::DaemonStopped
+        | EventKind::DenialsSuppressed
         | EventKind::AgentLoopStarted
         | EventKind::AgentLoopStopped
         | EventKind::MessageSent
         | EventKind::ToolRepeatGuardFired
-        | EventKind::InferenceRetried
         | EventKind::UsageReported
         | EventKind::BudgetExceeded
         | EventKind::Overdraft

@@ -1,22 +1,25 @@
 //! How each entry changes the state.
 
+mod approvals;
+mod runs;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass, reserved_by};
-use crate::event::{AgentEnd, Entry, Event, EventKind, GoalState, RunCut};
-use crate::id::{AgentId, CallId, GoalId, GrantId};
+use crate::event::{AgentEnd, Entry, Event, EventKind, GoalState};
+use crate::id::{AgentId, ApprovalId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
-use crate::model::Usage;
+use crate::model::{ModelFailure, Usage};
 use crate::name::AgentName;
 use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
 use crate::supervision::Watch;
-use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
+use crate::toolio::{SpawnAgentOutput, ToolFailure};
 
 use super::bodies::needs_body;
 use super::{
-    AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, MailRecord,
-    PendingApproval, PendingCall, PendingKind, PendingTool, ReplyRecord, RunRecord, SpawnedChild, State,
+    AgentLife, AgentRecord, FailedChildren, GoalEnd, GoalRecord, GrantState, MAX_PATH, PendingCall,
+    PendingKind, PendingTool, ReplyRecord, STOPPED_BEFORE_REPLY, SpawnedChild, State,
 };
 
 impl State {
@@ -35,23 +38,29 @@ impl State {
             }
             Event::AgentSpawned { .. } => self.admit(entry),
             Event::CapabilityGranted { grant } => self.grant(grant),
-            Event::CapabilityRevoked { grant, .. } => {
+            Event::CapabilityRevoked { grant, cut, .. } => {
                 if let Some(grant) = self.grants.get_mut(grant) {
                     grant.revoked = true;
                 }
+                self.note_cut(cut);
             }
             Event::AgentStopped { end } => self.stop(entry, end),
-            Event::AgentRestarted { .. } => self.restart(entry),
+            Event::AgentRestarted { .. } => {
+                self.forget_refused(entry.agent_id);
+                self.restart(entry);
+            }
             Event::ScheduleFired { due: until } | Event::ScheduleMissed { until, .. } => {
                 self.with_agent(entry, |agent| agent.watch.settle_schedule(*until));
             }
             Event::AgentPaused {} => self.with_agent(entry, |agent| agent.paused = true),
             Event::AgentResumed {} => self.with_agent(entry, |agent| agent.paused = false),
-            Event::AgentExecutionStarted { .. }
-            | Event::AgentExecutionResumed {}
-            | Event::AgentExecutionCompleted { .. } => self.apply_run(entry),
-            Event::CapabilityDenied { .. } => self.count_denials(entry, 1),
-            Event::DenialsSuppressed { count } => self.count_denials(entry, *count),
+            Event::AgentExecutionResumed {} => self.apply_run(entry),
+            Event::AgentExecutionStarted { .. } | Event::AgentExecutionCompleted { .. } => {
+                self.forget_refused(entry.agent_id);
+                self.apply_run(entry);
+            }
+            Event::CallRefused { .. } => self.forget_refused(entry.agent_id),
+            Event::CapabilityDenied { .. } => self.note_denial(entry),
             Event::ChildEnded { call, index, name, outcome } => {
                 self.end_child(entry.goal_id, *call, *index, name.as_ref(), outcome);
             }
@@ -62,7 +71,13 @@ impl State {
             Event::ToolResult { call, spent, .. } | Event::SpawnCompleted { call, spent, .. } => {
                 self.settle(*call, spent);
             }
+            Event::InferenceRetried { call, failure, wait } => {
+                self.note_wish(*call, Some(failure), *wait, entry.timestamp)
+            }
             Event::InferenceCompleted { call, result, spent, .. } => {
+                let failure = result.as_ref().err();
+                let wish = failure.and_then(|failure| failure.retry_after).unwrap_or(Millis::ZERO);
+                self.note_wish(*call, failure, wish, entry.timestamp);
                 self.count_cost(entry.goal_id, spent);
                 let agent = self.settle(*call, spent);
                 if let Ok(reply) = result {
@@ -179,9 +194,18 @@ impl State {
             return;
         };
         agent.life = AgentLife::Stopped { end: end.clone(), at: entry.timestamp };
-        agent.mailbox.clear();
+        let why = match end {
+            AgentEnd::Failed { reason } => reason.as_str(),
+            AgentEnd::Finished | AgentEnd::Stopped | AgentEnd::Interrupted => STOPPED_BEFORE_REPLY,
+        };
+        let missing = ReplyRecord::missing(id, entry.timestamp, why.to_owned());
+        let waiting = std::mem::take(&mut agent.mailbox);
+        for trace in waiting.into_iter().filter_map(|mail| mail.trace) {
+            self.keep_reply(trace, missing.clone());
+        }
         self.questions.retain(|_, asked| asked.question.agent != id);
         self.approved.retain(|_, approval| approval.holder != id);
+        self.forget_refused(Some(id));
         self.stopped_agents.push_back(id);
         if let Some(oldest) = over(&mut self.stopped_agents, KEPT_ENDED)
             && let Some(agent) = self.agents.remove(&oldest)
@@ -196,127 +220,6 @@ impl State {
         if let Some(agent) = entry.agent_id.and_then(|id| self.agents.get_mut(&id)) {
             change(agent);
         }
-    }
-}
-
-// Runs and mail.
-impl State {
-    fn apply_run(&mut self, entry: &Entry) {
-        match &entry.event {
-            Event::AgentExecutionStarted { kept, .. } => {
-                let (at, trace) = (self.latest, entry.trace_id);
-                let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default() };
-                let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
-                self.with_agent(entry, |agent| {
-                    end_clock(agent, at);
-                    agent.run = Some(run);
-                    while agent.conversation.len() > runs {
-                        agent.conversation.pop_front();
-                    }
-                    agent.conversation.push_back(entry.seq);
-                });
-            }
-            Event::AgentExecutionResumed {} => {
-                let at = self.latest;
-                self.with_agent(entry, |agent| {
-                    if let Some(run) = agent.run.as_mut().filter(|run| run.end.is_none()) {
-                        run.clock = run.clock.or(Some(at));
-                    }
-                });
-            }
-            Event::AgentExecutionCompleted {
-                response, usage, iterations, stop_reason, error, cut, ..
-            } => {
-                let Some(agent) = entry.agent_id else {
-                    return;
-                };
-                let reply = ReplyRecord {
-                    agent,
-                    at: entry.timestamp,
-                    response: response.clone(),
-                    usage: *usage,
-                    iterations: *iterations,
-                    stop_reason: *stop_reason,
-                    error: error.clone(),
-                    failure: cut.as_ref().and_then(RunCut::failure),
-                };
-                let now = self.latest;
-                self.with_agent(entry, |agent| {
-                    agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
-                    end_clock(agent, now);
-                    if let Some(run) = &mut agent.run {
-                        run.end = Some(reply.clone());
-                    }
-                });
-                self.keep_reply(entry, reply);
-            }
-            _ => {}
-        }
-    }
-
-    /// What the agent failed at is over: the run that has no end of its own, and the message.
-    fn restart(&mut self, entry: &Entry) {
-        let Event::AgentRestarted { after, reason, fresh, .. } = &entry.event else {
-            return;
-        };
-        let (now, at) = (self.latest, entry.timestamp);
-        let mut died = None;
-        self.with_agent(entry, |agent| {
-            agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
-            end_clock(agent, now);
-            if let Some(run) = agent.run.as_mut().filter(|run| run.end.is_none()) {
-                let reply = ReplyRecord {
-                    agent: agent.id,
-                    at,
-                    response: String::new(),
-                    usage: run.usage,
-                    iterations: 0,
-                    stop_reason: StopReason::Error,
-                    error: Some(reason.clone()),
-                    failure: None,
-                };
-                run.end = Some(reply.clone());
-                died = Some(reply);
-            }
-            if *fresh {
-                agent.conversation.clear();
-            }
-            agent.watch.restarted(&agent.manifest.supervision, at, *after);
-        });
-        if let Some(reply) = died {
-            self.keep_reply(entry, reply);
-        }
-    }
-
-    fn keep_reply(&mut self, entry: &Entry, reply: ReplyRecord) {
-        let Some(trace) = entry.trace_id else {
-            return;
-        };
-        if self.replies.insert(trace, reply).is_none() {
-            self.reply_order.push_back(trace);
-        }
-        if let Some(oldest) = over(&mut self.reply_order, KEPT_TRACES) {
-            self.replies.remove(&oldest);
-        }
-    }
-
-    fn apply_mail(&mut self, entry: &Entry) {
-        let (at, trace) = (entry.timestamp, entry.trace_id);
-        if let Event::MessageDelivered { under: Some(call), .. } = &entry.event
-            && let Some(PendingKind::Tool(tool)) = self.pending.get_mut(call).map(|one| &mut one.kind)
-        {
-            tool.delivered = trace;
-        }
-        self.with_agent(entry, |agent| match &entry.event {
-            Event::MessageDelivered { message, .. } => {
-                agent.mailbox.push_back(MailRecord { trace, at, message: message.clone(), taken: false });
-            }
-            _ => {
-                if let Some(mail) = agent.mailbox.iter_mut().find(|mail| mail.trace == trace) {
-                    mail.taken = true;
-                }
-            }
-        });
     }
 }
 
@@ -386,6 +289,9 @@ impl State {
     fn settle(&mut self, call: CallId, spent: &Amounts) -> Option<AgentId> {
         let pending = self.pending.remove(&call)?;
         let now = self.latest;
+        if matches!(&pending.kind, PendingKind::Tool(tool) if tool.model_call.is_some()) {
+            self.forget_refused(pending.agent);
+        }
         if let Some(agent) = pending.agent {
             self.note_spending(agent, &spent.minus(&pending.paid), now);
         }
@@ -440,9 +346,34 @@ impl State {
         }
     }
 
-    fn count_denials(&mut self, entry: &Entry, count: u64) {
+    fn note_denial(&mut self, entry: &Entry) {
         if let Some(goal) = entry.goal_id.and_then(|id| self.goals.get_mut(&id)) {
-            goal.denials = goal.denials.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+            goal.was_denied |= entry.event.is_denial();
+        }
+    }
+
+    /// What a provider asked for, or no longer asks for: to be left alone for a while.
+    fn note_wish(&mut self, call: CallId, failure: Option<&ModelFailure>, wait: Millis, at: Timestamp) {
+        let Some(PendingKind::Inference { model }) = self.pending.get(&call).map(|one| &one.kind) else {
+            return;
+        };
+        match failure {
+            None => drop(self.quiet.remove(model)),
+            Some(failure) if failure.retry_after.is_some() => {
+                self.quiet.insert(model.clone(), at.after(wait));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn note_cut(&mut self, cut: &[CallId]) {
+        for call in cut {
+            if self.cut.insert(*call) {
+                self.cut_order.push_back(*call);
+            }
+            if let Some(oldest) = over(&mut self.cut_order, KEPT_TRACES) {
+                self.cut.remove(&oldest);
+            }
         }
     }
 
@@ -464,6 +395,8 @@ impl State {
                 self.pending.insert(pending.call, pending);
             }
         }
+        let in_use: BTreeSet<ApprovalId> = self.pending.values().flat_map(PendingCall::approvals).collect();
+        self.approved.retain(|id, approval| approval.uses > 0 || in_use.contains(id));
         for agent in self.agents.values_mut() {
             end_clock(agent, last_entry);
         }
@@ -477,43 +410,6 @@ impl State {
             };
             change(&mut record.purse);
             next = record.parent;
-        }
-    }
-}
-
-// Approvals.
-impl State {
-    fn apply_approval(&mut self, entry: &Entry) {
-        match &entry.event {
-            Event::HumanApprovalRequested { question, deadline } => {
-                let asks = |agent: &AgentRecord| agent.is_alive();
-                if self.agents.get(&question.agent).is_some_and(asks) {
-                    let pending = PendingApproval {
-                        question: (**question).clone(),
-                        goal: entry.goal_id,
-                        asked_at: entry.timestamp,
-                        deadline: *deadline,
-                    };
-                    self.questions.insert(question.id, pending);
-                }
-            }
-            Event::HumanApprovalGranted { approval, .. } => {
-                // Only what was asked and is open can be answered, once.
-                let asked = self.questions.remove(&approval.id).is_some();
-                if asked && self.agents.get(&approval.holder).is_some_and(AgentRecord::is_alive) {
-                    self.approved.insert(approval.id, approval.clone());
-                }
-            }
-            Event::HumanApprovalDenied { approval, .. } => {
-                if let Some(asked) = self.questions.remove(approval)
-                    && let Some(agent) = self.agents.get_mut(&asked.question.agent)
-                {
-                    agent.was_refused = true;
-                }
-                // What was approved can be withdrawn: what stood at the target is not what the person was shown.
-                self.approved.remove(approval);
-            }
-            _ => {}
         }
     }
 }
@@ -597,7 +493,7 @@ fn accepted(id: GoalId, entry: &Entry) -> Option<GoalRecord> {
         before: Vec::new(),
         cost: MicroUsd::ZERO,
         usage: Usage::default(),
-        denials: 0,
+        was_denied: false,
         failed_children: FailedChildren::default(),
         end: None,
     })

@@ -8,6 +8,7 @@ mod model;
 mod narrow;
 mod properties;
 mod purses;
+mod recovered;
 mod reopen;
 mod steps;
 mod support;

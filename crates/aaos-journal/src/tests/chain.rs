@@ -140,7 +140,7 @@ const OF_NO_EFFECT: [&str; 17] = [
     "agent_loop_stopped",
     "message_sent",
     "tool_repeat_guard_fired",
-    "inference_retried",
+    "denials_suppressed",
     "usage_reported",
     "budget_exceeded",
     "overdraft",

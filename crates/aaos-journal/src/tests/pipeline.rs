@@ -8,7 +8,7 @@ use aaos_core::event::{Event, Outcome};
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GoalId, GrantId, TraceId};
 use aaos_core::name::AgentName;
-use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
+use aaos_core::quantity::{Bytes, Quantity, Timestamp};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::EchoInput;
 use uuid::Uuid;
@@ -144,12 +144,7 @@ async fn a_safe_effect_waits_for_no_disk_and_is_journalled_all_the_same() {
         .expect("a permit while the writer is busy")
         .expect("journalled");
     let intent = permit.intent();
-    let outcome = ToolOutcome {
-        result: Ok("\"hello\"".into()),
-        worker: None,
-        moved: Amounts::NONE,
-        elapsed: Millis(1),
-    };
+    let outcome = ToolOutcome::of(Ok("\"hello\"".into()));
     let finished = ready_at_once(journal.finish(permit.settle(outcome), NOW))
         .await
         .expect("an end while the writer is busy")

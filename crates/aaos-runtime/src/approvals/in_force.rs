@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope};
-use aaos_core::event::Event;
+use aaos_core::event::{Event, NotApproved};
 use aaos_core::id::ApprovalId;
 
 use crate::error::KernelError;
@@ -76,7 +76,8 @@ impl Kernel {
             authority.withdraw(id);
         }
         let reason = reason.unwrap_or_else(|| "it was withdrawn".to_owned());
-        let denied = Event::HumanApprovalDenied { approval: id, principal: Some(caller.uid()), reason };
+        let (principal, because) = (Some(caller.uid()), NotApproved::Withdrawn);
+        let denied = Event::HumanApprovalDenied { approval: id, principal, reason, because };
         self.journal().record(self.agent_entry(&agent, denied)).await?;
         Ok(())
     }

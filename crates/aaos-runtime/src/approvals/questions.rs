@@ -283,6 +283,12 @@ impl Questions {
         self.put(open)
     }
 
+    /// Takes up a question that the journal says was answered with no, for the call that asked it.
+    pub(super) fn recall_refused(&mut self, open: &Open, reason: String) {
+        self.recalled.insert(open.question().id, (Arc::clone(open.asked()), open.stage.subscribe()));
+        open.tell(Told::Denied(reason));
+    }
+
     fn put(&mut self, open: Open) -> Waiter {
         let waiter = open.waiter();
         let before = self.open.insert(waiter.id, open);

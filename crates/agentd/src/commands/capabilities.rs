@@ -393,7 +393,7 @@ fn denials(settings: &Settings, args: ExplainArgs, screen: Screen) -> Result<Exi
 }
 
 fn denial_lines(entry: &Entry, names: &Names) -> Vec<String> {
-    let Event::CapabilityDenied { effect, denied } = &entry.event else { return Vec::new() };
+    let Event::CapabilityDenied { effect, denied, .. } = &entry.event else { return Vec::new() };
     let who = entry.agent_id.map_or("agentd".to_owned(), |id| names.of(&id));
     let title = format!("{} {who} {}", instant(entry.timestamp), cut(effect, VALUE_CHARS));
     lack(&title, denied).into()

@@ -140,7 +140,7 @@ fn approval(event: &Event) -> String {
             };
             format!("{} by uid {principal}, {scope}{why}", approval.id)
         }
-        Event::HumanApprovalDenied { approval, principal, reason } => {
+        Event::HumanApprovalDenied { approval, principal, reason, .. } => {
             format!("{approval} by {}{}", denied_by(*principal), why(reason))
         }
         _ => String::new(),
@@ -247,7 +247,7 @@ fn capability(event: &Event) -> String {
                 grant.parent.map_or("the operator's own".to_owned(), |parent| format!("from {parent}"));
             format!("{} ({}, {from})", cut(&spec.to_string(), REASON_CHARS), grant.id)
         }
-        Event::CapabilityDenied { effect, denied } => {
+        Event::CapabilityDenied { effect, denied, .. } => {
             format!("{} {}", cut(effect, VALUE_CHARS), denial(denied))
         }
         Event::DenialsSuppressed { count } => {

@@ -5,7 +5,7 @@ use aaos_core::capability::GrantSpec;
 use aaos_core::confinement::Boundary;
 use aaos_core::confinement::{BoundaryReceipt, ConfinementReceipt, Evidence, Substrate};
 use aaos_core::effect::{Denied, EffectClass};
-use aaos_core::event::{Entry, Event, Outcome};
+use aaos_core::event::{DeniedBy, Entry, Event, Outcome};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, CallId, EntryId, GrantId, Seq, WorkerId};
 use aaos_core::manifest::Manifest;
@@ -141,7 +141,7 @@ fn what_agents_wrote_cannot_drive_the_terminal() {
     let model = ModelFailure { kind: ModelFailureKind::Timeout, message: evil.to_owned(), retry_after: None };
     let events = [
         result(Some(failure)).event,
-        Event::CapabilityDenied { effect: evil.to_owned(), denied },
+        Event::CapabilityDenied { effect: evil.to_owned(), denied, by: DeniedBy::Grants },
         Event::InferenceCompleted {
             call: CallId::from_uuid(Uuid::from_u128(4)),
             result: Err(model),

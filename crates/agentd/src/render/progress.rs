@@ -120,7 +120,7 @@ impl Story {
                 Some((Tone::Bold, format!("started by {parent}, model {}", manifest.model)))
             }
             Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. }
-                if *outcome != Outcome::Done =>
+                if *outcome != Outcome::Done || failure.is_some() =>
             {
                 let words = entry::result_words(*outcome, *result_bytes, failure.as_ref(), *elapsed);
                 Some((Tone::Bad, format!("{tool} {words}")))
@@ -175,7 +175,7 @@ fn confined(receipt: &ConfinementReceipt, role: &str) -> String {
 /// What went wrong.
 fn trouble(event: &Event) -> Option<(Tone, String)> {
     Some(match event {
-        Event::CapabilityDenied { effect, denied } => {
+        Event::CapabilityDenied { effect, denied, .. } => {
             (Tone::Bad, format!("{} {}", cut(effect, VALUE_CHARS), entry::denial(denied)))
         }
         Event::HumanApprovalRequested { question, .. } => {

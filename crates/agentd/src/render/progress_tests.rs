@@ -3,7 +3,7 @@
 use aaos_core::approval::{ApprovalGrant, ApprovalScope, AskedBecause, Question};
 use aaos_core::confinement::Boundary;
 use aaos_core::effect::Denied;
-use aaos_core::event::{AgentEnd, Entry, Event};
+use aaos_core::event::{AgentEnd, DeniedBy, Entry, Event, NotApproved};
 use aaos_core::id::{AgentId, ApprovalId, CallId, WorkerId};
 use aaos_core::model::{ModelCallId, ModelFailure, ModelFailureKind, Usage};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp};
@@ -122,7 +122,13 @@ fn a_question_and_its_answers_are_told() {
     );
     let denied = |principal| {
         let reason = "too late".to_owned();
-        told(&[entry(Event::HumanApprovalDenied { approval: id, principal, reason })]).remove(0)
+        told(&[entry(Event::HumanApprovalDenied {
+            approval: id,
+            principal,
+            reason,
+            because: NotApproved::Answered,
+        })])
+        .remove(0)
     };
     assert!(denied(Some(7)).1.ends_with("not approved by uid 7: too late") && denied(None).0 == Tone::Bad);
     assert!(denied(None).1.ends_with("not approved by agentd itself: too late"));
@@ -170,7 +176,7 @@ fn a_call_that_was_refused_for_what_was_just_told_is_not_told_again() {
     };
     let denied =
         Denied { missing: "tool: echo".into(), reason: "no grant covers it".into(), hint: "ask".into() };
-    let denied = entry(Event::CapabilityDenied { effect: "echo".to_owned(), denied });
+    let denied = entry(Event::CapabilityDenied { effect: "echo".to_owned(), denied, by: DeniedBy::Grants });
     assert_eq!(texts(&[denied.clone(), refused("denied")]).len(), 1);
     assert_eq!(texts(&[denied, refused("denied"), refused("too many")]).len(), 2, "another one is");
     assert!(

@@ -19,6 +19,15 @@ use super::methods::{json, refused};
 
 type Answer = Result<Box<RawValue>, RpcError>;
 
+/// How long `follow` goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Until there are no more entries.
+    Now,
+    /// Until the last entry comes.
+    Last,
+}
+
 /// What `follow` was told to stop at, and why it stopped.
 #[derive(Debug, PartialEq, Eq)]
 enum Stopped {
@@ -56,11 +65,12 @@ impl<'s> Stream<'s> {
         }
     }
 
-    /// Sends matching entries as they become durable, until `is_last` holds for one.
+    /// Sends matching entries as they become durable, until `is_last` holds for one or that is all for now.
     async fn follow(
         &self,
         caller: Principal,
         mut filter: Filter,
+        until: Until,
         is_last: impl Fn(&Event) -> bool,
     ) -> Result<Stopped, KernelError> {
         let mut head = self.kernel.journal().head();
@@ -86,6 +96,9 @@ impl<'s> Stream<'s> {
                     }
                 }
                 filter.after_seq = Some(last);
+            }
+            if until == Until::Now {
+                return Ok(Stopped::AtEnd);
             }
             filter.after_seq = filter.after_seq.max(Some(durable));
             tokio::select! {
@@ -115,13 +128,13 @@ pub(super) async fn submit(
     let before = *kernel.journal().head().borrow();
     let goal_id = kernel.submit(caller, goal).await.map_err(refused)?;
     // A goal known by its client key began earlier: all of it is shown.
-    let known_already = kernel.goal(caller, goal_id).map_err(refused)?.root_agent.is_some();
-    let after_seq = if known_already { None } else { Some(before) };
+    let known = kernel.goal(caller, goal_id).map_err(refused)?;
+    let after_seq = if known.root_agent.is_some() { None } else { Some(before) };
     let filter = Filter { goal: Some(goal_id), after_seq, ..Filter::default() };
-    let stopped = stream
-        .follow(caller, filter, |event| matches!(event, Event::GoalFinished { .. }))
-        .await
-        .map_err(refused)?;
+    let is_last = |event: &Event| matches!(event, Event::GoalFinished { .. });
+    // The end of one that was over before may lie anywhere, even in an archive.
+    let until = if known.state.is_final() { Until::Now } else { Until::Last };
+    let stopped = stream.follow(caller, filter, until, is_last).await.map_err(refused)?;
     if stopped == Stopped::Closing {
         return Err(refused(KernelError::ShuttingDown));
     }
@@ -160,7 +173,7 @@ pub(super) async fn logs(
     kernel.agent_status(caller, agent).map_err(refused)?;
     let filter = Filter { agent: Some(agent), after_seq, ..Filter::default() };
     let is_last = |event: &Event| matches!(event, Event::AgentStopped { .. });
-    let stopped = stream.follow(caller, filter, is_last).await.map_err(refused)?;
+    let stopped = stream.follow(caller, filter, Until::Last, is_last).await.map_err(refused)?;
     json(&Ended { agent_id: agent, ended: stopped == Stopped::AtEnd })
 }
 
@@ -173,6 +186,6 @@ pub(super) async fn audit(
     filter: Filter,
 ) -> Answer {
     let stream = Stream::new(kernel, outbox, request)?;
-    stream.follow(caller, filter, |_| false).await.map_err(refused)?;
+    stream.follow(caller, filter, Until::Last, |_| false).await.map_err(refused)?;
     Err(refused(KernelError::ShuttingDown))
 }

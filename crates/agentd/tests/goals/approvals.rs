@@ -81,6 +81,27 @@ fn a_denied_write_ends_a_goal_that_needed_it_as_denied() {
 }
 
 #[test]
+fn a_goal_ends_as_denied_also_where_it_was_denied_before_a_kill() {
+    // The control: the same goal without a kill has the same exit code.
+    for killed in [true, false] {
+        let turns = |work: &Work| [write(&work.path("out/a.txt"), "text"), Turn::Hang, Turn::say("done")];
+        let rig = Rig::lead(|work| {
+            turns(work).into_iter().filter(move |turn| killed || !matches!(turn, Turn::Hang))
+        });
+        let mut listener = listener(&rig);
+        listener.call("goal.submit", asking(&rig.work, &["out/a.txt"])).expect("accepted");
+        let asked = next_question(&mut listener);
+        answer(&mut listener, &asked, json!({ "decision": "deny" }));
+        assert_eq!(rig.models.wait_for_requests(2).len(), 2, "it was told");
+        let daemon = if killed { rig.daemon.kill9().start() } else { rig.daemon };
+        let mut client = daemon.client();
+        client.send("audit.stream", json!({ "goal_id": asked["goal_id"] }));
+        let finished = next_of_kind(&mut client, "goal_finished");
+        assert_eq!(finished["event"]["exit_code"], 3, "{killed}: {finished}");
+    }
+}
+
+#[test]
 fn a_question_is_denied_when_the_goals_time_is_over() {
     let rig = Rig::lead(|work| [write(&work.path("out/a.txt"), "text"), Turn::say("done")]);
     let mut goal = asking(&rig.work, &[]);

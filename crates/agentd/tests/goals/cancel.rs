@@ -1,6 +1,7 @@
 //! Goals that are stopped: at once, as a whole, and with a record.
 
 use crate::support::{LEAD_MARK, Rig, next_of_kind, of_kind, spawning, text};
+use aaos_core::limits::{MAX_CONCURRENT_INFERENCE, MAX_RUNNING_GOALS};
 use serde_json::{Value, json};
 use testkit::{Page, Script, Turn, WebServer};
 
@@ -91,4 +92,21 @@ fn a_waiting_provider_is_shown_and_its_wait_can_be_cancelled() {
     assert_cancelled(&client.call("goal.cancel", json!({ "goal_id": goal_id })).expect("cancels"));
     assert_eq!(stream.reply_to(id).expect("ends")["goal"]["state"], "cancelled");
     assert_eq!(rig.models.requests().len(), 1);
+}
+
+#[test]
+fn a_queued_goal_fails_at_its_deadline_too() {
+    let rig = Rig::lead(|_| (0..MAX_CONCURRENT_INFERENCE).map(|_| Turn::Hang));
+    let mut client = rig.daemon.client();
+    for _ in 0..MAX_RUNNING_GOALS {
+        client.call("goal.submit", rig.work.goal(&[])).expect("accepted");
+    }
+    assert_eq!(rig.models.wait_for_requests(MAX_CONCURRENT_INFERENCE).len(), MAX_CONCURRENT_INFERENCE);
+    let mut goal = rig.work.goal(&[]);
+    goal["deadline_seconds"] = json!(1);
+    let ran = rig.run(goal);
+    ran.assert_ended("failed", 1);
+    assert!(ran.error().contains("waited for its turn"), "{}", ran.error());
+    let begun = of_kind(&rig.journal(), "goal_started").len();
+    assert_eq!(begun, MAX_RUNNING_GOALS, "it never began");
 }

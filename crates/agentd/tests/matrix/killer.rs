@@ -6,15 +6,12 @@
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::fmt;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::io::BufRead;
+use std::path::Path;
+use std::process::Child;
 use std::str::FromStr;
 use std::thread::JoinHandle;
-use testkit::{Client, Daemon, ProcessRef, descendants};
-
-/// The thread that writes the journal.
-const WRITER: &str = "journal-writer";
+use testkit::{Client, Daemon, ProcessRef, descendants, inject_into_writer, trace_writer};
 
 /// Where the daemon is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,9 +62,11 @@ impl Killer {
         let (pid, socket) = (daemon.pid(), daemon.socket());
         match point {
             Point::Entry(k) => Self::Watch(std::thread::spawn(move || watch(pid, &socket, k))),
-            Point::Sync(k) => Self::Trace(trace(pid, "fsync", &format!("inject=fsync:signal=KILL:when={k}"))),
+            Point::Sync(k) => {
+                Self::Trace(inject_into_writer(pid, "fsync", &format!("fsync:signal=KILL:when={k}")))
+            }
             Point::Write(k) => {
-                Self::Trace(trace(pid, "pwrite64", &format!("inject=pwrite64:signal=KILL:when={k}")))
+                Self::Trace(inject_into_writer(pid, "pwrite64", &format!("pwrite64:signal=KILL:when={k}")))
             }
         }
     }
@@ -101,21 +100,9 @@ fn watch(pid: u32, socket: &Path, k: u64) -> Vec<ProcessRef> {
     family
 }
 
-/// The number of the thread that writes the journal.
-fn writer_thread(pid: u32) -> String {
-    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-    let listing = std::fs::read_dir(tasks).expect("a live process");
-    let mut threads = listing.map(|entry| entry.expect("reads").path());
-    let is_writer = |thread: &PathBuf| {
-        std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == WRITER)
-    };
-    let found = threads.find(is_writer).expect("a thread writes the journal");
-    found.file_name().expect("a number").to_str().expect("digits").to_owned()
-}
-
 /// How often the writer makes each call meanwhile: waits for the disk, and writes.
 pub(crate) fn count_calls(daemon: &Daemon, meanwhile: impl FnOnce()) -> (u64, u64) {
-    let (tracer, said) = attach(daemon.pid(), "fsync,pwrite64", "");
+    let (tracer, said) = trace_writer(daemon.pid(), "fsync,pwrite64", None);
     let counting = std::thread::spawn(move || {
         let lines: Vec<String> = said.lines().map_while(Result::ok).collect();
         let made = |call: &str| lines.iter().filter(|line| line.starts_with(call)).count() as u64;
@@ -131,31 +118,4 @@ pub(crate) fn count_calls(daemon: &Daemon, meanwhile: impl FnOnce()) -> (u64, u6
 
 fn finish_tracer(mut tracer: Child) {
     tracer.wait().expect("a child can be waited for");
-}
-
-/// A tracer of the writer alone that stops it inside a call.
-fn trace(pid: u32, calls: &str, inject: &str) -> Child {
-    let (child, mut said) = attach(pid, calls, inject);
-    // It goes on to write there; somebody has to read.
-    std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
-    child
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "strace stops the daemon inside a system call, which nothing else does"
-)]
-fn attach(pid: u32, calls: &str, inject: &str) -> (Child, BufReader<ChildStderr>) {
-    let mut command = Command::new("strace");
-    command.args(["-p", &writer_thread(pid), "-e", &format!("trace={calls}")]);
-    if !inject.is_empty() {
-        command.args(["-e", inject]);
-    }
-    command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).stdout(Stdio::null());
-    let mut child = command.stderr(Stdio::piped()).spawn().expect("strace is installed");
-    let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    said.read_line(&mut line).expect("reads");
-    assert!(line.contains("attached"), "strace says {line}");
-    (child, said)
 }

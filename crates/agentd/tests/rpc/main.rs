@@ -18,6 +18,7 @@ mod purses;
 mod restart;
 mod revocation;
 mod schedules;
+mod settled;
 mod streams;
 mod supervision;
 mod support;

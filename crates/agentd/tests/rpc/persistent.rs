@@ -4,6 +4,7 @@ use crate::support::{
     Rig, deliver, entries, invoke, manifest, persistent, result_of, spawn, text, wait_for_entries,
     wait_for_entry,
 };
+use aaos_core::limits::{KEPT_TRACES, MAILBOX_MESSAGES};
 use serde_json::{Value, json};
 use testkit::{Gate, Page, Script, Turn, WebServer};
 
@@ -220,4 +221,22 @@ fn an_on_demand_agent_runs_once_at_a_time_and_again_afterwards() {
     assert_eq!(state(&mut client, &agent), "idle");
     let other = spawn(&mut client, &manifest("other", ""));
     assert_ne!(text(&json!(other)), agent);
+}
+
+#[test]
+fn messages_that_find_no_room_push_no_reply_out_of_memory() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = rig.spawn(&persistent("keeper"));
+    let answered = deliver(&mut client, &agent, "first");
+    assert_eq!(result_of(&mut client, &answered)["status"], "done");
+    client.call("agent.pause", json!({ "agent_id": agent })).expect("pauses");
+    for _ in 0..MAILBOX_MESSAGES {
+        deliver(&mut client, &agent, "waits");
+    }
+    for _ in 0..=KEPT_TRACES {
+        let refused = client.call("agent.run", json!({ "agent_id": agent, "message": "one more" }));
+        assert_eq!(refused.expect_err("it is full").code, 1004);
+    }
+    assert_eq!(result_of(&mut client, &answered)["status"], "done");
 }

@@ -7,9 +7,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use aaos_core::limits::{MAX_QUEUED_GOALS_OF_ONE, MAX_RUNNING_GOALS};
 use rustix::process::{Gid, Uid, geteuid};
 use serde_json::{Value, json};
-use testkit::{Client, Daemon, DaemonBuilder, ModelServer, RpcFailure, RpcTrouble, Script, Turn};
+use testkit::{
+    Client, Daemon, DaemonBuilder, ModelServer, RpcFailure, RpcTrouble, Script, SeenRequest, Turn,
+};
 
 use crate::support::{NOBODY, entries, manifest, persistent, spawn, text};
 
@@ -35,15 +38,20 @@ struct House {
 }
 
 impl House {
+    /// [`Self::where_models`] say that all is done.
+    fn open() -> Option<Self> {
+        Self::where_models(|_| Turn::say("done"))
+    }
+
     /// `None` where no thread can become another uid.
     #[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
-    fn open() -> Option<Self> {
+    fn where_models(answer: impl FnMut(&SeenRequest) -> Turn + Send + 'static) -> Option<Self> {
         if !geteuid().is_root() {
             eprintln!("not run: only root can connect as a second uid");
             assert_ne!(geteuid().as_raw(), 0);
             return None;
         }
-        let models = ModelServer::start(Script::dynamic(|_| Turn::say("done")));
+        let models = ModelServer::start(Script::dynamic(answer));
         let builder = DaemonBuilder::openai(&models);
         let home = builder.home().to_owned();
         // The way to the socket's directory is open; that directory the daemon makes itself.
@@ -395,4 +403,25 @@ fn what_the_ceiling_covers_is_given_within_its_bounds() {
         accepted[0].to_string().contains("5000"),
         "the default purse is cut to the ceiling: {accepted:?}"
     );
+}
+
+#[test]
+fn a_principal_neither_overtakes_others_nor_fills_the_queue() {
+    let Some(house) = House::where_models(|_| Turn::Hang) else { return };
+    let (mut operator, mut alice) = (house.operator(), house.client(ALICE));
+    let with = |priority: i64| {
+        let mut goal = goal(&[]);
+        goal["priority"] = json!(priority);
+        goal
+    };
+    let refused = alice.call("goal.submit", with(1)).expect_err("above everybody's");
+    assert!(refused.code == 1002 && refused.message.contains("priority"), "{refused:?}");
+    for _ in 0..MAX_RUNNING_GOALS + MAX_QUEUED_GOALS_OF_ONE {
+        alice.call("goal.submit", with(0)).expect("accepted");
+    }
+    let refused = alice.call("goal.submit", with(-1)).expect_err("her part of the queue is full");
+    assert_eq!(refused.code, 1004, "{refused:?}");
+    for priority in [0, i64::MAX] {
+        operator.call("goal.submit", with(priority)).expect("there is room for others");
+    }
 }

@@ -1,12 +1,16 @@
 //! After `kill -9` and after an orderly stop: what was acknowledged is there, what was cut short goes on.
 
 use crate::support::{
-    Rig, assert_intact, deliver, entries, invoke, manifest, persistent, result_of, spawn, text,
+    Rig, append, assert_intact, deliver, entries, invoke, manifest, persistent, result_of, spawn, text,
     wait_for_entry,
 };
+use aaos_core::event::Event;
+use aaos_core::id::{AgentId, TraceId};
+use aaos_core::limits::MAILBOX_MESSAGES;
 use serde_json::{Value, json};
 use std::time::Instant;
 use testkit::{Client, Daemon, Gate, ModelServer, PATIENCE, Script, Turn};
+use uuid::Uuid;
 
 fn ids(client: &mut Client) -> Vec<Value> {
     let agents = client.call("agent.list", json!({})).expect("a list");
@@ -220,4 +224,30 @@ fn a_goal_that_ran_goes_on_and_a_run_on_demand_is_interrupted() {
     assert_eq!(entries(&mut client, &["goal_finished"]).len(), 1);
     assert_eq!(rig.models.requests().len(), 3, "the request in flight is asked once more");
     assert_intact(&mut client);
+}
+
+#[test]
+fn a_message_that_took_the_place_of_one_just_taken_is_not_lost() {
+    let rig = Rig::saying("done");
+    let agent = rig.spawn(&persistent("keeper"));
+    rig.client().call("agent.pause", json!({ "agent_id": agent })).expect("pauses");
+    let builder = rig.daemon.kill9();
+    // The oldest was taken, which its run has not recorded yet, and its place was free at once.
+    let id: AgentId = agent.parse().expect("an id");
+    let traces: Vec<TraceId> =
+        (1..=MAILBOX_MESSAGES as u128 + 1).map(|at| TraceId::from_uuid(Uuid::from_u128(at))).collect();
+    let delivered = |trace: &TraceId| {
+        let message = format!("message {trace}");
+        (id, Some(*trace), Event::MessageDelivered { message, from: None, under: None })
+    };
+    append(&builder.home().join("state"), traces.iter().map(delivered).collect());
+    let daemon = builder.start();
+    let mut client = daemon.client();
+    let one_more = client.call("agent.run", json!({ "agent_id": agent, "message": "x" }));
+    assert_eq!(one_more.expect_err("the control: it is full").code, 1004);
+    client.call("agent.resume", json!({ "agent_id": agent })).expect("resumes");
+    for trace in traces {
+        let report = result_of(&mut client, &trace.to_string());
+        assert_eq!(report["status"], "done", "{report}");
+    }
 }

@@ -159,3 +159,39 @@ fn audit_filters_choose_by_kind_agent_position_and_number() {
     let forged = client.call("audit.verify", json!({ "head": forged })).expect("a report");
     assert_eq!(forged["expected"], "differs", "{forged}");
 }
+
+#[test]
+fn a_goal_that_ended_before_it_began_is_answered_again_by_its_key() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let mut goal = goal();
+    goal["client_key"] = json!("once");
+    goal["grants"] = json!(["file_read: /proc/*"]);
+    let (_, first) = client.call_streaming("agent.submit_streaming", goal.clone());
+    let first = first.expect("a goal");
+    assert_eq!((&first["goal"]["state"], &first["goal"]["root_agent"]), (&json!("failed"), &Value::Null));
+    let (frames, again) = client.call_streaming("agent.submit_streaming", goal);
+    assert_eq!(again.expect("the same goal"), first);
+    assert_eq!(frame_kinds(&frames).last(), Some(&"end"));
+}
+
+#[test]
+fn a_list_of_goals_with_long_texts_can_be_sent() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    // Together longer than the longest reply.
+    let long = "é".repeat(500 * 1024);
+    let ids: Vec<Value> = (0..40)
+        .map(|_| {
+            let goal = json!({ "goal": long, "manifest": manifest("root", ""), "priority": 3 });
+            client.call("goal.submit", goal).expect("accepted")["goal_id"].take()
+        })
+        .collect();
+    let listed = client.call("goal.list", json!({})).expect("a list");
+    let listed = listed["goals"].as_array().expect("goals");
+    assert_eq!(listed.len(), ids.len());
+    let shown = listed[0]["goal"].as_str().expect("text");
+    assert!(long.starts_with(shown.trim_end_matches('…')) && shown.len() < 600, "{} bytes", shown.len());
+    let whole = client.call("goal.status", json!({ "goal_id": ids[0] })).expect("a goal");
+    assert_eq!(whole["goal"], long.as_str());
+}

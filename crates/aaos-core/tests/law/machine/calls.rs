@@ -3,7 +3,7 @@
 use aaos_core::approval::Question;
 use aaos_core::authority::Refusal;
 use aaos_core::effect::{Access, Authorized, Charge, Effect, Needs};
-use aaos_core::event::Event;
+use aaos_core::event::{DeniedBy, Event};
 use aaos_core::quantity::{Quantity, Timestamp};
 
 use crate::model::{Approval, Call, Sums, Want};
@@ -121,7 +121,7 @@ impl Machine {
         }
         if let Refusal::Denied(denied) = why {
             let effect = label.to_owned();
-            self.write(Some(self.id(who)), Event::CapabilityDenied { effect, denied });
+            self.write(Some(self.id(who)), Event::CapabilityDenied { effect, denied, by: DeniedBy::Grants });
         } else {
             self.write(Some(self.id(who)), Event::AgentResumed {});
         }

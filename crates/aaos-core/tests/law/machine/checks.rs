@@ -118,7 +118,8 @@ impl Machine {
             if used.iter().zip(&known).any(|(used, known)| used < known) {
                 return Err(format!("agent {at} has used {used:?}, not {known:?}"));
             }
-            for approval in restored.approvals_of(self.id(at)) {
+            // One that is used up approves nothing: it is kept for its last call.
+            for approval in restored.approvals_of(self.id(at)).into_iter().filter(|one| one.uses > 0) {
                 let known = killed.approvals.iter().find(|one| one.id == approval.id);
                 if known.is_none_or(|known| known.uses < approval.uses) {
                     return Err(format!("agent {at} has more of {approval:?}: {known:?}"));

@@ -2,7 +2,7 @@
 
 use aaos_core::approval::{ApprovalGrant, ApprovalScope};
 use aaos_core::authority::{Authority, AuthorityLimits};
-use aaos_core::event::{AgentEnd, Event};
+use aaos_core::event::{AgentEnd, Event, NotApproved};
 use aaos_core::id::{ApprovalId, GrantId};
 use aaos_core::quantity::Amounts;
 
@@ -69,7 +69,15 @@ impl Machine {
         let asker = asker.into_iter().find(|one| self.id(*one) == question.agent).expect("an agent");
         if answer == 0 {
             let (approval, reason) = (question.id, "no".to_owned());
-            self.write(None, Event::HumanApprovalDenied { approval, principal: Some(0), reason });
+            self.write(
+                None,
+                Event::HumanApprovalDenied {
+                    approval,
+                    principal: Some(0),
+                    reason,
+                    because: NotApproved::Answered,
+                },
+            );
             return;
         }
         let effect = LABELS.into_iter().find(|one| *one == question.effect).expect("a label");

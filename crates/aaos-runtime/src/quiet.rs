@@ -1,0 +1,89 @@
+//! Models whose providers asked to be left alone before agentd was restarted.
+//!
+//! Invariants: nobody asks such a model before that time; a wait ends with it, with what asks, or with the daemon. What
+//! a provider asks for while the daemon runs is the admission's own to keep.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use aaos_core::model::{ModelFailure, ModelFailureKind};
+use aaos_core::name::ModelName;
+use aaos_core::quantity::Timestamp;
+use aaos_core::services::ServiceReply;
+
+use crate::inference::stopped;
+use crate::kernel::Kernel;
+use crate::registry::Agent;
+
+/// Until when each of these models is left alone.
+#[derive(Debug, Default)]
+pub(crate) struct Quiet(Mutex<BTreeMap<ModelName, Timestamp>>);
+
+impl Quiet {
+    pub(crate) fn recall(&self, quiet: BTreeMap<ModelName, Timestamp>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
+    }
+
+    /// Until when a model is to be left alone; what has passed is forgotten.
+    fn until(&self, model: &ModelName, now: Timestamp) -> Option<Timestamp> {
+        let mut quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if quiet.is_empty() {
+            return None;
+        }
+        quiet.retain(|_, until| *until > now);
+        quiet.get(model).copied()
+    }
+}
+
+impl Kernel {
+    /// Waits as long as a model's provider wanted quiet. Fails at once where that is past the deadline, and when the
+    /// agent stops or the daemon closes meanwhile.
+    pub(crate) async fn keep_quiet(
+        &self,
+        agent: &Agent,
+        model: &ModelName,
+        deadline: Timestamp,
+    ) -> Result<(), ServiceReply> {
+        let now = self.clock().now();
+        let Some(until) = self.quiet().until(model, now) else { return Ok(()) };
+        if until >= deadline {
+            return Err(ServiceReply::ModelFailed(still_quiet(model, until)));
+        }
+        agent.live().waiting_for = Some(format!("provider until {until}, as it asked before the restart"));
+        let stop = agent.stop_signal();
+        let may_go_on = tokio::select! {
+            () = self.clock().sleep_until(until) => true,
+            () = stop.cancelled() => false,
+            () = self.closing().cancelled() => false,
+        };
+        agent.live().waiting_for = None;
+        if may_go_on { Ok(()) } else { Err(stopped(agent)) }
+    }
+}
+
+fn still_quiet(model: &ModelName, until: Timestamp) -> ModelFailure {
+    let message = format!(
+        "the provider of {model} wants no request before {until}; another attempt would pass the deadline"
+    );
+    ModelFailure { kind: ModelFailureKind::RateLimited, message, retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quiet;
+    use aaos_core::name::ModelName;
+    use aaos_core::quantity::Timestamp;
+
+    #[test]
+    fn a_model_is_left_alone_until_its_time_and_no_other_is() {
+        let (busy, other) =
+            (ModelName::parse("busy").expect("a name"), ModelName::parse("other").expect("a name"));
+        let quiet = Quiet::default();
+        assert_eq!(quiet.until(&busy, Timestamp(1)), None, "the control: nothing was asked for");
+        quiet.recall([(busy.clone(), Timestamp(9))].into());
+        assert_eq!(quiet.until(&busy, Timestamp(8)), Some(Timestamp(9)));
+        assert_eq!(quiet.until(&other, Timestamp(8)), None);
+        assert_eq!(quiet.until(&busy, Timestamp(9)), None, "it has passed");
+        assert_eq!(quiet.until(&busy, Timestamp(8)), None, "and is forgotten");
+    }
+}
