@@ -23,7 +23,7 @@ use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 pub use facts::{
-    AgentEnd, CutCause, DeniedBy, ForkPoint, GoalState, Kept, NotApproved, Outcome, OutputBefore,
+    AgentEnd, CutCause, DeniedBy, ForkPoint, GoalState, Kept, KeptKey, NotApproved, Outcome, OutputBefore,
     OutputObserved, RunCut, Seen,
 };
 
@@ -503,6 +503,9 @@ pub enum Event {
         head: String,
         /// The archive's name, in `archive/` of the state directory.
         archive: String,
+        /// Client keys of goals that ended not long ago and may lie in an archive now; with the first of several archives.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        client_keys: Vec<KeptKey>,
     },
     /// Stands in an entry whose body was erased; never stored itself.
     BodyErased {
@@ -516,6 +519,34 @@ macro_rules! kinds {
     ($($event:ident => $kind:literal,)+) => {
         /// Every kind there is, in the order of [`Event`]'s variants.
         pub const EVENT_KINDS: &[&str] = &[$($kind),+];
+
+        /// A kind by itself: what is left of an event whose body was erased.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum EventKind {
+            $(
+                #[doc = concat!("`", $kind, "`.")]
+                $event,
+            )+
+        }
+
+        impl EventKind {
+            /// The kind of that name, if there is one.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($kind => Some(Self::$event),)+
+                    _ => None,
+                }
+            }
+
+            /// The kind of an event.
+            #[must_use]
+            pub fn of(event: &Event) -> Self {
+                match event {
+                    $(Event::$event { .. } => Self::$event,)+
+                }
+            }
+        }
 
         impl Event {
             /// The `kind` under which it is stored.

@@ -40,6 +40,8 @@ pub const WORKSPACE_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 pub const MAX_FORKED_WORKSPACE_BYTES: u64 = 64 * 1024 * 1024;
 /// How often a fork may be forked again.
 pub const MAX_FORK_DEPTH: usize = 16;
+/// How long after a goal's end its client key is known though its entries were archived, milliseconds: seven days.
+pub const CLIENT_KEY_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Goals that may be queued.
 pub const MAX_QUEUED_GOALS: usize = 1_024;
 /// Of these, goals of one principal that is not the operator.
@@ -208,6 +210,8 @@ pub const MAX_RECORD_BATCH: usize = 4_096;
 pub const HEAD_EVERY: u64 = 64;
 /// Entries that one step of pruning archives and removes, so that no commit waits long for it.
 pub const PRUNE_STEP: u64 = 8_000;
+/// Names that are tried for an archive where other files have the first ones.
+pub const MAX_ARCHIVE_NAMES: u32 = 100;
 /// Longest body of one journal entry, bytes of JSON.
 pub const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries in one answer of a journal read.

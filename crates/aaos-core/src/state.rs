@@ -4,7 +4,10 @@
 //! same entries give the same state. Charges count when their intent is recorded and are not given back by a
 //! missing outcome, so that a restart never grants a use or a token twice.
 
+mod bodies;
 mod fold;
+
+pub use bodies::needs_body;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,9 +15,10 @@ use crate::approval::{ApprovalGrant, Question};
 use crate::budget::{Budget, Purse};
 use crate::capability::GrantSpec;
 use crate::effect::{Access, Charge, Denied, EffectClass};
-use crate::event::{AgentEnd, ForkPoint, GoalState, OutputBefore, OutputObserved};
+use crate::event::{AgentEnd, ForkPoint, GoalState, KeptKey, OutputBefore, OutputObserved};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId};
+use crate::limits::{CLIENT_KEY_KEPT_MS, KEPT_ENDED};
 use crate::manifest::Manifest;
 use crate::model::{ModelCallId, ModelFailureKind, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
@@ -433,6 +437,8 @@ pub struct State {
     pub quiet: BTreeMap<ModelName, Timestamp>,
     /// The latest answers to delivered messages (bounded by `KEPT_TRACES`).
     pub replies: BTreeMap<TraceId, ReplyRecord>,
+    /// Client keys of goals whose entries may be archived.
+    pub kept_keys: Vec<KeptKey>,
     stopped_agents: VecDeque<AgentId>,
     ended_goals: VecDeque<GoalId>,
     reply_order: VecDeque<TraceId>,
@@ -448,6 +454,22 @@ impl State {
     /// Goals that have not ended.
     pub fn open_goals(&self) -> impl Iterator<Item = &GoalRecord> {
         self.goals.values().filter(|goal| !goal.state.is_final())
+    }
+
+    /// The client keys of goals that ended not long ago (`CLIENT_KEY_KEPT_MS`), of the latest `KEPT_ENDED`, oldest first:
+    /// what has to be known of them when their entries are archived.
+    #[must_use]
+    pub fn keys_to_keep(&self) -> Vec<KeptKey> {
+        let of_goal = |goal: &GoalRecord| {
+            let (key, ended) = (goal.client_key.clone()?, goal.end.as_ref()?.at);
+            Some(KeptKey { principal: goal.principal, key, goal: goal.id, ended })
+        };
+        let mut keys: Vec<KeptKey> = self.goals.values().filter_map(of_goal).collect();
+        let known: BTreeSet<GoalId> = keys.iter().map(|kept| kept.goal).collect();
+        keys.extend(self.kept_keys.iter().filter(|kept| !known.contains(&kept.goal)).cloned());
+        keys.retain(|kept| self.latest.since(kept.ended) < Millis(CLIENT_KEY_KEPT_MS));
+        keys.sort_by_key(|kept| (kept.ended, kept.goal));
+        keys.split_off(keys.len().saturating_sub(KEPT_ENDED))
     }
 
     /// Ids of grants that are in force: held by an agent alive, and neither revoked nor derived from a revoked one.

@@ -3,11 +3,13 @@
 //! A thread of its own reads committed entries back from the database and prints them, so that a reader of
 //! standard output that is slow or has stopped can never hold up a commit, and nothing is buffered or dropped
 //! for it: the printer falls behind and catches up. Invariants: only committed entries are printed, in order,
-//! each once, a signed head after its entry; when the output fails, that is journalled once and printing ends.
+//! each once (again only after a kill), a signed head after its entry; when the output fails, that is journalled once and printing ends.
 
 use std::io::Write;
 use std::iter::Peekable;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::vec::IntoIter;
@@ -30,6 +32,8 @@ struct Trail<W> {
     printed: Seq,
     /// The last signed head that was printed.
     headed: Seq,
+    /// The last entry that was printed together with its signed head, for the writer.
+    progress: Arc<AtomicU64>,
     /// Time of the last entry: this thread has no clock.
     latest: Timestamp,
 }
@@ -45,7 +49,9 @@ pub(crate) fn start(
     let file = JournalFile::open(path)?;
     let (wake, woken) = sync_channel(1);
     let (finished, done) = sync_channel(1);
-    let trail = Trail { file, sink, printed: from, headed: signed, latest: Timestamp::ZERO };
+    let progress = Arc::new(AtomicU64::new(from.0));
+    let printed = Arc::clone(&progress);
+    let trail = Trail { file, sink, printed: from, headed: signed, progress, latest: Timestamp::ZERO };
     thread::Builder::new()
         .name("journal-audit".into())
         .spawn(move || {
@@ -55,20 +61,21 @@ pub(crate) fn start(
             }
         })
         .map_err(|source| JournalError::files(path, source))?;
-    Ok(Printer { wake, done })
+    Ok(Printer { wake, done, printed })
 }
 
 impl<W: Write> Trail<W> {
     /// Prints until the writer ends (then what is left) or the output fails.
     fn follow(mut self, woken: &Receiver<()>, journal: &WeakSender<Command>) {
+        let mut ended = false;
         loop {
-            let ended = woken.recv().is_err();
             if let Err(reason) = self.print_new() {
                 return self.give_up(reason, journal);
             }
             if ended {
                 return;
             }
+            ended = woken.recv().is_err();
         }
     }
 
@@ -98,6 +105,7 @@ impl<W: Write> Trail<W> {
             self.print(&signed)?;
             self.headed = signed.head.seq;
         }
+        self.progress.store(self.printed.0, Ordering::Relaxed);
         Ok(())
     }
 

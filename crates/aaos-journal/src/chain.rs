@@ -180,6 +180,8 @@ pub enum Problem {
     Body,
     /// Its salt is gone and its body is there, or the reverse.
     HalfErased,
+    /// Its body was erased, and the state rests on what it said.
+    Erased,
     /// A column does not hold what it must.
     Malformed,
     /// The key vouched for another hash of it.
@@ -199,6 +201,7 @@ impl fmt::Display for Problem {
             Self::Header => "was changed, or the entry before it was",
             Self::Body => "has a changed body",
             Self::HalfErased => "is half erased",
+            Self::Erased => "lost its body, and with it a part of the state",
             Self::Malformed => "is malformed",
             Self::Head => "is not the one whose head was signed",
             Self::Signature => "has a head with a forged signature",
@@ -230,6 +233,8 @@ pub enum HeadCheck {
     Differs,
     /// The chain ends before it: its tail was cut off.
     Missing,
+    /// The chain's first entry follows it. The entry itself is the last of an archive, which is to be verified, too.
+    Follows,
     /// The chain begins after it: it lies in an archive, which is to be verified by itself.
     Archived,
 }
@@ -273,10 +278,11 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
-    /// Whether every entry verified and the expected head, if any, was found.
+    /// Whether every entry verified and the expected head, if any, was found or is what the first entry follows.
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.broken.is_none() && matches!(self.expected, HeadCheck::NotAsked | HeadCheck::Found)
+        self.broken.is_none()
+            && matches!(self.expected, HeadCheck::NotAsked | HeadCheck::Found | HeadCheck::Follows)
     }
 }
 

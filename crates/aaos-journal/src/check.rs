@@ -1,7 +1,9 @@
 //! The one walk along a chain, whether it comes from the database or from a file.
 //!
-//! Invariants: every entry that passes follows the one before; every [`HEAD_EVERY`]th has a signed head, and every
+//! Invariants: every entry that passes follows the one before; what follows an anchor has at least one; every [`HEAD_EVERY`]th has a signed head, and every
 //! signed head is genuine, of one key, and of the entry just passed; nothing is looked at after the first fault.
+
+use std::cmp::Ordering;
 
 use aaos_core::id::Seq;
 use aaos_core::limits::{HEAD_EVERY, MAX_LISTED_ERASED};
@@ -20,8 +22,12 @@ pub(crate) struct ChainCheck {
 impl ChainCheck {
     /// A walk that begins after `after`; what comes there is vouched for by nobody yet.
     pub(crate) fn after(after: Head, expected: Expected) -> Self {
-        let asked = expected.head.map_or(HeadCheck::NotAsked, |head| {
-            if head.seq < after.seq { HeadCheck::Archived } else { HeadCheck::Missing }
+        let asked = expected.head.map_or(HeadCheck::NotAsked, |head| match head.seq.cmp(&after.seq) {
+            Ordering::Less => HeadCheck::Archived,
+            Ordering::Equal if head != after => HeadCheck::Differs,
+            Ordering::Equal if head == Head::EMPTY => HeadCheck::Found,
+            Ordering::Equal => HeadCheck::Follows,
+            Ordering::Greater => HeadCheck::Missing,
         });
         let report = VerifyReport {
             after,
@@ -34,9 +40,7 @@ impl ChainCheck {
             broken: None,
             expected: asked,
         };
-        let mut check = Self { report, expected };
-        check.judge_head();
-        check
+        Self { report, expected }
     }
 
     /// A walk that begins after an anchor, or at the first entry.
@@ -88,8 +92,13 @@ impl ChainCheck {
     /// The end of the chain.
     pub(crate) fn end(&self) -> Result<(), Broken> {
         self.signed_where_due()?;
-        if self.expected.key.is_some() && self.report.signed.is_none() && self.report.entries > 0 {
-            return Err(Broken { seq: self.report.head.seq, problem: Problem::Unsigned });
+        let VerifyReport { after, head, entries, signed, .. } = &self.report;
+        if *entries == 0 && *after != Head::EMPTY {
+            // The last entry is never archived, and no archive is empty.
+            return Err(Broken { seq: Seq(after.seq.0 + 1), problem: Problem::Missing });
+        }
+        if self.expected.key.is_some() && signed.is_none() {
+            return Err(Broken { seq: head.seq, problem: Problem::Unsigned });
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// A file or directory beside or below the path could not be used.
-    #[error("could not open the files of journal {path}; the directory must exist and be writable")]
+    #[error("could not use {path}: {}", advice(.source.kind()))]
     Files {
         /// Which file.
         path: PathBuf,
@@ -147,6 +147,20 @@ pub enum JournalError {
     Closed,
 }
 
+/// What is the matter with a file, and what to do about it.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    use io::ErrorKind as Kind;
+    match kind {
+        Kind::StorageFull | Kind::QuotaExceeded => "no space is left for it; free space and try again",
+        Kind::FileTooLarge => "it would be larger than files may be here; raise the limit",
+        Kind::NotFound => "it, or the directory that it is to lie in, does not exist; check the path",
+        Kind::AlreadyExists => "something has that name already; move it away or take another name",
+        Kind::PermissionDenied => "it or its directory is closed to this user; check their owner and mode",
+        Kind::ReadOnlyFilesystem => "its file system is mounted read-only; take another directory",
+        _ => "the system refused it; see the cause",
+    }
+}
+
 impl JournalError {
     pub(crate) fn files(path: &Path, source: io::Error) -> Self {
         Self::Files { path: path.to_owned(), source: Arc::new(source) }
@@ -171,5 +185,20 @@ impl From<rusqlite::Error> for JournalError {
             Some(DatabaseCorrupt | NotADatabase) => Self::Corrupt { source },
             _ => Self::Database { source },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::JournalError;
+    use std::io::{Error, ErrorKind};
+    use std::path::Path;
+
+    #[test]
+    fn what_failed_is_said() {
+        let said = |kind: ErrorKind| JournalError::files(Path::new("/x/j"), Error::from(kind)).to_string();
+        assert!(said(ErrorKind::StorageFull).starts_with("could not use /x/j: no space is left"));
+        assert!(said(ErrorKind::NotFound).contains("does not exist"));
+        assert!(!said(ErrorKind::PermissionDenied).contains("does not exist"), "each has its own");
     }
 }

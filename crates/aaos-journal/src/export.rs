@@ -1,24 +1,28 @@
 //! The journal as a file of JSON lines that can be verified by itself: exports and archives.
 //!
-//! The first line says which head the first entry follows. Then come the entries as they are stored, with salt, body
+//! The first line says which head the first entry follows, signed where that is not the beginning. Then come the entries as they are stored, with salt, body
 //! (as the text that was hashed) and hashes, and each signed head after its entry. Invariants: what is written has
-//! verified; a file has its name only when it is whole and on the disk; reading trusts nothing and is bounded.
+//! verified; a file has its name only when it is whole and on the disk,
+//! and replaces none; reading trusts nothing and is bounded.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write as _};
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::limits::MAX_ENTRY_BYTES;
 use aaos_core::quantity::Timestamp;
 use rusqlite::Connection;
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{Broken, Expected, Hash, Head, Header, Problem, VerifyReport};
 use crate::check::ChainCheck;
 use crate::error::JournalError;
 use crate::read::{self, Passed};
-use crate::sign::{HeadSigner, SignedHead};
+use crate::sign::{Anchor, HeadKey, HeadSignature, HeadSigner, SignedHead};
 use crate::store::{self, Row};
 use crate::{hex, signed};
 
@@ -26,6 +30,8 @@ use crate::{hex, signed};
 const FORMAT: u32 = 1;
 /// Longest line that is read: every byte of a body may be escaped.
 const MAX_LINE_BYTES: u64 = 6 * MAX_ENTRY_BYTES as u64 + 4_096;
+/// Random bytes in the name of a file that is being written.
+const PART_BYTES: usize = 16;
 /// How a line with a signed head begins, and no other.
 const HEAD_LINE: &[u8] = b"{\"head\":";
 
@@ -37,6 +43,44 @@ struct Start {
     journal: u32,
     /// What the first entry follows.
     after: Head,
+    /// Who vouches for that; absent where nothing comes before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    anchor: Option<StoredAnchor>,
+}
+
+/// An anchor but for its head.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredAnchor {
+    /// The latest time of what came before.
+    latest: Timestamp,
+    /// Who signed.
+    key: HeadKey,
+    /// Over `aaos-journal-anchor-v1`, a line feed, the head's text, a space and the time.
+    signature: HeadSignature,
+}
+
+impl Start {
+    fn of(anchor: Option<&Anchor>) -> Self {
+        let stored = |anchor: &Anchor| StoredAnchor {
+            latest: anchor.latest,
+            key: anchor.key,
+            signature: anchor.signature,
+        };
+        let after = anchor.map_or(Head::EMPTY, |anchor| anchor.head);
+        Self { journal: FORMAT, after, anchor: anchor.map(stored) }
+    }
+
+    /// The walk that begins there.
+    fn check(self, expected: Expected) -> Result<ChainCheck, Broken> {
+        let head = self.after;
+        let anchor = match self.anchor {
+            Some(StoredAnchor { latest, key, signature }) => Some(Anchor { head, latest, key, signature }),
+            None if head == Head::EMPTY => None,
+            None => return Err(Broken { seq: head.seq, problem: Problem::Unsigned }),
+        };
+        ChainCheck::anchored(anchor.as_ref(), expected)
+    }
 }
 
 /// An entry as stored.
@@ -80,30 +124,56 @@ impl StoredEntry {
     }
 }
 
-/// Writes entries up to `until`, or all, to `path`; with `seal`, its end is signed. A file there is replaced.
+/// Writes entries up to `until`, or all, to `path`, where there must be nothing; with `seal`, its end is signed.
 pub(crate) fn write(
     connection: &Connection,
     path: &Path,
     until: Option<Seq>,
     seal: Option<&HeadSigner>,
 ) -> Result<VerifyReport, JournalError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let failed = |source| JournalError::files(path, source);
-    let file = store::create_private(&part)?;
-    file.set_len(0).map_err(failed)?;
-    let written = write_lines(connection, file, path, until, seal);
-    let report = match written {
-        Ok(report) => report,
-        Err(error) => {
-            fs::remove_file(&part).map_err(failed)?;
-            return Err(error);
-        }
-    };
-    fs::rename(&part, path).map_err(failed)?;
+    let (file, part) = create_part(path)?;
+    let named = write_lines(connection, file, path, until, seal).and_then(|report| {
+        give_name(&part, path).map_err(|source| JournalError::files(path, source))?;
+        Ok(report)
+    });
+    if named.is_err() {
+        fs::remove_file(&part).map_err(|source| JournalError::files(&part, source))?;
+    }
+    let report = named?;
     store::sync_directory_of(path)?;
     Ok(report)
+}
+
+/// A new file beside `path`, readable by nobody else, under a name that nobody can prepare for.
+fn create_part(path: &Path) -> Result<(File, PathBuf), JournalError> {
+    let mut random = [0; PART_BYTES];
+    getrandom::fill(&mut random).map_err(|source| JournalError::Random { source })?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", hex::encode(&random)));
+    let part = path.with_file_name(name);
+    let file = create_new(&part).map_err(|source| JournalError::files(path, source))?;
+    Ok((file, part))
+}
+
+/// Fails where anything has that name, a link too.
+pub(crate) fn create_new(path: &Path) -> Result<File, io::Error> {
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create_new(true).custom_flags(no_link).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Renames; what stands at `to` is never replaced.
+fn give_name(part: &Path, to: &Path) -> Result<(), io::Error> {
+    match renameat_with(CWD, part, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems cannot.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(part, to)?;
+            fs::remove_file(part)
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 fn write_lines(
@@ -116,8 +186,7 @@ fn write_lines(
     // One view of the database, whatever is appended or archived meanwhile.
     let view = connection.unchecked_transaction()?;
     let mut out = LineWriter { out: BufWriter::new(file), path };
-    let after = signed::anchor(&view)?.map_or(Head::EMPTY, |anchor| anchor.head);
-    out.line(&Start { journal: FORMAT, after })?;
+    out.line(&Start::of(signed::anchor(&view)?.as_ref()))?;
     let report = read::check(&view, Expected::default(), until, |passed| match passed {
         Passed::Entry(row) => out.line(&StoredEntry::from(row)),
         Passed::Head(signed) => out.line(&signed),
@@ -178,12 +247,14 @@ pub fn verify_file(path: &Path, expected: impl Into<Expected>) -> Result<FileRep
 fn verify_lines(lines: &mut Lines<impl BufRead>, expected: Expected) -> Result<FileReport, io::Error> {
     let start = lines.next()?.and_then(|line| serde_json::from_slice::<Start>(&line).ok());
     let known = start.filter(|start| start.journal == FORMAT && i64::try_from(start.after.seq.0).is_ok());
-    let Some(Start { after, .. }) = known else {
-        let broken = Broken { seq: Seq(1), problem: Problem::Malformed };
-        let chain = ChainCheck::after(Head::EMPTY, expected).report(Some(broken));
-        return Ok(FileReport { chain, line: 1 });
+    let malformed = Broken { seq: Seq(1), problem: Problem::Malformed };
+    let mut check = match known.ok_or(malformed).and_then(|start| start.check(expected)) {
+        Ok(check) => check,
+        Err(broken) => {
+            let chain = ChainCheck::after(Head::EMPTY, expected).report(Some(broken));
+            return Ok(FileReport { chain, line: 1 });
+        }
     };
-    let mut check = ChainCheck::after(after, expected);
     let broken = loop {
         let Some(line) = lines.next()? else { break check.end().err() };
         if let Err(broken) = verify_line(&mut check, &line) {

@@ -23,6 +23,7 @@ use crate::chain::{Expected, Header, SALT_BYTES, VerifyReport, body_hash};
 use crate::error::JournalError;
 use crate::fold::{self, Folded};
 use crate::permit::{About, Finished, Permit, Receipt};
+use crate::printed;
 use crate::read::{Filter, JournalFile};
 use crate::resume::Unfinished;
 use crate::retain::{self, Pruned};
@@ -38,7 +39,8 @@ pub struct JournalConfig {
     pub path: PathBuf,
     /// The file of the key that signs heads; made, readable by its owner alone, with the journal.
     pub key: PathBuf,
-    /// Whether each entry committed from now on, and each signed head, is printed on standard output as a JSON line.
+    /// Whether each entry, and each signed head, is printed on standard output as a JSON line: from now on, or from the
+    /// last one on that was printed before.
     pub audit_stdout: bool,
 }
 
@@ -97,7 +99,11 @@ impl Journal {
         let signed = signed::last(&connection)?.unwrap_or(report.after.seq);
         let (sender, queue) = mpsc::channel(JOURNAL_QUEUE);
         let printer = match audit_stdout {
-            true => Some(audit::start(&path, tip.seq, signed, sink, sender.downgrade())?),
+            true => {
+                let from = printed::recall(&connection, report.after.seq, tip.seq)?;
+                let headed = if from == tip.seq { signed } else { from };
+                Some(audit::start(&path, from, headed, sink, sender.downgrade())?)
+            }
             false => None,
         };
         let (head, followed) = watch::channel(tip.seq);
@@ -278,8 +284,10 @@ impl Journal {
         let state = fold::fold(&connection, Some(self.key()))?.state;
         let (last, held) = retain::boundary(&connection, &state, before)?;
         let mut pruned = Pruned { entries: 0, archives: Vec::new(), through: Seq(0), held };
+        // With the first cut, which no later one of these reaches.
+        let mut keys = state.keys_to_keep();
         while let Some(archive) = retain::archive(&connection, &self.readers.path, last, &self.signer)? {
-            self.cut(archive.anchor, prepare(&archive.told(now))?)?;
+            self.cut(archive.anchor, prepare(&archive.told(now, std::mem::take(&mut keys)))?)?;
             pruned.entries += archive.entries;
             pruned.archives.push(archive.path);
         }

@@ -2,8 +2,8 @@
 //!
 //! Invariants: one writer thread owns the database and its lock; an entry is acknowledged only after its
 //! commit is on the disk; sequence numbers have no gaps; every entry is chained to the one before by a hash
-//! that covers its header and stands for its body, so that bodies can be erased and headers cannot be
-//! changed; a journal that failed one commit acknowledges nothing more. This crate has no clock.
+//! that covers its header and stands for its body, so that bodies that the state does not rest on can
+//! be erased and headers cannot be changed; a journal that failed one commit acknowledges nothing more. This crate has no clock.
 //!
 //! What it promises holds against `kill -9` at any instant. Heads are signed on the way with a key that lies in a
 //! file. Cutting off the chain's tail together with its signed heads is detected only by comparing with a [`Head`]
@@ -18,6 +18,7 @@ mod fold;
 mod hex;
 mod journal;
 mod permit;
+mod printed;
 mod read;
 mod resume;
 mod retain;

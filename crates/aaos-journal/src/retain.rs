@@ -3,21 +3,23 @@
 //! Invariants: only a beginning of the journal is archived, and never its last entry; nothing is removed that an open
 //! goal, an agent alive, its ancestors, or an effect without outcome needs, so that what is left folds to the same
 //! state of all of these; an entry is removed only after its archive is on the disk. Archive and database may both
-//! hold an entry after a crash, never neither.
+//! hold an entry after a crash, never neither. An archive never replaces a file.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use aaos_core::event::{Event, NewEntry};
+use aaos_core::event::{Event, KeptKey, NewEntry};
 use aaos_core::id::{AgentId, EntryId, GoalId, GrantId, Seq};
-use aaos_core::limits::PRUNE_STEP;
+use aaos_core::limits::{MAX_ARCHIVE_NAMES, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::State;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
+use crate::chain::{Expected, Hash, Head};
 use crate::error::JournalError;
 use crate::sign::{Anchor, HeadSigner};
 use crate::{export, signed, store};
@@ -148,8 +150,8 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// What the journal says of it.
-    pub(crate) fn told(&self, at: Timestamp) -> NewEntry {
+    /// What the journal says of it, and with these keys.
+    pub(crate) fn told(&self, at: Timestamp, client_keys: Vec<KeptKey>) -> NewEntry {
         let head = self.anchor.head;
         let archive = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let event = Event::JournalPruned {
@@ -157,6 +159,7 @@ impl Archive {
             entries: self.entries,
             head: head.to_string(),
             archive,
+            client_keys,
         };
         NewEntry { timestamp: at, goal_id: None, agent_id: None, trace_id: None, parent_event: None, event }
     }
@@ -175,31 +178,93 @@ pub(crate) fn archive(
     if through <= from {
         return Ok(None);
     }
-    let path = make_folder(database)?.join(file_name(from, through));
-    let report = export::write(connection, &path, Some(through), Some(signer))?;
-    assert_eq!(report.head.seq, through, "all that will be removed is in the archive");
+    let (path, head) = write_or_reuse(connection, &make_folder(database)?, from, through, signer)?;
+    assert_eq!(head.seq, through, "all that will be removed is in the archive");
     let sql = "SELECT max(timestamp) FROM entries WHERE seq <= ?1";
     let latest: i64 = connection.query_row(sql, [through.0.cast_signed()], |row| row.get(0))?;
     let latest = Timestamp(latest.cast_unsigned());
     let latest = anchor.map_or(latest, |anchor| latest.max(anchor.latest));
-    let anchor = signer.anchor(report.head, latest);
+    let anchor = signer.anchor(head, latest);
     Ok(Some(Archive { anchor, path, entries: through.0 - from.0 }))
 }
 
-/// The name of the archive of the entries after `from` up to `through`.
-fn file_name(from: Seq, through: Seq) -> String {
-    format!("journal-{}-{through}.jsonl", from.0 + 1)
+/// The archive of the entries after `from` up to `through`, and its last head. A file that is there is kept, whatever it
+/// is: it is the archive if it holds the same (the daemon was killed before it removed the entries); else the archive
+/// gets another name.
+fn write_or_reuse(
+    connection: &Connection,
+    folder: &Path,
+    from: Seq,
+    through: Seq,
+    signer: &HeadSigner,
+) -> Result<(PathBuf, Head), JournalError> {
+    for number in 1..=MAX_ARCHIVE_NAMES {
+        let path = folder.join(file_name(from, through, number));
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let report = export::write(connection, &path, Some(through), Some(signer))?;
+                return Ok((path, report.head));
+            }
+            Err(error) => return Err(JournalError::files(&path, error)),
+            Ok(found) if found.is_file() => {
+                if let Some(head) = same(connection, &path, through, signer)? {
+                    return Ok((path, head));
+                }
+            }
+            Ok(_) => {}
+        }
+        tracing::warn!(path = %path.display(), "there is another file of an archive's name; it is kept");
+    }
+    Err(JournalError::files(&folder.join(file_name(from, through, 1)), io::ErrorKind::AlreadyExists.into()))
+}
+
+/// The last head of a file that holds the first stored entries up to `through`, with all that they hold here, signed to
+/// its end. It is on the disk then.
+fn same(
+    connection: &Connection,
+    path: &Path,
+    through: Seq,
+    signer: &HeadSigner,
+) -> Result<Option<Head>, JournalError> {
+    let failed = |source| JournalError::files(path, source);
+    let found = export::verify_file(path, Expected { head: None, key: Some(signer.key()) })?.chain;
+    let after = signed::anchor(connection)?.map_or(Head::EMPTY, |anchor| anchor.head);
+    let sql = "SELECT e.hash, (SELECT count(*) FROM entries WHERE seq <= e.seq AND body IS NULL)
+        FROM entries e WHERE e.seq = ?1";
+    let (hash, erased): ([u8; 32], i64) =
+        connection.query_row(sql, [through.0.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let head = Head { seq: through, hash: Hash::from_bytes(hash) };
+    let is_same = found.is_intact()
+        && (found.after, found.head, found.signed) == (after, head, Some(head))
+        && found.erased_count == erased.cast_unsigned();
+    if !is_same {
+        return Ok(None);
+    }
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(failed)?;
+    store::sync_directory_of(path)?;
+    Ok(Some(head))
+}
+
+/// The name of the archive of the entries after `from` up to `through`, the first or a later one that is tried.
+fn file_name(from: Seq, through: Seq, number: u32) -> String {
+    let suffix = if number == 1 { String::new() } else { format!(".{number}") };
+    format!("journal-{}-{through}{suffix}.jsonl", from.0 + 1)
 }
 
 /// The archive that holds this entry, if it still lies where it was written.
 pub(crate) fn archive_with(database: &Path, seq: Seq) -> Option<PathBuf> {
     let listing = fs::read_dir(folder(database)).ok()?;
-    let holds = |path: &PathBuf| {
+    // Where another file had its name, the archive has a later one.
+    let number_of = |path: &PathBuf| {
         let range = path.file_name()?.to_str()?.strip_prefix("journal-")?.strip_suffix(".jsonl")?;
         let (first, last) = range.split_once('-')?;
-        Some((first.parse::<u64>().ok()?..=last.parse().ok()?).contains(&seq.0))
+        let (last, number) = last.split_once('.').unwrap_or((last, "1"));
+        let holds = (first.parse::<u64>().ok()?..=last.parse().ok()?).contains(&seq.0);
+        if holds { number.parse::<u32>().ok() } else { None }
     };
-    listing.filter_map(|entry| Some(entry.ok()?.path())).find(|path| holds(path) == Some(true))
+    let found = listing.filter_map(|entry| Some(entry.ok()?.path()));
+    let found = found.filter_map(|path| Some((number_of(&path)?, path)));
+    found.max().map(|(_, path)| path)
 }
 
 /// Where the archives lie.

@@ -1,7 +1,7 @@
 //! The database: schema, settings, rows in and out. No chain logic beyond one row's own hashes.
 //!
 //! Invariants: entries are only ever inserted at the end and, once archived, removed from the beginning (a body and
-//! its salt may be set NULL later); every connection is refused a schema it does not know before it changes
+//! its salt may be set NULL later, where the state does not rest on it); every connection is refused a schema it does not know before it changes
 //! anything; the writing connection runs in WAL mode with `synchronous = FULL`, so a commit that returned is on
 //! the disk.
 
@@ -9,9 +9,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use aaos_core::event::{Entry, Event};
+use aaos_core::event::{Entry, Event, EventKind};
 use aaos_core::id::{AgentId, EntryId, GoalId, Seq, TraceId};
 use aaos_core::quantity::Timestamp;
+use aaos_core::state::needs_body;
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
@@ -237,11 +238,17 @@ impl Row {
         }
         match (&self.salt, &self.body) {
             (Some(salt), Some(body)) if body_hash(salt, body) == self.body_hash => {}
+            (None, None) if self.is_needed() => return Err(broken(Problem::Erased)),
             (None, None) => {}
             (Some(_), Some(_)) => return Err(broken(Problem::Body)),
             (Some(_), None) | (None, Some(_)) => return Err(broken(Problem::HalfErased)),
         }
         Ok(Head { seq: self.seq, hash: self.hash })
+    }
+
+    /// Whether the state rests on its body; of a kind that this version does not know, it may.
+    fn is_needed(&self) -> bool {
+        EventKind::named(&self.header.kind).is_none_or(needs_body)
     }
 
     /// Whether its body was erased.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use aaos_core::event::{Event, NewEntry};
+use aaos_core::id::Seq;
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::State;
 use tempfile::TempDir;
@@ -30,6 +31,12 @@ fn saying(text: &str) -> NewEntry {
         parent_event: None,
         event: Event::MessageDelivered { message: text.into(), from: None, under: None },
     }
+}
+
+/// An entry that carries a text and changes no state.
+fn of_no_effect(text: &str) -> NewEntry {
+    let event = Event::AuditStdoutStopped { after: Seq(0), reason: text.into() };
+    NewEntry { event, ..saying("") }
 }
 
 fn directory() -> TempDir {

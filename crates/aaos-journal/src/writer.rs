@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::{Hash, Head};
 use crate::error::JournalError;
+use crate::printed;
 use crate::sign::{Anchor, HeadSigner};
 use crate::signed;
 use crate::store::{self, Prepared};
@@ -108,6 +109,8 @@ impl Status {
 pub(crate) struct Printer {
     pub(crate) wake: SyncSender<()>,
     pub(crate) done: Done<()>,
+    /// The last entry that was printed.
+    pub(crate) printed: Arc<AtomicU64>,
 }
 
 pub(crate) struct Writer {
@@ -164,15 +167,10 @@ impl Writer {
             closers.append(&mut group.closers);
         }
         self.sign_end();
-        let Self { connection, head, printer, lock, .. } = self;
+        self.end_printer();
+        let Self { connection, head, lock, .. } = self;
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "the journal's database did not close cleanly; it recovers when opened");
-        }
-        if let Some(Printer { wake, done }) = printer {
-            drop(wake);
-            if done.recv_timeout(Duration::from_millis(AUDIT_DRAIN_MS)).is_err() {
-                tracing::warn!("standard output did not take the last audit entries in time");
-            }
         }
         drop(lock);
         for closer in closers {
@@ -266,6 +264,11 @@ impl Writer {
             }
             links.push_back(appended);
         }
+        if signed_through > self.signed
+            && let Some(printer) = &self.printer
+        {
+            printed::note(&transaction, Seq(printer.printed.load(Ordering::Relaxed)))?;
+        }
         transaction.commit()?;
         self.signed = signed_through;
         Ok((tip, links))
@@ -320,6 +323,22 @@ impl Writer {
         if let Err(error) = stored {
             tracing::error!(%error, "the last head of the journal could not be signed");
             self.status.fail(error);
+        }
+    }
+
+    /// Waits for what is left to be printed, and notes how far that came.
+    fn end_printer(&mut self) {
+        let Some(Printer { wake, done, printed }) = self.printer.take() else { return };
+        drop(wake);
+        if done.recv_timeout(Duration::from_millis(AUDIT_DRAIN_MS)).is_err() {
+            tracing::warn!(
+                "standard output did not take the last audit entries in time; the next start prints them"
+            );
+        }
+        if self.status.poisoned().is_none()
+            && let Err(error) = printed::note(&self.connection, Seq(printed.load(Ordering::Relaxed)))
+        {
+            tracing::warn!(%error, "the next start prints audit entries again that were printed already");
         }
     }
 

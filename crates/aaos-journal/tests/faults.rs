@@ -246,7 +246,7 @@ fn nothing_is_lost(path: &Path, head: Head, context: &str) {
 
 #[test]
 fn a_stop_at_any_call_while_archiving_loses_nothing() {
-    for call in ["pwrite64", "write", "fsync", "fdatasync", "rename", "mkdir", "unlink"] {
+    for call in ["pwrite64", "write", "fsync", "fdatasync", "renameat2", "mkdir", "unlink"] {
         let mut when = 1_u32;
         loop {
             let directory = tempfile::tempdir().expect("temporary directory");

@@ -129,6 +129,9 @@ impl Kernel {
     /// Puts the goals into the table, and into the queue those that were not begun; gives those that were.
     fn recall_goals(&self, state: &State) -> Vec<GoalId> {
         let mut started = Vec::new();
+        for kept in &state.kept_keys {
+            self.table().goal_of_key.insert((kept.principal, kept.key.clone()), kept.goal);
+        }
         for record in state.goals.values() {
             let mut goal = goal_of(record, self.halting().child_token());
             if record.state.is_final() {

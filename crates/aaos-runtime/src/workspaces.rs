@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aaos_core::event::Event;
 use aaos_core::id::GoalId;
@@ -28,7 +28,9 @@ impl Kernel {
                 if self.is_closing() {
                     return;
                 }
-                if self.is_expired(goal) {
+                let workspace = self.config().workspaces.join(goal.to_string());
+                let changed = off_thread(move || changed_at(&workspace)).await.ok().flatten();
+                if self.is_expired(goal, changed) {
                     self.clean_workspace(goal).await;
                 }
             }
@@ -39,13 +41,14 @@ impl Kernel {
         }
     }
 
-    fn is_expired(&self, id: GoalId) -> bool {
+    /// `changed` is when the workspace last was.
+    fn is_expired(&self, id: GoalId, changed: Option<Timestamp>) -> bool {
         let now = self.clock().now();
         let table = self.table();
         match table.goals.get(&id) {
             Some(goal) => goal.ended_at.is_some_and(|ended| is_old(ended, now)),
-            // Long over, else the table would have it.
-            None => made_at(id).is_some_and(|made| is_old(made, now)),
+            // It is over, but its entries were archived, and with them when it ended.
+            None => over_since(made_at(id), changed).is_some_and(|since| is_old(since, now)),
         }
     }
 
@@ -62,6 +65,19 @@ impl Kernel {
         let event = Event::WorkspaceRemoved { entries: removed.entries, left };
         self.record_or_log(self.entry(Some(id), None, event)).await;
     }
+}
+
+/// The earliest that a goal can have ended which nothing is known of but its id and its workspace: not before it began,
+/// and not before it made the last file.
+fn over_since(made: Option<Timestamp>, changed: Option<Timestamp>) -> Option<Timestamp> {
+    Some(made?.max(changed?))
+}
+
+/// When a directory last got or lost an entry.
+fn changed_at(directory: &Path) -> Option<Timestamp> {
+    let since =
+        std::fs::symlink_metadata(directory).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok().map(Timestamp)
 }
 
 fn is_old(since: Timestamp, now: Timestamp) -> bool {
@@ -86,7 +102,7 @@ fn names_in(directory: &Path) -> Vec<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_old, made_at};
+    use super::{is_old, made_at, over_since};
     use aaos_core::id::GoalId;
     use aaos_core::limits::WORKSPACE_KEPT_MS;
     use aaos_core::quantity::Timestamp;
@@ -105,5 +121,16 @@ mod tests {
         assert_eq!(made_at(id), Some(Timestamp(0x01a2_04db_0117)));
         let unordered: GoalId = "7d444840-9dc0-41d1-b245-5ffdce74fad2".parse().expect("an id");
         assert_eq!(made_at(unordered), None, "one of another version says nothing");
+    }
+
+    #[test]
+    fn what_changed_later_than_it_was_begun_is_kept_from_then_on() {
+        let (early, late) = (Some(Timestamp(1)), Some(Timestamp(2)));
+        assert_eq!((over_since(early, late), over_since(late, early)), (late, late));
+        assert_eq!(
+            (over_since(early, None), over_since(None, late)),
+            (None, None),
+            "what is unknown is kept"
+        );
     }
 }

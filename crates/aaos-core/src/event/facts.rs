@@ -208,6 +208,19 @@ pub enum CutCause {
     Cancelled,
 }
 
+/// Which goal a client's deduplication key stands for, after its entries were archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptKey {
+    /// uid of the principal that submitted it.
+    pub principal: u32,
+    /// The key.
+    pub key: String,
+    /// The goal.
+    pub goal: GoalId,
+    /// When it ended.
+    pub ended: Timestamp,
+}
+
 impl Event {
     /// Whether it says that something which an agent wanted was denied to it: by what it holds, or by people. A limit
     /// of the runtime, an end and a withdrawal deny nothing.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::budget::Purse;
 use crate::effect::{Charge, EffectClass, reserved_by};
-use crate::event::{AgentEnd, Entry, Event, ForkPoint, GoalState};
+use crate::event::{AgentEnd, Entry, Event, EventKind, ForkPoint, GoalState};
 use crate::id::{AgentId, ApprovalId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
 use crate::model::{ModelFailure, Usage};
@@ -16,6 +16,7 @@ use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
 use crate::supervision::Watch;
 use crate::toolio::{SpawnAgentOutput, ToolFailure};
 
+use super::bodies::needs_body;
 use super::{
     AgentLife, AgentRecord, FailedChildren, ForkRecord, GoalEnd, GoalRecord, GrantState, MAX_PATH,
     PendingCall, PendingKind, PendingTool, ReplyRecord, STOPPED_BEFORE_REPLY, SpawnedChild, State,
@@ -27,6 +28,9 @@ impl State {
         self.seq = entry.seq;
         let before = self.latest;
         self.latest = self.latest.max(entry.timestamp);
+        if !needs_body(EventKind::of(&entry.event)) {
+            return;
+        }
         match &entry.event {
             Event::DaemonStarted { resumed, .. } => self.forget_unfinished(resumed, before),
             Event::GoalAccepted { .. }
@@ -86,6 +90,10 @@ impl State {
             Event::HumanApprovalRequested { .. }
             | Event::HumanApprovalGranted { .. }
             | Event::HumanApprovalDenied { .. } => self.apply_approval(entry),
+            // All that were kept before are in it, or too old.
+            Event::JournalPruned { client_keys, .. } if !client_keys.is_empty() => {
+                self.kept_keys.clone_from(client_keys);
+            }
             _ => {}
         }
     }

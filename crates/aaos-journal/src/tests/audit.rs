@@ -85,9 +85,59 @@ async fn every_entry_from_the_start_on_is_one_line() {
 
     let (sink, lines) = mpsc::channel();
     let journal = open(&path_in(&directory), false, Sink(sink));
-    journal.record(saying("six")).await.expect("recorded");
+    let sixth = journal.record(saying("six")).await.expect("recorded");
     journal.close().await.expect("closes");
     assert_eq!(entries(&lines), [], "control: off, nothing is printed");
+
+    let (sink, lines) = mpsc::channel();
+    open(&path_in(&directory), true, Sink(sink)).close().await.expect("closes");
+    assert_eq!(entries(&lines), [sixth], "on again, it goes on after the last that was printed");
+}
+
+#[tokio::test]
+async fn what_was_not_printed_at_the_end_is_printed_after_the_next_start() {
+    let directory = directory();
+    let (gate, gated) = mpsc::channel();
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Stuck(gated, Sink(sink)));
+    let many = vec![saying("more"); usize::try_from(HEAD_EVERY).expect("few") + 1];
+    let mut recorded = journal.record_all(many).await.expect("recorded");
+    gate.send(()).expect("one line is taken");
+    journal.close().await.expect("closes, though the output is stuck");
+    let (again, rest) = mpsc::channel();
+    let journal = open(&path_in(&directory), true, Sink(again));
+    recorded.push(journal.record(saying("later")).await.expect("recorded"));
+    journal.close().await.expect("closes");
+    drop(gate);
+    let (first, _) = printed(&lines);
+    let (second, heads) = printed(&rest);
+    let began = recorded.len() - second.len();
+    assert!(second == recorded[began..] && began <= 1, "nothing is missing, at most one came before");
+    assert!(!first.is_empty(), "the control: the first output was there");
+    let seqs: Vec<_> = heads.iter().map(|signed| signed.head.seq.0).collect();
+    assert_eq!(seqs, [HEAD_EVERY, HEAD_EVERY + 1, HEAD_EVERY + 2], "with its signed heads");
+}
+
+#[tokio::test]
+async fn after_a_kill_nothing_is_missing_on_standard_output() {
+    let (directory, copy) = (directory(), directory());
+    let (path, killed) = (path_in(&directory), path_in(&copy));
+    let (sink, lines) = mpsc::channel();
+    let journal = open(&path, true, Sink(sink));
+    let mut recorded = Vec::new();
+    for _ in 0..2 {
+        let many = vec![saying("more"); usize::try_from(HEAD_EVERY).expect("few") + 1];
+        recorded.extend(journal.record_all(many).await.expect("recorded"));
+    }
+    for end in ["db", "db-wal", "key"] {
+        std::fs::copy(path.with_extension(end), killed.with_extension(end)).expect("as a kill leaves it");
+    }
+    journal.close().await.expect("closes");
+    assert_eq!(entries(&lines), recorded);
+    let (sink, lines) = mpsc::channel();
+    open(&killed, true, Sink(sink)).close().await.expect("closes");
+    let again = entries(&lines);
+    assert!(recorded.ends_with(&again), "what is printed again is the end, without a gap");
 }
 
 #[tokio::test]

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use aaos_core::event::Event;
-use aaos_core::id::Seq;
+use aaos_core::event::{EVENT_KINDS, Event, NewEntry};
+use aaos_core::id::{GrantId, Seq};
 use rusqlite::Connection;
+use uuid::Uuid;
 
-use super::{directory, open, path_in, try_open, written};
+use super::{directory, of_no_effect, open, path_in, saying, try_open, written};
+use crate::journal::prepare;
+use crate::store;
 use crate::{Broken, Filter, Head, HeadCheck, JournalError, JournalFile, Problem, VerifyReport};
 
 fn verify(path: &Path, expected: Option<Head>) -> VerifyReport {
@@ -110,10 +113,12 @@ async fn a_cut_tail_is_found_by_a_head_seen_before() {
 }
 
 #[tokio::test]
-async fn an_erased_body_is_reported_and_breaks_nothing() {
+async fn an_erased_body_that_no_state_rests_on_is_reported_and_breaks_nothing() {
     let directory = directory();
     let path = path_in(&directory);
-    written(&path, &["one", "secret", "three"]).await;
+    let journal = open(&path);
+    journal.record_all(vec![saying("one"), of_no_effect("secret"), saying("three")]).await.expect("recorded");
+    journal.close().await.expect("closes");
     let before = verify(&path, None);
     Connection::open(&path)
         .expect("opens")
@@ -125,5 +130,76 @@ async fn an_erased_body_is_reported_and_breaks_nothing() {
     assert_eq!((report.head, report.erased_count, report.erased), (before.head, 1, vec![Seq(2)]));
     assert_eq!((before.erased_count, before.erased.len()), (0, 0));
     let shown = journal.read(Filter::default()).await.expect("read");
-    assert_eq!(shown[1].event, Event::BodyErased { original: "message_delivered".into() });
+    assert_eq!(shown[1].event, Event::BodyErased { original: "audit_stdout_stopped".into() });
+}
+
+/// Kinds that no restart goes by.
+const OF_NO_EFFECT: [&str; 17] = [
+    "daemon_stopped",
+    "agent_loop_started",
+    "agent_loop_stopped",
+    "message_sent",
+    "tool_repeat_guard_fired",
+    "denials_suppressed",
+    "usage_reported",
+    "budget_exceeded",
+    "overdraft",
+    "child_retried",
+    "worker_started",
+    "confinement_receipt",
+    "confinement_degraded",
+    "worker_stopped",
+    "network_fetched",
+    "workspace_removed",
+    "audit_stdout_stopped",
+];
+
+#[tokio::test]
+async fn an_erased_body_that_the_state_rests_on_breaks_the_chain() {
+    for kind in EVENT_KINDS.iter().chain(&["of_a_later_version"]) {
+        let directory = directory();
+        let path = path_in(&directory);
+        written(&path, &["one"]).await;
+        let tip = verify(&path, None).head;
+        let mut entry = prepare(&saying("two")).expect("prepared");
+        entry.header.kind = (*kind).to_owned();
+        let mut connection = Connection::open(&path).expect("opens");
+        let transaction = connection.transaction().expect("begun");
+        store::insert(&transaction, tip, &entry).expect("inserted");
+        transaction.commit().expect("committed");
+        assert_eq!(verify(&path, None).broken, None, "control: {kind} with its body");
+        connection.execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = 2", []).expect("erased");
+        drop(connection);
+        let found = verify(&path, None).broken;
+        let opened = open_and_close(&path).await;
+        if OF_NO_EFFECT.contains(kind) {
+            assert_eq!(found, None, "{kind}");
+            opened.expect("nothing rests on it");
+            continue;
+        }
+        let expected = Broken { seq: Seq(2), problem: Problem::Erased };
+        assert_eq!(found.as_ref(), Some(&expected), "{kind}");
+        assert!(
+            matches!(&opened, Err(JournalError::Broken { broken }) if *broken == expected),
+            "{kind}: {opened:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_erased_revocation_brings_no_grant_back() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let grant = GrantId::from_uuid(Uuid::from_u128(5));
+    let event = Event::CapabilityRevoked { grant, principal: 0, ended: vec![grant], cut: Vec::new() };
+    let journal = open(&path);
+    journal.record(NewEntry { event, ..saying("") }).await.expect("recorded");
+    journal.close().await.expect("closes");
+    open_and_close(&path).await.expect("control: it opens");
+    Connection::open(&path)
+        .expect("opens")
+        .execute("UPDATE entries SET body = NULL, salt = NULL WHERE kind = 'capability_revoked'", [])
+        .expect("erased");
+    let refused = open_and_close(&path).await.expect_err("what it took away would be back");
+    assert!(refused.to_string().contains("entry 1 lost its body"), "{refused}");
 }

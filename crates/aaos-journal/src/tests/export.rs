@@ -1,10 +1,12 @@
 //! Exported files, verified by themselves, and what is done to them.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use aaos_core::id::Seq;
 use aaos_core::limits::HEAD_EVERY;
+use aaos_core::quantity::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -129,11 +131,108 @@ async fn removed_reordered_and_spliced_entries_are_found() {
     let hash = moved.lines[line_of(1)].split('"').rev().nth(1).expect("its hash").to_owned();
     moved.lines.remove(line_of(1));
     moved.lines[0] = format!(r#"{{"journal":1,"after":"1:{hash}"}}"#);
-    assert_eq!(moved.broken(), None, "what begins later is a chain, too, and says where it begins");
-    assert_eq!(moved.check(Expected::default()).chain.after.seq, Seq(1));
+    let unsigned = Some(Broken { seq: Seq(1), problem: Problem::Unsigned });
+    assert_eq!(moved.broken(), unsigned, "nobody vouches for where it begins");
+}
+
+#[tokio::test]
+async fn where_a_file_begins_is_signed_and_more_than_its_beginning_is_there() {
+    let own = Exported::new().await;
+    let forged = |line: String| Exported { directory: directory(), lines: vec![line], ..own };
+    let lone = forged(format!(r#"{{"journal":1,"after":"{}"}}"#, own.head));
+    let expected = Expected { head: Some(own.head), key: Some(own.key) };
+    let unsigned = Some(Broken { seq: own.head.seq, problem: Problem::Unsigned });
+    assert_eq!(lone.check(expected).chain.broken, unsigned);
+    let empty = forged(
+        r#"{"journal":1,"after":"0:0000000000000000000000000000000000000000000000000000000000000000"}"#
+            .into(),
+    );
+    assert_eq!(empty.broken(), None, "control: nothing was ever recorded");
+    let unsigned = empty.check(Expected { head: None, key: Some(own.key) }).chain.broken;
+    assert_eq!(unsigned.map(|broken| broken.problem), Some(Problem::Unsigned), "a key asks for a signature");
+
+    let journal = open(&path_in(&own.directory));
+    journal.prune(Timestamp(u64::MAX), Timestamp(1_000)).await.expect("pruned");
+    journal.record(saying("later")).await.expect("recorded");
+    journal.close().await.expect("closes");
+    let file = own.directory.path().join("rest.jsonl");
+    let report = JournalFile::open(&path_in(&own.directory)).expect("opens").export(&file).expect("exported");
+    let text = fs::read_to_string(&file).expect("read");
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let rest = |lines: Vec<String>| Exported { directory: directory(), lines, ..own };
+    let whole = rest(lines.clone()).check(Expected { head: Some(report.after), key: Some(own.key) });
+    assert_eq!((whole.chain.expected, whole.chain.is_intact()), (HeadCheck::Follows, true), "{whole:?}");
     let early: Head = format!("0:{}", "0".repeat(64)).parse().expect("a head");
-    let asked = moved.check(Some(early).into());
+    let asked = rest(lines.clone()).check(Some(early).into());
     assert_eq!((asked.chain.expected, asked.chain.is_intact()), (HeadCheck::Archived, false));
+    let other = Head { hash: own.head.hash, ..report.after };
+    assert_eq!(rest(lines.clone()).check(Some(other).into()).chain.expected, HeadCheck::Differs);
+
+    let next = Seq(report.after.seq.0 + 1);
+    let cut = rest(lines[..1].to_vec()).check(Expected { head: Some(report.after), key: Some(own.key) });
+    assert_eq!(cut.chain.broken, Some(Broken { seq: next, problem: Problem::Missing }), "nothing after it");
+    let strange = Exported::new().await.key;
+    let cases = [
+        (report.after.hash.to_string(), own.head.hash.to_string()),
+        (own.key.to_string(), strange.to_string()),
+        (r#""latest":"#.to_owned(), r#""latest":1"#.to_owned()),
+    ];
+    for (from, to) in cases {
+        let mut changed = rest(lines.clone());
+        changed.replace(0, &from, &to);
+        let forged = Some(Broken { seq: report.after.seq, problem: Problem::Signature });
+        assert_eq!(changed.broken(), forged, "{from}");
+    }
+    let other = rest(lines).check(Expected { head: None, key: Some(strange) });
+    assert_eq!(other.chain.broken, Some(Broken { seq: report.after.seq, problem: Problem::Key }));
+}
+
+#[tokio::test]
+async fn a_planted_link_leads_an_export_nowhere() {
+    let directory = directory();
+    let path = path_in(&directory);
+    super::written(&path, &["one"]).await;
+    let outside = directory.path().join("outside");
+    fs::write(&outside, "stays").expect("written");
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o644)).expect("set");
+    let target =
+        fs::create_dir(directory.path().join("out")).map(|()| directory.path().join("out/export.jsonl"));
+    let target = target.expect("made");
+    for suffix in [".part", ".0.part", ".00000000000000000000000000000000.part", ".tmp", "~"] {
+        let mut name = target.clone().into_os_string();
+        name.push(suffix);
+        symlink(&outside, name).expect("planted");
+    }
+    let export = || JournalFile::open(&path).expect("opens").export(&target);
+    export().expect("exported");
+    let made = fs::symlink_metadata(&target).expect("there");
+    assert!(made.is_file() && made.permissions().mode() & 0o777 == 0o600, "{made:?}");
+    assert_eq!(made.len(), fs::read(&target).expect("read").len() as u64);
+
+    fs::remove_file(&target).expect("removed");
+    symlink(directory.path().join("nowhere"), &target).expect("planted");
+    export().expect_err("a link has the name");
+    assert!(fs::symlink_metadata(&target).expect("there").is_symlink(), "and keeps it");
+    let failed = crate::export::create_new(&target).expect_err("nor is anything made through it");
+    assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists);
+    assert!(!directory.path().join("nowhere").exists());
+    assert_eq!(fs::read_to_string(&outside).expect("read"), "stays");
+    assert_eq!(fs::metadata(&outside).expect("there").permissions().mode() & 0o777, 0o644);
+}
+
+#[tokio::test]
+async fn what_took_an_exports_name_meanwhile_is_kept() {
+    let directory = directory();
+    let path = path_in(&directory);
+    super::written(&path, &["one"]).await;
+    let target = directory.path().join("export.jsonl");
+    fs::write(&target, "mine").expect("written");
+    let connection = crate::store::open_reader(&path).expect("opens");
+    let refused = crate::export::write(&connection, &target, None, None).expect_err("it would be replaced");
+    assert!(matches!(refused, JournalError::Files { .. }), "{refused:?}");
+    assert_eq!(fs::read_to_string(&target).expect("read"), "mine");
+    let names: Vec<_> = fs::read_dir(directory.path()).expect("listed").collect();
+    assert!(names.iter().all(|name| !format!("{name:?}").contains(".part")), "{names:?}");
 }
 
 #[tokio::test]
@@ -188,7 +287,10 @@ async fn a_cut_tail_is_found_by_a_head_seen_before() {
 async fn an_erased_body_is_exported_as_such_and_a_broken_chain_is_not() {
     let directory = directory();
     let path = path_in(&directory);
-    super::written(&path, &["one", "secret", "three"]).await;
+    let journal = open(&path);
+    let entries = vec![saying("one"), super::of_no_effect("secret"), saying("three")];
+    journal.record_all(entries).await.expect("recorded");
+    journal.close().await.expect("closes");
     let connection = Connection::open(&path).expect("opens");
     connection.execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = 2", []).expect("erased");
     let file = directory.path().join("export.jsonl");

@@ -1,11 +1,12 @@
 //! Archiving: what is needed stays, what goes lies in an archive, and the chain goes on.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use aaos_core::event::{Event, ForkPoint, NewEntry};
+use aaos_core::event::{Event, ForkPoint, KeptKey, NewEntry};
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq};
-use aaos_core::limits::{HEAD_EVERY, PRUNE_STEP};
+use aaos_core::limits::{CLIENT_KEY_KEPT_MS, HEAD_EVERY, PRUNE_STEP};
 use aaos_core::quantity::Timestamp;
 use aaos_core::state::{AgentRecord, GoalRecord, GrantState, State};
 use proptest::prelude::*;
@@ -19,6 +20,7 @@ use super::{directory, open, path_in, saying, try_open, written};
 use crate::{
     Broken, Filter, Head, HeadCheck, Held, Holder, JournalError, JournalFile, Problem, Pruned, verify_file,
 };
+use crate::{fold, store};
 
 const CASES: u32 = 24;
 const ALL: Timestamp = Timestamp(u64::MAX);
@@ -205,6 +207,31 @@ async fn a_fork_that_is_open_needs_the_goals_that_it_was_forked_from() {
 }
 
 #[tokio::test]
+async fn a_client_key_is_known_for_a_week_after_its_goals_end() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let (mut accepted, goal) = accepted();
+    let Event::GoalAccepted { client_key, .. } = &mut accepted.event else { panic!("a goal") };
+    *client_key = Some("key".to_owned());
+    let finished = sample(|made| matches!(made.event, Event::GoalFinished { .. }));
+    let finished = NewEntry { goal_id: Some(goal), timestamp: Timestamp(1_000), ..finished };
+    let later = |later: u64| NewEntry { timestamp: Timestamp(1_000 + later), ..saying("later") };
+    let journal = open(&path);
+    journal.record_all(vec![accepted, finished, later(0)]).await.expect("recorded");
+    let kept = KeptKey { principal: 0, key: "key".to_owned(), goal, ended: Timestamp(1_000) };
+    let cases =
+        [(0, vec![kept.clone()]), (CLIENT_KEY_KEPT_MS - 1, vec![kept]), (CLIENT_KEY_KEPT_MS, Vec::new())];
+    for (passed, expected) in cases {
+        journal.record(later(passed)).await.expect("recorded");
+        let pruned = journal.prune(ALL, Timestamp(1_000 + passed)).await.expect("pruned");
+        assert_eq!((pruned.held, pruned.archives.len()), (None, 1), "it holds nothing back");
+        let left = fold::fold(&store::open_reader(&path).expect("opens"), None).expect("folds").state;
+        assert!(left.goals.is_empty(), "control: the goal itself is archived");
+        assert_eq!(left.kept_keys, expected, "{passed}");
+    }
+}
+
+#[tokio::test]
 async fn the_age_and_what_is_needed_bound_what_is_archived() {
     let directory = directory();
     let path = path_in(&directory);
@@ -249,8 +276,13 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     assert_eq!((left.len(), left[1].seq.0, left[1].timestamp), (2, many as u64 + 1, NOW));
     let archive = format!("journal-1-{}.jsonl", many - 1);
     let head = format!("{}:{}", many - 1, recorded[many - 2].hash);
-    let told =
-        Event::JournalPruned { through: Seq(many as u64 - 1), entries: many as u64 - 1, head, archive };
+    let told = Event::JournalPruned {
+        through: Seq(many as u64 - 1),
+        entries: many as u64 - 1,
+        head,
+        archive,
+        client_keys: Vec::new(),
+    };
     assert_eq!(left[1].event, told);
     assert!(
         journal.prune(ALL, NOW).await.expect("pruned").archives.is_empty(),
@@ -282,6 +314,66 @@ async fn a_shortened_journal_goes_on_and_says_where_it_begins() {
     assert_eq!(verify_file(&second, None).expect("read").chain.after, exported.after);
     journal.close().await.expect("closes");
     assert_eq!(*open(&path).head().borrow(), Seq(many as u64 + 2));
+}
+
+#[tokio::test]
+async fn a_file_with_an_archives_name_is_kept() {
+    let directory = directory();
+    let path = path_in(&directory);
+    let journal = open(&path);
+    let recorded = vec![saying("one"), super::of_no_effect("two"), saying("three")];
+    journal.record_all(recorded).await.expect("recorded");
+    journal.close().await.expect("closes");
+    let archive = directory.path().join("archive");
+    std::fs::create_dir(&archive).expect("made");
+    let first = archive.join("journal-1-2.jsonl");
+    // As a kill between archive and cut leaves it.
+    let before = directory.path().join("before.db");
+    std::fs::copy(&path, &before).expect("copied");
+    let journal = open(&path);
+    assert_eq!(journal.prune(ALL, NOW).await.expect("pruned").archives.first(), Some(&first));
+    journal.close().await.expect("closes");
+    let inode = |path: &Path| std::fs::metadata(path).expect("there").ino();
+    let again = || {
+        for end in ["db-wal", "db-shm"] {
+            std::fs::remove_file(path.with_extension(end)).ok();
+        }
+        std::fs::copy(&before, &path).expect("put back");
+        open(&path)
+    };
+    let written = inode(&first);
+    let journal = again();
+    assert_eq!(journal.prune(ALL, NOW).await.expect("pruned").archives.first(), Some(&first), "it is used");
+    journal.close().await.expect("closes");
+    assert_eq!(inode(&first), written);
+
+    let good = std::fs::read_to_string(&first).expect("read");
+    let erased = good.lines().map(|line| match line.contains("audit_stdout_stopped") {
+        true => {
+            let (head, rest) = line.split_once(r#""salt":"#).expect("a salt");
+            let (_, hashes) = rest.split_once(r#""body_hash""#).expect("a hash");
+            format!("{head}\"salt\":null,\"body\":null,\"body_hash\"{hashes}\n")
+        }
+        false => format!("{line}\n"),
+    });
+    let erased: String = erased.collect();
+    assert!(erased != good);
+    let unsealed =
+        good.lines().filter(|line| !line.starts_with(r#"{"head""#)).map(|line| format!("{line}\n"));
+    let others = ["the only copy of something".to_owned(), erased, unsealed.collect(), String::new()];
+    for other in others {
+        for end in ["db-wal", "db-shm"] {
+            std::fs::remove_file(path.with_extension(end)).ok();
+        }
+        std::fs::write(&first, &other).expect("written");
+        let journal = again();
+        let pruned = journal.prune(ALL, NOW).await.expect("pruned");
+        journal.close().await.expect("closes");
+        assert_eq!(pruned.archives, [archive.join("journal-1-2.2.jsonl")], "{other}");
+        assert_eq!(stored(&path, &pruned), 4, "and it is told of");
+        assert_eq!(crate::retain::archive_with(&path, Seq(2)), Some(pruned.archives[0].clone()));
+        assert_eq!(std::fs::read_to_string(&first).expect("read"), other, "it is kept");
+    }
 }
 
 #[tokio::test]

@@ -160,7 +160,8 @@ pub(super) fn with_source(
 /// The journal's file.
 pub(super) fn offline(settings: &Settings) -> Result<JournalFile> {
     let path = settings.state_dir.join("journal.db");
-    if !path.exists() {
+    let found = path.try_exists();
+    if !found.with_context(|| format!("cannot look for the journal {}", path.display()))? {
         bail!(
             "no agentd listens at {} and there is no journal {}; nothing has run with this state directory \
              yet",
@@ -276,14 +277,21 @@ pub(super) fn tell(report: &VerifyReport, screen: Screen) -> Result<Exit> {
 fn verdict(report: &VerifyReport) -> Vec<String> {
     let mut lines = vec![format!("{} entries verify; head {}", report.entries, report.head)];
     if report.after != Head::EMPTY {
-        lines.push(format!("they follow {}; what came before lies in an archive", report.after));
+        let after = report.after;
+        lines.push(format!(
+            "begins after entry {}; the archive that ends with head {after} must be verified, too",
+            after.seq
+        ));
     }
     match (report.signed, report.key) {
         (Some(signed), Some(key)) => lines.push(format!("signed up to entry {} with key {key}", signed.seq)),
         _ => lines.push("no head is signed yet".to_owned()),
     }
     if report.erased_count > 0 {
-        lines.push(format!("{} of them have an erased body", report.erased_count));
+        let listed: Vec<String> = report.erased.iter().map(ToString::to_string).collect();
+        let more = if report.erased_count > listed.len() as u64 { " and later ones" } else { "" };
+        let (count, listed) = (report.erased_count, listed.join(", "));
+        lines.push(format!("{count} of them have an erased body, which no state rests on: {listed}{more}"));
     }
     if let Some(broken) = &report.broken {
         lines.push(format!("BROKEN: {broken}; keep the journal for inspection and restore a backup"));
@@ -291,6 +299,9 @@ fn verdict(report: &VerifyReport) -> Vec<String> {
     match report.expected {
         HeadCheck::NotAsked => {}
         HeadCheck::Found => lines.push("the expected head is in the chain".to_owned()),
+        HeadCheck::Follows => lines.push(
+            "the first entry follows the expected head, which is the end of that archive".to_owned(),
+        ),
         HeadCheck::Differs => {
             lines.push("BROKEN: the expected head is not: history was rewritten".to_owned())
         }
@@ -398,7 +409,7 @@ mod tests {
             said.starts_with("0 entries verify; head 0:0000") && said.ends_with("the chain holds"),
             "{said}"
         );
-        assert!(said.contains("erased"));
+        assert!(said.contains("1 of them have an erased body, which no state rests on: 1\n"), "{said}");
         let broken = Broken { seq: Seq(7), problem: Problem::Body };
         for bad in [
             report(Some(broken), HeadCheck::NotAsked),
@@ -408,6 +419,11 @@ mod tests {
             let said = verdict(&bad).join("\n");
             assert!(said.contains("BROKEN") && !said.contains("the chain holds"), "{said}");
         }
+        let after = Head { seq: Seq(7), ..Head::EMPTY };
+        let follows = VerifyReport { after, head: after, ..report(None, HeadCheck::Follows) };
+        let said = verdict(&follows).join("\n");
+        assert!(said.contains("begins after entry 7; the archive that ends with head 7:0000"), "{said}");
+        assert!(!said.contains("is in the chain") && said.ends_with("the chain holds"), "{said}");
         let said = verdict(&report(None, HeadCheck::Archived)).join("\n");
         assert!(said.contains("UNKNOWN") && !said.contains("the chain holds"), "{said}");
     }

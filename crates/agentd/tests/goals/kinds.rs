@@ -69,7 +69,7 @@ const SHOWN_ELSEWHERE: [(&str, &str, &str); 11] = [
     (
         "body_erased",
         "crates/aaos-journal/src/tests/chain.rs",
-        "an_erased_body_is_reported_and_breaks_nothing",
+        "an_erased_body_that_no_state_rests_on_is_reported_and_breaks_nothing",
     ),
 ];
 
