@@ -10,7 +10,7 @@ use crate::effect::{Charge, EffectClass, reserved_by};
 use crate::event::{AgentEnd, Entry, Event, EventKind, ForkPoint, GoalState};
 use crate::id::{AgentId, ApprovalId, CallId, GoalId, GrantId};
 use crate::limits::{KEPT_ENDED, KEPT_TRACES, RATE_WINDOW_MS};
-use crate::model::{ModelFailure, Usage};
+use crate::model::{ModelFailure, ModelReply, Usage};
 use crate::name::AgentName;
 use crate::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp};
 use crate::supervision::Watch;
@@ -78,14 +78,7 @@ impl State {
                 self.note_wish(*call, Some(failure), *wait, entry.timestamp)
             }
             Event::InferenceCompleted { call, result, spent, .. } => {
-                let failure = result.as_ref().err();
-                let wish = failure.and_then(|failure| failure.retry_after).unwrap_or(Millis::ZERO);
-                self.note_wish(*call, failure, wish, entry.timestamp);
-                self.count_cost(entry.goal_id, spent);
-                let agent = self.settle(*call, spent);
-                if let Ok(reply) = result {
-                    self.count_usage(entry.goal_id, agent, reply.usage);
-                }
+                self.end_inference(entry, *call, result, spent);
             }
             Event::HumanApprovalRequested { .. }
             | Event::HumanApprovalGranted { .. }
@@ -101,6 +94,23 @@ impl State {
 
 // Goals, agents and grants.
 impl State {
+    fn end_inference(
+        &mut self,
+        entry: &Entry,
+        call: CallId,
+        result: &Result<ModelReply, ModelFailure>,
+        spent: &Amounts,
+    ) {
+        let failure = result.as_ref().err();
+        let wish = failure.and_then(|failure| failure.retry_after).unwrap_or(Millis::ZERO);
+        self.note_wish(call, failure, wish, entry.timestamp);
+        self.count_cost(entry.goal_id, spent);
+        let agent = self.settle(call, spent);
+        if let Ok(reply) = result {
+            self.count_usage(entry.goal_id, agent, reply.usage);
+        }
+    }
+
     fn apply_goal(&mut self, entry: &Entry) {
         let Some(id) = entry.goal_id else {
             return;
