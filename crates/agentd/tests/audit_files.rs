@@ -111,15 +111,19 @@ fn a_goal_with_a_client_key_is_not_run_twice_after_archiving_and_a_restart() {
 #[test]
 fn what_was_archived_is_told_of_and_reading_it_names_the_archive() {
     let daemon = with_document().start();
-    assert_eq!(daemon.cli(["submit", "--wait", GOAL]).code(), 0);
+    let goal = json_of(&daemon.cli(["submit", "--wait", "--json", GOAL]));
+    let goal = goal["goal_id"].as_str().expect("an id");
     let mut client = daemon.client();
     client.call("audit.query", json!({ "after_seq": 1 })).expect("the control: all is there");
+    assert_eq!(daemon.cli(["show", goal]).code(), 0, "the control: its bill is whole");
     let pruned = client.call("audit.prune", json!({ "older_than_ms": 0 })).expect("archived");
     let told = client.call("audit.query", json!({ "kinds": ["journal_pruned"] })).expect("entries");
     let event = &told["entries"][0]["event"];
     let archive = pruned["archives"][0].as_str().expect("a path");
     let name = archive.rsplit('/').next().expect("a name");
     assert_eq!((&event["through"], &event["archive"]), (&pruned["through"], &json!(name)), "{told}");
+    let shown = daemon.cli(["show", goal]);
+    assert!(shown.code() == 1 && shown.stderr.contains("`archive`"), "no bill of what is left: {shown:?}");
     let verified = daemon.cli(["audit", "--verify", "--file", archive]);
     assert!(verified.stdout.contains(event["head"].as_str().expect("a head")), "{event} {verified:?}");
     let printed = daemon.cli(["audit"]);

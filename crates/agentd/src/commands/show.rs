@@ -2,9 +2,9 @@
 //!
 //! Invariant: it only reads entries, so it shows the same with a daemon, without one, and for a goal long over.
 
-use aaos_core::event::{AgentEnd, Entry};
+use aaos_core::event::{AgentEnd, Entry, Event};
 use aaos_core::quantity::{Millis, Timestamp};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::ShowArgs;
 use crate::exit::{Exit, UsageError};
@@ -29,11 +29,19 @@ pub(super) fn show(settings: &Settings, args: ShowArgs, screen: Screen) -> Resul
             return converse(source, query, screen).await;
         }
         let mut timeline = Timeline::default();
+        let mut first = None;
         let take = |entry: &Entry| {
+            first.get_or_insert_with(|| (entry.seq, begins(&entry.event)));
             timeline.take(entry);
             Ok(())
         };
         source.each(query, usize::MAX, take).await?;
+        if let Some((seq, false)) = first {
+            bail!(
+                "what came before entry {seq} was archived, so that times and costs would be wrong; \
+                 `agentd audit --json` shows what is left, and the files in `archive` beside the journal hold the rest"
+            );
+        }
         let report = timeline
             .report()
             .with_context(|| format!("the journal has no entry of {:?}", cut(&args.target, VALUE_CHARS)))?;
@@ -44,6 +52,11 @@ pub(super) fn show(settings: &Settings, args: ShowArgs, screen: Screen) -> Resul
         }
         Ok(Exit::Done)
     })
+}
+
+/// Whether a goal's or an agent's entries begin with this.
+fn begins(event: &Event) -> bool {
+    matches!(event, Event::GoalAccepted { .. } | Event::AgentSpawned { .. } | Event::CapabilityGranted { .. })
 }
 
 /// The conversation of one agent, a JSON line each.

@@ -118,7 +118,7 @@ impl Screen {
     /// As [`Self::line`].
     pub(crate) fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<(), OutputError> {
         let text = serde_json::to_string(value).map_err(io::Error::other)?;
-        self.line(Tone::Plain, &text)
+        self.line(Tone::Plain, &text::json(&text))
     }
 
     /// Something to know on standard error. Nobody can be told when that fails.

@@ -21,6 +21,21 @@ pub(crate) fn block(text: &str) -> String {
     harmless(text, |c| c == '\n' || c == '\t')
 }
 
+/// JSON text that says the same, in which strings hold neither control nor deceptive characters as they are.
+pub(crate) fn json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !(c.is_control() || is_deceptive(c)) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    shown
+}
+
 fn harmless(text: &str, keep: impl Fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -123,7 +138,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{block, cut, excerpt, instant, line, size, span};
+    use super::{block, cut, excerpt, instant, json, line, size, span};
     use aaos_core::quantity::{Millis, Timestamp};
 
     #[test]
@@ -134,6 +149,16 @@ mod tests {
         assert_eq!(line("a\u{200b}b\u{feff}"), "a\\u{200b}b\\u{feff}");
         assert_eq!(line("Grüße, 世界 🙂"), "Grüße, 世界 🙂");
         assert_eq!(block("a\n\tb\u{1b}c\r"), "a\n\tb\\u{1b}c\\r");
+    }
+
+    #[test]
+    fn json_says_the_same_without_them() {
+        let said = "a\u{9b}b\u{202e}c\u{7f}d\u{e0041}e\n世界 🙂";
+        let raw = serde_json::to_string(said).expect("JSON");
+        let shown = json(&raw);
+        assert_eq!(shown, "\"a\\u009bb\\u202ec\\u007fd\\udb40\\udc41e\\n世界 🙂\"");
+        assert_eq!(serde_json::from_str::<String>(&shown).expect("JSON"), said);
+        assert_ne!(raw, shown, "the control");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use testkit::{Daemon, DaemonBuilder, Finished, ModelServer, ReportedUsage, Scrip
 const READER: &str =
     "name: reader\nmodel: fast\nsystem_prompt: You are the reader.\ncapabilities: [\"tool: echo\"]\n";
 /// What a model would write to take over a terminal.
-const EVIL: &str = "\u{1b}[2J\u{202e}owned";
+const EVIL: &str = "\u{1b}[2J\u{202e}owned\u{9b}";
 
 /// A goal whose agent has a child, run to its end; and its id.
 fn worked() -> (Daemon, ModelServer, String) {
@@ -33,7 +33,7 @@ fn worked() -> (Daemon, ModelServer, String) {
 
 fn harmless(told: &Finished) -> &str {
     assert_eq!(told.code(), 0, "{told:?}");
-    assert!(!told.stdout.contains(['\u{1b}', '\u{202e}']), "{}", told.stdout);
+    assert!(!told.stdout.contains(['\u{1b}', '\u{202e}', '\u{9b}']), "{}", told.stdout);
     &told.stdout
 }
 
@@ -71,7 +71,7 @@ fn a_log_tells_thoughts_calls_and_results() {
     for part in [
         "bootstrap: is asked: Say what it says",
         "bootstrap: says: A reader says it.",
-        "    Then I do.\\u{1b}[2J\\u{202e}owned",
+        "    Then I do.\\u{1b}[2J\\u{202e}owned\\u{9b}",
         "spawn_agent manifest=(",
         "reader: started by bootstrap",
         "reader: is asked: Say it",
@@ -95,8 +95,7 @@ fn a_conversation_is_exported_as_json_lines() {
     let report: Value = serde_json::from_str(&shown.stdout).expect("JSON");
     let lines = |agent: &Value| -> Vec<Value> {
         let told = daemon.cli(["show", agent["agent_id"].as_str().expect("an id"), "--conversation"]);
-        assert_eq!(told.code(), 0, "{told:?}");
-        told.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+        harmless(&told).lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
     };
     let root = &report["agents"][0];
     let (lead, reader) = (lines(root), lines(&root["children"][0]));
