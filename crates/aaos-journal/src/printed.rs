@@ -24,5 +24,5 @@ pub(crate) fn recall(connection: &Connection, archived: Seq, tip: Seq) -> Result
 /// Notes the last printed entry. Not durable before the transaction is committed, if there is one.
 pub(crate) fn note(connection: &Connection, printed: Seq) -> Result<(), rusqlite::Error> {
     let row = params![printed.0.cast_signed()];
-    connection.execute("UPDATE printed SET seq = ?1 WHERE seq < ?1", row).map(drop)
+    connection.prepare_cached("UPDATE printed SET seq = ?1 WHERE seq < ?1")?.execute(row).map(drop)
 }

@@ -264,9 +264,7 @@ impl Writer {
             }
             links.push_back(appended);
         }
-        if signed_through > self.signed
-            && let Some(printer) = &self.printer
-        {
+        if let Some(printer) = &self.printer {
             printed::note(&transaction, Seq(printer.printed.load(Ordering::Relaxed)))?;
         }
         transaction.commit()?;
