@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use testkit::{Client, Daemon, DaemonBuilder, Finished, Gate, ModelServer, Script, SeenRequest, Turn};
+use testkit::{
+    Client, Daemon, DaemonBuilder, Finished, Gate, ModelServer, PATIENCE, Script, SeenRequest, Turn,
+};
 
 /// A lead that does what its script says.
 const LEAD: &str = "name: lead\nmodel: smart\nsystem_prompt: You are the lead.\n";
@@ -427,18 +429,15 @@ fn an_erased_body_refuses_the_steps_after_it() {
     let house = House::new(|_| Turn::say("done by the other"));
     let erased = house.seq("inference_completed", 3);
     let (before, after) = (house.seq("tool_result", 2), house.seq("tool_result", 3));
-    let House { daemon, models, source, outside } = house;
-    let journal = daemon.state_dir().join("journal.db");
-    let (status, builder) = daemon.terminate();
-    assert!(status.success(), "a good end: {status}");
-    let changed = rusqlite::Connection::open(journal)
+    // Under the running daemon: none starts with such a journal.
+    let changed = rusqlite::Connection::open(house.daemon.state_dir().join("journal.db"))
         .and_then(|journal| {
+            journal.busy_timeout(PATIENCE)?;
             journal
                 .execute("UPDATE entries SET body = NULL, salt = NULL WHERE seq = ?1", [erased.cast_signed()])
         })
         .expect("erased");
     assert_eq!(changed, 1);
-    let house = House { daemon: builder.start(), models, source, outside };
     let asked = |at: u64| json!({ "at": at, "model": OTHER, "keep_files": true });
     let refused = house.fork(asked(after)).expect_err("what was replied is not known");
     assert_eq!(refused.data["reason"], "erased", "{refused:?}");
