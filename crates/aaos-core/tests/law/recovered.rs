@@ -253,6 +253,28 @@ fn an_approval_that_is_used_up_ends_with_its_last_call() {
 }
 
 #[test]
+fn an_approval_that_two_calls_used_up_ends_with_the_second() {
+    let mut story = Story::new();
+    story.asked(5);
+    let scope = ApprovalScope::Tool { effect: "file_write".to_owned(), grants: Vec::new(), below: None };
+    let granted = ApprovalGrant { id: approval(5), holder: agent(1), scope, uses: 2 };
+    story.tell(Event::HumanApprovalGranted { approval: granted, principal: 0, reason: None });
+    let both = [call(8), call(9)];
+    for call in both {
+        story.invoked(call, vec![Charge::Approval { approval: approval(5) }]);
+    }
+    story.tell(Event::DaemonStarted { version: "1".to_owned(), resumed: both.to_vec() });
+    let mut law = Authority::restore(AuthorityLimits::default(), &story.state);
+    let pending = both.map(|call| story.state.pending[&call].clone());
+    pending.iter().for_each(|pending| law.reopen(pending, &[]));
+    let left = pending.map(|pending| {
+        law.settle(pending.call, &pending.charges, &Amounts::NONE, NOW);
+        law.approval(approval(5)).map(|one| one.uses)
+    });
+    assert_eq!(left, [Some(0), None], "what was shown can be looked at as long as one of them goes on");
+}
+
+#[test]
 fn an_approval_with_uses_outlives_a_call_that_goes_on() {
     let mut story = Story::new();
     story.asked(5);
