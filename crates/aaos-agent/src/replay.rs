@@ -41,6 +41,8 @@ struct Played {
     id: AgentId,
     name: AgentName,
     tape: Tape,
+    /// Whether it began a run.
+    begun: bool,
     runs: Vec<Run>,
     /// Spawning calls in the order in which they spawned, and how many agents were made for each of their children.
     spawns: Vec<(CallId, BTreeMap<u32, u32>)>,
@@ -167,15 +169,28 @@ impl Replay {
                 self.place(parent, under, index).ok_or_else(|| differs("its parent is not of the goal"))?
             }
         };
+        if path.is_empty() {
+            self.forget_unbegun_root();
+        }
         if self.agents.contains_key(&path) || self.paths.contains_key(&id) {
             return Err(differs("the agent was spawned before").into());
         }
-        let lent = if path.is_empty() { self.lent.take() } else { None };
+        let lent = if path.is_empty() { self.lent.clone() } else { None };
         let tape = lent.unwrap_or_else(|| Tape::whole(MindConfig::of(manifest)));
-        let played = Played { id, name: name.clone(), tape, runs: Vec::new(), spawns: Vec::new() };
+        let played =
+            Played { id, name: name.clone(), tape, begun: false, runs: Vec::new(), spawns: Vec::new() };
         self.paths.insert(id, path.clone());
         self.agents.insert(path, played);
         Ok(())
+    }
+
+    /// A kill between the spawn of a goal's agent and the goal's start leaves one that never ran: another one is
+    /// spawned in its place.
+    fn forget_unbegun_root(&mut self) {
+        if let Some(root) = self.agents.get(&Path::new()).filter(|root| !root.begun) {
+            self.paths.remove(&root.id);
+            self.agents.remove(&Path::new());
+        }
     }
 
     /// Where the next agent stands that is made for this child of this call.
@@ -215,6 +230,7 @@ impl Replay {
         };
         played.tape.take(entry, specs_of)?;
         match &entry.event {
+            Event::AgentExecutionStarted { .. } | Event::AgentExecutionForked { .. } => played.begun = true,
             Event::InferenceCompleted { .. } => self.inferences += 1,
             Event::ToolResult { .. } => self.calls += 1,
             Event::AgentExecutionCompleted { mind_hash, response, stop_reason, .. } => {

@@ -141,6 +141,31 @@ fn a_goal_is_replayed_as_far_as_it_went_and_an_altered_entry_is_named() {
     assert_ne!(other.state_hash, other.recorded_hash);
 }
 
+#[test]
+fn an_agent_that_a_kill_cut_before_its_goal_began_is_replaced() {
+    let builder = with_documents();
+    let goal = run_goal(&builder);
+    let told = builder.cli(["audit", "--json", "--goal", &goal]);
+    let entries: Vec<Entry> =
+        told.stdout.lines().map(|line| serde_json::from_str(line).expect("an entry")).collect();
+    let at =
+        entries.iter().position(|entry| matches!(entry.event, Event::AgentSpawned { .. })).expect("a root");
+    let mut cut = entries[at].clone();
+    cut.agent_id = Some("0190a5e8-7c1b-7000-8000-00000000dead".parse().expect("an id"));
+    let with_cut = |at: usize| {
+        let mut entries = entries.clone();
+        entries.insert(at, cut.clone());
+        replayed(&entries)
+    };
+    assert_eq!(
+        with_cut(at).expect("it never ran").state_hash,
+        replayed(&entries).expect("the same").state_hash
+    );
+    let begun = entries.iter().position(|entry| matches!(entry.event, Event::AgentExecutionStarted { .. }));
+    let second = with_cut(begun.expect("a run") + 1);
+    assert!(matches!(second, Err(ReplayError::Differs(_))), "the control: {second:?}");
+}
+
 /// A lead that does what its script says.
 const LEAD: &str = "name: lead\nmodel: smart\nsystem_prompt: You are the lead.\n";
 
