@@ -116,6 +116,15 @@ impl Home {
 
     /// Starts agentd here; returns it, the connection that it answered first, and the time that took.
     pub(crate) fn start(&self, first: &Line) -> Result<(Running, Client, Duration)> {
+        self.start_on(&[("AAOS_PROVIDER", "builtin")], first)
+    }
+
+    /// The same with other models.
+    pub(crate) fn start_on(
+        &self,
+        models: &[(&str, &str)],
+        first: &Line,
+    ) -> Result<(Running, Client, Duration)> {
         let log = self.folder.path().join("stderr.log");
         let mut command = program(&built()?.join("agentd"));
         command
@@ -125,7 +134,7 @@ impl Home {
             .stderr(std::fs::File::create(&log)?);
         command.env("PATH", "/usr/bin:/bin").env("HOME", self.folder.path());
         command.env("AAOS_STATE_DIR", self.folder.path().join("state")).env("AAOS_SOCKET", self.socket());
-        command.env("AAOS_PROVIDER", "builtin");
+        command.envs(models.iter().copied());
         if self.socket().exists() {
             std::fs::remove_file(self.socket())?;
         }

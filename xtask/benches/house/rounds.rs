@@ -6,9 +6,10 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use testkit::{DaemonBuilder, ModelServer, SCRIPTED_MODEL, Script, Turn};
 
 use crate::far::Far;
 use crate::processes::{Home, Memory, Plain, Running, children, pause, start_null_server};
@@ -258,17 +259,26 @@ pub(crate) fn starts(effort: Effort, report: &mut Report) -> Result<()> {
 /// What agents with a mailbox take that answered a message and wait for the next one.
 fn hibernation(effort: Effort, report: &mut Report) -> Result<()> {
     let home = Home::new()?;
-    let (daemon, mut client, _) = home.start(&tool_list())?;
+    let server = ModelServer::start(Script::dynamic(|_| Turn::say("done")));
+    let url = server.openai_url();
+    let models = [
+        ("AAOS_PROVIDER", "openai"),
+        ("OPENAI_BASE_URL", &url),
+        ("OPENAI_API_KEY", DaemonBuilder::key()),
+        ("AAOS_MODEL", SCRIPTED_MODEL),
+    ];
+    let (daemon, mut client, _) = home.start_on(&models, &tool_list())?;
     let mut converse = |agents: u32| -> Result<()> {
         for number in 0..agents {
             let manifest = format!(
-                "name: keeper\nmodel: builtin\nsystem_prompt: x\nlifecycle: persistent\nmetadata: {{ n: \"{number}\" }}\n"
+                "name: keeper\nmodel: {SCRIPTED_MODEL}\nsystem_prompt: x\nlifecycle: persistent\nmetadata: {{ n: \"{number}\" }}\n"
             );
             let Spawned { agent_id } = client.call("agent.spawn", &json!({ "manifest": manifest }))?;
             let run = json!({ "agent_id": agent_id, "message": "x".repeat(HIBERNATING_BYTES) });
             let sent: Value = client.call("agent.run", &run)?;
-            let _: Value =
+            let report: Value =
                 client.call("agent.result", &json!({ "trace_id": sent["trace_id"], "wait_seconds": 30 }))?;
+            ensure!(report["status"] == "done", "the agent did not answer: {report}");
         }
         pause(SETTLE);
         Ok(())
