@@ -406,27 +406,6 @@ fn a_schedule_of_days_that_no_year_has_is_an_error() {
 }
 
 #[test]
-fn an_agent_that_is_started_again_for_ever_needs_a_budget() {
-    let found = of_fields("supervision: { restart: always }");
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!((found[0].level, found[0].rule), (Level::Warning, "restart-without-budget"));
-    let files = of_fields("supervision: { restart: always }\nbudget_config: { max_files: 3 }");
-    assert_eq!(files.len(), 1, "files bound no model: {files:?}");
-    for fields in [
-        "supervision: { restart: always, max_usd: 1 }",
-        "supervision: { restart: always }\nbudget_config: { max_tokens: 1 }",
-        "supervision: { restart: always }\nbudget_config: { max_usd: 1 }",
-        "supervision: { restart: always }\nbudget_config: { max_wall_seconds: 1 }",
-        "supervision: { restart: always }\nlifecycle: persistent",
-        "supervision: { restart: always }\nlifecycle: { scheduled: \"0 0 * * *\" }",
-        "supervision: { restart: on-failure }",
-        "supervision: { restart: never }",
-    ] {
-        assert_eq!(of_fields(fields), [], "{fields}");
-    }
-}
-
-#[test]
 fn the_shipped_manifest_has_no_errors() {
     let shipped = Manifest::parse(include_str!("../../../manifests/bootstrap.yaml")).expect("parses");
     assert_eq!(lint(&shipped), []);

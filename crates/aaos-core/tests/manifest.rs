@@ -366,6 +366,7 @@ fn a_star_in_a_prompt_is_left_alone() {
 fn what_is_not_built_is_told_from_what_is_unknown() {
     for field in [
         "models: [cheap, better]",
+        "supervision: { restart: always }",
         "memory: { summarization_model: fast }",
         "memory: { summarization_threshold: 0.5 }",
         "memory: { archive_ttl_days: 3 }",

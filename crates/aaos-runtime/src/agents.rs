@@ -142,7 +142,7 @@ impl Kernel {
         if !fits(&message) {
             return Err(KernelError::Limit("the message is longer than 1 MiB".to_owned()));
         }
-        self.check_accepts(&agent, &message)?;
+        check_accepts(&agent.manifest, &message)?;
         if agent.manifest.lifecycle.outlives_a_run() {
             return Ok(RunAnswer::Delivered(self.deliver(&agent, message).await?));
         }
@@ -151,14 +151,6 @@ impl Kernel {
         };
         let (_, end) = self.run_alone(only_run, &agent, self.mind_for(&agent), message, None).await?;
         Ok(RunAnswer::Ran(result_of(&end)))
-    }
-
-    pub(crate) fn check_accepts(&self, agent: &Agent, message: &str) -> Result<(), KernelError> {
-        let Some(schema) = accepted_messages(&agent.manifest)? else { return Ok(()) };
-        let value = serde_json::from_str(message).unwrap_or_else(|_| message.into());
-        schema
-            .validate(&value)
-            .map_err(|error| KernelError::Invalid(format!("the agent does not accept this message: {error}")))
     }
 
     /// `agent.spawn_and_run`: an on-demand agent is gone afterwards, whatever happened.
@@ -239,6 +231,18 @@ impl Kernel {
 pub(crate) fn accepted_messages(manifest: &Manifest) -> Result<Option<Schema>, KernelError> {
     let compiled = manifest.accepts.as_ref().map(Schema::compile).transpose();
     compiled.map_err(|error| KernelError::Invalid(format!("`accepts` is not a usable JSON Schema: {error}")))
+}
+
+/// Whether an agent of this manifest takes a message.
+///
+/// # Errors
+/// [`KernelError::Invalid`] when it does not fit what the manifest accepts.
+pub(crate) fn check_accepts(manifest: &Manifest, message: &str) -> Result<(), KernelError> {
+    let Some(schema) = accepted_messages(manifest)? else { return Ok(()) };
+    let value = serde_json::from_str(message).unwrap_or_else(|_| message.into());
+    schema
+        .validate(&value)
+        .map_err(|error| KernelError::Invalid(format!("the agent does not accept this message: {error}")))
 }
 
 fn end_of(answer: &Result<RunAnswer, KernelError>) -> AgentEnd {

@@ -19,6 +19,7 @@ use aaos_ipc::TraceState as Known;
 use aaos_journal::{Permit, Receipt};
 use tokio_util::sync::CancellationToken;
 
+use crate::agents::check_accepts;
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -76,7 +77,7 @@ impl Kernel {
             return Err(KernelError::Invalid("the message is longer than 1 MiB".to_owned()));
         }
         let receiver = self.receiver(sent.sender, input.to.as_str())?;
-        self.check_accepts(&receiver, &input.message)?;
+        check_accepts(&receiver.manifest, &input.message)?;
         let nonce = self.clock().fresh().simple().to_string();
         let told = wrap_message(&sent.sender.manifest.name, self.clock().now(), &nonce, &input.message);
         self.deliver_from(&receiver, told, Sender::Agent(sent)).await

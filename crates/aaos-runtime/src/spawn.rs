@@ -19,7 +19,7 @@ use aaos_core::quantity::{Quantity, Timestamp};
 use aaos_core::toolio::ToolFailure;
 use aaos_sandbox::{OpenedRoot, RootError, RootTable};
 
-use crate::agents::accepted_messages;
+use crate::agents::{accepted_messages, check_accepts};
 use crate::ceiling::Bound;
 use crate::error::KernelError;
 use crate::inference::unpriced;
@@ -112,6 +112,9 @@ impl Kernel {
     ) -> Result<Arc<Agent>, KernelError> {
         self.check_open()?;
         accepted_messages(&manifest)?;
+        if let Some(spec) = manifest.lifecycle.schedule() {
+            check_accepts(&manifest, &spec.message)?;
+        }
         self.check_model(&manifest.model).await?;
         let id = AgentId::from_uuid(self.clock().fresh());
         let budget = manifest.budget_config.budget().under(&origin.budget);

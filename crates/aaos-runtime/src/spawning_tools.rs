@@ -13,6 +13,7 @@ use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
+use aaos_core::supervision::RestartPolicy;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{
     SpawnAgentInput, SpawnAgentOutput, SpawnAgentsInput, SpawnAgentsOutput, StopReason, ToolFailure,
@@ -207,7 +208,8 @@ impl Kernel {
         let child = Child { index, manifest: manifest.clone(), earlier: earlier.first().copied() };
         let first = self.attempt(parent, under, child, message.clone()).await?;
         let Some(reason) = first.failure() else { return Ok(output_of(first, None)) };
-        if !first.is_worth_another() || under.cancel.is_cancelled() {
+        let once = manifest.supervision.restart == RestartPolicy::Never;
+        if once || !first.is_worth_another() || under.cancel.is_cancelled() {
             return Ok(output_of(first, None));
         }
         let earlier = earlier.get(1).copied();

@@ -5,7 +5,7 @@ use std::io;
 use crate::capability::{GrantSpec, tool_name};
 use crate::limits::{MAX_CAPABILITIES, MAX_SYSTEM_PROMPT_BYTES};
 use crate::name::{AgentName, ModelName, NameError, ToolName};
-use crate::supervision::Supervision;
+use crate::supervision::{RestartPolicy, Supervision};
 
 use super::budget::budget;
 use super::fields::{
@@ -107,6 +107,9 @@ impl Draft {
 
     fn finish(self, at: Place) -> Parsed<Manifest> {
         let missing = |field| error(at, Problem::Missing { field });
+        if self.supervision.restart == RestartPolicy::Always && self.lifecycle == Lifecycle::OnDemand {
+            return Err(unsupported(at, "supervision: { restart: always } of an agent without a mailbox"));
+        }
         Ok(Manifest {
             name: self.name.ok_or_else(|| missing("name"))?,
             model: self.model.ok_or_else(|| missing("model"))?,

@@ -214,9 +214,9 @@ fn the_manifest_is_narrowed_as_well() {
         let denied = refused.expect_err("a child ends with its goal");
         assert_eq!(denied.missing, format!("lifecycle: {lifecycle}"));
     }
-    let often = manifest("supervision: { restart: always, max_restarts: 9, within_seconds: 5 }");
+    let often = manifest("supervision: { restart: never, max_restarts: 9, within_seconds: 5 }");
     let given = narrow_manifest(&parent, often.clone()).expect("narrowed").supervision;
-    assert_eq!(given, Supervision { restart: RestartPolicy::Always, ..Supervision::default() });
+    assert_eq!(given, Supervision { restart: RestartPolicy::Never, ..Supervision::default() });
     assert_eq!(narrow_manifest(&often, often.clone()).expect("narrowed").supervision, often.supervision);
 }
 

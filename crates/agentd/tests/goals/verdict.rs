@@ -1,6 +1,6 @@
 //! How goals are judged: by what is there, not by what is said.
 
-use crate::support::{LEAD_MARK, Rig, of_kind, spawning, write};
+use crate::support::{LEAD_MARK, Rig, of_kind, spawning, text, write};
 use serde_json::json;
 use testkit::{Script, Snapshot, Turn};
 
@@ -98,6 +98,21 @@ fn a_child_that_failed_for_good_fails_a_goal_without_outputs() {
     assert_eq!(ran.of_kind("child_retried").len(), 1, "once and no more");
     let result = rig.results_seen_by(LEAD_MARK).remove(0);
     assert!(result["error"].is_string(), "the parent is told: {result}");
+}
+
+#[test]
+fn a_child_that_is_never_to_be_started_again_is_tried_once() {
+    let rig = Rig::new(|_| {
+        let mut spawn = spawning("helper", &[], "Help.");
+        let once = format!("{}supervision: {{ restart: never }}\n", text(&spawn["manifest"]));
+        spawn["manifest"] = json!(once);
+        Script::new()
+            .when_system(LEAD_MARK, [Turn::call("spawn_agent", spawn), Turn::say("All went well.")])
+            .when_system("You are the helper.", [Turn::Truncated { text: "half".into() }])
+    });
+    let ran = rig.run(rig.work.goal(&[]));
+    ran.assert_ended("failed", 1);
+    assert_eq!(ran.of_kind("child_retried").len(), 0);
 }
 
 #[test]

@@ -113,3 +113,16 @@ fn a_paused_agent_is_not_woken_until_it_is_resumed() {
     assert_eq!(fired["agent_id"], agent.as_str());
     assert_eq!(result_of(&mut client, &text(&fired["trace_id"]))["status"], "done");
 }
+
+#[test]
+fn a_schedule_cannot_wake_an_agent_with_what_it_does_not_accept() {
+    let rig = Rig::saying("counted");
+    let mut client = rig.client();
+    let mut spawn = |kind: &str| {
+        let manifest = format!("{}accepts: {{ type: {kind} }}\n", yearly("picky", ""));
+        client.call("agent.spawn", json!({ "manifest": manifest }))
+    };
+    spawn("string").expect("the control: it accepts words");
+    let refused = spawn("object").expect_err("a word is no object");
+    assert!(refused.message.contains("does not accept"), "{refused:?}");
+}
