@@ -57,7 +57,8 @@ fn defaults_are_those_of_the_specification() {
 
 #[test]
 fn supervision_is_read_field_by_field() {
-    let supervision = |fields: &str| with(&format!("supervision: {{ {fields} }}")).supervision;
+    let supervision =
+        |fields: &str| with(&format!("lifecycle: persistent\nsupervision: {{ {fields} }}")).supervision;
     let default = Supervision::default();
     for (fields, wanted) in [
         ("", default),
