@@ -24,11 +24,17 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, UsageError};
 use crate::render::{OutputError, Screen, Tone, text};
 use crate::settings::{Settings, vars};
+
+/// What an agent leaves behind when it goes to sleep lies among what its last turn needed and gave back; glibc's
+/// allocator keeps those holes, about as much again as an idle agent itself (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let screen = Screen::new();
