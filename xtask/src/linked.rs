@@ -1,4 +1,4 @@
-//! What the daemon's own process links: no tool body, no HTTP client, no TLS.
+//! What the daemon's own process links: no tool body, no HTTP client, no TLS, nothing that is for tests.
 //!
 //! The daemon parses no stranger's bytes (DESIGN law 8); what is not linked cannot be called by mistake.
 
@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use std::path::Path;
 
 /// Packages that must not be in `agentd`, by name or by the start of the name where it ends with `-`.
-const BANNED: [&str; 20] = [
+const BANNED: [&str; 21] = [
+    "testkit",
     "aaos-tools",
     "aaos-gateway",
     "aaos-model",
@@ -47,7 +48,7 @@ fn strangers(tree: &str) -> Vec<String> {
     found.dedup();
     found
         .into_iter()
-        .map(|name| format!("agentd links {name}: that belongs into a confined process"))
+        .map(|name| format!("agentd links {name}: that belongs into a confined process, or into tests"))
         .collect()
 }
 
@@ -63,9 +64,17 @@ mod tests {
     fn clients_and_tool_bodies_are_found_and_the_rest_is_not() {
         let clean = "agentd v0.1.0 (/x)\naaos-core v0.1.0 (/x)\ntokio v1.54.0\nringbuf v0.4.0\n";
         assert_eq!(strangers(clean), Vec::<String>::new());
-        for package in
-            ["reqwest", "hyper-util", "rustls", "ring", "aws-lc-rs", "openssl", "aaos-tools", "genai"]
-        {
+        for package in [
+            "reqwest",
+            "hyper-util",
+            "rustls",
+            "ring",
+            "aws-lc-rs",
+            "openssl",
+            "aaos-tools",
+            "genai",
+            "testkit",
+        ] {
             let tree = format!("{clean}{package} v1.0.0 (*)\n{package} v1.0.0\n");
             assert_eq!(strangers(&tree).len(), 1, "{package}");
         }

@@ -1,10 +1,11 @@
-//! The house's own chores: `cargo xtask tidy | test | readme | bench | kill-loop | instructions | mutants`.
+//! The house's own chores: `cargo xtask tidy | test | readme | contest | bench | kill-loop | instructions | mutants`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
 //! a file of the checkout, unless `--record` asks it to.
 
 mod bench;
 mod checkout;
+mod contest;
 mod floors;
 mod instructions;
 mod kills;
@@ -26,6 +27,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
+  contest [--record]
+                  try everything that an escape from a worker would need; --record writes docs/contest.md
   bench [house | authorize | journal] [ARGS…]
                   build release and measure it beside baselines; --quick for few rounds, --json for machines
   kill-loop [--kills N] [--seed S]
@@ -43,6 +46,7 @@ enum Chore {
     Tidy,
     Test { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
+    Contest { args: Vec<String> },
     Bench { args: Vec<String> },
     KillLoop { args: Vec<String> },
     Instructions { args: Vec<String> },
@@ -57,6 +61,7 @@ impl Chore {
             "tidy" if rest.is_empty() => Ok(Self::Tidy),
             "test" => Ok(Self::Test { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
+            "contest" => Ok(Self::Contest { args: rest }),
             "bench" => Ok(Self::Bench { args: rest }),
             "kill-loop" => Ok(Self::KillLoop { args: rest }),
             "instructions" => Ok(Self::Instructions { args: rest }),
@@ -71,6 +76,7 @@ impl Chore {
             Self::Tidy => tidy::check(&root),
             Self::Test { runner_args } => suite::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
+            Self::Contest { args } => contest::run(&root, &args),
             Self::Bench { args } => bench::run(&root, &args),
             Self::KillLoop { args } => kills::run(&root, &args),
             Self::Instructions { args } => instructions::run(&root, &args),

@@ -19,6 +19,10 @@ const UNFINISHED: [&str; 3] = ["todo", "unimplemented", "dbg"];
 const HIDDEN_LINTS: [&str; 1] = ["dead_code"];
 /// Where alone the kernel uses tokio's timers.
 const KERNEL_CLOCK: &str = "crates/aaos-runtime/src/clock.rs";
+/// What puts a child behind single boundaries; only the tests' kit may come to it.
+const WEAKER_CHILD: &str = "start_behind";
+/// Where that may be named.
+const WEAKER_CHILD_PLACES: [&str; 2] = ["aaos-confine", "testkit"];
 /// Serde forms that make a wire format ambiguous.
 const LOOSE_SERDE: [&str; 2] = ["untagged", "flatten"];
 
@@ -89,6 +93,9 @@ fn words_and_their_neighbours(source: &Source, found: &mut Vec<String>) {
             }
             "time" if previous == "tokio" && is_kernel(source, line) => {
                 Some("the kernel waits for its own clock (`kernel.clock()`), not for tokio's".to_owned())
+            }
+            WEAKER_CHILD if !WEAKER_CHILD_PLACES.contains(&source.crate_name()) => {
+                Some("a child behind single boundaries is for tests, by testkit's `Policy`".to_owned())
             }
             "manual" if previous == "Clock" && !source.is_test_line(line) => {
                 Some("a clock that somebody moves is for tests".to_owned())
@@ -168,6 +175,14 @@ mod tests {
         let body =
             "/// dbg! in prose.\npub fn f(x: Option<u8>) -> u8 { let _guard = x; [[1]].iter().flatten(); 1 }";
         assert_eq!(wrong("crates/aaos-core/src/a.rs", body), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_child_behind_single_boundaries_is_for_the_testkit() {
+        let body = "use aaos_confine::steps::{start_behind};\nfn f() { start_behind(&[], g); }";
+        assert_eq!(in_source(body), 2);
+        assert_eq!(wrong("crates/aaos-sandbox/src/a.rs", body).len(), 2);
+        assert_eq!(wrong("crates/testkit/src/policy.rs", body), Vec::<String>::new());
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod namespaces;
 mod privilege;
 mod probe;
 pub mod rlimits;
+pub mod steps;
 mod sys;
 pub mod tables;
 mod worker;

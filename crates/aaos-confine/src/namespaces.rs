@@ -117,7 +117,7 @@ fn try_one(flag: i32, own_uids: Option<FarUids>) -> io::Result<()> {
     if flag == libc::CLONE_NEWNS { enter_empty_root() } else { Ok(()) }
 }
 
-fn unshare(flags: i32) -> io::Result<()> {
+pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: plain flags; the caller is single-threaded.
     answer(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
 }

@@ -10,6 +10,7 @@ mod gate;
 mod http;
 mod ledger;
 mod model;
+mod policy;
 mod process;
 mod rpc;
 mod tracer;
@@ -22,6 +23,7 @@ pub use model::{
     CutAs, Dialect, ModelServer, ReportedUsage, SCRIPTED_MODEL, Script, SeenMessage, SeenRequest, SeenResult,
     Turn,
 };
+pub use policy::{Policy, Subject};
 pub use process::{ProcessRef, descendants};
 pub use rpc::{Client, RpcFailure, RpcTrouble};
 pub use tracer::{inject_into_writer, trace_writer};
