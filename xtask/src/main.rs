@@ -27,8 +27,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
-  contest [--record]
-                  try everything that an escape from a worker would need; --record writes docs/contest.md
+  contest [--record | --full]
+                  try everything that an escape from a worker would need; --record writes docs/contest.md; --full
+                  forks 10,000 children without confinement and flips names a million times under each file tool
   bench [house | authorize | journal] [ARGS…]
                   build release and measure it beside baselines; --quick for few rounds, --json for machines
   kill-loop [--kills N] [--seed S]

@@ -25,9 +25,8 @@ pub(crate) fn fill_memory(_place: &Place) -> Answer {
         }
     }
     for address in taken {
-        // MADV_POPULATE_WRITE of one page: memory that is really used.
-        const POPULATE_WRITE: usize = 23;
-        done(libc::SYS_madvise, &[address, 4096, POPULATE_WRITE])?;
+        // The kernel writes into it: memory that is really used.
+        done(libc::SYS_getrandom, &[address, 8, 0])?;
         done(libc::SYS_munmap, &[address, PART])?;
     }
     stopped
@@ -48,8 +47,8 @@ pub(crate) fn fill_handed_memory(place: &Place) -> Answer {
 }
 
 fn write_far(file: usize) -> Answer {
-    done(libc::SYS_pwrite64, &[file, b"x".as_ptr() as usize, 1, 96 * MIB])?;
-    done(libc::SYS_ftruncate, &[file, 8])
+    done(libc::SYS_lseek, &[file, 96 * MIB, flags(libc::SEEK_SET)])?;
+    done(libc::SYS_write, &[file, b"x".as_ptr() as usize, 1])
 }
 
 /// As many as the scene says; each ends at once and is reaped when all were made.

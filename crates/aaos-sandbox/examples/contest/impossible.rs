@@ -59,8 +59,23 @@ pub(crate) const IMPOSSIBLE: &[Impossible] = impossible![
     USER "gain a uid by a set-uid program" "no such program", "only root can make one that is another's";
 ];
 
-/// What a case answers without confinement where it has no control. A set-uid program of somebody else may be
-/// given to the run of an ordinary user, who then has that control.
-pub(crate) fn find(who: Who, case: &str) -> Option<&'static Impossible> {
-    IMPOSSIBLE.iter().find(|one| one.who.contains(&who) && one.case == case)
+/// What the caller knows of another machine than the table's.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Here {
+    /// Cases without a control, and what the kernel answers.
+    pub(crate) impossible: Vec<(String, String)>,
+    /// Cases that have one.
+    pub(crate) possible: Vec<String>,
+}
+
+impl Here {
+    /// What a case answers without confinement where it has no control, and why.
+    pub(crate) fn answer(&self, who: Who, case: &str) -> Option<(&str, &'static str)> {
+        let told = self.impossible.iter().find(|(name, _)| name == case);
+        if let Some((_, answer)) = told {
+            return Some((answer, "this machine cannot, as its caller knows"));
+        }
+        let entry = IMPOSSIBLE.iter().find(|one| one.who.contains(&who) && one.case == case);
+        entry.filter(|_| !self.possible.iter().any(|name| name == case)).map(|one| (one.answer, one.reason))
+    }
 }

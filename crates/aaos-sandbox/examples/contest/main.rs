@@ -1,9 +1,11 @@
 //! The contest: tries, one by one, everything that an escape from a worker would need.
 //!
 //! `contest [--without-namespaces] [--markdown] [--children N] [--set-uid-program PATH]
-//! [--impossible CASE=ANSWER]…` prints one line of JSON for the machine and one for each case: what the same
+//! [--impossible CASE=ANSWER]… [--possible CASE]…` prints one line of JSON for the machine and one for each case: what the same
 //! attempt gives unconfined (the control), what it gives in the worker, what should stop it, and which boundaries
 //! stop it alone. It ends with code 1 when anything is not as it must be, and says what on standard error.
+//!
+//! The last two say what another machine than the table's cannot do, and what it can.
 //!
 //! Invariants: the program is its own launcher (`--zygote`), so that its attempts run in a real worker; it harms
 //! nothing but its own stage, and never connects to `AF_VSOCK`.
@@ -31,6 +33,7 @@ use std::process::ExitCode;
 
 use aaos_confine::zygote::{self, ZYGOTE_ARGUMENT};
 
+use crate::impossible::Here;
 use crate::launch::{LOCKED_FIRST, Zygote, lock_and_become_zygote};
 use crate::processes::{ANOTHERS, WHO};
 use crate::report::{Form, Report, say};
@@ -43,8 +46,7 @@ struct Wanted {
     form: Form,
     children: u32,
     set_uid_program: Option<PathBuf>,
-    /// What this machine cannot do, beside the table.
-    impossible: Vec<(String, String)>,
+    here: Here,
 }
 
 impl Wanted {
@@ -61,12 +63,17 @@ impl Wanted {
                 "--children" => {
                     wanted.children = value()?.parse().map_err(|_| "--children needs a number".to_owned())?;
                 }
-                "--set-uid-program" => wanted.set_uid_program = Some(value()?.into()),
+                "--set-uid-program" => {
+                    wanted.set_uid_program = Some(value()?.into());
+                    // Who has one has that control.
+                    wanted.here.possible.push("gain a uid by a set-uid program".to_owned());
+                }
                 "--impossible" => {
                     let value = value()?;
                     let (case, answer) = value.rsplit_once('=').ok_or("--impossible needs CASE=ANSWER")?;
-                    wanted.impossible.push((case.to_owned(), answer.to_owned()));
+                    wanted.here.impossible.push((case.to_owned(), answer.to_owned()));
                 }
+                "--possible" => wanted.here.possible.push(value()?),
                 other => return Err(format!("unknown argument {other:?}")),
             }
         }
@@ -120,7 +127,7 @@ fn contest(wanted: &Wanted) -> io::Result<bool> {
     let worker = zygote.launch()?;
     let outcomes = director::run(&stage, &mut zygote, &boundaries)?;
     zygote.end()?;
-    let report = Report::new(worker.report, boundaries, outcomes, &wanted.impossible);
+    let report = Report::new(worker.report, boundaries, outcomes, &wanted.here);
     report.print(wanted.form, &mut io::stdout().lock())?;
     for failure in report.failures() {
         say(&mut io::stderr(), &failure);

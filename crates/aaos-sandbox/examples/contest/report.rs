@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cases::{StoppedBy, name_of};
 use crate::director::Outcome;
-use crate::impossible::{self, IMPOSSIBLE, Who};
+use crate::impossible::{Here, IMPOSSIBLE, Who};
 use crate::raw::Refusal;
 
 /// How the page begins.
@@ -56,8 +56,7 @@ pub(crate) struct Report<'r> {
     locked: LockedReport,
     available: Vec<Boundary>,
     outcomes: Vec<Outcome>,
-    /// What the caller knows to be impossible on this machine.
-    told: &'r [(String, String)],
+    here: &'r Here,
 }
 
 #[derive(Serialize)]
@@ -87,10 +86,10 @@ impl<'r> Report<'r> {
         locked: LockedReport,
         available: Vec<Boundary>,
         outcomes: Vec<Outcome>,
-        told: &'r [(String, String)],
+        here: &'r Here,
     ) -> Self {
         let who = if rustix::process::geteuid().is_root() { Who::Root } else { Who::User };
-        Self { who, locked, available, outcomes, told }
+        Self { who, locked, available, outcomes, here }
     }
 
     fn user(&self) -> &'static str {
@@ -194,8 +193,7 @@ impl<'r> Report<'r> {
     }
 
     fn why_impossible(&self, outcome: &Outcome) -> &'static str {
-        let entry = impossible::find(self.who, outcome.case.name).filter(|_| outcome.control.is_some());
-        entry.map_or("", |entry| entry.reason)
+        self.expected(outcome).filter(|_| outcome.control.is_some()).map_or("", |(_, reason)| reason)
     }
 
     /// Everything that is not as it must be.
@@ -235,17 +233,16 @@ impl<'r> Report<'r> {
 
     fn control_failure(&self, outcome: &Outcome) -> Option<String> {
         let name = outcome.case.name;
-        let answer = words(outcome.control.as_ref());
-        let told = self.told.iter().find(|(case, _)| case == name).map(|(_, answer)| answer.as_str());
-        let given = outcome.control.is_none() && name == "gain a uid by a set-uid program";
-        let table = impossible::find(self.who, name).filter(|_| !given);
-        match (&outcome.control, told, table) {
-            (None, None, None) => None,
-            (None, _, _) => Some(format!("{name}: impossible, says the table, and it succeeded")),
-            (Some(_), Some(expected), _) if expected == answer => None,
-            (Some(_), None, Some(entry)) if entry.answer == answer => None,
-            (Some(_), _, _) => Some(format!("{name}: the control fails with {answer}")),
+        match (&outcome.control, self.expected(outcome)) {
+            (None, None) => None,
+            (None, Some(_)) => Some(format!("{name}: impossible, says the table, and it succeeded")),
+            (Some(refusal), Some((answer, _))) if refusal.name() == answer => None,
+            (Some(refusal), _) => Some(format!("{name}: the control fails with {}", refusal.name())),
         }
+    }
+
+    fn expected(&self, outcome: &Outcome) -> Option<(&str, &'static str)> {
+        self.here.answer(self.who, outcome.case.name)
     }
 }
 
