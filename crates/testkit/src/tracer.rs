@@ -1,7 +1,7 @@
-//! The daemon's journal writer below `strace`, which counts its calls, makes them fail, or kills it inside one.
+//! Processes below `strace`, which counts their calls, makes them fail, or kills them inside one.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 /// The thread that writes the journal.
@@ -23,6 +23,27 @@ pub fn trace_writer(pid: u32, calls: &str, inject: Option<&str>) -> (Child, BufR
     if let Some(inject) = inject {
         command.args(["-e", &format!("inject={inject}")]);
     }
+    attached(command)
+}
+
+/// Attaches to process `pid` and to every child that it makes from here on. What they call stands in `file`, one call
+/// in a line behind the number of its process, once all have ended.
+///
+/// # Panics
+/// When strace is not installed or may not trace it.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "strace sees every system call, which nothing else does")]
+pub fn trace_with_children(pid: u32, file: &Path) -> Child {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-p", &pid.to_string(), "-o"]).arg(file);
+    let (child, mut said) = attached(command);
+    // It goes on to write there; somebody has to read.
+    std::thread::spawn(move || drop(std::io::copy(&mut said, &mut std::io::sink())));
+    child
+}
+
+/// Starts it and waits until it says that it is attached.
+fn attached(mut command: Command) -> (Child, BufReader<ChildStderr>) {
     command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = command.stderr(Stdio::piped()).spawn().expect("strace is installed");
     let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
