@@ -1,4 +1,5 @@
-//! The house's own chores: `cargo xtask tidy | test | readme | contest | bench | kill-loop | instructions | mutants`.
+//! The house's own chores:
+//! `cargo xtask tidy | test | readme | contest | bench | kill-loop | instructions | mutants | vm-test`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
 //! a file of the checkout, unless `--record` asks it to.
@@ -17,6 +18,7 @@ mod run;
 mod source;
 mod suite;
 mod tidy;
+mod vm;
 
 use anyhow::{Result, bail};
 use std::path::PathBuf;
@@ -39,7 +41,9 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   mutants [--record] [--again]
                   change the law in every way, run the tests; goes on where it was; --record writes docs/mutants.md
   mutants --diff [COMMIT]
-                  the same for what changed since COMMIT, or since the recorded one; a sample where it is much";
+                  the same for what changed since COMMIT, or since the recorded one; a sample where it is much
+  vm-test [TEST…] [-- ARGS…]
+                  boot Debian's kernel in a virtual machine and run the tests of confinement there; ARGS go to each";
 
 /// What this program can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,7 @@ enum Chore {
     KillLoop { args: Vec<String> },
     Instructions { args: Vec<String> },
     Mutants { args: Vec<String> },
+    VmTest { args: Vec<String> },
 }
 
 impl Chore {
@@ -67,6 +72,7 @@ impl Chore {
             "kill-loop" => Ok(Self::KillLoop { args: rest }),
             "instructions" => Ok(Self::Instructions { args: rest }),
             "mutants" => Ok(Self::Mutants { args: rest }),
+            "vm-test" => Ok(Self::VmTest { args: rest }),
             _ => bail!("unknown command {name:?}\n{USAGE}"),
         }
     }
@@ -82,6 +88,7 @@ impl Chore {
             Self::KillLoop { args } => kills::run(&root, &args),
             Self::Instructions { args } => instructions::run(&root, &args),
             Self::Mutants { args } => mutants::run(&root, &args),
+            Self::VmTest { args } => vm::run(&root, &args),
         }
     }
 }
@@ -103,7 +110,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             run::say(&format!("xtask: {error:#}"));
-            ExitCode::FAILURE
+            // A chore that ran tests elsewhere ends with the code that they ended with.
+            let guest = error.downcast_ref::<vm::GuestFailed>();
+            guest.map_or(ExitCode::FAILURE, |failed| ExitCode::from(failed.0))
         }
     }
 }
