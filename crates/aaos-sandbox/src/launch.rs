@@ -26,6 +26,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use crate::channel::FarChannel;
+use crate::config::SandboxConfig;
 use crate::error::SandboxError;
 use crate::launcher::{Expected, Launcher};
 use crate::process::FarProcess;
@@ -50,7 +51,7 @@ struct Inner {
     /// In how many PID namespaces, of those that agentd sees, the zygote has a pid.
     depth: usize,
     gateway: Option<OwnedFd>,
-    policy: ConfinementPolicy,
+    config: SandboxConfig,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -96,7 +97,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When its descriptors cannot be watched.
-    pub fn adopt(seed: ZygoteSeed, policy: ConfinementPolicy) -> Result<Self, SandboxError> {
+    pub fn adopt(seed: ZygoteSeed, config: impl Into<SandboxConfig>) -> Result<Self, SandboxError> {
         let ZygoteSeed { control, process, gateway } = seed;
         let failed = |source| SandboxError::ZygoteStart { step: "adopting it", source };
         let launcher = Arc::new(Launcher::new(control).map_err(failed)?);
@@ -112,7 +113,7 @@ impl Sandbox {
                 zygote: process,
                 depth,
                 gateway,
-                policy,
+                config: config.into(),
                 tasks: [listen, watch],
             }),
         })
@@ -145,7 +146,7 @@ impl Sandbox {
             self.prove(made, WORKER_PROFILE).await
         };
         let (channel, process, receipt, missing) = within("be locked", launch).await??;
-        Ok(Worker::new(channel, process, receipt, missing))
+        Ok(Worker::new(channel, process, receipt, missing, self.inner.config.tool_time))
     }
 
     /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last:
@@ -173,7 +174,7 @@ impl Sandbox {
     /// What is demanded of confinement.
     #[must_use]
     pub fn policy(&self) -> &ConfinementPolicy {
-        &self.inner.policy
+        &self.inner.config.policy
     }
 
     /// The zygote's pid, for status.
@@ -257,7 +258,7 @@ impl Sandbox {
             Ok(FirstFrame::Locked(report)) => report,
             Err(error) => return Err(self.explain(process, error).await),
         };
-        let policy = &self.inner.policy;
+        let policy = &self.inner.config.policy;
         let receipt = match write_receipt(fresh_id()?, pid, self.zygote_pid(), &report, profile, policy) {
             Ok(receipt) => receipt,
             Err(source) => {

@@ -10,6 +10,7 @@ mod broker;
 mod calls;
 mod channel;
 mod commit;
+mod config;
 mod egress;
 mod error;
 mod launch;
@@ -27,6 +28,7 @@ mod zygote;
 
 pub use aaos_confine::GatewayRole;
 pub use aaos_confine::namespaces::{Abilities, NamespaceSet};
+pub use config::SandboxConfig;
 pub use egress::{Egress, Fetched, FetchedPage};
 pub use error::SandboxError;
 pub use launch::{Gateway, Sandbox};

@@ -1,0 +1,23 @@
+//! How far processes are launched and used: what an operator may set.
+//!
+//! Invariant: nothing here makes a boundary weaker than the policy that it holds.
+
+use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::limits::TOOL_TIME_MS;
+use aaos_core::quantity::Millis;
+
+/// What a [`crate::Sandbox`] goes by for its whole life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// What is demanded of confinement.
+    pub policy: ConfinementPolicy,
+    /// How long one call may run in a worker; one that runs longer ends with its worker.
+    pub tool_time: Millis,
+}
+
+impl From<ConfinementPolicy> for SandboxConfig {
+    /// The policy, and the house's defaults for the rest.
+    fn from(policy: ConfinementPolicy) -> Self {
+        Self { policy, tool_time: Millis(TOOL_TIME_MS) }
+    }
+}
