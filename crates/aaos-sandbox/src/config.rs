@@ -13,11 +13,13 @@ pub struct SandboxConfig {
     pub policy: ConfinementPolicy,
     /// How long one call may run in a worker; one that runs longer ends with its worker.
     pub tool_time: Millis,
+    /// How many workers are launched before anybody needs them, at most.
+    pub parked_workers: usize,
 }
 
 impl From<ConfinementPolicy> for SandboxConfig {
-    /// The policy, and the house's defaults for the rest.
+    /// The policy, the house's time for a call, and no worker that nobody asked for.
     fn from(policy: ConfinementPolicy) -> Self {
-        Self { policy, tool_time: Millis(TOOL_TIME_MS) }
+        Self { policy, tool_time: Millis(TOOL_TIME_MS), parked_workers: 0 }
     }
 }

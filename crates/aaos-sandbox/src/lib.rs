@@ -17,6 +17,7 @@ mod launch;
 mod launcher;
 mod observe;
 mod plan;
+mod pool;
 mod process;
 mod protect;
 mod receipt;

@@ -63,6 +63,11 @@ impl Worker {
         self.usable && !self.process.has_ended()
     }
 
+    /// Whether the process runs, by the word of the kernel, which knows before the launcher has told.
+    pub(crate) fn runs(&self) -> bool {
+        self.usable && self.process.runs()
+    }
+
     /// A handle that ends this worker from elsewhere; a call in flight then fails.
     #[must_use]
     pub fn killer(&self) -> WorkerKiller {

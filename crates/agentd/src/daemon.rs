@@ -310,6 +310,7 @@ impl Daemon {
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let sandbox = Sandbox::adopt(seed, settings.sandbox()).context("cannot take over the zygote")?;
         let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), state).await?;
+        sandbox.fill_pool();
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));

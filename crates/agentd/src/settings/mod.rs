@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use aaos_core::confinement::{Boundary, ConfinementPolicy};
-use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, TOOL_TIME_MS};
+use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, PARKED_WORKERS, TOOL_TIME_MS};
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
@@ -47,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) limits: KernelLimits,
     pub(crate) policy: ConfinementPolicy,
     tool_time: Millis,
+    parked_workers: usize,
     pub(crate) audit_stdout: bool,
     pub(crate) models: ModelsSetup,
     /// The provider that `smart` and `fast` go to.
@@ -93,6 +94,7 @@ impl Settings {
             limits: limits(&file)?,
             policy: policy(file.confinement.as_ref())?,
             tool_time: tool_time(number(vars::AAOS_TOOL_TIME_MS.name)?.or(file.tool_time_ms))?,
+            parked_workers: parked_workers(number(vars::AAOS_PARKED_WORKERS.name)?.or(file.parked_workers))?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models)?,
             price_file,
@@ -114,7 +116,8 @@ impl Settings {
 
     /// How far processes are launched and used.
     pub(crate) fn sandbox(&self) -> SandboxConfig {
-        SandboxConfig { policy: self.policy.clone(), tool_time: self.tool_time }
+        let (tool_time, parked_workers) = (self.tool_time, self.parked_workers);
+        SandboxConfig { policy: self.policy.clone(), tool_time, parked_workers }
     }
 
     /// The group whose members may connect to the control socket.
@@ -244,6 +247,18 @@ fn tool_time(wanted: Option<u64>) -> Result<Millis> {
     Ok(Millis(wanted))
 }
 
+/// Workers that wait for an agent.
+fn parked_workers(wanted: Option<usize>) -> Result<usize> {
+    let wanted = wanted.unwrap_or(PARKED_WORKERS);
+    if wanted > MAX_PARKED_WORKERS {
+        bail!(
+            "{} (parked_workers) is {wanted}; it must be 0 to {MAX_PARKED_WORKERS}",
+            vars::AAOS_PARKED_WORKERS.name
+        );
+    }
+    Ok(wanted)
+}
+
 /// Children of one call: no more than an agent may have alive at once.
 fn spawn_batch(wanted: usize) -> Result<usize> {
     if !(1..=MAX_CHILDREN_AT_ONCE).contains(&wanted) {
@@ -281,7 +296,7 @@ fn switch(name: &str) -> Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, policy, spawn_batch, tool_time};
+    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, parked_workers, policy, spawn_batch, tool_time};
     use aaos_core::confinement::{Boundary, ConfinementPolicy};
     use aaos_core::quantity::Millis;
 
@@ -319,6 +334,15 @@ mod tests {
             let error = tool_time(Some(wanted)).expect_err("out of range").to_string();
             assert!(error.contains("AAOS_TOOL_TIME_MS") && error.contains("1 to 60000"), "{error}");
         }
+    }
+
+    #[test]
+    fn parked_workers_are_bounded() {
+        for (wanted, found) in [(None, 2), (Some(0), 0), (Some(256), 256)] {
+            assert_eq!(parked_workers(wanted).expect("in range"), found);
+        }
+        let error = parked_workers(Some(257)).expect_err("too many").to_string();
+        assert!(error.contains("AAOS_PARKED_WORKERS") && error.contains("0 to 256"), "{error}");
     }
 
     #[test]

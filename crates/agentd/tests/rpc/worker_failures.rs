@@ -3,7 +3,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use testkit::{DaemonBuilder, ModelServer, ProcessRef, RpcFailure, Script, Turn, descendants};
+use testkit::{Client, DaemonBuilder, ModelServer, ProcessRef, RpcFailure, Script, Turn, descendants};
 
 use crate::revocation::holding;
 use crate::support::{Rig, assert_intact, entries, invoke, spawn, wait_for_entry};
@@ -68,4 +68,30 @@ fn a_call_whose_worker_is_killed_or_stopped_ends_in_words_and_the_agent_goes_on(
     for process in all {
         process.wait_gone();
     }
+}
+
+/// Blocks until so many workers are parked.
+fn until_parked(client: &mut Client, count: u64) {
+    while client.call("runtime.status", json!({})).expect("a status")["parked_workers"] != json!(count) {}
+}
+
+#[test]
+fn an_agents_first_call_takes_a_worker_that_was_parked_and_its_receipt_is_that_agents() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    until_parked(&mut client, 2);
+    assert!(entries(&mut client, &["worker_started"]).is_empty(), "a parked worker is nobody's");
+    let parked = descendants(rig.daemon.pid());
+    let agents = ["one", "two"].map(|name| spawn(&mut client, &holding(name, &["tool: echo".to_owned()])));
+    for agent in &agents {
+        let echoed = invoke(&mut client, agent, "echo", json!({ "message": "hello" }));
+        assert_eq!(echoed.expect("it is granted")["message"], "hello");
+        let worker = worker_of(&rig, agent);
+        assert!(parked.contains(&worker), "{worker:?} ran before: {parked:?}");
+        let receipt =
+            wait_for_entry(&rig.daemon, "confinement_receipt", |one| one["agent_id"] == json!(agent));
+        assert_eq!(receipt["event"]["receipt"]["pid"], json!(worker.pid));
+    }
+    assert_ne!(worker_of(&rig, &agents[0]), worker_of(&rig, &agents[1]));
+    until_parked(&mut client, 2);
 }
