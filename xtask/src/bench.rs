@@ -11,6 +11,8 @@ use std::path::Path;
 enum Part {
     /// The shipped programs, from outside.
     House,
+    /// Workers beside other launchers, a part of the house.
+    Confine,
     /// One decision of the authority, within this process.
     Authorize,
     /// Acknowledgements and recovery of the journal.
@@ -22,6 +24,7 @@ impl Part {
     fn split(args: &[String]) -> (&'static [Self], &[String]) {
         match args.split_first() {
             Some((word, rest)) if word == "house" => (&[Self::House], rest),
+            Some((word, rest)) if word == "confine" => (&[Self::Confine], rest),
             Some((word, rest)) if word == "authorize" => (&[Self::Authorize], rest),
             Some((word, rest)) if word == "journal" => (&[Self::Journal], rest),
             _ => (&[Self::House, Self::Authorize, Self::Journal], args),
@@ -30,14 +33,17 @@ impl Part {
 
     fn run(self, root: &Path, args: &[String]) -> Result<()> {
         let (package, bench) = match self {
-            Self::House => ("xtask", "house"),
+            Self::House | Self::Confine => ("xtask", "house"),
             Self::Authorize => ("aaos-core", "authorize"),
             Self::Journal => ("aaos-journal", "journal"),
         };
-        if self == Self::House {
+        let mut measure = program("cargo", ["bench", "--quiet", "-p", package, "--bench", bench, "--"], root);
+        if package == "xtask" {
             build_shipped(root)?;
         }
-        let mut measure = program("cargo", ["bench", "--quiet", "-p", package, "--bench", bench, "--"], root);
+        if self == Self::Confine {
+            measure.arg("confine");
+        }
         measure.args(args);
         succeed(measure)
     }
@@ -59,6 +65,7 @@ mod tests {
         assert_eq!(Part::split(&quick), (&[Part::House, Part::Authorize, Part::Journal][..], &quick[..]));
         assert_eq!(Part::split(&words(&["journal", "--quick"])), (&[Part::Journal][..], &quick[..]));
         assert_eq!(Part::split(&words(&["authorize", "--quick"])), (&[Part::Authorize][..], &quick[..]));
+        assert_eq!(Part::split(&words(&["confine", "--quick"])), (&[Part::Confine][..], &quick[..]));
         assert_eq!(Part::split(&words(&["house"])), (&[Part::House][..], &[][..]));
     }
 }

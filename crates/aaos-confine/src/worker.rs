@@ -81,10 +81,16 @@ fn enter_identity(plan: &WorkerPlan<'_>) -> Result<(), LockError> {
         enter_empty_root().at("the empty root")?;
     }
     if let Some(uid) = plan.own_uid {
-        drop_bounding_set().at("the bounding set")?;
-        become_uid(uid).at("the worker's own uid")?;
-        if let Some(proc) = &proc {
-            enter_user_namespace(proc).at("the user namespace")?;
+        match &proc {
+            // A new user namespace fills the bounding set again; it is emptied in there.
+            Some(proc) => {
+                become_uid(uid).at("the worker's own uid")?;
+                enter_user_namespace(proc).at("the user namespace")?;
+            }
+            None => {
+                drop_bounding_set().at("the bounding set")?;
+                become_uid(uid).at("the worker's own uid")?;
+            }
         }
     }
     Ok(())

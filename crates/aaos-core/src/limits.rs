@@ -244,6 +244,14 @@ pub const MAX_SCHEMA_ERRORS: usize = 8;
 pub const MAX_QUEUED_INFERENCES: usize = 4_096;
 /// Time for a far process to be made, locked and proved, milliseconds.
 pub const FAR_LAUNCH_MS: u64 = 5_000;
+/// Workers that are launched at once; whoever else needs one waits for its turn.
+pub const LAUNCHES_AT_ONCE: usize = 4;
+/// Workers that are launched before an agent needs them (`AAOS_PARKED_WORKERS`).
+pub const PARKED_WORKERS: usize = 2;
+/// Most workers that can be asked to be parked.
+pub const MAX_PARKED_WORKERS: usize = 256;
+/// How long after one was taken a parked worker is replaced, milliseconds: the call that took it comes first.
+pub const POOL_PAUSE_MS: u64 = 10;
 /// Time for a killed far process to be reaped and its last words to arrive, milliseconds.
 pub const FAR_STOP_MS: u64 = 2_000;
 /// Time for probes that are asked for after the launch, milliseconds.

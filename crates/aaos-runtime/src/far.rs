@@ -243,9 +243,13 @@ impl Kernel {
         };
         let filled = match cancel.is_cancelled() {
             true => Err(cancelled()),
-            false => self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
-                ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
-            }),
+            // Given up half-way it leaves the place empty, and no process.
+            false => tokio::select! {
+                filled = self.fill_slot(slot, &mut held, owner) => filled.map_err(|error| {
+                    ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
+                }),
+                () = cancel.cancelled() => Err(cancelled()),
+            },
         };
         // Whoever stops an agent, or revokes a grant, cancels first and kills the worker then: either the killer
         // finds this worker with this call, or the cancellation is seen here.
@@ -284,7 +288,7 @@ impl Kernel {
         if held.is_some() {
             return Ok(());
         }
-        let worker = self.sandbox().launch_worker().await;
+        let worker = self.sandbox().take_worker().await;
         let worker = worker.map_err(|error: SandboxError| KernelError::Sandbox(error.to_string()))?;
         self.journal_start(&worker, owner).await?;
         self.show_degraded(worker.missing());

@@ -366,6 +366,7 @@ impl Kernel {
             goals_running,
             goals_queued,
             inference_queue: all.then(|| self.inner.gateways.queue_depth()),
+            parked_workers: all.then(|| self.sandbox().parked_workers()),
             journal_head: all.then(|| *self.journal().head().borrow()),
             unknown_effects: self.unknown_effects(caller),
             limits: self.config().limits,

@@ -355,6 +355,9 @@ pub struct RuntimeStatus {
     /// Inferences waiting or running, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub inference_queue: Option<usize>,
+    /// Workers that wait for an agent to need them, for an administrator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parked_workers: Option<usize>,
     /// Last durable journal entry, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub journal_head: Option<Seq>,

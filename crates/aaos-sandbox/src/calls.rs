@@ -10,7 +10,6 @@ use std::time::Duration;
 use aaos_core::budget::Shortfall;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::id::WorkerId;
-use aaos_core::limits::TOOL_TIME_MS;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{ToolCall, ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -76,14 +75,14 @@ impl Worker {
         let mut turn = InCall { worker: self, over: false };
         let call = turn.worker.next_call();
         let request = WorkerRequest::Call { call, job: Box::new(job) };
-        let time = Duration::from_millis(TOOL_TIME_MS);
+        let limit = turn.worker.call_time;
         let talk = async {
             let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             turn.worker.channel.send(&request, &lent).await?;
             drop(descriptors);
             converse(turn.worker, call, broker).await
         };
-        let output = match tokio::time::timeout(time, talk).await {
+        let output = match tokio::time::timeout(Duration::from_millis(limit.0), talk).await {
             Ok(Ok(answer)) => {
                 turn.over = true;
                 // What a purse lacks is not for a worker to say.
@@ -91,7 +90,7 @@ impl Worker {
             }
             Ok(Err(error)) => return Err(turn.lost(&error).await),
             Err(_) => {
-                let message = format!("{} took longer than {TOOL_TIME_MS} ms; it was ended", input.name());
+                let message = format!("{} took longer than {limit}; it was ended", input.name());
                 return Err(ToolFailure::new(ToolFailureKind::Timeout, message));
             }
         };

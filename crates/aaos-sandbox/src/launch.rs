@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aaos_confine::GatewayRole;
@@ -15,7 +15,7 @@ use aaos_confine::control::Order;
 use aaos_confine::namespaces::Abilities;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, LockedReport};
 use aaos_core::id::WorkerId;
-use aaos_core::limits::{FAR_LAUNCH_MS, FAR_STOP_MS};
+use aaos_core::limits::{FAR_LAUNCH_MS, FAR_STOP_MS, LAUNCHES_AT_ONCE};
 use aaos_core::quantity::Millis;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -23,13 +23,18 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use serde::Deserialize;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::channel::FarChannel;
+use crate::config::SandboxConfig;
 use crate::error::SandboxError;
 use crate::launcher::{Expected, Launcher};
+use crate::pool::Pool;
 use crate::process::FarProcess;
-use crate::receipt::{Profile, WORKER_PROFILE, gateway_profile, hold_against, read_proc, write_receipt};
+use crate::receipt::{
+    Origin, Profile, WORKER_PROFILE, gateway_profile, hold_against, read_proc, write_receipt,
+};
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 
@@ -40,17 +45,21 @@ const FIND_ATTEMPTS: u32 = 16;
 /// the zygote and all it made end.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     launcher: Arc<Launcher>,
     zygote: ZygoteProcess,
     /// In how many PID namespaces, of those that agentd sees, the zygote has a pid.
     depth: usize,
+    origin: OnceLock<Origin>,
     gateway: Option<OwnedFd>,
-    policy: ConfinementPolicy,
+    config: SandboxConfig,
+    pub(crate) pool: Arc<Pool>,
+    /// Turns of those who launch workers: the zygote makes one process at a time, and each launch has a deadline.
+    turns: Semaphore,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -96,8 +105,9 @@ impl Sandbox {
     ///
     /// # Errors
     /// When its descriptors cannot be watched.
-    pub fn adopt(seed: ZygoteSeed, policy: ConfinementPolicy) -> Result<Self, SandboxError> {
+    pub fn adopt(seed: ZygoteSeed, config: impl Into<SandboxConfig>) -> Result<Self, SandboxError> {
         let ZygoteSeed { control, process, gateway } = seed;
+        let config = config.into();
         let failed = |source| SandboxError::ZygoteStart { step: "adopting it", source };
         let launcher = Arc::new(Launcher::new(control).map_err(failed)?);
         let end = process.end_descriptor().map_err(failed)?;
@@ -111,8 +121,11 @@ impl Sandbox {
                 launcher,
                 zygote: process,
                 depth,
+                origin: OnceLock::new(),
                 gateway,
-                policy,
+                pool: Arc::new(Pool::new(config.parked_workers)),
+                turns: Semaphore::new(LAUNCHES_AT_ONCE),
+                config,
                 tasks: [listen, watch],
             }),
         })
@@ -134,18 +147,19 @@ impl Sandbox {
         within("start its zygote", found).await?.ok_or(SandboxError::ZygoteGone)
     }
 
-    /// Launches a worker and proves that it is confined as the policy asks.
+    /// Launches a worker and proves that it is confined as the policy asks. Waits for its turn where many are launched.
     ///
     /// # Errors
     /// [`SandboxError::ConfinementUnavailable`] where a required boundary is not proved; the others say what
     /// broke. No process is left.
     pub async fn launch_worker(&self) -> Result<Worker, SandboxError> {
+        let _turn = self.inner.turns.acquire().await.map_err(|_| SandboxError::ZygoteGone)?;
         let launch = async {
             let made = self.make(Order::Worker, &[]).await?;
             self.prove(made, WORKER_PROFILE).await
         };
         let (channel, process, receipt, missing) = within("be locked", launch).await??;
-        Ok(Worker::new(channel, process, receipt, missing))
+        Ok(Worker::new(channel, process, receipt, missing, self.inner.config.tool_time))
     }
 
     /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last:
@@ -173,7 +187,7 @@ impl Sandbox {
     /// What is demanded of confinement.
     #[must_use]
     pub fn policy(&self) -> &ConfinementPolicy {
-        &self.inner.policy
+        &self.inner.config.policy
     }
 
     /// The zygote's pid, for status.
@@ -191,6 +205,7 @@ impl Sandbox {
 
     /// Ends every far process and the zygote, and waits until all are reaped.
     pub async fn shutdown(&self) {
+        self.inner.pool.close();
         self.inner.launcher.hang_up();
         let limit = Duration::from_millis(FAR_STOP_MS);
         if tokio::time::timeout(limit, self.wait_zygote_end()).await.is_err() {
@@ -257,8 +272,11 @@ impl Sandbox {
             Ok(FirstFrame::Locked(report)) => report,
             Err(error) => return Err(self.explain(process, error).await),
         };
-        let policy = &self.inner.policy;
-        let receipt = match write_receipt(fresh_id()?, pid, self.zygote_pid(), &report, profile, policy) {
+        let policy = &self.inner.config.policy;
+        let id = fresh_id()?;
+        let written =
+            self.origin().and_then(|origin| write_receipt(id, pid, origin, &report, profile, policy));
+        let receipt = match written {
             Ok(receipt) => receipt,
             Err(source) => {
                 return Err(self
@@ -268,6 +286,16 @@ impl Sandbox {
         };
         let missing = hold_against(policy, &receipt, profile)?;
         Ok((channel, process, receipt, missing))
+    }
+
+    /// What every process of the zygote was born with. The zygote has its filters from before it was started and adds
+    /// none to itself, so it is asked once.
+    fn origin(&self) -> io::Result<&Origin> {
+        if let Some(origin) = self.inner.origin.get() {
+            return Ok(origin);
+        }
+        let origin = Origin::read(self.zygote_pid())?;
+        Ok(self.inner.origin.get_or_init(|| origin))
     }
 
     /// The better error, where the process ended by itself and said why.

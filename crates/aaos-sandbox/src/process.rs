@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aaos_confine::control::{Order, Serial};
 use aaos_core::limits::{FAR_GRACE_MS, FAR_STOP_MS, KEPT_STDERR_BYTES};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -68,6 +69,14 @@ impl FarProcess {
     pub fn has_ended(&self) -> bool {
         // The sender goes when the zygote does, and with it every far process.
         self.ended.borrow().is_some() || self.ended.has_changed().is_err()
+    }
+
+    /// Whether it has not ended yet, asked of the kernel.
+    pub(crate) fn runs(&self) -> bool {
+        let Some((_, pidfd)) = &self.known else { return false };
+        let mut ended = [PollFd::new(&**pidfd, PollFlags::IN)];
+        // A descriptor of a process is readable once it has ended; one that cannot be asked is taken for that.
+        !self.has_ended() && matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
     }
 
     /// Resolves when it has ended (or nobody can tell any more, because the zygote is gone).

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aaos_confine::namespaces::KINDS;
@@ -17,6 +17,8 @@ use aaos_core::confinement::{
     Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
 };
 use aaos_core::id::WorkerId;
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::SandboxError;
 
@@ -85,16 +87,33 @@ const GATEWAY_BOUNDARIES: &[Boundary] = &[
     Boundary::ClosedDescriptors,
 ];
 
+/// What a far process could share with whoever made it, read once.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// Filters of the zygote, which every process that it makes is born with.
+    filters: u32,
+    /// The daemon's own namespaces, in the order of [`KINDS`].
+    namespaces: Vec<Option<PathBuf>>,
+}
+
+impl Origin {
+    /// Looks at the zygote and at the calling process.
+    pub(crate) fn read(zygote: u32) -> io::Result<Self> {
+        let own = |(_, _, name): &(_, _, &str)| fs::read_link(Path::new("/proc/self/ns").join(name)).ok();
+        Ok(Self { filters: filters_of(zygote)?, namespaces: KINDS.iter().map(own).collect() })
+    }
+}
+
 /// Reads everything back and writes the receipt.
 pub(crate) fn write_receipt(
     worker: WorkerId,
     pid: u32,
-    zygote: u32,
+    origin: &Origin,
     report: &LockedReport,
     profile: Profile,
     policy: &ConfinementPolicy,
 ) -> io::Result<ConfinementReceipt> {
-    let seen = Seen::read(pid, filters_of(zygote)?)?;
+    let seen = Seen::read(pid, origin)?;
     let mut boundaries: Vec<BoundaryReceipt> = profile
         .boundaries
         .iter()
@@ -157,15 +176,18 @@ enum Namespace {
 }
 
 impl Seen {
-    fn read(pid: u32, inherited_filters: u32) -> io::Result<Self> {
+    fn read(pid: u32, origin: &Origin) -> io::Result<Self> {
         let place = PathBuf::from(format!("/proc/{pid}"));
         let status = status_of(pid)?;
-        let namespaces = KINDS.iter().map(|(_, _, name)| (*name, namespace(&place, name))).collect();
+        let beside = KINDS.iter().zip(&origin.namespaces);
+        let namespaces =
+            beside.map(|((_, _, name), ours)| (*name, namespace(&place, name, ours.as_deref()))).collect();
         let descriptors = fs::read_dir(place.join("fd")).ok().map(|entries| {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
         let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
         let limits = read_proc(&place.join("limits"))?;
+        let inherited_filters = origin.filters;
         Ok(Self { status, limits, namespaces, descriptors, root_entries, inherited_filters })
     }
 
@@ -318,17 +340,22 @@ fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
 /// Reads a file of /proc whole: it has no size to go by, and is made afresh for each first read.
 pub(crate) fn read_proc(path: &Path) -> io::Result<String> {
     const ROOM: usize = 8 * 1024;
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::with_capacity(ROOM);
-    fs::File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    loop {
+        bytes.reserve(ROOM);
+        match rustix::io::read(&file, spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
-fn namespace(place: &Path, name: &str) -> Namespace {
-    let theirs = fs::read_link(place.join("ns").join(name));
-    let ours = fs::read_link(PathBuf::from("/proc/self/ns").join(name));
-    match (theirs, ours) {
-        (Ok(theirs), Ok(ours)) if theirs == ours => Namespace::Shared,
-        (Ok(_), Ok(_)) => Namespace::Own,
+fn namespace(place: &Path, name: &str, ours: Option<&Path>) -> Namespace {
+    match (fs::read_link(place.join("ns").join(name)), ours) {
+        (Ok(theirs), Some(ours)) if theirs == ours => Namespace::Shared,
+        (Ok(_), Some(_)) => Namespace::Own,
         _ => Namespace::Unreadable,
     }
 }

@@ -24,6 +24,8 @@ pub struct Worker {
     missing: Vec<Boundary>,
     usable: bool,
     last_call: u64,
+    /// How long one call may run.
+    pub(crate) call_time: Millis,
 }
 
 impl Worker {
@@ -32,8 +34,9 @@ impl Worker {
         process: FarProcess,
         receipt: ConfinementReceipt,
         missing: Vec<Boundary>,
+        call_time: Millis,
     ) -> Self {
-        Self { channel, process, receipt, missing, usable: true, last_call: 0 }
+        Self { channel, process, receipt, missing, usable: true, last_call: 0, call_time }
     }
 
     /// Its name.
@@ -58,6 +61,11 @@ impl Worker {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.usable && !self.process.has_ended()
+    }
+
+    /// Whether the process runs, by the word of the kernel, which knows before the launcher has told.
+    pub(crate) fn runs(&self) -> bool {
+        self.usable && self.process.runs()
     }
 
     /// A handle that ends this worker from elsewhere; a call in flight then fails.

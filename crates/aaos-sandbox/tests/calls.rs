@@ -13,12 +13,13 @@ use aaos_core::id::GrantId;
 use aaos_core::limits::MAX_GREP_MATCHES;
 use aaos_core::quantity::Bytes;
 use aaos_core::tool::{ToolCall, find};
-use aaos_core::toolio::ToolFailureKind;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_sandbox::FetchedPage;
 use lab::{Lab, NOW};
 use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use testkit::{Snapshot, scratch};
+use testkit::{ProcessRef, Snapshot, descendants, scratch};
 use uuid::Uuid;
 
 impl Lab {
@@ -232,6 +233,95 @@ async fn a_worker_that_died_is_lost_and_nothing_is_written() {
     assert!(!lab.worker.is_usable());
     assert_eq!(before, Snapshot::of(Path::new(&lab.path("data"))));
     lab.end().await;
+}
+
+/// How a worker fails in the middle of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    /// Somebody kills it.
+    Killed,
+    /// Somebody stops it.
+    Stopped,
+    /// Its address space is full.
+    OutOfMemory,
+    /// It aborts.
+    Aborting,
+    /// It goes round in a loop.
+    Stuck,
+}
+
+impl Failing {
+    const ALL: [Self; 5] = [Self::Killed, Self::Stopped, Self::OutOfMemory, Self::Aborting, Self::Stuck];
+
+    /// What the failing worker is told.
+    fn message(self) -> &'static str {
+        match self {
+            Self::Killed => "wait",
+            Self::Stopped => "hello",
+            Self::OutOfMemory => "hoard",
+            Self::Aborting => "abort",
+            Self::Stuck => "spin",
+        }
+    }
+
+    /// How its call ends.
+    fn end(self) -> ToolFailureKind {
+        match self {
+            Self::Killed | Self::OutOfMemory | Self::Aborting => ToolFailureKind::WorkerLost,
+            Self::Stopped | Self::Stuck => ToolFailureKind::Timeout,
+        }
+    }
+}
+
+/// Runs the call that this worker fails in, within its time limit.
+async fn fail(lab: &mut Lab, how: Failing) -> ToolFailure {
+    let pid = Pid::from_raw(i32::try_from(lab.worker.receipt().pid).expect("a pid")).expect("not 0");
+    let permit = lab.permit("echo", json!({"message": how.message()})).await.expect("allowed");
+    let killer = lab.worker.killer();
+    if how == Failing::Stopped {
+        kill_process(pid, Signal::STOP).expect("stopped");
+    }
+    let paused = how.end() == ToolFailureKind::Timeout;
+    if paused {
+        // The runtime has nothing else to do, so its paused clock goes straight to the limit.
+        tokio::time::pause();
+    }
+    let run = lab.worker.run(permit, &lab.roots, None);
+    // The call is sent when it is first polled, which is before this worker is killed.
+    let kill = async {
+        if how == Failing::Killed {
+            killer.kill()
+        }
+    };
+    let (receipt, ()) = tokio::join!(run, kill);
+    if paused {
+        tokio::time::resume();
+    }
+    let failure = receipt.outcome().result.as_ref().expect_err("it failed").clone();
+    lab.journal.finish(receipt, NOW).await.expect("journalled");
+    failure
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_in_a_call_ends_it_in_words_is_replaced_and_leaves_no_process() {
+    for how in Failing::ALL {
+        let mut lab = Lab::with_worker("examples/failing_worker").await;
+        let control = lab.call("echo", json!({"message": "hello"})).await;
+        assert_eq!(control, Ok(json!({"message": "hello"})), "{how:?}: the control");
+        let far = ProcessRef::find(i32::try_from(lab.worker.receipt().pid).expect("a pid")).expect("it runs");
+        let failure = fail(&mut lab, how).await;
+        assert_eq!(failure.kind, how.end(), "{how:?}: {failure}");
+        let says_why = failure.message.contains("memory allocation") && failure.message.contains("signal");
+        assert!(how != Failing::OutOfMemory || says_why, "{failure}");
+        assert!(!lab.worker.is_usable(), "{how:?}: it never serves again");
+        far.wait_gone();
+        lab.worker = lab.sandbox.launch_worker().await.expect("a replacement");
+        let again = lab.call("echo", json!({"message": "again"})).await;
+        assert_eq!(again, Ok(json!({"message": "again"})), "{how:?}: the replacement works");
+        let left: Vec<i32> = descendants(lab.sandbox.zygote_pid()).iter().map(|one| one.pid).collect();
+        assert_eq!(left, [i32::try_from(lab.worker.receipt().pid).expect("a pid")], "{how:?}: no orphan");
+        lab.end().await;
+    }
 }
 
 #[tokio::test]

@@ -308,8 +308,9 @@ impl Daemon {
             .await
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
-        let sandbox = Sandbox::adopt(seed, settings.policy.clone()).context("cannot take over the zygote")?;
+        let sandbox = Sandbox::adopt(seed, settings.sandbox()).context("cannot take over the zygote")?;
         let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), state).await?;
+        sandbox.fill_pool();
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));

@@ -3,8 +3,10 @@
 //! Invariants: every figure stands beside a baseline of the same run; the exit code tells whether the run worked, never
 //! whether a target was met.
 
+mod confine;
 mod far;
 mod processes;
+mod reads;
 mod report;
 mod rounds;
 mod stats;
@@ -40,29 +42,43 @@ fn run(args: &[String]) -> Result<()> {
     {
         return wire::serve_constant(Path::new(socket));
     }
-    let (mut quick, mut as_json) = (false, false);
+    let (mut quick, mut as_json, mut only) = (false, false, Only::Everything);
     for word in args {
         match word.as_str() {
             "--quick" => quick = true,
             "--json" => as_json = true,
+            "confine" => only = Only::Confinement,
             // Cargo says so to every benchmark.
             "--bench" => {}
-            other => bail!("unknown argument {other:?}; there are --quick and --json"),
+            other => bail!("unknown argument {other:?}; there are confine, --quick and --json"),
         }
     }
-    let report = measure(quick)?;
+    let report = measure(quick, only)?;
     let text = if as_json { serde_json::to_string_pretty(&report)? } else { report.text() };
     say(&mut std::io::stdout().lock(), &text);
     Ok(())
 }
 
-fn measure(quick: bool) -> Result<Report> {
+/// How much of it is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    Everything,
+    Confinement,
+}
+
+fn measure(quick: bool, only: Only) -> Result<Report> {
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     // First, while there is one thread.
     let mut far = Far::start()?;
     let folder = Home::new()?;
     let plain = Plain::prepare(folder.folder())?;
     let mut report = Report::new(Machine::look(plain.what), quick);
+    tell("workers beside other launchers");
+    confine::measure(&far, effort, &mut report)?;
+    if only == Only::Confinement {
+        far.stop();
+        return Ok(report);
+    }
     let mut served = Served::start()?;
     tell("round trips");
     served.round_trips(&mut far, effort, &mut report)?;

@@ -23,7 +23,7 @@ const TRY_EVERY: Duration = Duration::from_micros(100);
     clippy::disallowed_methods,
     reason = "measuring processes means starting them; no part of the runtime"
 )]
-fn program(path: &Path) -> Command {
+pub(crate) fn program(path: &Path) -> Command {
     let mut command = Command::new(path);
     command.env_clear().stdin(Stdio::null());
     command

@@ -75,10 +75,13 @@ pub(crate) struct Report {
     pub(crate) throughput: Vec<Throughput>,
     pub(crate) memory: Vec<Resident>,
     pub(crate) kib_per_idle_agent: Vec<PerAgent>,
+    pub(crate) kib_per_idle_worker: Vec<PerAgent>,
+    /// What was to be measured and could not be had.
+    pub(crate) absent: Vec<&'static str>,
     pub(crate) targets: Vec<Target>,
 }
 
-/// Growth of agentd's memory per agent that has no worker.
+/// What one of many idle ones takes.
 #[derive(Debug, Serialize)]
 pub(crate) struct PerAgent {
     pub(crate) measure: &'static str,
@@ -111,6 +114,8 @@ impl Report {
             throughput: Vec::new(),
             memory: Vec::new(),
             kib_per_idle_agent: Vec::new(),
+            kib_per_idle_worker: Vec::new(),
+            absent: Vec::new(),
             targets: Vec::new(),
         }
     }
@@ -162,6 +167,23 @@ impl Report {
                 ratio.as_ref().map_or(String::new(), |Ratio { to, times }| format!("{times:.2} × {to}"));
             writeln!(out, "| {name} | {median:.0} {unit} | {p10:.0} | {max:.0} | {count} | {beside} |")?;
         }
+        for package in &self.absent {
+            writeln!(out, "\nnot measured: {package} is not installed here and could not be")?;
+        }
+        self.write_throughput(out)?;
+        self.write_memory(out)?;
+        writeln!(out, "\n| target | found | at most | | why that limit |\n|---|---|---|---|---|")?;
+        for Target { name, found, at_most, unit, met, limit } in &self.targets {
+            let verdict = if *met { "met" } else { "MISSED" };
+            writeln!(out, "| {name} | {found:.1} {unit} | {at_most:.1} {unit} | {verdict} | {limit} |")?;
+        }
+        Ok(())
+    }
+
+    fn write_throughput(&self, out: &mut String) -> std::fmt::Result {
+        if self.throughput.is_empty() {
+            return Ok(());
+        }
         writeln!(out, "\n| calls | connections | per second | median µs | p10 | max | of null |")?;
         writeln!(out, "|---|---|---|---|---|---|---|")?;
         for Throughput { name, connections, per_second, round_trip, of_null } in &self.throughput {
@@ -171,6 +193,10 @@ impl Report {
                 "| {name} | {connections} | {per_second:.0} | {median:.0} | {p10:.0} | {max:.0} | {of_null:.3} |"
             )?;
         }
+        Ok(())
+    }
+
+    fn write_memory(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "\n| memory | RSS KiB | PSS KiB | private KiB |\n|---|---|---|---|")?;
         for Resident { name, kib: Memory { rss, pss, private } } in &self.memory {
             writeln!(out, "| {name} | {rss} | {pss} | {private} |")?;
@@ -178,10 +204,8 @@ impl Report {
         for PerAgent { measure, kib, agents } in &self.kib_per_idle_agent {
             writeln!(out, "| per idle agent, {measure} over {agents} | {kib:.1} | | |")?;
         }
-        writeln!(out, "\n| target | found | at most | | why that limit |\n|---|---|---|---|---|")?;
-        for Target { name, found, at_most, unit, met, limit } in &self.targets {
-            let verdict = if *met { "met" } else { "MISSED" };
-            writeln!(out, "| {name} | {found:.1} {unit} | {at_most:.1} {unit} | {verdict} | {limit} |")?;
+        for PerAgent { measure, kib, agents } in &self.kib_per_idle_worker {
+            writeln!(out, "| per idle worker, {measure} of {agents} | {kib:.1} | | |")?;
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ pub(crate) struct Effort {
     pub(crate) launches: usize,
     pub(crate) starts: usize,
     pub(crate) idle_agents: u32,
+    pub(crate) idle_workers: usize,
 }
 
 impl Effort {
@@ -40,6 +41,7 @@ impl Effort {
         launches: 200,
         starts: 30,
         idle_agents: 1000,
+        idle_workers: 2000,
     };
     /// Enough to see that everything can be measured.
     pub(crate) const QUICK: Self = Self {
@@ -50,6 +52,7 @@ impl Effort {
         launches: 5,
         starts: 2,
         idle_agents: 100,
+        idle_workers: 20,
     };
 }
 
@@ -304,9 +307,10 @@ pub(crate) fn memory(effort: Effort, report: &mut Report) -> Result<()> {
     let zygote = children(daemon.pid())?.first().copied().context("agentd has no zygote")?;
     report.memory.push(Resident { name: "zygote", kib: Memory::of(zygote)? });
     let agent = spawn(&mut client, &home)?;
-    let before = children(zygote)?;
     client.ask(&echo(&agent))?;
-    let worker = children(zygote)?.into_iter().find(|pid| !before.contains(pid)).context("no worker")?;
+    let status: Value = client.call("agent.status", &json!({ "agent_id": agent }))?;
+    let worker = status["confinement"]["pid"].as_u64().context("no worker")?;
+    let worker = u32::try_from(worker).context("a pid")?;
     report.memory.push(Resident { name: "worker after an echo", kib: Memory::of(worker)? });
     for _ in 0..FIRST_AGENTS {
         spawn(&mut client, &home)?;

@@ -26,6 +26,10 @@ impl Samples {
         self.values.push(time.as_secs_f64() * 1e6);
     }
 
+    pub(crate) fn push(&mut self, value: f64) {
+        self.values.push(value);
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.values.len()
     }

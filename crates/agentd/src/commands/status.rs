@@ -85,6 +85,7 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
         ("prefers", named(&policy.prefer)),
         ("degraded", named(&status.confinement_degraded)),
     ];
+    facts.extend(status.parked_workers.map(|parked| ("parked", format!("{parked} workers"))));
     facts.extend(status.journal_head.map(|head| ("journal", format!("entry {head}"))));
     if !status.unknown_effects.is_empty() {
         facts.push(("unknown", status.unknown_effects.iter().map(unknown).collect::<Vec<_>>().join("\n")));

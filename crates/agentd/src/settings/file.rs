@@ -32,6 +32,8 @@ pub(crate) struct ConfigFile {
     pub(crate) spawn_agents_batch_cap: Option<usize>,
     pub(crate) max_concurrent_inference: Option<usize>,
     pub(crate) min_inference_delay_ms: Option<u64>,
+    pub(crate) tool_time_ms: Option<u64>,
+    pub(crate) parked_workers: Option<usize>,
     pub(crate) audit_stdout: Option<bool>,
     pub(crate) socket_group: Option<String>,
     #[serde(default)]

@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use aaos_core::confinement::{Boundary, ConfinementPolicy};
-use aaos_core::limits::MAX_CHILDREN_AT_ONCE;
+use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, PARKED_WORKERS, TOOL_TIME_MS};
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
+use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
 use aaos_runtime::{KernelLimits, Principals};
+use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use keys::{Keys, forget as forget_keys, hide as hide_keys, take as take_keys};
@@ -44,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) gateway: PathBuf,
     pub(crate) limits: KernelLimits,
     pub(crate) policy: ConfinementPolicy,
+    tool_time: Millis,
+    parked_workers: usize,
     pub(crate) audit_stdout: bool,
     pub(crate) models: ModelsSetup,
     /// The provider that `smart` and `fast` go to.
@@ -89,6 +93,8 @@ impl Settings {
             gateway: libexec.join("aaos-gateway"),
             limits: limits(&file)?,
             policy: policy(file.confinement.as_ref())?,
+            tool_time: tool_time(number(vars::AAOS_TOOL_TIME_MS.name)?.or(file.tool_time_ms))?,
+            parked_workers: parked_workers(number(vars::AAOS_PARKED_WORKERS.name)?.or(file.parked_workers))?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models)?,
             price_file,
@@ -106,6 +112,12 @@ impl Settings {
     /// Who may speak to the daemon, which is this process.
     pub(crate) fn principals(&self) -> Result<Principals> {
         principals::resolve(&self.principals, rustix::process::geteuid().as_raw())
+    }
+
+    /// How far processes are launched and used.
+    pub(crate) fn sandbox(&self) -> SandboxConfig {
+        let (tool_time, parked_workers) = (self.tool_time, self.parked_workers);
+        SandboxConfig { policy: self.policy.clone(), tool_time, parked_workers }
     }
 
     /// The group whose members may connect to the control socket.
@@ -226,6 +238,27 @@ fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
     })
 }
 
+/// Time of one call in a worker; no more than the house's own limit.
+fn tool_time(wanted: Option<u64>) -> Result<Millis> {
+    let wanted = wanted.unwrap_or(TOOL_TIME_MS);
+    if !(1..=TOOL_TIME_MS).contains(&wanted) {
+        bail!("{} (tool_time_ms) is {wanted}; it must be 1 to {TOOL_TIME_MS}", vars::AAOS_TOOL_TIME_MS.name);
+    }
+    Ok(Millis(wanted))
+}
+
+/// Workers that wait for an agent.
+fn parked_workers(wanted: Option<usize>) -> Result<usize> {
+    let wanted = wanted.unwrap_or(PARKED_WORKERS);
+    if wanted > MAX_PARKED_WORKERS {
+        bail!(
+            "{} (parked_workers) is {wanted}; it must be 0 to {MAX_PARKED_WORKERS}",
+            vars::AAOS_PARKED_WORKERS.name
+        );
+    }
+    Ok(wanted)
+}
+
 /// Children of one call: no more than an agent may have alive at once.
 fn spawn_batch(wanted: usize) -> Result<usize> {
     if !(1..=MAX_CHILDREN_AT_ONCE).contains(&wanted) {
@@ -263,8 +296,9 @@ fn switch(name: &str) -> Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, policy, spawn_batch};
+    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, parked_workers, policy, spawn_batch, tool_time};
     use aaos_core::confinement::{Boundary, ConfinementPolicy};
+    use aaos_core::quantity::Millis;
 
     #[test]
     fn a_policy_without_a_boundary_that_always_stands_is_refused() {
@@ -289,6 +323,26 @@ mod tests {
         let old = ConfinementPolicy { landlock_abi: LOWEST_LANDLOCK_ABI - 1, ..least };
         let error = policy(Some(&old)).expect_err("too old").to_string();
         assert!(error.contains("landlock_abi must be 4"), "{error}");
+    }
+
+    #[test]
+    fn the_time_of_a_call_is_only_ever_shortened() {
+        for (wanted, found) in [(None, 60_000), (Some(1), 1), (Some(60_000), 60_000)] {
+            assert_eq!(tool_time(wanted).expect("in range"), Millis(found));
+        }
+        for wanted in [0, 60_001, u64::MAX] {
+            let error = tool_time(Some(wanted)).expect_err("out of range").to_string();
+            assert!(error.contains("AAOS_TOOL_TIME_MS") && error.contains("1 to 60000"), "{error}");
+        }
+    }
+
+    #[test]
+    fn parked_workers_are_bounded() {
+        for (wanted, found) in [(None, 2), (Some(0), 0), (Some(256), 256)] {
+            assert_eq!(parked_workers(wanted).expect("in range"), found);
+        }
+        let error = parked_workers(Some(257)).expect_err("too many").to_string();
+        assert!(error.contains("AAOS_PARKED_WORKERS") && error.contains("0 to 256"), "{error}");
     }
 
     #[test]

@@ -129,8 +129,9 @@ impl HangingCall {
         Self { web, models }
     }
 
+    /// Of a daemon that parks no worker, so that its processes can be counted.
     pub(crate) fn builder(&self) -> DaemonBuilder {
-        DaemonBuilder::openai(&self.models)
+        DaemonBuilder::openai(&self.models).env("AAOS_PARKED_WORKERS", "0")
     }
 
     /// The goal, with `network` granted.

@@ -22,3 +22,4 @@ mod settled;
 mod streams;
 mod supervision;
 mod support;
+mod worker_failures;

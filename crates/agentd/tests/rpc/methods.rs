@@ -497,6 +497,7 @@ const METHODS: &[Method] = &[
                 "providers",
                 "confinement_policy",
                 "inference_queue",
+                "parked_workers",
                 "limits",
                 "agents",
             ];
