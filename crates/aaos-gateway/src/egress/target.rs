@@ -253,6 +253,7 @@ mod tests {
     use super::{Passage, Target};
     use aaos_core::capability::HostRule;
     use aaos_core::toolio::ToolFailureKind;
+    use proptest::prelude::*;
 
     fn rule(host: &str, port: Option<u16>) -> HostRule {
         match host.strip_prefix("*.") {
@@ -391,6 +392,75 @@ mod tests {
             " http://h/",
         ] {
             assert!(from.redirected(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    /// What the hosts of hostile URLs are made of.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "http://",
+            "HTTPS://",
+            "//",
+            "/",
+            "\\",
+            "@",
+            "u:p@",
+            ":",
+            ":80",
+            ":443",
+            ":22",
+            "granted.test",
+            "GRANTED.test",
+            "other.test",
+            "127.0.0.1",
+            "2130706433",
+            "0x7f",
+            "%2e",
+            "%40",
+            "%2f",
+            "[",
+            "]",
+            "[::1]",
+            ".",
+            "?",
+            "#",
+            "\t",
+            " ",
+            "\u{3002}",
+            "\u{ff47}ranted.test",
+            "xn--",
+        ]);
+        prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_spelled_only_the_granted_host_is_covered(url in pieces(), location in pieces()) {
+            let rules = [rule("granted.test", Some(80))];
+            let from = target("http://granted.test/from");
+            let first = Target::parse(&format!("http://{url}"));
+            for read in [first, from.redirected(&location)] {
+                let Ok(read) = read else { continue };
+                let Ok(passage) = read.authorise(&rules, false) else { continue };
+                prop_assert_eq!(passage, Passage::Resolve("granted.test".into()));
+                let own = if read.is_secure { "granted.test:80" } else { "granted.test" };
+                prop_assert_eq!(read.authority(), own);
+            }
+        }
+
+        /// Under `web_search` an address is reached only where the text itself spells that public address.
+        #[test]
+        fn whatever_is_spelled_no_address_is_reached_but_a_public_one(url in pieces(), location in pieces()) {
+            let from = target("http://granted.test/from");
+            for read in [Target::parse(&format!("http://{url}")), from.redirected(&location)] {
+                let Ok(read) = read else { continue };
+                let passage = read.authorise(&[], true);
+                prop_assert!(matches!(passage, Err(_) | Ok(Passage::Resolve(_))), "{:?}", passage);
+                if let Ok(Passage::Resolve(name)) = passage {
+                    prop_assert!(url.to_ascii_lowercase().contains(&name) || location.to_ascii_lowercase().contains(&name)
+                        || name == "granted.test", "{}", name);
+                }
+            }
         }
     }
 
