@@ -123,10 +123,15 @@ pub enum Layer {
     Tls(String),
 }
 
+/// Where the connection to an address really goes.
+type Way = Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>;
+
 /// All that is needed to reach hosts; holds no keys.
 pub struct Dialer {
     resolver: Result<TokioResolver, String>,
     tls: Result<TlsConnector, String>,
+    /// `None` for the network itself.
+    way: Option<Way>,
 }
 
 impl std::fmt::Debug for Dialer {
@@ -145,13 +150,20 @@ impl Dialer {
         let resolver = hickory_resolver::system_conf::read_system_conf()
             .map_err(|error| format!("/etc/resolv.conf: {error}"))
             .and_then(|(config, options)| resolver(config, options));
-        Self { resolver, tls: tls_from_system() }
+        Self { resolver, tls: tls_from_system(), way: None }
     }
 
     /// With these name servers and certificate authorities instead of the machine's.
     #[must_use]
     pub fn with(names: ResolverConfig, authorities: Vec<CertificateDer<'static>>) -> Self {
-        Self { resolver: resolver(names, ResolverOpts::default()), tls: connector(authorities) }
+        Self { resolver: resolver(names, ResolverOpts::default()), tls: connector(authorities), way: None }
+    }
+
+    /// With another network than the machine's: a connection to an address goes where `way` says. It is asked after
+    /// every check, so that a test sees which addresses are dialled, and public ones can be played on loopback.
+    #[must_use]
+    pub fn by_way_of(self, way: impl Fn(SocketAddr) -> SocketAddr + Send + Sync + 'static) -> Self {
+        Self { way: Some(Box::new(way)), ..self }
     }
 
     /// Every address of a name (at most eight), IPv4 first.
@@ -183,7 +195,7 @@ impl Dialer {
         layer: &Layer,
         request: hyper::Request<Full<Bytes>>,
     ) -> Result<Answer, DialError> {
-        let stream = connect(addresses).await?;
+        let stream = self.connect(addresses).await?;
         let host = match layer {
             Layer::Plain => return speak(stream, request).await,
             Layer::Tls(host) => host,
@@ -194,6 +206,20 @@ impl Dialer {
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream = tls.connect(name, stream).await.map_err(failed)?;
         speak(stream, request).await
+    }
+
+    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+        assert!(!addresses.is_empty(), "the caller has an address or an error");
+        let mut last = None;
+        for address in addresses.iter().copied().take(MAX_ADDRESSES) {
+            let end = self.way.as_ref().map_or(address, |way| way(address));
+            let attempt = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(end)).await;
+            match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => return Ok(stream),
+                Err(source) => last = Some(DialError::Connect { address, source }),
+            }
+        }
+        Err(last.unwrap_or_else(|| unreachable!("at least one address was tried")))
     }
 }
 
@@ -224,19 +250,6 @@ fn connector(authorities: Vec<CertificateDer<'static>>) -> Result<TlsConnector, 
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
-}
-
-async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
-    assert!(!addresses.is_empty(), "the caller has an address or an error");
-    let mut last = None;
-    for address in addresses.iter().take(MAX_ADDRESSES) {
-        let attempt = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(address)).await;
-        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => return Ok(stream),
-            Err(source) => last = Some(DialError::Connect { address: *address, source }),
-        }
-    }
-    Err(last.unwrap_or_else(|| unreachable!("at least one address was tried")))
 }
 
 async fn speak<S>(stream: S, request: hyper::Request<Full<Bytes>>) -> Result<Answer, DialError>

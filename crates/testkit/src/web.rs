@@ -93,6 +93,12 @@ impl WebServer {
         format!("http://{}{path}", self.serving.address())
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.serving.address()
+    }
+
     /// `127.0.0.1:PORT`, as a `network:` grant names it.
     #[must_use]
     pub fn authority(&self) -> String {

@@ -16,12 +16,14 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// IANA's registry of special-purpose IPv4 addresses, and multicast.
-const REFUSED_V4: [(Ipv4Net, &str); 16] = [
+/// IANA's registry of special-purpose IPv4 addresses, multicast, and the one public address at which a cloud (Azure)
+/// gives its machines their secrets.
+const REFUSED_V4: [(Ipv4Net, &str); 17] = [
     (v4(0, 0, 0, 0, 8), "an unspecified address"),
     (v4(10, 0, 0, 0, 8), "a private address"),
     (v4(100, 64, 0, 0, 10), "a carrier's private address"),
     (v4(127, 0, 0, 0, 8), "a loopback address"),
+    (v4(168, 63, 129, 16, 32), "a cloud metadata address"),
     (v4(169, 254, 169, 254, 32), "a cloud metadata address"),
     (v4(169, 254, 0, 0, 16), "a link-local address"),
     (v4(172, 16, 0, 0, 12), "a private address"),
@@ -93,7 +95,7 @@ mod tests {
     use super::{is_own, refusal};
     use std::net::IpAddr;
 
-    const REFUSED: [&str; 46] = [
+    const REFUSED: [&str; 47] = [
         "0.0.0.0",
         "0.1.2.3",
         "10.0.0.1",
@@ -102,6 +104,7 @@ mod tests {
         "100.127.255.255",
         "127.0.0.1",
         "127.255.255.254",
+        "168.63.129.16",
         "169.254.0.1",
         "169.254.169.254",
         "172.16.0.1",
@@ -141,7 +144,7 @@ mod tests {
         "fec0::1",
         "ff02::1",
     ];
-    const PUBLIC: [&str; 15] = [
+    const PUBLIC: [&str; 17] = [
         "1.1.1.1",
         "8.8.8.8",
         "9.255.255.255",
@@ -150,6 +153,8 @@ mod tests {
         "100.128.0.1",
         "126.255.255.255",
         "128.0.0.1",
+        "168.63.129.15",
+        "168.63.129.17",
         "172.15.255.255",
         "172.32.0.1",
         "192.167.255.255",
@@ -173,9 +178,21 @@ mod tests {
         assert_eq!(refusal(outside), Some("not a public address"));
     }
 
+    /// The IPv4 addresses that the kernel keeps to itself: each stands above a line that calls it local.
+    fn own_by_routes() -> Vec<IpAddr> {
+        let routes = std::fs::read_to_string("/proc/net/fib_trie").expect("routes");
+        let lines: Vec<&str> = routes.lines().map(str::trim).collect();
+        let local = lines.windows(2).filter(|pair| pair[1] == "/32 host LOCAL");
+        local.map(|pair| pair[0].trim_start_matches("|-- ").parse().expect("an address")).collect()
+    }
+
     #[test]
     fn own_addresses_are_known_and_others_are_not_own() {
-        assert!(is_own("127.0.0.1".parse().expect("an address")).expect("can be found out"));
+        let own = own_by_routes();
+        assert!(own.contains(&IpAddr::from([127, 0, 0, 1])), "{own:?}");
+        for ip in own {
+            assert!(is_own(ip).expect("can be found out"), "{ip}");
+        }
         assert!(!is_own("1.1.1.1".parse().expect("an address")).expect("can be found out"));
     }
 }

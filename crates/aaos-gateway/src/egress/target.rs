@@ -6,13 +6,14 @@
 use std::io;
 use std::net::IpAddr;
 
-use aaos_core::capability::HostRule;
+use aaos_core::capability::{HostRule, is_public_web};
 use aaos_core::limits::MAX_URL_BYTES;
 use aaos_core::tool::host_and_port;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use url::Url;
 
 use super::address;
+use crate::words::harmless;
 
 /// Ports that `web_search` and a rule without a port mean.
 const WEB_PORTS: [u16; 2] = [80, 443];
@@ -24,6 +25,16 @@ pub enum HostName {
     Name(String),
     /// An address.
     Address(IpAddr),
+}
+
+impl HostName {
+    /// Whether the strict reading of the same text names this host.
+    fn is_spelled(&self, read: &str) -> bool {
+        match self {
+            Self::Name(name) => *name == read,
+            Self::Address(ip) => read.parse() == Ok(*ip),
+        }
+    }
 }
 
 impl std::fmt::Display for HostName {
@@ -95,31 +106,36 @@ impl Target {
             }
             None => return Err(bad("it names no host")),
         };
-        let same_host = match &host {
-            HostName::Name(name) => *name == read_host,
-            HostName::Address(ip) => read_host.parse() == Ok(*ip),
-        };
         if matches!(&host, HostName::Name(name) if name.split('.').any(str::is_empty)) {
             return Err(bad("its host has an empty label"));
         }
         let port = url.port_or_known_default().unwrap_or_default();
-        if !same_host || port != read_port {
+        if !host.is_spelled(&read_host) || port != read_port {
             return Err(bad("its host can be read in two ways; write it plainly"));
         }
         assert!(port == read_port, "both readings agree from here on");
         Ok(Self { url, host, port, is_secure })
     }
 
-    /// The target of a redirect from here.
+    /// The target of a redirect from here. `Url::join` forgives what no URL of an agent may hold (odd spellings of an
+    /// address, encoded hosts, backslashes), so a host that is spelled is read a second time, and a redirect that spells
+    /// none stays where it is.
     ///
     /// # Errors
     /// As [`Target::parse`].
     pub fn redirected(&self, location: &str) -> Result<Self, ToolFailure> {
-        let next = self
-            .url
-            .join(location)
-            .map_err(|error| network(format!("{} redirects to an unreadable place: {error}", self.url)))?;
-        Self::parse(next.as_str())
+        let bad =
+            |why: &str| network(format!("{} redirects to {}: {why}", self.url, harmless(location, None)));
+        let next = self.url.join(location).map_err(|error| bad(&error.to_string()))?;
+        let next = Self::parse(next.as_str())?;
+        let is_plain = match spelled_authority(location) {
+            Some(authority) => {
+                let (host, port) = host_and_port(&format!("{}://{authority}/", next.url.scheme()))?;
+                next.host.is_spelled(&host) && next.port == port
+            }
+            None => (&next.host, next.port, next.is_secure) == (&self.host, self.port, self.is_secure),
+        };
+        if is_plain { Ok(next) } else { Err(bad("its host can be read in two ways")) }
     }
 
     /// The `Host` header.
@@ -146,10 +162,10 @@ impl Target {
             }
             HostName::Name(name) => {
                 let is_ruled = hosts.iter().any(|rule| rule.matches(name, self.port));
-                if is_local_name(name) {
+                if is_this_machine(name) {
                     return self.local(name, is_ruled);
                 }
-                if is_ruled || (public && is_web_port) {
+                if is_ruled || (public && is_public_web(name, self.port)) {
                     return Ok(Passage::Resolve(name.clone()));
                 }
                 Err(self.denied(public))
@@ -207,7 +223,21 @@ impl Target {
     }
 }
 
-fn is_local_name(name: &str) -> bool {
+/// What stands between `//` and the path of a redirect; `None` when it is neither that nor after a scheme.
+fn spelled_authority(location: &str) -> Option<&str> {
+    let strip = |prefix: &str| {
+        let (start, rest) = location.split_at_checked(prefix.len())?;
+        start.eq_ignore_ascii_case(prefix).then_some(rest)
+    };
+    let after_scheme = strip("http:").or_else(|| strip("https:"));
+    match after_scheme.unwrap_or(location).strip_prefix("//") {
+        Some(rest) => rest.split(['/', '?', '#']).next(),
+        // Without slashes a scheme is followed by a host for some readers and by a path for others: by none here.
+        None => after_scheme.map(|_| ""),
+    }
+}
+
+fn is_this_machine(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
@@ -223,6 +253,7 @@ mod tests {
     use super::{Passage, Target};
     use aaos_core::capability::HostRule;
     use aaos_core::toolio::ToolFailureKind;
+    use proptest::prelude::*;
 
     fn rule(host: &str, port: Option<u16>) -> HostRule {
         match host.strip_prefix("*.") {
@@ -333,11 +364,113 @@ mod tests {
         let from = target("https://example.org/a/b?c");
         assert_eq!(from.redirected("../d").expect("relative").url.as_str(), "https://example.org/d");
         assert_eq!(from.redirected("//h:1/").expect("other host").authority(), "h:1");
-        for bad in ["http://u:p@h/", "ftp://h/", "javascript:1", "http://[", "data:,x"] {
-            assert!(from.redirected(bad).is_err(), "{bad}");
+        assert_eq!(from.redirected("HTTP://H/?//x").expect("absolute").url.as_str(), "http://h/?//x");
+        assert_eq!(from.redirected("//example.org:443/").expect("this host").authority(), "example.org");
+        assert_eq!(from.redirected("/a b").expect("a space in a path").url.path(), "/a%20b");
+        for bad in [
+            "http://u:p@h/",
+            "ftp://h/",
+            "javascript:1",
+            "http://[",
+            "data:,x",
+            "http://127.1/",
+            "//2130706433/",
+            "https://0x7f000001/",
+            "http://h%65/",
+            "http://%EF%BD%88/",
+            "http:h/",
+            "https:h/",
+            "https:/h/",
+            "http:\\\\h\\",
+            "\\\\h/",
+            "/\\h/",
+            "///h/",
+            "/\t/h/",
+            "ht\ttp://h/",
+            "http://h\\@example.org/",
+            "http://h\t/",
+            " http://h/",
+        ] {
+            assert!(from.redirected(bad).is_err(), "{bad:?}");
         }
-        // `Url::join` turns odd spellings of an address into the address; the rules then judge that.
-        let next = from.redirected("http://127.1/").expect("normalised");
-        assert!(next.authorise(&[rule("127.1", None)], true).is_err());
+    }
+
+    /// What the hosts of hostile URLs are made of.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop::sample::select(vec![
+            "http://",
+            "HTTPS://",
+            "//",
+            "/",
+            "\\",
+            "@",
+            "u:p@",
+            ":",
+            ":80",
+            ":443",
+            ":22",
+            "granted.test",
+            "GRANTED.test",
+            "other.test",
+            "127.0.0.1",
+            "2130706433",
+            "0x7f",
+            "%2e",
+            "%40",
+            "%2f",
+            "[",
+            "]",
+            "[::1]",
+            ".",
+            "?",
+            "#",
+            "\t",
+            " ",
+            "\u{3002}",
+            "\u{ff47}ranted.test",
+            "xn--",
+        ]);
+        prop::collection::vec(piece, 0..6).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_spelled_only_the_granted_host_is_covered(url in pieces(), location in pieces()) {
+            let rules = [rule("granted.test", Some(80))];
+            let from = target("http://granted.test/from");
+            let first = Target::parse(&format!("http://{url}"));
+            for read in [first, from.redirected(&location)] {
+                let Ok(read) = read else { continue };
+                let Ok(passage) = read.authorise(&rules, false) else { continue };
+                prop_assert_eq!(passage, Passage::Resolve("granted.test".into()));
+                let own = if read.is_secure { "granted.test:80" } else { "granted.test" };
+                prop_assert_eq!(read.authority(), own);
+            }
+        }
+
+        /// Under `web_search` an address is reached only where the text itself spells that public address.
+        #[test]
+        fn whatever_is_spelled_no_address_is_reached_but_a_public_one(url in pieces(), location in pieces()) {
+            let from = target("http://granted.test/from");
+            for read in [Target::parse(&format!("http://{url}")), from.redirected(&location)] {
+                let Ok(read) = read else { continue };
+                let passage = read.authorise(&[], true);
+                prop_assert!(matches!(passage, Err(_) | Ok(Passage::Resolve(_))), "{:?}", passage);
+                if let Ok(Passage::Resolve(name)) = passage {
+                    prop_assert!(url.to_ascii_lowercase().contains(&name) || location.to_ascii_lowercase().contains(&name)
+                        || name == "granted.test", "{}", name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_of_this_machine_or_its_network_is_no_public_host() {
+        for name in ["printer.local", "metadata.google.internal", "router.home.arpa", "a.localhost"] {
+            let target = target(&format!("http://{name}/"));
+            assert!(target.authorise(&[], true).is_err(), "{name}");
+        }
+        let granted = target("http://printer.local/").authorise(&[rule("printer.local", None)], false);
+        assert_eq!(granted.ok(), Some(Passage::Resolve("printer.local".into())));
     }
 }

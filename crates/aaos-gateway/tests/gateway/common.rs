@@ -4,7 +4,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -63,10 +63,25 @@ impl Near {
     }
 }
 
-/// Answers every A question with the addresses that `answer` gives for its name, and AAAA with none. An empty answer
-/// is a name without addresses. Questions are reported to `asked`.
+/// A record of the test's name server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Record {
+    /// An address, told to those who ask for its family.
+    Address(IpAddr),
+    /// Another name, which is asked for instead.
+    Alias(&'static str),
+}
+
+impl From<[u8; 4]> for Record {
+    fn from(octets: [u8; 4]) -> Self {
+        Self::Address(octets.into())
+    }
+}
+
+/// Answers every question with the records that `answer` has for its name (lower case, with its final dot), to be kept
+/// for no time. Without any the name is one without addresses. Questions are reported in order.
 pub(crate) fn name_server(
-    answer: impl Fn(&str) -> Vec<Ipv4Addr> + Send + 'static,
+    answer: impl Fn(&str) -> Vec<Record> + Send + 'static,
 ) -> (SocketAddr, std::sync::mpsc::Receiver<String>) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a loopback port");
     let address = socket.local_addr().expect("bound");
@@ -83,10 +98,10 @@ pub(crate) fn name_server(
     (address, questions)
 }
 
-/// RFC 1035 §4: the header and question echoed, and an answer record for each address.
+/// RFC 1035 §4: the header and question echoed, and the records that fit the question.
 fn dns_reply(
     query: &[u8],
-    answer: &impl Fn(&str) -> Vec<Ipv4Addr>,
+    answer: &impl Fn(&str) -> Vec<Record>,
     asked: &std::sync::mpsc::Sender<String>,
 ) -> Option<Vec<u8>> {
     let mut name = String::new();
@@ -97,18 +112,40 @@ fn dns_reply(
         name.push('.');
         at += 1 + length;
     }
-    let question_end = at + 5;
-    let is_a = query.get(at + 1..at + 3)? == [0, 1];
-    let addresses = if is_a { answer(&name.to_ascii_lowercase()) } else { Vec::new() };
+    let asked_type = u16::from_be_bytes([*query.get(at + 1)?, *query.get(at + 2)?]);
+    let data: Vec<(u16, Vec<u8>)> = answer(&name.to_ascii_lowercase()).into_iter().map(data_of).collect();
+    let fits: Vec<_> = data.into_iter().filter(|(kind, _)| *kind == asked_type || *kind == ALIAS).collect();
     asked.send(name).unwrap_or(());
     let mut reply = query[..2].to_vec();
-    reply.extend([0x81, 0x80, 0, 1, 0, u8::try_from(addresses.len()).ok()?, 0, 0, 0, 0]);
-    reply.extend(query.get(12..question_end)?);
-    for address in addresses {
-        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-        reply.extend(address.octets());
+    reply.extend([0x81, 0x80, 0, 1, 0, u8::try_from(fits.len()).ok()?, 0, 0, 0, 0]);
+    reply.extend(query.get(12..at + 5)?);
+    for (kind, data) in fits {
+        reply.extend([0xc0, 12]);
+        reply.extend(kind.to_be_bytes());
+        reply.extend([0, 1, 0, 0, 0, 0]);
+        reply.extend(u16::try_from(data.len()).ok()?.to_be_bytes());
+        reply.extend(data);
     }
     Some(reply)
+}
+
+/// The type number of an alias record.
+const ALIAS: u16 = 5;
+
+fn data_of(record: Record) -> (u16, Vec<u8>) {
+    match record {
+        Record::Address(IpAddr::V4(ip)) => (1, ip.octets().to_vec()),
+        Record::Address(IpAddr::V6(ip)) => (28, ip.octets().to_vec()),
+        Record::Alias(name) => {
+            let mut data = Vec::new();
+            for label in name.trim_end_matches('.').split('.') {
+                data.push(u8::try_from(label.len()).expect("a short label"));
+                data.extend(label.as_bytes());
+            }
+            data.push(0);
+            (ALIAS, data)
+        }
+    }
 }
 
 /// A dialer that asks only this name server, with a search list as `resolv.conf` may hold one, and trusts only these authorities.

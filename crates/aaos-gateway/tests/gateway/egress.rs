@@ -1,90 +1,13 @@
 //! The `egress` role over its channel, against servers on loopback and a name server that lies.
 
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::fd::AsFd;
+use std::io::Read;
 
-use crate::common::{Near, dialer, name_server, tls_server};
-use aaos_core::capability::HostRule;
+use crate::common::tls_server;
+use crate::harness::{Egress, LONG};
 use aaos_core::quantity::{Bytes, Millis};
-use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::toolio::ToolFailureKind;
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use testkit::{Page, WebServer};
-use tokio::net::UnixStream;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-
-const LONG: Millis = Millis(30_000);
-
-struct Egress {
-    near: Near,
-    serial: u64,
-    questions: std::sync::mpsc::Receiver<String>,
-}
-
-/// What came of a fetch, with the body as text.
-type Fetched = Result<(u16, String, String, bool), ToolFailure>;
-
-impl Egress {
-    /// A gateway for which every name that begins with `loop` or is completed from the search list is 127.0.0.1, `private` is 10.0.0.1, and no other exists.
-    fn start() -> Self {
-        Self::trusting(Vec::new())
-    }
-
-    fn trusting(authorities: Vec<CertificateDer<'static>>) -> Self {
-        let (server, questions) = name_server(|name| match name {
-            "private.test." => vec![[10, 0, 0, 1].into(), [169, 254, 169, 254].into()],
-            _ if name.starts_with("loop") || name.ends_with(".search.") => vec![[127, 0, 0, 1].into()],
-            _ => Vec::new(),
-        });
-        let (near, far) = UnixStream::pair().expect("a socket pair");
-        tokio::spawn(aaos_gateway::egress::serve(far, dialer(server, authorities)));
-        Self { near: Near(near), serial: 0, questions }
-    }
-
-    async fn begin(&mut self, url: &str, rules: &[&str], public: bool, cap: u64, time: Millis) -> File {
-        self.serial += 1;
-        let page =
-            File::from(rustix::fs::memfd_create("page", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd"));
-        let fetch = EgressRequest::Fetch {
-            serial: RequestSerial(self.serial),
-            url: url.to_owned(),
-            max_bytes: Bytes(cap),
-            hosts: rules.iter().map(|rule| parse_rule(rule)).collect(),
-            public,
-            time,
-        };
-        self.near.send_with(&fetch, page.as_fd()).await;
-        page
-    }
-
-    async fn fetch(&mut self, url: &str, rules: &[&str], public: bool) -> Fetched {
-        self.fetch_up_to(url, rules, public, 50_000).await
-    }
-
-    async fn fetch_up_to(&mut self, url: &str, rules: &[&str], public: bool, cap: u64) -> Fetched {
-        let mut page = self.begin(url, rules, public, cap, LONG).await;
-        match self.near.receive().await {
-            EgressReply::Fetched { serial, status, final_url, bytes, truncated, .. } => {
-                assert_eq!(serial, RequestSerial(self.serial));
-                let mut body = Vec::new();
-                page.rewind().expect("a memfd");
-                page.read_to_end(&mut body).expect("a memfd");
-                assert_eq!(body.len() as u64, bytes.0, "the memfd holds what is said");
-                Ok((status, String::from_utf8(body).expect("text"), final_url, truncated))
-            }
-            EgressReply::Failed { serial, failure } => {
-                assert_eq!(serial, RequestSerial(self.serial));
-                Err(failure)
-            }
-            EgressReply::Locked(_) => panic!("the tests do not lock"),
-        }
-    }
-}
-
-fn parse_rule(text: &str) -> HostRule {
-    let (host, port) = text.rsplit_once(':').expect("host:port");
-    HostRule { host: host.to_owned(), subdomains: false, port: Some(port.parse().expect("a port")) }
-}
 
 fn port(server: &WebServer) -> String {
     server.authority().rsplit_once(':').expect("host:port").1.to_owned()

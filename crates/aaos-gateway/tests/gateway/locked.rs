@@ -89,20 +89,26 @@ impl Gateway {
         }
     }
 
-    async fn fetch(&mut self, url: &str, host: &str, port: u16) -> Result<String, ToolFailureKind> {
+    async fn begin(&mut self, url: &str, host: &str, port: u16, max_bytes: Bytes) -> File {
         let serial = self.next();
-        let mut page =
+        let page =
             File::from(rustix::fs::memfd_create("page", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd"));
         let hosts = vec![HostRule { host: host.into(), subdomains: false, port: Some(port) }];
-        let fetch = EgressRequest::Fetch {
-            serial,
-            url: url.into(),
-            max_bytes: Bytes(1000),
-            hosts,
-            public: false,
-            time: LONG,
-        };
+        let fetch =
+            EgressRequest::Fetch { serial, url: url.into(), max_bytes, hosts, public: false, time: LONG };
         self.near.send_with(&fetch, page.as_fd()).await;
+        page
+    }
+
+    /// The most memory that the process ever held, bytes.
+    fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a field of status");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    }
+
+    async fn fetch(&mut self, url: &str, host: &str, port: u16) -> Result<String, ToolFailureKind> {
+        let mut page = self.begin(url, host, port, Bytes(1000)).await;
         match self.near.receive().await {
             EgressReply::Fetched { .. } => {
                 let mut body = String::new();
@@ -174,6 +180,33 @@ async fn the_locked_egress_role_still_fetches() {
     let secure = gateway.fetch(&format!("https://{tls}/"), "127.0.0.1", tls.port()).await;
     assert_eq!(secure, Err(ToolFailureKind::Network));
     assert_eq!(gateway.fetch(&server.url("/a"), "127.0.0.1", 1).await, Err(ToolFailureKind::Denied));
+    gateway.end();
+}
+
+#[tokio::test]
+async fn bodies_without_end_take_bounded_memory() {
+    const AT_ONCE: u64 = 16;
+    const MOST: Bytes = Bytes(2 * 1024 * 1024);
+    let server = WebServer::start([("/endless", Page::Huge { total: u64::MAX })]);
+    let mut gateway = Gateway::start("egress");
+    assert!(matches!(gateway.near.receive().await, EgressReply::Locked(_)));
+    let before = gateway.peak_memory();
+    let mut pages = Vec::new();
+    for _ in 0..AT_ONCE {
+        let (url, port) = (server.url("/endless"), server.address().port());
+        pages.push(gateway.begin(&url, "127.0.0.1", port, MOST).await);
+    }
+    let mut received = 0;
+    for _ in 0..AT_ONCE {
+        let EgressReply::Fetched { bytes, truncated: true, .. } = gateway.near.receive().await else {
+            panic!("each body is cut at its cap")
+        };
+        received += bytes.0;
+    }
+    // The control: all of it went through, and is held by whoever made the memfds.
+    assert_eq!(received, AT_ONCE * MOST.0);
+    let grown = gateway.peak_memory() - before;
+    assert!(grown < received / 2, "{grown} bytes for bodies of {received}");
     gateway.end();
 }
 

@@ -1,6 +1,10 @@
 //! Black-box tests of the gateway: each role over its channel, and the real binary, locked.
 
+mod bodies;
 mod common;
 mod egress;
+mod harness;
 mod locked;
 mod models;
+mod names;
+mod spellings;
