@@ -55,6 +55,13 @@ pub(crate) struct Case {
     pub(crate) attempt: fn(&Place) -> Answer,
 }
 
+impl Case {
+    /// Whether this is the attempt.
+    pub(crate) fn attempt_is(&self, attempt: fn(&Place) -> Answer) -> bool {
+        std::ptr::fn_addr_eq(self.attempt, attempt)
+    }
+}
+
 macro_rules! cases {
     ($($name:literal $by:expr, $good_for:literal, $module:ident::$attempt:ident;)*) => {
         &[$(Case { name: $name, good_for: $good_for, by: $by, attempt: $module::$attempt }),*]
@@ -127,10 +134,10 @@ pub(crate) const CASES: &[Case] = cases![
     "pin a process" PIDS, "slows it down", processes::pin_another;
     "priority of a process" PIDS, "slows it down", processes::slow_another;
     "compare with a process" PIDS, "what it shares, and where the kernel keeps it", processes::compare_with_another;
-    "fork" SECCOMP, "outlives its call", processes::fork;
+    "fork" SECCOMP, "a process that nobody counts", processes::fork;
     "clone3" SECCOMP, "a fork whose flags no filter reads", processes::clone3;
     "start a thread" SECCOMP, "races against the kernel's checks", processes::thread;
-    "outlive its call" SECCOMP, "goes on in a session of its own", processes::outlive;
+    "outlive its call" PIDS, "goes on when its time is over, in a session of its own", processes::outlive;
     "execute a program" LANDLOCK, "another program's rights and bugs", processes::execute_program;
     "gain a uid by a set-uid program" NO_NEW_PRIVS, "another user's rights", processes::gain_uid;
     "become root again" CAPABILITIES, "what was given up for a while only", processes::become_root;

@@ -3,7 +3,7 @@
 //! Invariant: whatever is not as it must be is a failure of the run; nothing is skipped in silence.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -18,6 +18,7 @@ use testkit::{PATIENCE, Policy};
 use crate::cases::{CASES, Case, StoppedBy};
 use crate::kernel::RENAMED;
 use crate::launch::{Worker, Zygote, send_frame};
+use crate::processes::{GOING_ON, outlive};
 use crate::raw::{Refusal, raw};
 use crate::scene::{Order, SECRET, Told};
 use crate::sockets::PUSHED;
@@ -94,13 +95,14 @@ fn run_case(
         }
     }
     let worker = zygote.launch()?;
-    let confined = in_worker(stage, case, worker)?;
+    let confined = in_worker(stage, zygote, case, worker)?;
     Ok(Outcome { case, control, confined, alone })
 }
 
-fn in_worker(stage: &Stage, case: &Case, worker: Worker) -> io::Result<Option<Refusal>> {
+fn in_worker(stage: &Stage, zygote: &Zygote, case: &Case, worker: Worker) -> io::Result<Option<Refusal>> {
     stage.reset()?;
-    ask(stage, case, worker.channel, Handing::AsTheDaemonDoes)
+    let serial = worker.serial;
+    ask(stage, case, worker.channel, Handing::AsTheDaemonDoes, || zygote.kill(serial))
 }
 
 /// Makes the attempt behind a policy; `None`: it was reached.
@@ -109,11 +111,18 @@ fn behind(stage: &Stage, case: &Case, policy: &Policy) -> io::Result<Option<Refu
     let (near, far) = UnixStream::pair()?;
     set_socket_timeout(&near, Timeout::Recv, Some(PATIENCE))?;
     put_channel(&far.into())?;
-    let subject = policy.start(|| serve(&Channel::inherited()))?;
+    let ours = near.as_raw_fd().unsigned_abs() as usize;
+    let subject = policy.start(|| {
+        // Whoever goes on ends when the director hangs up, which a copy of its end would hide.
+        drop(raw(libc::SYS_close, &[ours]));
+        serve(&Channel::inherited())
+    })?;
     reserve_channel()?;
-    let refusal = ask(stage, case, near.into(), Handing::Careless)?;
-    drop(subject);
-    Ok(refusal)
+    let end = || {
+        drop(subject);
+        Ok(())
+    };
+    ask(stage, case, near.into(), Handing::Careless, end)
 }
 
 /// Puts the far end on the number where every subject looks for it.
@@ -135,18 +144,41 @@ pub(crate) fn reserve_channel() -> io::Result<()> {
     put_channel(&null.into())
 }
 
-fn ask(stage: &Stage, case: &Case, channel: OwnedFd, handing: Handing) -> io::Result<Option<Refusal>> {
+/// Gives the order and takes the answer; `end` ends the subject at once.
+fn ask(
+    stage: &Stage,
+    case: &Case,
+    channel: OwnedFd,
+    handing: Handing,
+    end: impl FnOnce() -> io::Result<()>,
+) -> io::Result<Option<Refusal>> {
     let handed = hand_over(stage, case, handing)?;
     let order = Order { case: case.name.to_owned(), scene: stage.scene.clone() };
     let lent: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
     send_frame(&channel, &order, &lent)?;
     drop(handed);
+    if case.attempt_is(outlive) {
+        return ask_survivor(channel, end);
+    }
     let told = if case.by == StoppedBy::Receiver {
         receive_pushed(channel, handing)
     } else {
         receive(&Channel::new(channel))
     };
+    end()?;
     Ok(judge(case, told))
+}
+
+/// Ends a subject that goes on, and asks whether anybody of it still answers.
+fn ask_survivor(channel: OwnedFd, end: impl FnOnce() -> io::Result<()>) -> io::Result<Option<Refusal>> {
+    let mut stream = UnixStream::from(channel);
+    let words: String = read_frame(&mut stream)?;
+    assert_eq!(words, GOING_ON, "what it says before it is ended");
+    end()?;
+    let mut byte = [0];
+    let answered =
+        stream.write_all(b"?").and_then(|()| stream.read(&mut byte)).is_ok_and(|got| got == byte.len());
+    Ok((!answered).then(|| Refusal::Nothing("ended with it".to_owned())))
 }
 
 /// What the subject said, held against what is to be seen from here.
@@ -203,9 +235,9 @@ fn open_descriptors() -> usize {
 /// One frame, received without room for descriptors.
 fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
     let mut header = [0; FRAME_HEADER_BYTES];
-    io::Read::read_exact(stream, &mut header)?;
+    stream.read_exact(&mut header)?;
     let mut body = vec![0; frame_length(header).map_err(io::Error::other)?];
-    io::Read::read_exact(stream, &mut body)?;
+    stream.read_exact(&mut body)?;
     decode_frame(&body).map_err(io::Error::other)
 }
 
@@ -216,7 +248,7 @@ fn hand_over(stage: &Stage, case: &Case, handing: Handing) -> io::Result<[OwnedF
     let directory = File::open(stage.path("handed"))?;
     let memory = memfd_create("contest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut filled = File::from(memory);
-    io::Write::write_all(&mut filled, SECRET)?;
+    filled.write_all(SECRET)?;
     if careful && case.by == StoppedBy::Seal {
         fcntl_add_seals(&filled, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     }

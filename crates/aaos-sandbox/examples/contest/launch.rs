@@ -39,6 +39,7 @@ pub(crate) struct Zygote {
 pub(crate) struct Worker {
     pub(crate) channel: OwnedFd,
     pub(crate) report: LockedReport,
+    pub(crate) serial: Serial,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the suite starts its own launcher")]
@@ -102,7 +103,19 @@ impl Zygote {
         else {
             return Err(io::Error::other("a worker that does not begin with its lock-down"));
         };
-        Ok(Worker { channel: channel.into_fd(), report })
+        Ok(Worker { channel: channel.into_fd(), report, serial })
+    }
+
+    /// Ends a worker as the daemon does when its time is over, and waits until it has ended.
+    pub(crate) fn kill(&self, serial: Serial) -> io::Result<()> {
+        send(&self.control, &aaos_confine::control::Order::Kill(serial).encode(), &[])?;
+        loop {
+            match self.news()? {
+                News::Ended(ended, _) if ended == serial => return Ok(()),
+                News::Ended(..) => {}
+                other => return Err(io::Error::other(format!("no end: {other:?}"))),
+            }
+        }
     }
 
     /// Ends it and everything that it made.

@@ -125,9 +125,26 @@ pub(crate) fn thread(_place: &Place) -> Answer {
     }
 }
 
-/// A child in a session of its own, which no signal to its parent's group reaches.
+/// What a subject says that will not end by itself.
+pub(crate) const GOING_ON: &str = "going on";
+
+/// Goes on, in a child in a session of its own where one can be made, and answers every byte until the channel
+/// closes: whoever ends the subject asks whether somebody still answers.
 pub(crate) fn outlive(_place: &Place) -> Answer {
-    in_child(|| done(libc::SYS_setsid, &[]))
+    const CHANNEL: usize = aaos_confine::CHANNEL_FD.unsigned_abs() as usize;
+    if let Ok(pid @ 1..) = raw(libc::SYS_clone, &[flags(libc::SIGCHLD)]) {
+        return wait(pid).map(drop);
+    }
+    // Refused where no child could be made, and then of no matter.
+    drop(raw(libc::SYS_setsid, &[]));
+    let word = aaos_core::wire::encode_frame(&GOING_ON).unwrap_or_default();
+    done(libc::SYS_write, &[CHANNEL, word.as_ptr() as usize, word.len()])?;
+    let mut byte = [0_u8; 1];
+    while raw(libc::SYS_read, &[CHANNEL, byte.as_mut_ptr() as usize, 1])? == 1 {
+        done(libc::SYS_write, &[CHANNEL, byte.as_ptr() as usize, 1])?;
+    }
+    let never = done(libc::SYS_exit_group, &[0]);
+    unreachable!("a process that has ended goes on: {never:?}");
 }
 
 /// Executes a program; gives its exit code.

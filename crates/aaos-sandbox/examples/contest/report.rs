@@ -25,8 +25,8 @@ A boundary alone is what `aaos_confine::steps` sets. Landlock brings `no_new_pri
 capabilities; an own mount namespace has an empty root. Three care-takings of the daemon count beside the boundaries:
 descriptors that are for reading only, the seal of a memory file, and receiving without room for descriptors.
 
-A worker that does not answer at all is ended at its time limit: `aaos-sandbox::calls` has that case. Its children,
-had it any, are the fork cases here.
+A worker that does not answer at all is ended at its time limit (`aaos-sandbox::calls` has that case); \"outlive its call\"
+here asks whether anybody of it goes on after that.
 
 ";
 /// What stands above the cases without a control.
