@@ -6,7 +6,8 @@
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
+    Scope,
 };
 
 use crate::sys::answer;
@@ -33,13 +34,22 @@ pub fn kernel_abi() -> u32 {
     u32::try_from(version).unwrap_or(0).min(NEWEST_ABI)
 }
 
-/// Enters a domain without any rule and gives its ABI; 0, and no domain, where the kernel has no Landlock.
-pub(crate) fn enter(tcp: Tcp) -> io::Result<u32> {
+/// What a process is under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Domain {
+    /// 0, and no domain, where the kernel has no Landlock.
+    pub(crate) abi: u32,
+    /// BLAKE3 of all that it refuses, hexadecimal; empty without a domain.
+    pub(crate) hash: String,
+}
+
+/// Enters a domain without any rule.
+pub(crate) fn enter(tcp: Tcp) -> io::Result<Domain> {
     let number = kernel_abi();
-    let Some(abi) = abi_of(number) else { return Ok(0) };
+    let Some(abi) = abi_of(number) else { return Ok(Domain { abi: 0, hash: String::new() }) };
     let status = restrict(abi, tcp).map_err(io::Error::other)?;
     if status == RulesetStatus::FullyEnforced {
-        Ok(number)
+        Ok(Domain { abi: number, hash: hash_of(abi, number, tcp) })
     } else {
         Err(io::Error::other("the kernel enforced only a part of the domain"))
     }
@@ -49,16 +59,33 @@ fn restrict(abi: ABI, tcp: Tcp) -> Result<RulesetStatus, landlock::RulesetError>
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
-    if abi >= ABI::V4 {
-        ruleset = match tcp {
-            Tcp::Nothing => ruleset.handle_access(AccessNet::from_all(abi))?,
-            Tcp::ConnectOnly => ruleset.handle_access(AccessNet::BindTcp)?,
-        };
+    let ports = refused_ports(abi, tcp);
+    if !ports.is_empty() {
+        ruleset = ruleset.handle_access(ports)?;
     }
     if abi >= ABI::V6 {
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
     Ok(ruleset.create()?.restrict_self()?.ruleset)
+}
+
+/// What a domain refuses of TCP ports: nothing before the ABI that knows them.
+fn refused_ports(abi: ABI, tcp: Tcp) -> BitFlags<AccessNet> {
+    match tcp {
+        _ if abi < ABI::V4 => BitFlags::empty(),
+        Tcp::Nothing => AccessNet::from_all(abi),
+        Tcp::ConnectOnly => AccessNet::BindTcp.into(),
+    }
+}
+
+/// Of the ABI and of all three sets that are handled; there is no rule that would grant anything of them.
+fn hash_of(abi: ABI, number: u32, tcp: Tcp) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&number.to_le_bytes());
+    hasher.update(&AccessFs::from_all(abi).bits().to_le_bytes());
+    hasher.update(&refused_ports(abi, tcp).bits().to_le_bytes());
+    hasher.update(&Scope::from_all(abi).bits().to_le_bytes());
+    hasher.finalize().to_hex().to_string()
 }
 
 fn abi_of(number: u32) -> Option<ABI> {
@@ -81,4 +108,30 @@ pub(crate) fn open_root() -> io::Result<()> {
     let opened = answer(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/".as_ptr(), flags) })?;
     // SAFETY: closes what was just opened here.
     answer(unsafe { libc::syscall(libc::SYS_close, opened) }).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ABI, AccessNet, BitFlags, Tcp, hash_of, refused_ports};
+
+    #[test]
+    fn a_hash_tells_domains_apart_and_says_the_same_of_the_same() {
+        let worker = hash_of(ABI::V7, 7, Tcp::Nothing);
+        assert_eq!(worker, hash_of(ABI::V7, 7, Tcp::Nothing));
+        assert_eq!(worker.len(), 64);
+        for other in [
+            hash_of(ABI::V7, 7, Tcp::ConnectOnly),
+            hash_of(ABI::V6, 6, Tcp::Nothing),
+            hash_of(ABI::V3, 3, Tcp::Nothing),
+        ] {
+            assert_ne!(worker, other);
+        }
+    }
+
+    #[test]
+    fn ports_are_refused_from_the_abi_on_that_knows_them() {
+        assert_eq!(refused_ports(ABI::V3, Tcp::Nothing), BitFlags::empty());
+        assert_eq!(refused_ports(ABI::V4, Tcp::Nothing), AccessNet::BindTcp | AccessNet::ConnectTcp);
+        assert_eq!(refused_ports(ABI::V4, Tcp::ConnectOnly), AccessNet::BindTcp);
+    }
 }

@@ -247,6 +247,22 @@ mod tests {
         i32::from(errno(unsafe { libc::syscall(libc::SYS_getpid | 0x4000_0000) }) == libc::EPERM)
     }
 
+    fn execute_nothing() -> i32 {
+        let nothing: [*const libc::c_char; 1] = [std::ptr::null()];
+        let path = c"/nonexistent".as_ptr();
+        // SAFETY: path and arrays outlive the call, which finds no program.
+        errno(unsafe { libc::syscall(libc::SYS_execve, path, nothing.as_ptr(), nothing.as_ptr()) })
+    }
+
+    fn execute_a_descriptor() -> i32 {
+        let nothing: [*const libc::c_char; 1] = [std::ptr::null()];
+        let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+        // SAFETY: path and arrays outlive the call, which finds no program behind a closed descriptor.
+        errno(unsafe {
+            libc::syscall(libc::SYS_execveat, 1000, path, nothing.as_ptr(), nothing.as_ptr(), flags)
+        })
+    }
+
     fn pair(kind: i32) -> i32 {
         let mut pair = [-1_i32; 2];
         // SAFETY: the pair outlives the call; its descriptors end with the child.
@@ -293,6 +309,8 @@ mod tests {
             (|| pair(libc::SOCK_SEQPACKET), 0),
             (|| socket_of(libc::AF_INET, libc::SOCK_DGRAM, UDP_LITE), 0),
             (x32_is_refused, 0),
+            (execute_nothing, libc::ENOENT),
+            (execute_a_descriptor, libc::EBADF),
         ];
         assert_eq!(first_wrong(None, expected), 0);
     }
@@ -361,6 +379,8 @@ mod tests {
             (|| raw_socket(libc::AF_VSOCK, libc::SOCK_STREAM), libc::EPERM),
             (clone3, libc::ENOSYS),
             (clone_thread_in_new_namespace, libc::EPERM),
+            (execute_nothing, libc::EPERM),
+            (execute_a_descriptor, libc::EPERM),
         ];
         assert_eq!(first_wrong(Some(&filter), expected), 0);
     }

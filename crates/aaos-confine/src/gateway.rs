@@ -89,12 +89,13 @@ pub fn lock_gateway(role: GatewayRole) -> Result<LockedReport, LockError> {
     rlimits::apply(limits).at("resource limits")?;
     give_up_privilege(parent)?;
     close_all_but_granted().at("closing descriptors")?;
-    let (landlock_abi, landlock_probe) = enter_domain(Tcp::ConnectOnly)?;
+    let (domain, landlock_probe) = enter_domain(Tcp::ConnectOnly)?;
     filter.install().at("the seccomp filter")?;
     let mut probes = self_probes(rlimits::descriptors_below(limits));
     probes.extend(landlock_probe);
     Ok(LockedReport {
-        landlock_abi,
+        landlock_abi: domain.abi,
+        landlock_rules_hash: domain.hash,
         seccomp_filter_hash: filter.hash().to_owned(),
         namespaces: Vec::new(),
         probes,

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use aaos_core::confinement::Boundary;
 
+use crate::channel::CHANNEL_FD;
 use crate::privilege::{FarUids, become_uid, is_root, set_dumpable};
 use crate::sys::{answer, in_child};
 
@@ -120,6 +121,56 @@ fn try_one(flag: i32, own_uids: Option<FarUids>) -> io::Result<()> {
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: plain flags; the caller is single-threaded.
     answer(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
+}
+
+/// Makes empty network namespaces ahead of need: one takes longer than all the rest of a launch together.
+///
+/// Only for a caller that is root: an ordinary user's network namespace belongs to the user namespace of one process.
+#[derive(Debug)]
+pub(crate) struct NetworkMaker {
+    home: OwnedFd,
+}
+
+impl NetworkMaker {
+    /// Remembers the caller's own network namespace, to which it comes back.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { home: own_network()? })
+    }
+
+    /// One more; `Ok(None)` where the machine gives none now.
+    ///
+    /// # Errors
+    /// When the caller cannot come back to its own namespace; it must end then.
+    pub(crate) fn make(&self) -> io::Result<Option<EmptyNetwork>> {
+        if unshare(libc::CLONE_NEWNET).is_err() {
+            return Ok(None);
+        }
+        let made = own_network();
+        enter_network(&self.home)?;
+        Ok(made.ok().map(EmptyNetwork))
+    }
+}
+
+/// A network namespace that no process is in or ever was, but for the moment in which it was made.
+#[derive(Debug)]
+pub(crate) struct EmptyNetwork(OwnedFd);
+
+impl EmptyNetwork {
+    /// Moves the caller into it.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        enter_network(&self.0)
+    }
+}
+
+fn own_network() -> io::Result<OwnedFd> {
+    let opened = open_at(libc::AT_FDCWD, c"/proc/self/ns/net", libc::O_RDONLY)?;
+    assert!(opened.as_raw_fd() > CHANNEL_FD, "the numbers that a far process is given are taken");
+    Ok(opened)
+}
+
+fn enter_network(namespace: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain numbers; the caller is single-threaded.
+    answer(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
 /// The calling process's directory of /proc, kept across a change of root.

@@ -32,6 +32,9 @@ pub(crate) const CORE: Limit = Limit {
     reason: "1 also keeps a core_pattern helper of the host from being run",
 };
 
+/// Of agentd.
+pub const DAEMON_LIMITS: &[Limit] = &[CORE];
+
 /// The number below which every descriptor of a process under these limits lies.
 pub(crate) fn descriptors_below(limits: &[Limit]) -> i32 {
     let limit = limits.iter().find(|limit| limit.resource == libc::RLIMIT_NOFILE);

@@ -65,7 +65,7 @@ fn step(boundary: Boundary) -> io::Result<()> {
             }
             worker_filter()?.install()
         }
-        Boundary::Landlock => match enter(Tcp::Nothing)? {
+        Boundary::Landlock => match enter(Tcp::Nothing)?.abi {
             0 => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
             _ => Ok(()),
         },

@@ -182,6 +182,8 @@ const ANY_NEW_NAMESPACE: When = Any(&[
 /// Of agentd: refused with EPERM, all else is allowed.
 pub const DAEMON_REFUSED: &[Rule] = table![
     SYS_socket NOT_UNIX, "the daemon has no network; its own control socket is a Unix socket";
+    SYS_execve Always, "the zygote starts whatever is started; recovery is a new process of the service manager";
+    SYS_execveat Always, "the same, by descriptor";
     SYS_ptrace Always, "it traces nothing";
     SYS_process_vm_readv Always, "it reads no other process's memory";
     SYS_process_vm_writev Always, "it writes no other process's memory";

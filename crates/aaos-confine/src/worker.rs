@@ -8,10 +8,10 @@ use std::io;
 use aaos_core::confinement::{Boundary, LockedReport, ProbeResult};
 
 use crate::descriptors::close_all_but_granted;
-use crate::domain::{Tcp, enter, open_root};
+use crate::domain::{Domain, Tcp, enter, open_root};
 use crate::filter::{Filter, Meaning};
 use crate::namespaces::{
-    Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace, write_maps,
+    EmptyNetwork, Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace, write_maps,
 };
 use crate::privilege::{
     become_uid, die_with_parent, drop_bounding_set, drop_capabilities, set_dumpable, set_no_new_privs,
@@ -32,6 +32,8 @@ pub struct WorkerPlan<'a> {
     pub(crate) zygote: Identity,
     /// What `getppid` answers in the child as long as the zygote lives.
     pub(crate) parent: u32,
+    /// A network namespace that was made ahead; without one the child was born into its own, if into any.
+    pub(crate) network: Option<&'a EmptyNetwork>,
     /// The compiled table.
     pub(crate) filter: &'a Filter,
 }
@@ -59,12 +61,13 @@ pub fn lock_worker(plan: &WorkerPlan<'_>) -> Result<LockedReport, LockError> {
     rlimits::apply(WORKER_LIMITS).at("resource limits")?;
     give_up_privilege(plan.parent)?;
     close_all_but_granted().at("closing descriptors")?;
-    let (landlock_abi, landlock_probe) = enter_domain(Tcp::Nothing)?;
+    let (domain, landlock_probe) = enter_domain(Tcp::Nothing)?;
     plan.filter.install().at("the seccomp filter")?;
     let mut probes = self_probes(rlimits::descriptors_below(WORKER_LIMITS));
     probes.extend(landlock_probe);
     Ok(LockedReport {
-        landlock_abi,
+        landlock_abi: domain.abi,
+        landlock_rules_hash: domain.hash,
         seccomp_filter_hash: plan.filter.hash().to_owned(),
         namespaces: plan.namespaces.boundaries(),
         probes,
@@ -72,6 +75,9 @@ pub fn lock_worker(plan: &WorkerPlan<'_>) -> Result<LockedReport, LockError> {
 }
 
 fn enter_identity(plan: &WorkerPlan<'_>) -> Result<(), LockError> {
+    if let Some(network) = plan.network {
+        network.enter().at("its network namespace")?;
+    }
     let has_user_namespace = plan.namespaces.has(Boundary::UserNamespace);
     let proc = if has_user_namespace { Some(ProcSelf::open().at("opening /proc/self")?) } else { None };
     if let (None, Some(proc)) = (plan.own_uid, &proc) {
@@ -106,11 +112,11 @@ pub(crate) fn give_up_privilege(parent: u32) -> Result<(), LockError> {
 }
 
 /// Enters the Landlock domain and proves it: what opened before must be refused after.
-pub(crate) fn enter_domain(tcp: Tcp) -> Result<(u32, Option<ProbeResult>), LockError> {
+pub(crate) fn enter_domain(tcp: Tcp) -> Result<(Domain, Option<ProbeResult>), LockError> {
     open_root().at("the control of the Landlock probe")?;
-    let abi = enter(tcp).at("the Landlock domain")?;
-    if abi == 0 {
-        return Ok((0, None));
+    let domain = enter(tcp).at("the Landlock domain")?;
+    if domain.abi == 0 {
+        return Ok((domain, None));
     }
     let after = open_root();
     let probe = ProbeResult {
@@ -120,5 +126,5 @@ pub(crate) fn enter_domain(tcp: Tcp) -> Result<(u32, Option<ProbeResult>), LockE
         detail: after
             .map_or_else(|error| errno_name(error.raw_os_error().unwrap_or(0)), |()| "opened".to_owned()),
     };
-    Ok((abi, Some(probe)))
+    Ok((domain, Some(probe)))
 }

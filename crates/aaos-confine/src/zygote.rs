@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aaos_core::confinement::Boundary;
 use aaos_core::wire::WorkerReply;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
 };
@@ -22,7 +22,9 @@ use crate::control::{CONTROL_BYTES, MAX_CONTROL_DESCRIPTORS, News, Order, Serial
 use crate::descriptors::{StandardInput, arrange, close_all_but_granted_on_exec};
 use crate::filter::Filter;
 use crate::gateway::GatewayRole;
-use crate::namespaces::{Abilities, Identity, NamespaceSet, ProcSelf, find_abilities, write_maps};
+use crate::namespaces::{
+    Abilities, EmptyNetwork, Identity, NamespaceSet, NetworkMaker, ProcSelf, find_abilities, write_maps,
+};
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
@@ -37,6 +39,9 @@ pub const LOCK_FAILED: i32 = 71;
 const PANICKED: i32 = 101;
 /// Exit code of a gateway that could not be executed.
 const NOT_EXECUTED: i32 = 127;
+
+/// Without an order for so long the zygote makes ready what the next launch needs.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 3_000_000 };
 
 /// Why the zygote ended; agentd recovers by starting over.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +78,9 @@ struct Zygote {
     abilities: Abilities,
     identity: Identity,
     filter: Filter,
+    networks: Option<NetworkMaker>,
+    /// Made ahead, for the next worker and for it alone.
+    network: Option<EmptyNetwork>,
     launched: u32,
     serve: fn(Channel) -> u8,
 }
@@ -91,7 +99,11 @@ impl Zygote {
         // SAFETY: agentd put the control socket on this number, and nothing else of this program takes it.
         let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
         let identity = Identity::of_caller();
-        Ok(Self { control, ends, children: BTreeMap::new(), abilities, identity, filter, launched: 0, serve })
+        let makes_networks = is_root() && abilities.namespaces.has(Boundary::NetNamespace);
+        let networks = makes_networks.then(NetworkMaker::new).transpose().at("its own network namespace")?;
+        let children = BTreeMap::new();
+        let (network, launched) = (None, 0);
+        Ok(Self { control, ends, children, abilities, identity, filter, networks, network, launched, serve })
     }
 
     fn serve_orders(&mut self) -> Result<(), ZygoteError> {
@@ -107,10 +119,26 @@ impl Zygote {
         }
     }
 
-    fn wait(&self) -> Result<(bool, bool), ZygoteError> {
+    /// Waits for something to do. With nothing to do for a moment it makes ready what the next launch will need.
+    fn wait(&mut self) -> Result<(bool, bool), ZygoteError> {
+        loop {
+            let lacks_network = self.network.is_none() && self.networks.is_some();
+            let (orders, ends) = self.wait_for(lacks_network.then_some(&QUIET))?;
+            if orders || ends {
+                return Ok((orders, ends));
+            }
+            if let Some(networks) = self.networks.take() {
+                // Where the machine gives no more of them, workers are born into theirs, or told why there is none.
+                self.network = networks.make()?;
+                self.networks = self.network.is_some().then_some(networks);
+            }
+        }
+    }
+
+    fn wait_for(&self, limit: Option<&Timespec>) -> Result<(bool, bool), ZygoteError> {
         let mut watched = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.ends, PollFlags::IN)];
         loop {
-            match poll(&mut watched, None) {
+            match poll(&mut watched, limit) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(io::Error::from(errno).into()),
@@ -171,7 +199,9 @@ impl Zygote {
 
     fn make_worker(&mut self, channel: &OwnedFd, stderr: &OwnedFd) -> io::Result<libc::pid_t> {
         let namespaces = self.abilities.namespaces;
+        let network = self.network.take();
         let plan = WorkerPlan {
+            network: network.as_ref(),
             own_uid: self.abilities.own_uids.map(|range| range.of_worker(self.launched)),
             namespaces,
             zygote: self.identity,
@@ -179,7 +209,10 @@ impl Zygote {
             filter: &self.filter,
         };
         self.launched = self.launched.wrapping_add(1);
-        let born = born_into(namespaces, is_root());
+        let mut born = born_into(namespaces, is_root());
+        if network.is_some() {
+            born = born.without(&[Boundary::NetNamespace]);
+        }
         // SAFETY: this process is single-threaded.
         let pid = unsafe { fork_with(born.flags()) }?;
         if pid == 0 {

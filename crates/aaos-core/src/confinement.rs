@@ -79,6 +79,8 @@ pub struct BoundaryReceipt {
 pub struct LockedReport {
     /// Landlock ABI in force, 0 for none.
     pub landlock_abi: u32,
+    /// BLAKE3 of what its Landlock domain refuses, hexadecimal; empty without one.
+    pub landlock_rules_hash: String,
     /// BLAKE3 of the seccomp program's bytes, hexadecimal.
     pub seccomp_filter_hash: String,
     /// Namespaces it entered.
@@ -107,10 +109,14 @@ pub struct ConfinementReceipt {
     pub worker: WorkerId,
     /// Its pid in the daemon's PID namespace.
     pub pid: u32,
-    /// Always `process` today.
+    /// What carries it.
     pub substrate: Substrate,
     /// Landlock ABI in force, 0 for none.
     pub landlock_abi: u32,
+    /// BLAKE3 of what its Landlock domain refuses, as it reported, hexadecimal; empty without one, and in receipts of
+    /// versions that did not report it.
+    #[serde(default)]
+    pub landlock_rules_hash: String,
     /// BLAKE3 of the seccomp program's bytes, hexadecimal.
     pub seccomp_filter_hash: String,
     /// Every boundary, sorted.
@@ -134,6 +140,25 @@ impl ConfinementReceipt {
 pub enum Substrate {
     /// A process of this kernel.
     Process,
+    /// A virtual machine of its own, behind a stream. No version can start one yet.
+    Microvm,
+}
+
+/// The text names no substrate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown substrate; there are process and microvm")]
+pub struct UnknownSubstrate;
+
+impl std::str::FromStr for Substrate {
+    type Err = UnknownSubstrate;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSubstrate> {
+        match text {
+            "process" => Ok(Self::Process),
+            "microvm" => Ok(Self::Microvm),
+            _ => Err(UnknownSubstrate),
+        }
+    }
 }
 
 /// What the operator demands of confinement.

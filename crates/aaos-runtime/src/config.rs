@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use aaos_core::confinement::ConfinementReceipt;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
@@ -88,4 +89,6 @@ pub struct KernelConfig {
     pub protected: Vec<PathBuf>,
     /// Who may ask for what.
     pub principals: Principals,
+    /// How the daemon's own process is locked; `None` where it is not a daemon's.
+    pub daemon_confinement: Option<ConfinementReceipt>,
 }

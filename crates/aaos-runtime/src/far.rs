@@ -379,6 +379,7 @@ mod tests {
             pid: 7,
             substrate: Substrate::Process,
             landlock_abi: 7,
+            landlock_rules_hash: "00".to_owned(),
             seccomp_filter_hash: "00".to_owned(),
             boundaries: Vec::new(),
         };

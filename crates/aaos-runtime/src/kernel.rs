@@ -361,6 +361,7 @@ impl Kernel {
             providers,
             providers_problem,
             confinement_policy: self.sandbox().policy().clone(),
+            daemon_confinement: self.config().daemon_confinement.clone().filter(|_| all),
             confinement_degraded: self.inner.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             agents,
             goals_running,

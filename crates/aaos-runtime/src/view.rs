@@ -344,6 +344,9 @@ pub struct RuntimeStatus {
     pub providers_problem: Option<String>,
     /// What is demanded of confinement.
     pub confinement_policy: ConfinementPolicy,
+    /// How the daemon's own process is locked, for an administrator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub daemon_confinement: Option<ConfinementReceipt>,
     /// Preferred boundaries that the last worker lacked.
     pub confinement_degraded: Vec<Boundary>,
     /// Agents alive that the caller may see.

@@ -43,6 +43,7 @@ fn made_up() -> LockedReport {
     };
     LockedReport {
         landlock_abi: aaos_confine::kernel_abi(),
+        landlock_rules_hash: "0".repeat(64),
         seccomp_filter_hash: "0".repeat(64),
         namespaces: Vec::new(),
         probes: vec![refused(Boundary::Landlock), refused(Boundary::ClosedDescriptors)],

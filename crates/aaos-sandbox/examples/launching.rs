@@ -1,36 +1,39 @@
 //! A process that launches, for tests to start as another user, without namespaces, and to kill.
 //!
 //! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits
-//! until its standard input ends. Modes: `locked-first` locks the process like agentd before the zygote
-//! starts (so that no namespace can be made), `locked-after` after it; `look` says what it still reads of
-//! itself; `time=N` launches N workers and prints microseconds.
+//! until its standard input ends. Modes: `no-namespaces` refuses itself namespaces before the zygote starts, as some
+//! machines do; `locked` locks itself like agentd after the zygote was started and prints its own receipt; `try` says
+//! what it may still do; `look` says what it still reads of itself; `time=N` launches N workers and prints microseconds.
+
+#[path = "contest/refusing.rs"]
+mod refusing;
 
 use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use aaos_confine::{lock_daemon, run_probes};
+use aaos_confine::run_probes;
 use aaos_core::confinement::ConfinementPolicy;
+use aaos_core::path::AbsPath;
 use aaos_core::wire::ProbeAttempt;
-use aaos_sandbox::{Sandbox, ZygoteSeed};
+use aaos_sandbox::{Sandbox, ZygoteSeed, lock_this_daemon};
+
+use crate::refusing::refuse_namespaces;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (worker, modes) = arguments.split_first().expect("the worker's program");
     let has = |mode: &str| modes.iter().any(|one| one == mode);
-    if has("locked-first") {
-        lock_daemon().expect("locked");
+    if has("no-namespaces") {
+        refuse_namespaces();
     }
     let seed = ZygoteSeed::start(Path::new(worker), None).expect("a zygote");
-    if has("locked-after") {
-        lock_daemon().expect("locked");
-        let attempts = [
-            ProbeAttempt::InetSocket,
-            ProbeAttempt::VsockSocket,
-            ProbeAttempt::Bpf,
-            ProbeAttempt::UnixSocket,
-        ];
-        say(&run_probes(&attempts));
+    if has("locked") {
+        say(&lock_this_daemon().expect("locked"));
+    }
+    if has("try") {
+        let program = AbsPath::parse("/bin/true").expect("a path");
+        say(&run_probes(&[ProbeAttempt::InetSocket, ProbeAttempt::Exec(program), ProbeAttempt::UnixSocket]));
     }
     if has("look") {
         say(&look_at_itself());

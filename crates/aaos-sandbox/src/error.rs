@@ -64,6 +64,9 @@ pub enum SandboxError {
         /// What was wrong.
         what: &'static str,
     },
+    /// The daemon could not lock itself down.
+    #[error("the daemon cannot lock itself down")]
+    OwnLock(#[from] aaos_confine::LockError),
     /// The far side hung up.
     #[error("the far process closed its channel")]
     Closed,

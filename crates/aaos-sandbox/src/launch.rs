@@ -362,7 +362,7 @@ fn pids_of(pid: u32) -> io::Result<Vec<u32>> {
 }
 
 /// A name for a far process. It says nothing, orders nothing, and so needs no clock.
-fn fresh_id() -> Result<WorkerId, SandboxError> {
+pub(crate) fn fresh_id() -> Result<WorkerId, SandboxError> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| SandboxError::Launch { step: "naming it", source: errno.into() })?;

@@ -64,6 +64,13 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
     descriptors: Counted::FromOutside,
 };
 
+/// The daemon itself: what it refuses itself, as one process.
+pub(crate) const DAEMON_PROFILE: Profile = Profile {
+    boundaries: &[Boundary::NoNewPrivs, Boundary::Seccomp, Boundary::Rlimits],
+    limits: aaos_confine::rlimits::DAEMON_LIMITS,
+    descriptors: Counted::FromInside,
+};
+
 /// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
 pub(crate) fn gateway_profile() -> Profile {
     Profile {
@@ -129,6 +136,7 @@ pub(crate) fn write_receipt(
         pid,
         substrate: Substrate::Process,
         landlock_abi: report.landlock_abi,
+        landlock_rules_hash: report.landlock_rules_hash.clone(),
         seccomp_filter_hash: report.seccomp_filter_hash.clone(),
         boundaries,
     })

@@ -78,7 +78,7 @@ async fn a_worker_stands_behind_every_boundary_that_the_machine_gives() {
     }
     assert_eq!(receipt.evidence(Boundary::Landlock), Evidence::Probed, "its rules cannot be read back");
     assert_eq!(receipt.evidence(Boundary::Seccomp), Evidence::Observed);
-    assert_eq!(receipt.seccomp_filter_hash.len(), 64);
+    assert_eq!((receipt.seccomp_filter_hash.len(), receipt.landlock_rules_hash.len()), (64, 64));
     assert!(receipt.landlock_abi >= 4);
     let pid = i32::try_from(receipt.pid).expect("a pid");
     let alive = ProcessRef::find(pid).expect("it runs under the pid that the receipt names");
@@ -519,7 +519,7 @@ fn a_root_that_can_give_no_uid_refuses_rather_than_run_agents_as_root() {
 fn without_any_namespace_landlock_and_seccomp_still_hold_and_the_rest_is_named() {
     let programs = Programs::copied();
     for as_nobody in [true, false] {
-        let mut launching = programs.start(as_nobody, &["locked-first"]);
+        let mut launching = programs.start(as_nobody, &["no-namespaces"]);
         let receipt: ConfinementReceipt = launching.next();
         assert_required(&receipt);
         for (kind, _, name) in aaos_confine::namespaces::KINDS {
@@ -534,14 +534,31 @@ fn without_any_namespace_landlock_and_seccomp_still_hold_and_the_rest_is_named()
 }
 
 #[test]
-fn a_locked_daemon_still_launches_and_has_no_network() {
+fn a_locked_daemon_still_launches_and_has_neither_network_nor_other_programs() {
     let programs = Programs::copied();
-    let mut launching = programs.start(false, &["locked-after"]);
-    let probes: Vec<ProbeResult> = launching.next();
-    let refused: Vec<bool> = probes.iter().map(|probe| probe.refused).collect();
-    assert_eq!(refused, [true, true, true, false], "{probes:?}");
-    assert_required(&launching.next());
-    launching.finish();
+    for as_nobody in [false, true] {
+        // The control: the same attempts, by the same process, before it is locked.
+        let mut free = programs.start(as_nobody, &["try"]);
+        let probes: Vec<ProbeResult> = free.next();
+        assert!(probes.iter().all(|probe| !probe.refused), "{probes:?}");
+        assert_required(&free.next());
+        free.finish();
+
+        let mut locked = programs.start(as_nobody, &["locked", "try"]);
+        let own: ConfinementReceipt = locked.next();
+        for boundary in [Boundary::NoNewPrivs, Boundary::Seccomp, Boundary::Rlimits] {
+            assert!(own.evidence(boundary).is_proof(), "{boundary:?}: {own:#?}");
+        }
+        assert_eq!(own.pid, locked.child.id());
+        let seccomp = own.boundaries.iter().find(|one| one.boundary == Boundary::Seccomp).expect("named");
+        assert!(seccomp.detail.contains("socket(AF_INET), "), "{seccomp:?}");
+        assert!(seccomp.detail.contains("execve(/bin/true)"), "{seccomp:?}");
+        let probes: Vec<ProbeResult> = locked.next();
+        let refused: Vec<bool> = probes.iter().map(|probe| probe.refused).collect();
+        assert_eq!(refused, [true, true, false], "{probes:?}");
+        assert_required(&locked.next());
+        locked.finish();
+    }
 }
 
 /// Whether another process of the same ordinary user may read the memory of this one.
@@ -557,10 +574,10 @@ fn is_readable_by_its_user(pid: u32) -> bool {
 #[test]
 fn the_memory_of_a_locked_daemon_is_read_by_itself_alone() {
     let programs = Programs::copied();
-    for (modes, readable) in [(&["look"][..], true), (&["locked-after", "look"][..], false)] {
+    for (modes, readable) in [(&["look"][..], true), (&["locked", "look"][..], false)] {
         let mut launching = programs.start(true, modes);
         if !readable {
-            let _probes: Vec<ProbeResult> = launching.next();
+            let _own: ConfinementReceipt = launching.next();
         }
         let seen: Vec<(String, bool)> = launching.next();
         assert!(seen.iter().all(|(_, was_read)| *was_read), "{seen:?}");
@@ -579,7 +596,7 @@ fn the_memory_of_a_locked_daemon_is_read_by_itself_alone() {
 #[test]
 fn kill_9_of_the_launching_process_leaves_no_far_process() {
     let programs = Programs::copied();
-    for modes in [&[][..], &["locked-first"][..]] {
+    for modes in [&[][..], &["no-namespaces"][..]] {
         let mut launching = programs.start(true, modes);
         let receipt: ConfinementReceipt = launching.next();
         let left = descendants(launching.child.id());

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aaos_core::confinement::ConfinementReceipt;
 use aaos_core::state::State;
 use aaos_journal::{Journal, JournalConfig};
 use aaos_runtime::{Clock, Closed, Kernel, KernelConfig, KernelParts, Principals};
@@ -40,6 +41,8 @@ struct Groundwork {
     principals: Principals,
     listener: StdListener,
     seed: ZygoteSeed,
+    /// How this process itself is locked.
+    own: ConfinementReceipt,
     descriptors: u64,
     _lock: File,
 }
@@ -191,8 +194,9 @@ fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
     })?;
-    aaos_confine::lock_daemon().context("cannot lock the daemon itself down")?;
-    Ok(Groundwork { settings, principals, listener, seed, descriptors, _lock: lock })
+    let own =
+        aaos_sandbox::lock_this_daemon().context("cannot prove that the daemon itself is locked down")?;
+    Ok(Groundwork { settings, principals, listener, seed, own, descriptors, _lock: lock })
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns what is in force.
@@ -301,7 +305,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
-        let Groundwork { mut settings, principals, listener, seed, descriptors, _lock } = groundwork;
+        let Groundwork { mut settings, principals, listener, seed, own, descriptors, _lock } = groundwork;
         let path = settings.state_dir.join("journal.db");
         let opening = JournalConfig { audit_stdout: settings.audit_stdout, ..JournalConfig::at(&path) };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
@@ -309,7 +313,7 @@ impl Daemon {
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
         let sandbox = Sandbox::adopt(seed, settings.sandbox()).context("cannot take over the zygote")?;
-        let kernel = start_kernel(&mut settings, principals, journal, sandbox.clone(), state).await?;
+        let kernel = start_kernel(&mut settings, (principals, own), journal, sandbox.clone(), state).await?;
         sandbox.fill_pool();
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
@@ -406,7 +410,7 @@ fn remove_socket(socket: &Path) {
 
 async fn start_kernel(
     settings: &mut Settings,
-    principals: Principals,
+    (principals, own): (Principals, ConfinementReceipt),
     journal: Journal,
     sandbox: Sandbox,
     state: State,
@@ -420,6 +424,7 @@ async fn start_kernel(
         workspaces: settings.state_dir.join("workspace"),
         protected: settings.protected(),
         principals,
+        daemon_confinement: Some(own),
     };
     let clock = Clock::starting_at(state.latest);
     let models = std::mem::take(&mut settings.models);

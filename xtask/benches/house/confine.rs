@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -22,13 +22,15 @@ use crate::stats::Samples;
 const FORK_EXEC: &str = "fork+exec of /bin/true";
 const FRESH: &str = "worker, from the order to its first answer";
 const PARKED: &str = "parked worker, from the need to its first answer";
-const LAUNCH_IN: &str = "worker launch to Locked, without its first call";
+const NEXT: &str = "the same right after another, with no network namespace made ahead";
 const BUBBLEWRAP: &str = "bubblewrap, all namespaces, /bin/true";
-const CRUN: &str = "crun, all namespaces, a static program";
+const CRUN: &str = "crun, without user and cgroup namespaces, a static program";
 const READ: &str = "file_read of 4 KiB through a worker";
 
 /// Workers whose own memory is looked at.
 const SAMPLED: usize = 100;
+/// After this long the zygote has made what its next launch needs.
+const QUIET: Duration = Duration::from_millis(10);
 /// After this long nothing is left to do from the launches.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -41,33 +43,31 @@ pub(crate) fn measure(far: &Far, effort: Effort, report: &mut Report) -> Result<
 }
 
 fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Result<()> {
-    let mut baseline = Forker::start(folder)?;
-    let bubblewrap = other("bubblewrap", "bwrap", report).map(|exe| bubblewrap(&exe));
-    let crun = other("crun", "crun", report).map(|exe| Bundle::new(exe, folder)).transpose()?;
-    let [mut plain, mut fresh, mut parked, mut locked, mut bwrapped, mut contained] =
+    let forker = compiled(folder, "forker", FORKER)?;
+    let mut baseline = Forker::start(program(&forker), &words(&["/bin/true"]))?;
+    let mut bubblewrap = other("bubblewrap", bubblewrap(&forker), report);
+    let mut crun = other("crun", crun(&forker, folder), report);
+    let [mut plain, mut fresh, mut next, mut parked, mut bwrapped, mut contained] =
         std::array::from_fn(|_| Samples::default());
-    for turn in 0..effort.launches {
+    for _ in 0..effort.launches {
         far.until_parked()?;
+        pause(QUIET);
         plain.push_micros(baseline.once()?);
         fresh.push_micros(far.first_answer(First::Launched)?);
-        locked.push_micros(far.launch()?);
+        next.push_micros(far.first_answer(First::Launched)?);
         parked.push_micros(far.first_answer(First::Parked)?);
         far.until_parked()?;
-        if let Some(command) = &bubblewrap {
-            bwrapped.push_micros(timed(command())?);
+        if let Some(bubblewrap) = &mut bubblewrap {
+            bwrapped.push_micros(bubblewrap.once()?);
         }
-        if let Some(bundle) = &crun {
-            contained.push_micros(timed(bundle.command(turn))?);
+        if let Some(crun) = &mut crun {
+            contained.push_micros(crun.once()?);
         }
     }
     report.figure(FORK_EXEC, &plain, None);
-    for (name, samples) in [
-        (FRESH, &fresh),
-        (LAUNCH_IN, &locked),
-        (PARKED, &parked),
-        (BUBBLEWRAP, &bwrapped),
-        (CRUN, &contained),
-    ] {
+    for (name, samples) in
+        [(FRESH, &fresh), (NEXT, &next), (PARKED, &parked), (BUBBLEWRAP, &bwrapped), (CRUN, &contained)]
+    {
         if samples.count() > 0 {
             report.figure(name, samples, Some(FORK_EXEC));
         }
@@ -130,17 +130,7 @@ fn available_kib() -> Result<u64> {
     Ok(words.parse()?)
 }
 
-/// From the call to its end.
-fn timed(mut command: Command) -> Result<Duration> {
-    let begun = Instant::now();
-    let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output();
-    let took = begun.elapsed();
-    let output = output.with_context(|| format!("start {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(took)
-}
-
-/// A C program that forks and executes `/bin/true` for each byte that it reads, and writes how long that took.
+/// A C program that forks and executes one command for each byte that it reads, and writes how long that took.
 struct Forker {
     child: Child,
     orders: ChildStdin,
@@ -148,30 +138,35 @@ struct Forker {
 }
 
 const FORKER: &str = r#"
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-int main(void) {
-    char *arguments[] = {"/bin/true", 0}, *environment[] = {0}, order;
-    while (read(0, &order, 1) == 1) {
+int main(int count, char **words) {
+    char *environment[] = {0}, order;
+    int orders = fcntl(0, F_DUPFD_CLOEXEC, 10), times = fcntl(1, F_DUPFD_CLOEXEC, 10);
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (count < 2 || orders < 0 || times < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0) return 1;
+    while (read(orders, &order, 1) == 1) {
         struct timespec from, to;
         int status;
         clock_gettime(CLOCK_MONOTONIC, &from);
         pid_t child = fork();
-        if (child == 0) { execve("/bin/true", arguments, environment); _exit(127); }
+        if (child == 0) { execve(words[1], words + 1, environment); _exit(127); }
         if (child < 0 || waitpid(child, &status, 0) < 0 || status) return 1;
         clock_gettime(CLOCK_MONOTONIC, &to);
         unsigned long long took = (to.tv_sec - from.tv_sec) * 1000000000ull + to.tv_nsec - from.tv_nsec;
-        if (write(1, &took, sizeof took) != sizeof took) return 1;
+        if (write(times, &took, sizeof took) != sizeof took) return 1;
     }
     return 0;
 }
 "#;
 
 impl Forker {
-    fn start(folder: &Path) -> Result<Self> {
-        let path = compiled(folder, "forker", FORKER)?;
-        let mut child = program(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    /// Starts the program, by way of `launcher`, for a command.
+    fn start(mut launcher: Command, command: &[String]) -> Result<Self> {
+        let launcher = launcher.args(command).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = launcher.spawn().with_context(|| format!("start {launcher:?}"))?;
         let (orders, times) = (child.stdin.take(), child.stdout.take());
         let (orders, times) = (orders.context("piped")?, times.context("piped")?);
         Ok(Self { child, orders, times })
@@ -180,7 +175,7 @@ impl Forker {
     fn once(&mut self) -> Result<Duration> {
         self.orders.write_all(b".").context("order a fork")?;
         let mut nanoseconds = [0; 8];
-        self.times.read_exact(&mut nanoseconds).context("the forking program ended")?;
+        self.times.read_exact(&mut nanoseconds).context("the command failed")?;
         Ok(Duration::from_nanos(u64::from_le_bytes(nanoseconds)))
     }
 }
@@ -205,8 +200,8 @@ fn compiled(folder: &Path, name: &str, source: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Another launcher; installed by apt where it is missing and we may. Says so where it cannot be had.
-fn other(package: &'static str, name: &str, report: &mut Report) -> Option<PathBuf> {
+/// Installs another launcher by apt where it is missing and we may.
+fn installed(package: &str, name: &str) -> Result<String> {
     let exe = Path::new("/usr/bin").join(name);
     if !exe.exists() {
         let mut apt = program(Path::new("/usr/bin/apt-get"));
@@ -215,56 +210,63 @@ fn other(package: &'static str, name: &str, report: &mut Report) -> Option<PathB
         // Whether it worked is seen by the program being there.
         drop(apt.stdout(Stdio::null()).stderr(Stdio::null()).status());
     }
-    if exe.exists() {
-        return Some(exe);
-    }
-    report.absent.push(package);
-    None
+    ensure!(exe.exists(), "it is not installed and could not be");
+    Ok(exe.display().to_string())
 }
 
-/// The same namespaces, an empty root but for the program, and no capability.
-fn bubblewrap(exe: &Path) -> impl Fn() -> Command + use<> {
-    let exe = exe.to_owned();
-    move || {
-        let mut command = program(&exe);
-        command.args(["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"]);
-        command.args(["--cap-drop", "ALL", "--uid", "65534", "--gid", "65534"]);
-        command.args(["--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib"]);
-        command.args(["--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "/bin/true"]);
-        command
-    }
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// A container whose root holds one program.
-struct Bundle {
-    exe: PathBuf,
-    folder: PathBuf,
+/// Another launcher that has run once; its name stands in the report where it cannot be had.
+fn other(name: &'static str, begun: Result<Forker>, report: &mut Report) -> Option<Forker> {
+    let warm = begun.and_then(|mut forker| {
+        forker.once()?;
+        Ok(forker)
+    });
+    warm.map_err(|error| report.absent.push(format!("{name}: {error:#}"))).ok()
 }
 
-impl Bundle {
-    fn new(exe: PathBuf, folder: &Path) -> Result<Self> {
-        let bundle = folder.join("bundle");
-        std::fs::create_dir_all(bundle.join("rootfs"))?;
-        let plain = compiled(folder, "plain", "int main(void) { return 0; }\n")?;
-        std::fs::copy(plain, bundle.join("rootfs/plain"))?;
-        let spec = program(&exe).arg("spec").current_dir(&bundle).status().context("start crun")?;
-        ensure!(spec.success(), "crun makes no configuration");
-        let path = bundle.join("config.json");
-        let mut config: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-        config["process"]["args"] = json!(["/plain"]);
-        config["process"]["terminal"] = json!(false);
-        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
-            config["process"]["capabilities"][set] = json!([]);
-        }
-        config["mounts"] = json!([]);
-        std::fs::write(&path, serde_json::to_vec(&config)?)?;
-        Ok(Self { exe, folder: bundle })
-    }
+/// The same namespaces, an empty root but for the program and its libraries, and no capability.
+fn bubblewrap(forker: &Path) -> Result<Forker> {
+    let mut command = vec![installed("bubblewrap", "bwrap")?];
+    command.extend(words(&["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]));
+    command.extend(words(&["--clearenv", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534"]));
+    command.extend(words(&["--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib"]));
+    command.extend(words(&["--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "/bin/true"]));
+    Forker::start(program(forker), &command)
+}
 
-    fn command(&self, turn: usize) -> Command {
-        let mut command = program(&self.exe);
-        command.arg("--root").arg(self.folder.join("state")).args(["--cgroup-manager", "disabled", "run"]);
-        command.arg("--bundle").arg(&self.folder).arg(format!("bench-{}-{turn}", std::process::id()));
-        command
+/// A container whose root holds one program, without a control group: crun refuses the hybrid layout, so its own
+/// mount namespace shows it none.
+fn crun(forker: &Path, folder: &Path) -> Result<Forker> {
+    let exe = installed("crun", "crun")?;
+    let bundle = folder.join("bundle");
+    for directory in ["dev", "proc", "sys"] {
+        std::fs::create_dir_all(bundle.join("rootfs").join(directory))?;
     }
+    let plain = compiled(folder, "plain", "int main(void) { return 0; }\n")?;
+    std::fs::copy(plain, bundle.join("rootfs/plain"))?;
+    let spec = program(Path::new(&exe)).arg("spec").current_dir(&bundle).status().context("start crun")?;
+    ensure!(spec.success(), "it makes no configuration");
+    configure(&bundle.join("config.json"))?;
+    let hide = "mount -t tmpfs none /sys/fs/cgroup && exec \"$@\"";
+    let mut launcher = program(Path::new("/usr/bin/unshare"));
+    launcher.args(["--mount", "/bin/sh", "-c", hide, "sh"]).arg(forker).env("PATH", "/usr/bin:/bin");
+    let (state, bundle) = (bundle.join("state").display().to_string(), bundle.display().to_string());
+    let run = ["--root", &state, "--cgroup-manager", "disabled", "run", "--bundle", &bundle, "aaos-bench"];
+    Forker::start(launcher, &[vec![exe], words(&run)].concat())
+}
+
+/// One program, no terminal, no capability, no mount, no limit that needs a control group.
+fn configure(path: &Path) -> Result<()> {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    config["process"]["args"] = json!(["/plain"]);
+    config["process"]["terminal"] = json!(false);
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        config["process"]["capabilities"][set] = json!([]);
+    }
+    config["mounts"] = json!([]);
+    config["linux"]["resources"] = json!({});
+    Ok(std::fs::write(path, serde_json::to_vec(&config)?)?)
 }

@@ -77,7 +77,7 @@ pub(crate) struct Report {
     pub(crate) kib_per_idle_agent: Vec<PerAgent>,
     pub(crate) kib_per_idle_worker: Vec<PerAgent>,
     /// What was to be measured and could not be had.
-    pub(crate) absent: Vec<&'static str>,
+    pub(crate) absent: Vec<String>,
     pub(crate) targets: Vec<Target>,
 }
 
@@ -167,8 +167,8 @@ impl Report {
                 ratio.as_ref().map_or(String::new(), |Ratio { to, times }| format!("{times:.2} × {to}"));
             writeln!(out, "| {name} | {median:.0} {unit} | {p10:.0} | {max:.0} | {count} | {beside} |")?;
         }
-        for package in &self.absent {
-            writeln!(out, "\nnot measured: {package} is not installed here and could not be")?;
+        for why in &self.absent {
+            writeln!(out, "\nnot measured: {why}")?;
         }
         self.write_throughput(out)?;
         self.write_memory(out)?;

@@ -298,6 +298,7 @@ fn config(home: &TempDir) -> KernelConfig {
         workspaces: home.path().join("state/workspace"),
         protected: vec![home.path().join("state")],
         principals: Principals::new(uid, []).expect("nobody is listed"),
+        daemon_confinement: None,
     }
 }
 

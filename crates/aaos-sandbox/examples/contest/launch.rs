@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 
 use aaos_confine::Channel;
 use aaos_confine::control::{CONTROL_BYTES, News, Serial};
-use aaos_confine::lock_daemon;
 use aaos_confine::zygote::ZYGOTE_ARGUMENT;
 use aaos_core::confinement::LockedReport;
 use aaos_core::wire::{WorkerReply, encode_frame};
@@ -22,8 +21,9 @@ use rustix::net::{
 use serde::Serialize;
 use testkit::PATIENCE;
 
-/// The argument that has this program lock itself like agentd and then become a zygote: no namespace can be
-/// made any more.
+use crate::refusing::refuse_namespaces;
+
+/// The argument that has this program refuse itself namespaces and then become a zygote.
 pub(crate) const LOCKED_FIRST: &str = "--locked-first";
 
 /// A zygote of this very program.
@@ -47,11 +47,9 @@ fn this_program() -> io::Result<Command> {
     Ok(Command::new(std::env::current_exe()?))
 }
 
-/// Locks this process like agentd and becomes a zygote.
+/// Becomes a zygote that can make no namespace.
 pub(crate) fn lock_and_become_zygote() -> io::Error {
-    if let Err(error) = lock_daemon() {
-        return io::Error::other(error);
-    }
+    refuse_namespaces();
     match this_program() {
         Ok(mut command) => command.arg(ZYGOTE_ARGUMENT).env_clear().exec(),
         Err(error) => error,

@@ -21,6 +21,7 @@ mod kernel;
 mod launch;
 mod processes;
 mod raw;
+mod refusing;
 mod report;
 mod scene;
 mod sockets;

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
-use aaos_sandbox::{Sandbox, SandboxError, ZygoteSeed};
+use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, Substrate};
+use aaos_sandbox::{Sandbox, SandboxError, ZygoteSeed, lock_this_daemon};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
@@ -26,6 +26,7 @@ struct Report {
     programs: Vec<Program>,
     /// The provider that the aliases `smart` and `fast` go to.
     provider: String,
+    substrate: Substrate,
     policy: ConfinementPolicy,
     /// The receipt of a real worker, under a policy that requires nothing.
     receipt: Option<ConfinementReceipt>,
@@ -33,7 +34,9 @@ struct Report {
     receipt_error: Option<String>,
     required_missing: Vec<Boundary>,
     preferred_missing: Vec<Boundary>,
-    /// Whether a worker started under the policy in force.
+    /// How this process locked itself, as agentd does.
+    daemon: Option<ConfinementReceipt>,
+    /// Whether this process could lock itself, and a worker started under the policy in force.
     can_confine: bool,
     /// Why not.
     reason: Option<String>,
@@ -119,11 +122,13 @@ fn program(path: &Path) -> Program {
 pub(super) fn doctor(settings: &Settings, args: &JsonArgs, screen: Screen) -> Result<Exit> {
     let seeds = ZygoteSeed::start(&settings.worker, None)
         .and_then(|survey| Ok((survey, ZygoteSeed::start(&settings.worker, None)?)));
+    // As in agentd: after the launchers were started, before there is any thread.
+    let own = lock_this_daemon().map_err(|error| words(&error.into()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let report = runtime.block_on(examine(settings, seeds));
+    let report = runtime.block_on(examine(settings, seeds, own));
     if args.json {
         screen.json(&report)?;
     } else {
@@ -134,7 +139,11 @@ pub(super) fn doctor(settings: &Settings, args: &JsonArgs, screen: Screen) -> Re
 
 type Seeds = (ZygoteSeed, ZygoteSeed);
 
-async fn examine(settings: &Settings, seeds: Result<Seeds, SandboxError>) -> Report {
+async fn examine(
+    settings: &Settings,
+    seeds: Result<Seeds, SandboxError>,
+    own: Result<ConfinementReceipt, String>,
+) -> Report {
     let policy = settings.policy.clone();
     let (survey, strict) = match seeds {
         Ok((survey, strict)) => {
@@ -157,9 +166,11 @@ async fn examine(settings: &Settings, seeds: Result<Seeds, SandboxError>) -> Rep
         preferred_missing: unproved(&policy.prefer),
         receipt_error: survey.as_ref().err().cloned(),
         receipt: survey.ok(),
-        can_confine: strict.is_ok(),
-        reason: strict.err(),
+        can_confine: strict.is_ok() && own.is_ok(),
+        reason: strict.err().or(own.as_ref().err().cloned()),
+        daemon: own.ok(),
         provider: settings.provider.clone(),
+        substrate: settings.substrate,
         policy,
     }
 }
@@ -189,6 +200,7 @@ fn show(report: &Report, screen: Screen) -> Result<()> {
         screen.line(Tone::Plain, &format!("{name:<16} {value}"))?;
     }
     screen.line(Tone::Plain, &format!("{:<16} {}", "provider", report.provider))?;
+    screen.line(Tone::Plain, &format!("{:<16} {}", "substrate", entry::word(&report.substrate)))?;
     for Program { path, found } in &report.programs {
         let (tone, state) =
             if *found { (Tone::Plain, "found") } else { (Tone::Bad, "missing; set AAOS_LIBEXEC_DIR") };
@@ -202,11 +214,17 @@ fn show(report: &Report, screen: Screen) -> Result<()> {
                 &format!("\na real worker, pid {}, Landlock ABI {abi} in force:\n", found.pid),
             )?;
             screen.table(&receipt::lines(found, &report.policy))?;
+            show_hashes(found, screen)?;
         }
         (None, why) => {
             let why = why.as_deref().unwrap_or("nothing is known");
             screen.line(Tone::Bad, &format!("\nno worker could be started: {why}"))?;
         }
+    }
+    if let Some(own) = &report.daemon {
+        screen.line(Tone::Bold, "\nthis process, locked as agentd locks itself:\n")?;
+        screen.table(&receipt::lines(own, &report.policy))?;
+        show_hashes(own, screen)?;
     }
     if !report.preferred_missing.is_empty() {
         let lacks = entry::boundaries(&report.preferred_missing);
@@ -226,5 +244,18 @@ fn show(report: &Report, screen: Screen) -> Result<()> {
             )?;
         }
     }
+    Ok(())
+}
+
+/// What tells two filters or two sets of rules apart.
+fn show_hashes(found: &ConfinementReceipt, screen: Screen) -> Result<()> {
+    screen.line(
+        Tone::Plain,
+        &format!(
+            "\nseccomp filter {}\nLandlock rules {}",
+            entry::hash_words(&found.seccomp_filter_hash),
+            entry::hash_words(&found.landlock_rules_hash)
+        ),
+    )?;
     Ok(())
 }

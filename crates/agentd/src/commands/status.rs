@@ -1,6 +1,6 @@
 //! `status`: the daemon, one agent, or one goal.
 
-use aaos_core::confinement::Boundary;
+use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::model::ProviderState;
 use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect};
 use anyhow::Result;
@@ -82,6 +82,7 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
             "requires",
             format!("{}, Landlock ABI {} or newer", entry::boundaries(&policy.require), policy.landlock_abi),
         ),
+        ("daemon", status.daemon_confinement.as_ref().map_or("not shown".to_owned(), evidence)),
         ("prefers", named(&policy.prefer)),
         ("degraded", named(&status.confinement_degraded)),
     ];
@@ -136,9 +137,23 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
         .map(|grant| format!("{}  ({})", cut(&grant.capability.to_string(), REASON_CHARS), grant.id))
         .collect();
     facts.push(("grants", if grants.is_empty() { "none".to_owned() } else { grants.join("\n") }));
-    let worker = status.confinement.as_ref().map_or("none now".to_owned(), entry::receipt_words);
+    let worker = status.confinement.as_ref().map_or("none now".to_owned(), evidence);
     facts.push(("worker", worker));
     facts
+}
+
+/// A receipt: the process and its hashes, and a line for each boundary with how it is known.
+fn evidence(receipt: &ConfinementReceipt) -> String {
+    let mut lines = vec![
+        entry::receipt_words(receipt),
+        format!("seccomp filter {}", entry::hash_words(&receipt.seccomp_filter_hash)),
+        format!("Landlock rules {}", entry::hash_words(&receipt.landlock_rules_hash)),
+    ];
+    lines.extend(receipt.boundaries.iter().map(|one| {
+        let (boundary, evidence) = (entry::word(&one.boundary), entry::word(&one.evidence));
+        format!("  {boundary:<18} {evidence:<8}  {}", cut(&one.detail, REASON_CHARS))
+    }));
+    lines.join("\n")
 }
 
 /// Each quantity that is bounded or used, a line each, and the window.

@@ -411,6 +411,11 @@ pub(crate) fn receipt_words(receipt: &ConfinementReceipt) -> String {
     )
 }
 
+/// A hash that may be absent.
+pub(crate) fn hash_words(hash: &str) -> String {
+    if hash.is_empty() { "none".to_owned() } else { cut(hash, REASON_CHARS) }
+}
+
 /// Boundaries by name.
 pub(crate) fn boundaries(list: &[Boundary]) -> String {
     list.iter().map(word).collect::<Vec<_>>().join(", ")

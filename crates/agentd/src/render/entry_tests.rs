@@ -90,6 +90,7 @@ pub(crate) fn receipt(missing: bool) -> Entry {
             pid: 42,
             substrate: Substrate::Process,
             landlock_abi: 6,
+            landlock_rules_hash: "00".to_owned(),
             seccomp_filter_hash: "00".to_owned(),
             boundaries: vec![
                 one(Boundary::Seccomp, Evidence::Observed),

@@ -32,6 +32,7 @@ pub(crate) struct ConfigFile {
     pub(crate) spawn_agents_batch_cap: Option<usize>,
     pub(crate) max_concurrent_inference: Option<usize>,
     pub(crate) min_inference_delay_ms: Option<u64>,
+    pub(crate) substrate: Option<String>,
     pub(crate) tool_time_ms: Option<u64>,
     pub(crate) parked_workers: Option<usize>,
     pub(crate) audit_stdout: Option<bool>,

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use aaos_core::confinement::{Boundary, ConfinementPolicy};
+use aaos_core::confinement::{Boundary, ConfinementPolicy, Substrate};
 use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, PARKED_WORKERS, TOOL_TIME_MS};
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
@@ -46,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: PathBuf,
     pub(crate) limits: KernelLimits,
     pub(crate) policy: ConfinementPolicy,
+    pub(crate) substrate: Substrate,
     tool_time: Millis,
     parked_workers: usize,
     pub(crate) audit_stdout: bool,
@@ -93,6 +94,7 @@ impl Settings {
             gateway: libexec.join("aaos-gateway"),
             limits: limits(&file)?,
             policy: policy(file.confinement.as_ref())?,
+            substrate: substrate(text_of(vars::AAOS_SUBSTRATE.name)?.or_else(|| file.substrate.clone()))?,
             tool_time: tool_time(number(vars::AAOS_TOOL_TIME_MS.name)?.or(file.tool_time_ms))?,
             parked_workers: parked_workers(number(vars::AAOS_PARKED_WORKERS.name)?.or(file.parked_workers))?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
@@ -238,6 +240,19 @@ fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
     })
 }
 
+/// What carries a worker: nothing but what can be started.
+fn substrate(wanted: Option<String>) -> Result<Substrate> {
+    let name = vars::AAOS_SUBSTRATE.name;
+    let Some(wanted) = wanted else { return Ok(Substrate::Process) };
+    match wanted.parse().with_context(|| format!("{name} (substrate) is {wanted:?}"))? {
+        Substrate::Process => Ok(Substrate::Process),
+        Substrate::Microvm => bail!(
+            "{name} (substrate) is microvm, which this version cannot start yet; set it to process, which confines \
+             each worker by the kernel of this machine"
+        ),
+    }
+}
+
 /// Time of one call in a worker; no more than the house's own limit.
 fn tool_time(wanted: Option<u64>) -> Result<Millis> {
     let wanted = wanted.unwrap_or(TOOL_TIME_MS);
@@ -296,8 +311,10 @@ fn switch(name: &str) -> Result<Option<bool>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, parked_workers, policy, spawn_batch, tool_time};
-    use aaos_core::confinement::{Boundary, ConfinementPolicy};
+    use super::{
+        ALWAYS_REQUIRED, LOWEST_LANDLOCK_ABI, parked_workers, policy, spawn_batch, substrate, tool_time,
+    };
+    use aaos_core::confinement::{Boundary, ConfinementPolicy, Substrate};
     use aaos_core::quantity::Millis;
 
     #[test]
@@ -323,6 +340,17 @@ mod tests {
         let old = ConfinementPolicy { landlock_abi: LOWEST_LANDLOCK_ABI - 1, ..least };
         let error = policy(Some(&old)).expect_err("too old").to_string();
         assert!(error.contains("landlock_abi must be 4"), "{error}");
+    }
+
+    #[test]
+    fn a_substrate_that_does_not_exist_yet_is_refused_in_words() {
+        for wanted in [None, Some("process".to_owned())] {
+            assert_eq!(substrate(wanted).expect("it exists"), Substrate::Process);
+        }
+        let error = substrate(Some("microvm".to_owned())).expect_err("not yet").to_string();
+        assert!(error.contains("AAOS_SUBSTRATE") && error.contains("set it to process"), "{error}");
+        let error = format!("{:#}", substrate(Some("Process".to_owned())).expect_err("misspelt"));
+        assert!(error.contains("\"Process\"") && error.contains("process and microvm"), "{error}");
     }
 
     #[test]

@@ -58,6 +58,8 @@ vars! {
         "inferences at once per provider";
     AAOS_MIN_INFERENCE_DELAY_MS = "AAOS_MIN_INFERENCE_DELAY_MS", Some("min_inference_delay_ms"), "0",
         "least time between two inferences of one provider, in milliseconds";
+    AAOS_SUBSTRATE = "AAOS_SUBSTRATE", Some("substrate"), "process",
+        "what carries a worker: process; microvm is refused until there is one";
     AAOS_TOOL_TIME_MS = "AAOS_TOOL_TIME_MS", Some("tool_time_ms"), "60000",
         "how long one call may run in a worker, in milliseconds, 1 to 60000; one that runs longer ends with its worker";
     AAOS_PARKED_WORKERS = "AAOS_PARKED_WORKERS", Some("parked_workers"), "2",

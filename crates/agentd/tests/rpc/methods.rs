@@ -498,6 +498,7 @@ const METHODS: &[Method] = &[
                 "confinement_policy",
                 "inference_queue",
                 "parked_workers",
+                "daemon_confinement",
                 "limits",
                 "agents",
             ];

@@ -194,7 +194,7 @@ fn what_is_anothers_answers_as_unknown() {
     let status = alice.call("runtime.status", json!({})).expect("some of it");
     assert_eq!((&status["agents"], &status["providers"]), (&json!(0), &json!([])), "{status}");
     assert!(status["journal_head"].is_null() && status["inference_queue"].is_null(), "{status}");
-    assert!(status["parked_workers"].is_null(), "{status}");
+    assert!(status["parked_workers"].is_null() && status["daemon_confinement"].is_null(), "{status}");
     // The controls: the operator and whoever administers see both.
     for client in [&mut operator, &mut house.client(DEPUTY)] {
         assert_eq!(listed(client).len(), 2);

@@ -95,3 +95,49 @@ fn an_agents_first_call_takes_a_worker_that_was_parked_and_its_receipt_is_that_a
     assert_ne!(worker_of(&rig, &agents[0]), worker_of(&rig, &agents[1]));
     until_parked(&mut client, 2);
 }
+
+/// Evidence of one boundary in a receipt.
+fn evidence<'r>(receipt: &'r Value, boundary: &str) -> &'r Value {
+    let all = receipt["boundaries"].as_array().expect("boundaries");
+    let found = all.iter().find(|one| one["boundary"] == boundary);
+    &found.unwrap_or_else(|| panic!("{boundary} in {receipt}"))["evidence"]
+}
+
+#[test]
+fn the_running_daemon_and_its_gateway_are_locked_and_their_receipts_say_how() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let status = client.call("runtime.status", json!({})).expect("a status");
+    let own = &status["daemon_confinement"];
+    assert_eq!(own["pid"], json!(rig.daemon.pid()));
+    for boundary in ["no_new_privs", "seccomp", "rlimits"] {
+        assert_eq!(evidence(own, boundary), "observed", "{own}");
+    }
+    let words = own["boundaries"].to_string();
+    assert!(words.contains("socket(AF_INET)") && words.contains("execve(/bin/true)"), "{words}");
+    // The state of the very process, as the kernel tells it.
+    let kernel = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid())).expect("readable");
+    assert!(kernel.contains("\nSeccomp:\t2\n") && kernel.contains("\nNoNewPrivs:\t1\n"), "{kernel}");
+    let gateway = wait_for_entry(&rig.daemon, "confinement_receipt", |one| one["event"]["role"] == "models");
+    let gateway = &gateway["event"]["receipt"];
+    assert_eq!(evidence(gateway, "landlock"), "probed", "no file is opened there any more: {gateway}");
+    assert_eq!(evidence(gateway, "seccomp"), "observed", "{gateway}");
+    assert_eq!(gateway["landlock_rules_hash"].as_str().map(str::len), Some(64), "{gateway}");
+}
+
+#[test]
+fn the_status_of_an_agent_tells_each_boundary_and_how_it_is_known() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = spawn(&mut client, &holding("seen", &["tool: echo".to_owned()]));
+    invoke(&mut client, &agent, "echo", json!({ "message": "hello" })).expect("granted");
+    let told = rig.daemon.cli(["status", &agent]).stdout;
+    for words in
+        ["no_new_privs", "filters: ", "net_namespace", "Landlock rules ", "seccomp filter ", "observed"]
+    {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    let json = rig.daemon.cli(["status", "--json", &agent]).stdout;
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(evidence(&json["confinement"], "landlock"), "probed", "{json}");
+}
