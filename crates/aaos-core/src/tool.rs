@@ -588,6 +588,8 @@ pub fn host_and_port(url: &str) -> Result<(String, u16), ToolFailure> {
     };
     let port = match port.strip_prefix(':') {
         None if port.is_empty() => default_port,
+        // `parse` alone would take a sign.
+        Some(digits) if digits.starts_with('+') => return Err(bad("the port is not a number")),
         Some(digits) => digits.parse().map_err(|_| bad("the port is not a number"))?,
         None => return Err(bad("text after the IPv6 bracket")),
     };
@@ -630,9 +632,18 @@ mod tests {
         assert_eq!(host_and_port("https://Example.org/a").expect("host"), ("example.org".into(), 443));
         assert_eq!(host_and_port("http://[::1]:8080/").expect("host"), ("::1".into(), 8080));
         assert_eq!(host_and_port("http://a.b.:80?x").expect("host"), ("a.b".into(), 80));
-        for bad in
-            ["ftp://a", "http://", "http://u:p@h/", "http://h:99999/", "http://h\\@x/", "http://[::1", "//h"]
-        {
+        for bad in [
+            "ftp://a",
+            "http://",
+            "http://u:p@h/",
+            "http://h:99999/",
+            "http://h:+80/",
+            "http://h:-80/",
+            "http://h:/",
+            "http://h\\@x/",
+            "http://[::1",
+            "//h",
+        ] {
             assert!(host_and_port(bad).is_err(), "{bad}");
         }
     }
