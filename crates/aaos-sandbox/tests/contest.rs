@@ -203,3 +203,17 @@ fn a_table_that_is_wrong_fails_the_run() {
     assert!(wrong.contains("mount: the control fails with EPERM"), "{wrong}");
     assert_eq!(wrong.lines().count(), 2, "{wrong}");
 }
+
+/// It would notice a worker that holds nothing: each attempt that has a control is then told as one that was reached.
+#[test]
+fn without_a_worker_every_attempt_is_told_as_reached() {
+    let run = Programs::copied().run_as_nobody(&["--without-worker"]);
+    assert_eq!(run.status.code(), Some(1));
+    let said = text(&run.stdout);
+    let cases = said.lines().skip(1).map(|line| serde_json::from_str(line).expect("a case"));
+    let free = cases.filter(|case: &Case| case.control == "succeeded").count();
+    let wrong = text(&run.stderr);
+    let reached = wrong.lines().filter(|line| line.ends_with(": reached from the worker")).count();
+    assert!(free >= CASES / 2, "only {free} cases can be tried by an ordinary user");
+    assert_eq!(reached, free, "{wrong}");
+}

@@ -53,6 +53,16 @@ pub(crate) struct Outcome {
     pub(crate) alone: Vec<Boundary>,
 }
 
+/// What has to stop every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Whole {
+    /// A real worker.
+    #[default]
+    Worker,
+    /// Nothing, so that the run fails: for the test that it would.
+    Nothing,
+}
+
 /// How the descriptors of a call are handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Handing {
@@ -75,14 +85,20 @@ pub(crate) fn available() -> io::Result<Vec<Boundary>> {
 }
 
 /// Runs every case.
-pub(crate) fn run(stage: &Stage, zygote: &mut Zygote, boundaries: &[Boundary]) -> io::Result<Vec<Outcome>> {
-    CASES.iter().map(|case| run_case(stage, zygote, boundaries, case)).collect()
+pub(crate) fn run(
+    stage: &Stage,
+    zygote: &mut Zygote,
+    boundaries: &[Boundary],
+    whole: Whole,
+) -> io::Result<Vec<Outcome>> {
+    CASES.iter().map(|case| run_case(stage, zygote, boundaries, whole, case)).collect()
 }
 
 fn run_case(
     stage: &Stage,
     zygote: &mut Zygote,
     boundaries: &[Boundary],
+    whole: Whole,
     case: &'static Case,
 ) -> io::Result<Outcome> {
     let control = behind(stage, case, &Policy::none())?;
@@ -94,8 +110,13 @@ fn run_case(
             }
         }
     }
-    let worker = zygote.launch()?;
-    let confined = in_worker(stage, zygote, case, worker)?;
+    let confined = match whole {
+        Whole::Worker => {
+            let worker = zygote.launch()?;
+            in_worker(stage, zygote, case, worker)?
+        }
+        Whole::Nothing => behind(stage, case, &Policy::none())?,
+    };
     Ok(Outcome { case, control, confined, alone })
 }
 

@@ -1,11 +1,11 @@
 //! The contest: tries, one by one, everything that an escape from a worker would need.
 //!
-//! `contest [--without-namespaces] [--markdown] [--children N] [--set-uid-program PATH]
-//! [--impossible CASE=ANSWER]… [--possible CASE]…` prints one line of JSON for the machine and one for each case: what the same
-//! attempt gives unconfined (the control), what it gives in the worker, what should stop it, and which boundaries
-//! stop it alone. It ends with code 1 when anything is not as it must be, and says what on standard error.
-//!
-//! The last two say what another machine than the table's cannot do, and what it can.
+//! `contest [--without-namespaces] [--markdown] [--children N] [--set-uid-program PATH] [--without-worker]
+//! [--impossible CASE=ANSWER]… [--possible CASE]…` prints one line of JSON for the machine and one for each case:
+//! what the same attempt gives unconfined (the control), what it gives in the worker, what should stop it, and which
+//! boundaries stop it alone. It ends with code 1 when anything is not as it must be, and says what on standard error.
+//! The last two arguments say what another machine than the table's cannot do, and what it can; `--without-worker`
+//! lets every attempt run free, and so fails.
 //!
 //! Invariants: the program is its own launcher (`--zygote`), so that its attempts run in a real worker; it harms
 //! nothing but its own stage, and never connects to `AF_VSOCK`.
@@ -34,6 +34,7 @@ use std::process::ExitCode;
 
 use aaos_confine::zygote::{self, ZYGOTE_ARGUMENT};
 
+use crate::director::Whole;
 use crate::impossible::Here;
 use crate::launch::{LOCKED_FIRST, Zygote, lock_and_become_zygote};
 use crate::processes::{ANOTHERS, WHO};
@@ -44,6 +45,7 @@ use crate::stage::Stage;
 #[derive(Debug, Default)]
 struct Wanted {
     without_namespaces: bool,
+    whole: Whole,
     form: Form,
     children: u32,
     set_uid_program: Option<PathBuf>,
@@ -60,6 +62,7 @@ impl Wanted {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
                 "--without-namespaces" => wanted.without_namespaces = true,
+                "--without-worker" => wanted.whole = Whole::Nothing,
                 "--markdown" => wanted.form = Form::Markdown,
                 "--children" => {
                     wanted.children = value()?.parse().map_err(|_| "--children needs a number".to_owned())?;
@@ -126,7 +129,7 @@ fn contest(wanted: &Wanted) -> io::Result<bool> {
     let boundaries = director::available()?;
     let mut zygote = Zygote::start(!wanted.without_namespaces)?;
     let worker = zygote.launch()?;
-    let outcomes = director::run(&stage, &mut zygote, &boundaries)?;
+    let outcomes = director::run(&stage, &mut zygote, &boundaries, wanted.whole)?;
     zygote.end()?;
     let report = Report::new(worker.report, boundaries, outcomes, &wanted.here);
     report.print(wanted.form, &mut io::stdout().lock())?;
