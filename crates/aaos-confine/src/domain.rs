@@ -1,12 +1,14 @@
-//! The Landlock domain of a far process: everything handled, nothing granted.
+//! The Landlock domain of a far process: everything handled, nothing granted but a program's own places.
 //!
 //! Invariant: whatever this kernel's Landlock can refuse (up to the newest ABI known here) is refused, as a
 //! hard requirement: a kernel that claims an ABI and does not enforce it ends the process.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::sys::answer;
@@ -33,11 +35,60 @@ pub fn kernel_abi() -> u32 {
     u32::try_from(version).unwrap_or(0).min(NEWEST_ABI)
 }
 
-/// Enters a domain without any rule and gives its ABI; 0, and no domain, where the kernel has no Landlock.
-pub(crate) fn enter(tcp: Tcp) -> io::Result<u32> {
+/// What a program may do at one place and below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Read it.
+    Read,
+    /// Read and execute it.
+    Execute,
+    /// Execute this file, whose content the kernel reads.
+    Program,
+    /// Read and write a device.
+    Device,
+    /// Whatever is done in a directory of its own; no device, FIFO or socket is made there.
+    Scratch,
+    /// A granted place. What may be changed is never executed, and no device, FIFO or socket is made there.
+    Granted { readable: bool, writable: bool },
+}
+
+/// One place that a domain lets through.
+#[derive(Debug)]
+pub(crate) struct Allowed {
+    pub(crate) place: OwnedFd,
+    pub(crate) reach: Reach,
+}
+
+impl Reach {
+    fn access(self) -> BitFlags<AccessFs> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let change = AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::MakeReg
+            | AccessFs::MakeDir
+            | AccessFs::MakeSym
+            | AccessFs::RemoveFile
+            | AccessFs::RemoveDir
+            | AccessFs::Refer;
+        match self {
+            Self::Read => read,
+            Self::Execute => read | AccessFs::Execute,
+            Self::Program => AccessFs::ReadFile | AccessFs::Execute,
+            Self::Device => AccessFs::ReadFile | AccessFs::WriteFile,
+            Self::Scratch => read | change,
+            Self::Granted { readable: true, writable: false } => read | AccessFs::Execute,
+            Self::Granted { readable: true, writable: true } => read | change,
+            Self::Granted { readable: false, writable: true } => change,
+            Self::Granted { readable: false, writable: false } => BitFlags::empty(),
+        }
+    }
+}
+
+/// Enters a domain with these rules and gives its ABI; 0, and no domain, where the kernel has no Landlock.
+pub(crate) fn enter_with(tcp: Tcp, allowed: &[Allowed]) -> io::Result<u32> {
     let number = kernel_abi();
     let Some(abi) = abi_of(number) else { return Ok(0) };
-    let status = restrict(abi, tcp).map_err(io::Error::other)?;
+    let status = restrict(abi, tcp, allowed).map_err(io::Error::other)?;
     if status == RulesetStatus::FullyEnforced {
         Ok(number)
     } else {
@@ -45,7 +96,7 @@ pub(crate) fn enter(tcp: Tcp) -> io::Result<u32> {
     }
 }
 
-fn restrict(abi: ABI, tcp: Tcp) -> Result<RulesetStatus, landlock::RulesetError> {
+fn restrict(abi: ABI, tcp: Tcp, allowed: &[Allowed]) -> Result<RulesetStatus, landlock::RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
@@ -58,7 +109,19 @@ fn restrict(abi: ABI, tcp: Tcp) -> Result<RulesetStatus, landlock::RulesetError>
     if abi >= ABI::V6 {
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
-    Ok(ruleset.create()?.restrict_self()?.ruleset)
+    let mut created = ruleset.create()?;
+    for Allowed { place, reach } in allowed {
+        let mut access = reach.access() & AccessFs::from_all(abi);
+        let is_directory =
+            rustix::fs::fstat(place).is_ok_and(|facts| facts.st_mode & libc::S_IFMT == libc::S_IFDIR);
+        if !is_directory {
+            access &= AccessFs::from_file(abi);
+        }
+        if !access.is_empty() {
+            created = created.add_rule(PathBeneath::new(place.as_fd(), access))?;
+        }
+    }
+    Ok(created.restrict_self()?.ruleset)
 }
 
 fn abi_of(number: u32) -> Option<ABI> {

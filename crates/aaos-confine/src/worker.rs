@@ -8,7 +8,7 @@ use std::io;
 use aaos_core::confinement::{Boundary, LockedReport, ProbeResult};
 
 use crate::descriptors::close_all_but_granted;
-use crate::domain::{Tcp, enter, open_root};
+use crate::domain::{Allowed, Tcp, enter_with, open_root};
 use crate::filter::{Filter, Meaning};
 use crate::namespaces::{
     Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace, write_maps,
@@ -107,8 +107,16 @@ pub(crate) fn give_up_privilege(parent: u32) -> Result<(), LockError> {
 
 /// Enters the Landlock domain and proves it: what opened before must be refused after.
 pub(crate) fn enter_domain(tcp: Tcp) -> Result<(u32, Option<ProbeResult>), LockError> {
+    enter_domain_with(tcp, &[])
+}
+
+/// The same with rules for places, of which none is the root.
+pub(crate) fn enter_domain_with(
+    tcp: Tcp,
+    allowed: &[Allowed],
+) -> Result<(u32, Option<ProbeResult>), LockError> {
     open_root().at("the control of the Landlock probe")?;
-    let abi = enter(tcp).at("the Landlock domain")?;
+    let abi = enter_with(tcp, allowed).at("the Landlock domain")?;
     if abi == 0 {
         return Ok((0, None));
     }
