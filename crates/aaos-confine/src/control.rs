@@ -26,6 +26,8 @@ pub enum Order {
     Worker(Serial),
     /// Make a gateway role. Descriptors: channel, capturing pipe, program.
     Gateway(Serial, GatewayRole),
+    /// Make a program sandbox. Descriptors: channel, capturing pipe.
+    Program(Serial),
     /// Kill what was launched under this number, if it still runs.
     Kill(Serial),
 }
@@ -51,6 +53,7 @@ impl Order {
             Self::Worker(serial) => packet([1, serial.0, 0, 0]),
             Self::Gateway(serial, role) => packet([2, serial.0, role.number(), 0]),
             Self::Kill(serial) => packet([3, serial.0, 0, 0]),
+            Self::Program(serial) => packet([4, serial.0, 0, 0]),
         }
     }
 
@@ -61,6 +64,7 @@ impl Order {
             [1, serial, 0, 0] => Some(Self::Worker(Serial(serial))),
             [2, serial, role, 0] => Some(Self::Gateway(Serial(serial), GatewayRole::from_number(role)?)),
             [3, serial, 0, 0] => Some(Self::Kill(Serial(serial))),
+            [4, serial, 0, 0] => Some(Self::Program(Serial(serial))),
             _ => None,
         }
     }
@@ -69,7 +73,7 @@ impl Order {
     #[must_use]
     pub const fn descriptors(self) -> usize {
         match self {
-            Self::Worker(_) => 2,
+            Self::Worker(_) | Self::Program(_) => 2,
             Self::Gateway(..) => 3,
             Self::Kill(_) => 0,
         }
@@ -145,8 +149,12 @@ mod tests {
     #[test]
     fn every_frame_survives() {
         let serial = Serial(u32::MAX);
-        for order in [Order::Worker(serial), Order::Gateway(serial, GatewayRole::Egress), Order::Kill(serial)]
-        {
+        for order in [
+            Order::Worker(serial),
+            Order::Gateway(serial, GatewayRole::Egress),
+            Order::Kill(serial),
+            Order::Program(serial),
+        ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         let abilities =

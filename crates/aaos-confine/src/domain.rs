@@ -1,13 +1,14 @@
-//! The Landlock domain of a far process: everything handled, nothing granted.
+//! The Landlock domain of a far process: everything handled, nothing granted but a program's own places.
 //!
 //! Invariant: whatever this kernel's Landlock can refuse (up to the newest ABI known here) is refused, as a
 //! hard requirement: a kernel that claims an ABI and does not enforce it ends the process.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus,
-    Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::sys::answer;
@@ -43,19 +44,87 @@ pub(crate) struct Domain {
     pub(crate) hash: String,
 }
 
-/// Enters a domain without any rule.
-pub(crate) fn enter(tcp: Tcp) -> io::Result<Domain> {
+/// What a program may do at one place and below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Read it.
+    Read,
+    /// Read and execute it.
+    Execute,
+    /// Execute this file, whose content the kernel reads.
+    Program,
+    /// Read and write a device.
+    Device,
+    /// Whatever is done in a directory of its own; no device, FIFO or socket is made there.
+    Scratch,
+    /// A granted place. What may be changed is never executed, and no device, FIFO or socket is made there.
+    Granted { readable: bool, writable: bool },
+}
+
+/// One place that a domain lets through.
+#[derive(Debug)]
+pub(crate) struct Allowed {
+    pub(crate) place: OwnedFd,
+    pub(crate) reach: Reach,
+}
+
+impl Reach {
+    fn access(self) -> BitFlags<AccessFs> {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let change = AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::MakeReg
+            | AccessFs::MakeDir
+            | AccessFs::MakeSym
+            | AccessFs::RemoveFile
+            | AccessFs::RemoveDir
+            | AccessFs::Refer;
+        match self {
+            Self::Read => read,
+            Self::Execute => read | AccessFs::Execute,
+            Self::Program => AccessFs::ReadFile | AccessFs::Execute,
+            Self::Device => AccessFs::ReadFile | AccessFs::WriteFile,
+            Self::Scratch => read | change,
+            Self::Granted { readable: true, writable: false } => read | AccessFs::Execute,
+            Self::Granted { readable: true, writable: true } => read | change,
+            Self::Granted { readable: false, writable: true } => change,
+            Self::Granted { readable: false, writable: false } => BitFlags::empty(),
+        }
+    }
+}
+
+/// A rule of a domain: what is let through at a place and below it.
+struct Rule<'a> {
+    place: &'a OwnedFd,
+    access: BitFlags<AccessFs>,
+    /// The device and the inode of the place.
+    identity: [u64; 2],
+}
+
+impl Allowed {
+    fn rule(&self, abi: ABI) -> io::Result<Rule<'_>> {
+        let facts = rustix::fs::fstat(&self.place)?;
+        let is_directory = facts.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let known = if is_directory { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
+        let access = self.reach.access() & known;
+        Ok(Rule { place: &self.place, access, identity: [facts.st_dev, facts.st_ino] })
+    }
+}
+
+/// Enters a domain with these rules.
+pub(crate) fn enter_with(tcp: Tcp, allowed: &[Allowed]) -> io::Result<Domain> {
     let number = kernel_abi();
     let Some(abi) = abi_of(number) else { return Ok(Domain { abi: 0, hash: String::new() }) };
-    let status = restrict(abi, tcp).map_err(io::Error::other)?;
+    let rules: Vec<Rule<'_>> = allowed.iter().map(|one| one.rule(abi)).collect::<io::Result<_>>()?;
+    let status = restrict(abi, tcp, &rules).map_err(io::Error::other)?;
     if status == RulesetStatus::FullyEnforced {
-        Ok(Domain { abi: number, hash: hash_of(abi, number, tcp) })
+        Ok(Domain { abi: number, hash: hash_of(abi, number, tcp, &rules) })
     } else {
         Err(io::Error::other("the kernel enforced only a part of the domain"))
     }
 }
 
-fn restrict(abi: ABI, tcp: Tcp) -> Result<RulesetStatus, landlock::RulesetError> {
+fn restrict(abi: ABI, tcp: Tcp, rules: &[Rule<'_>]) -> Result<RulesetStatus, landlock::RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
@@ -66,7 +135,11 @@ fn restrict(abi: ABI, tcp: Tcp) -> Result<RulesetStatus, landlock::RulesetError>
     if abi >= ABI::V6 {
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
-    Ok(ruleset.create()?.restrict_self()?.ruleset)
+    let mut created = ruleset.create()?;
+    for rule in rules.iter().filter(|rule| !rule.access.is_empty()) {
+        created = created.add_rule(PathBeneath::new(rule.place.as_fd(), rule.access))?;
+    }
+    Ok(created.restrict_self()?.ruleset)
 }
 
 /// What a domain refuses of TCP ports: nothing before the ABI that knows them.
@@ -78,13 +151,16 @@ fn refused_ports(abi: ABI, tcp: Tcp) -> BitFlags<AccessNet> {
     }
 }
 
-/// Of the ABI and of all three sets that are handled; there is no rule that would grant anything of them.
-fn hash_of(abi: ABI, number: u32, tcp: Tcp) -> String {
+/// Of the ABI, of all three sets that are handled, and of each rule that grants something of them.
+fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule<'_>]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes());
     hasher.update(&AccessFs::from_all(abi).bits().to_le_bytes());
     hasher.update(&refused_ports(abi, tcp).bits().to_le_bytes());
     hasher.update(&Scope::from_all(abi).bits().to_le_bytes());
+    for Rule { access, identity: [device, inode], .. } in rules {
+        hasher.update(&device.to_le_bytes()).update(&inode.to_le_bytes()).update(&access.bits().to_le_bytes());
+    }
     hasher.finalize().to_hex().to_string()
 }
 
@@ -112,20 +188,27 @@ pub(crate) fn open_root() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ABI, AccessNet, BitFlags, Tcp, hash_of, refused_ports};
+    use super::{ABI, AccessNet, Allowed, BitFlags, Reach, Tcp, hash_of, refused_ports};
 
     #[test]
     fn a_hash_tells_domains_apart_and_says_the_same_of_the_same() {
-        let worker = hash_of(ABI::V7, 7, Tcp::Nothing);
-        assert_eq!(worker, hash_of(ABI::V7, 7, Tcp::Nothing));
+        let worker = hash_of(ABI::V7, 7, Tcp::Nothing, &[]);
+        assert_eq!(worker, hash_of(ABI::V7, 7, Tcp::Nothing, &[]));
         assert_eq!(worker.len(), 64);
         for other in [
-            hash_of(ABI::V7, 7, Tcp::ConnectOnly),
-            hash_of(ABI::V6, 6, Tcp::Nothing),
-            hash_of(ABI::V3, 3, Tcp::Nothing),
+            hash_of(ABI::V7, 7, Tcp::ConnectOnly, &[]),
+            hash_of(ABI::V6, 6, Tcp::Nothing, &[]),
+            hash_of(ABI::V3, 3, Tcp::Nothing, &[]),
         ] {
             assert_ne!(worker, other);
         }
+        let rule = |reach| {
+            let place = std::fs::File::open("/").expect("the root").into();
+            hash_of(ABI::V7, 7, Tcp::Nothing, &[Allowed { place, reach }.rule(ABI::V7).expect("a rule")])
+        };
+        assert_eq!(rule(Reach::Read), rule(Reach::Read));
+        assert_ne!(rule(Reach::Read), worker, "a rule lets something through");
+        assert_ne!(rule(Reach::Read), rule(Reach::Execute));
     }
 
     #[test]

@@ -73,6 +73,15 @@ pub struct Filter {
 
 impl Filter {
     pub(crate) fn compile(table: &[Rule], meaning: Meaning) -> io::Result<Self> {
+        Self::compile_without(table, meaning, &[])
+    }
+
+    /// The same, with further calls that answer as on a kernel that lacks them.
+    pub(crate) fn compile_without(
+        table: &[Rule],
+        meaning: Meaning,
+        absent: &[libc::c_long],
+    ) -> io::Result<Self> {
         let (matching, other) = match meaning {
             Meaning::AllowList => (SeccompAction::Allow, refuse(libc::EPERM)),
             Meaning::DenyList => (refuse(libc::EPERM), SeccompAction::Allow),
@@ -85,7 +94,8 @@ impl Filter {
         let filter =
             SeccompFilter::new(rules, other, matching, TargetArch::x86_64).map_err(io::Error::other)?;
         let body = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        let mut program = head();
+        let absent = absent.iter().map(|number| u32::try_from(*number).map_err(io::Error::other));
+        let mut program = head(&absent.collect::<io::Result<Vec<_>>>()?)?;
         program.extend(body);
         let hash = hash_of(&program);
         Ok(Self { program, hash })
@@ -157,20 +167,27 @@ const CLONE3: u32 = 435;
 /// `__X32_SYSCALL_BIT` of asm/unistd.h.
 const X32_BIT: u32 = 0x4000_0000;
 
-/// The head of every program: of this architecture, numbers of the x32 ABI answer EPERM and `clone3` answers
-/// ENOSYS; all else goes on.
-fn head() -> BpfProgram {
+/// The head of every program: of this architecture, numbers of the x32 ABI answer EPERM, and `clone3` and what else is
+/// to be absent answer ENOSYS; all else goes on.
+fn head(absent: &[u32]) -> io::Result<BpfProgram> {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let answers = |errno: i32| step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
-    vec![
+    let absent: Vec<u32> = absent.iter().copied().chain([CLONE3]).collect();
+    // Jumps count the steps in between: the comparisons, then the two answers.
+    let compared = u8::try_from(absent.len()).map_err(io::Error::other)?;
+    let mut program = vec![
         step(LOAD, 0, 0, AT_ARCHITECTURE),
-        step(JUMP_IF_EQUAL, 0, 5, X86_64),
+        step(JUMP_IF_EQUAL, 0, compared + 4, X86_64),
         step(LOAD, 0, 0, AT_NUMBER),
-        step(JUMP_IF_ANY_BIT, 2, 0, X32_BIT),
-        step(JUMP_IF_EQUAL, 0, 2, CLONE3),
-        answers(libc::ENOSYS),
-        answers(libc::EPERM),
-    ]
+        step(JUMP_IF_ANY_BIT, compared + 1, 0, X32_BIT),
+    ];
+    for (place, number) in (1..).zip(absent) {
+        let to_absent = compared - place;
+        let past_answers = if place == compared { 2 } else { 0 };
+        program.push(step(JUMP_IF_EQUAL, to_absent, past_answers, number));
+    }
+    program.extend([answers(libc::ENOSYS), answers(libc::EPERM)]);
+    Ok(program)
 }
 
 fn hash_of(program: &BpfProgram) -> String {
@@ -188,7 +205,7 @@ mod tests {
     use super::{Filter, Meaning};
     use crate::privilege::set_no_new_privs;
     use crate::sys::in_child;
-    use crate::tables::{DAEMON_REFUSED, GATEWAY, WORKER};
+    use crate::tables::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
 
     /// The error number of a call, 0 for success.
     fn errno(result: libc::c_long) -> i32 {
@@ -362,6 +379,89 @@ mod tests {
             (stat_by_path, libc::EPERM),
         ];
         assert_eq!(first_wrong(Some(&filter), expected), 0);
+    }
+
+    fn make_mode(mode: libc::mode_t) -> i32 {
+        // SAFETY: a constant path; the file is not there.
+        errno(unsafe { libc::syscall(libc::SYS_chmod, c"/nonexistent".as_ptr(), mode) })
+    }
+
+    fn open_as(flags: i32, mode: libc::mode_t) -> i32 {
+        let path = c"/nonexistent/file";
+        // SAFETY: a constant path, which leads nowhere.
+        errno(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, mode) })
+    }
+
+    fn openat2() -> i32 {
+        // SAFETY: an empty description is refused, by the kernel with EINVAL.
+        errno(unsafe { libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c"/".as_ptr(), 0_usize, 0_usize) })
+    }
+
+    fn memfd() -> i32 {
+        // SAFETY: a constant name; the descriptor ends with the child.
+        errno(unsafe { libc::syscall(libc::SYS_memfd_create, c"x".as_ptr(), 0) })
+    }
+
+    fn push_input() -> i32 {
+        const TIOCSTI: u32 = 0x5412;
+        // SAFETY: the byte outlives the call; the descriptor is none.
+        errno(unsafe { libc::syscall(libc::SYS_ioctl, -1, TIOCSTI, c"x".as_ptr()) })
+    }
+
+    fn affinity_of(pid: i32) -> i32 {
+        let mut mask = [0_u64; 128];
+        let size = size_of_val(&mask);
+        // SAFETY: the mask outlives the call and is as long as said.
+        errno(unsafe { libc::syscall(libc::SYS_sched_getaffinity, pid, size, mask.as_mut_ptr()) })
+    }
+
+    fn personality(wanted: u32) -> i32 {
+        // SAFETY: a plain number.
+        errno(unsafe { libc::syscall(libc::SYS_personality, wanted) })
+    }
+
+    /// A call, what the kernel alone answers to it, and what a filter makes of that.
+    type Filtered = (fn() -> i32, i32, i32);
+
+    /// Calls that a program's filter refuses or lets pass.
+    const PROGRAM_CALLS: &[Filtered] = &[
+        (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0, libc::EPERM),
+        (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), 0, libc::EPERM),
+        (|| pair(libc::SOCK_STREAM | libc::SOCK_CLOEXEC), 0, 0),
+        (|| pair(libc::SOCK_DGRAM), 0, libc::EPERM),
+        (|| pair(libc::SOCK_RAW | libc::SOCK_CLOEXEC), 0, libc::EPERM),
+        (|| pair(libc::SOCK_SEQPACKET), 0, libc::EPERM),
+        (clone3, libc::EINVAL, libc::ENOSYS),
+        (openat2, libc::EINVAL, libc::ENOSYS),
+        (clone_thread_in_new_namespace, libc::EINVAL, libc::EPERM),
+        (memfd, 0, libc::EPERM),
+        (push_input, libc::EBADF, libc::EPERM),
+        (|| make_mode(0o4755), libc::ENOENT, libc::EPERM),
+        (|| make_mode(0o2755), libc::ENOENT, libc::EPERM),
+        (|| make_mode(0o1777), libc::ENOENT, libc::ENOENT),
+        (|| open_as(libc::O_CREAT | libc::O_WRONLY, 0o4755), libc::ENOENT, libc::EPERM),
+        (|| open_as(libc::O_CREAT | libc::O_WRONLY, 0o2755), libc::ENOENT, libc::EPERM),
+        (|| open_as(libc::O_TMPFILE | libc::O_WRONLY, 0o4755), libc::ENOENT, libc::EPERM),
+        (|| open_as(libc::O_RDONLY, 0o6000), libc::ENOENT, libc::ENOENT),
+        (|| open_as(libc::O_CREAT | libc::O_WRONLY, 0o644), libc::ENOENT, libc::ENOENT),
+        (|| affinity_of(0), 0, 0),
+        (|| affinity_of(i32::MAX), libc::ESRCH, libc::EPERM),
+        (|| personality(u32::MAX), 0, 0),
+        (|| personality(0x0004_0000), 0, libc::EPERM),
+        (stat_by_path, 0, 0),
+        (|| map(EXECUTABLE), 0, 0),
+        (x32_is_refused, 0, 1),
+    ];
+
+    #[test]
+    fn a_program_loses_what_leads_out_of_its_sandbox_and_keeps_the_rest() {
+        let filter = Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT);
+        let filter = filter.expect("compiles");
+        let outside: Vec<Expected> = PROGRAM_CALLS.iter().map(|(call, kernel, _)| (*call, *kernel)).collect();
+        let inside: Vec<Expected> =
+            PROGRAM_CALLS.iter().map(|(call, _, filtered)| (*call, *filtered)).collect();
+        assert_eq!(first_wrong(None, &outside), 0, "the control");
+        assert_eq!(first_wrong(Some(&filter), &inside), 0);
     }
 
     #[test]

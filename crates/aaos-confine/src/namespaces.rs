@@ -182,14 +182,14 @@ impl ProcSelf {
         open_at(libc::AT_FDCWD, c"/proc/self", libc::O_PATH | libc::O_DIRECTORY).map(Self)
     }
 
-    fn write(&self, name: &CStr, text: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, name: &CStr, text: &str) -> io::Result<()> {
         let file = open_at(self.0.as_raw_fd(), name, libc::O_WRONLY)?;
         rustix::io::write(&file, text.as_bytes())?;
         Ok(())
     }
 }
 
-fn open_at(directory: i32, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
+pub(crate) fn open_at(directory: i32, name: &CStr, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: the name outlives the call.
     let opened = answer(unsafe {
         libc::syscall(libc::SYS_openat, directory, name.as_ptr(), flags | libc::O_CLOEXEC)
@@ -209,6 +209,18 @@ impl Identity {
     /// The caller's. Inside a namespace without maps it would be nobody's, so it is taken before.
     pub(crate) fn of_caller() -> Self {
         Self { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
+    pub(crate) const fn new(uid: u32, gid: u32) -> Self {
+        Self { uid, gid }
+    }
+
+    pub(crate) const fn uid(self) -> u32 {
+        self.uid
+    }
+
+    pub(crate) const fn gid(self) -> u32 {
+        self.gid
     }
 }
 
@@ -233,12 +245,22 @@ pub(crate) fn write_maps(proc: &ProcSelf, identity: Identity) -> io::Result<()> 
 pub(crate) fn enter_empty_root() -> io::Result<()> {
     // /proc is there (the maps were written through it) and is a directory nothing below needs any more.
     const PLACE: &CStr = c"/proc";
-    const HERE: &CStr = c".";
     let options = c"size=4k,nr_inodes=1,mode=555";
-    mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE, None)?;
+    keep_mounts_private()?;
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     mount(Some(c"tmpfs"), PLACE, flags, Some(options))?;
-    chdir(PLACE)?;
+    turn_into_root(PLACE)
+}
+
+/// No mount of this namespace is seen elsewhere from here on, and none comes in from elsewhere.
+pub(crate) fn keep_mounts_private() -> io::Result<()> {
+    mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE, None)
+}
+
+/// Makes what is mounted at a place the root of this mount namespace, and the old root vanish.
+pub(crate) fn turn_into_root(place: &CStr) -> io::Result<()> {
+    const HERE: &CStr = c".";
+    chdir(place)?;
     // SAFETY: constant paths. The old root is stacked under the new one, then detached.
     answer(unsafe { libc::syscall(libc::SYS_pivot_root, HERE.as_ptr(), HERE.as_ptr()) })?;
     // SAFETY: a constant path.
@@ -246,7 +268,7 @@ pub(crate) fn enter_empty_root() -> io::Result<()> {
     chdir(c"/")
 }
 
-fn chdir(path: &CStr) -> io::Result<()> {
+pub(crate) fn chdir(path: &CStr) -> io::Result<()> {
     // SAFETY: the path outlives the call.
     answer(unsafe { libc::syscall(libc::SYS_chdir, path.as_ptr()) }).map(drop)
 }

@@ -53,6 +53,26 @@ pub(crate) fn self_probes(descriptors: i32) -> Vec<ProbeResult> {
     results
 }
 
+/// What a program sandbox tries once it is locked, for its receipt: what nobody in it may ever do. Each attempt is a
+/// single call; one that got through would end the launch, so none has to be undone.
+///
+/// So many descriptors are kept above the channel, to be executed and handed on; all lie below the second number.
+pub(crate) fn program_probes(kept: usize, descriptors: i32) -> Vec<ProbeResult> {
+    type Attempt = fn() -> io::Result<()>;
+    let attempts: [(Boundary, &str, Attempt); 7] = [
+        (Boundary::Seccomp, "socket(AF_UNIX)", || socket(libc::AF_UNIX)),
+        (Boundary::Seccomp, "socket(AF_INET)", || socket(libc::AF_INET)),
+        (Boundary::Seccomp, "socket(AF_VSOCK)", || socket(libc::AF_VSOCK)),
+        (Boundary::Seccomp, "unshare(CLONE_NEWUSER)", new_user_namespace),
+        (Boundary::Seccomp, "io_uring_setup()", io_uring),
+        (Boundary::Seccomp, "bpf(MAP_CREATE)", bpf),
+        (Boundary::NoCapabilities, "setuid(0)", set_uid),
+    ];
+    let tried =
+        attempts.into_iter().map(|(boundary, words, attempt)| told(boundary, words.to_owned(), &attempt()));
+    tried.chain([descriptors_beyond(kept, descriptors)]).collect()
+}
+
 fn run_one(attempt: &ProbeAttempt) -> ProbeResult {
     let (boundary, words, result) = match attempt {
         ProbeAttempt::Open(path) => (Boundary::Seccomp, format!("open({path})"), open(path)),
@@ -77,13 +97,15 @@ fn run_one(attempt: &ProbeAttempt) -> ProbeResult {
         ProbeAttempt::SetUid => (Boundary::NoCapabilities, "setuid(0)".to_owned(), apart(set_uid)),
         ProbeAttempt::ExtraDescriptors => return extra_descriptors(SCANNED_DESCRIPTORS),
     };
-    ProbeResult {
-        boundary,
-        attempt: words,
-        refused: result.is_err(),
-        detail: result
-            .map_or_else(|error| errno_name(error.raw_os_error().unwrap_or(0)), |()| "allowed".to_owned()),
-    }
+    told(boundary, words, &result)
+}
+
+fn told(boundary: Boundary, attempt: String, result: &io::Result<()>) -> ProbeResult {
+    let detail = match result {
+        Ok(()) => "allowed".to_owned(),
+        Err(error) => errno_name(error.raw_os_error().unwrap_or(0)),
+    };
+    ProbeResult { boundary, attempt, refused: result.is_err(), detail }
 }
 
 fn c_path(path: &AbsPath) -> io::Result<CString> {
@@ -225,7 +247,12 @@ fn bpf() -> io::Result<()> {
 }
 
 fn extra_descriptors(below: i32) -> ProbeResult {
-    let extra = count_extra(below);
+    descriptors_beyond(0, below)
+}
+
+/// Whether more descriptors than those that are kept stand above the channel.
+fn descriptors_beyond(kept: usize, below: i32) -> ProbeResult {
+    let extra = count_extra(below).saturating_sub(kept);
     ProbeResult {
         boundary: Boundary::ClosedDescriptors,
         attempt: "count descriptors above the channel".to_owned(),

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use aaos_core::limits::MAX_FRAME_DESCRIPTORS;
+use aaos_core::limits::{MAX_FRAME_DESCRIPTORS, MAX_PROGRAM_PROCESSES};
 
 use crate::sys::answer;
 
@@ -78,6 +78,53 @@ pub const WORKER_LIMITS: &[Limit] = &[
         name: "Max msgqueue size",
         value: 0,
         reason: "no message queue is used",
+    },
+    CORE,
+];
+
+/// Of a program and everything that it starts. Processes are counted in its own user namespace.
+pub const PROGRAM_LIMITS: &[Limit] = &[
+    Limit {
+        resource: libc::RLIMIT_NPROC,
+        name: "Max processes",
+        value: MAX_PROGRAM_PROCESSES,
+        reason: "a build with a compiler for each processor, and their threads",
+    },
+    Limit {
+        resource: libc::RLIMIT_NOFILE,
+        name: "Max open files",
+        value: 1024,
+        reason: "what programs find on an ordinary system",
+    },
+    Limit {
+        resource: libc::RLIMIT_FSIZE,
+        name: "Max file size",
+        value: 1024 * MIB,
+        reason: "no single file fills a disk",
+    },
+    Limit {
+        resource: libc::RLIMIT_AS,
+        name: "Max address space",
+        value: 8192 * MIB,
+        reason: "runtimes that reserve much more than they use",
+    },
+    Limit {
+        resource: libc::RLIMIT_MEMLOCK,
+        name: "Max locked memory",
+        value: 0,
+        reason: "nothing is locked",
+    },
+    Limit {
+        resource: libc::RLIMIT_MSGQUEUE,
+        name: "Max msgqueue size",
+        value: 0,
+        reason: "no message queue is used",
+    },
+    Limit {
+        resource: libc::RLIMIT_SIGPENDING,
+        name: "Max pending signals",
+        value: 1024,
+        reason: "queued signals are memory of the kernel's",
     },
     CORE,
 ];
@@ -162,11 +209,11 @@ fn set_and_get(
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{WORKER_LIMITS, gateway_limits};
+    use super::{PROGRAM_LIMITS, WORKER_LIMITS, gateway_limits};
 
     #[test]
     fn each_resource_is_limited_once_and_with_a_reason() {
-        for table in [WORKER_LIMITS, gateway_limits(true), gateway_limits(false)] {
+        for table in [WORKER_LIMITS, PROGRAM_LIMITS, gateway_limits(true), gateway_limits(false)] {
             let resources: BTreeSet<_> = table.iter().map(|limit| limit.resource).collect();
             assert_eq!(resources.len(), table.len());
             assert!(table.iter().all(|limit| limit.reason.len() > 10));
@@ -176,10 +223,10 @@ mod tests {
     #[test]
     fn memory_of_every_far_process_is_bounded_and_processes_only_where_a_uid_is_its_own() {
         let has = |table: &[super::Limit], resource| table.iter().any(|limit| limit.resource == resource);
-        for table in [WORKER_LIMITS, gateway_limits(true), gateway_limits(false)] {
+        for table in [WORKER_LIMITS, PROGRAM_LIMITS, gateway_limits(true), gateway_limits(false)] {
             assert!(has(table, libc::RLIMIT_AS));
         }
-        assert!(has(gateway_limits(true), libc::RLIMIT_NPROC));
+        assert!(has(gateway_limits(true), libc::RLIMIT_NPROC) && has(PROGRAM_LIMITS, libc::RLIMIT_NPROC));
         assert!(!has(gateway_limits(false), libc::RLIMIT_NPROC));
     }
 }

@@ -226,20 +226,158 @@ pub const DAEMON_REFUSED: &[Rule] = table![
     SYS_ioperm Always, "hardware is the kernel's";
 ];
 
+/// A mode that would give whoever executes a file its owner's or group's rights: what a
+/// program makes in a granted directory belongs to the directory's owner, who may be root.
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const MODE_IS_SECOND: When = Any(&[&[Arg(1, Test::Set(SET_UID))], &[Arg(1, Test::Set(SET_GID))]]);
+const MODE_IS_THIRD: When = Any(&[&[Arg(2, Test::Set(SET_UID))], &[Arg(2, Test::Set(SET_GID))]]);
+const O_CREATE: u32 = libc::O_CREAT.unsigned_abs();
+/// `__O_TMPFILE` of asm-generic/fcntl.h.
+const O_UNNAMED: u32 = 0o20_000_000;
+/// Flags in the second argument, mode in the third; without one of these flags the mode means nothing.
+const OPEN_GIVES_RIGHTS: When = Any(&[
+    &[Arg(1, Test::Set(O_CREATE)), Arg(2, Test::Set(SET_UID))],
+    &[Arg(1, Test::Set(O_CREATE)), Arg(2, Test::Set(SET_GID))],
+    &[Arg(1, Test::Set(O_UNNAMED)), Arg(2, Test::Set(SET_UID))],
+    &[Arg(1, Test::Set(O_UNNAMED)), Arg(2, Test::Set(SET_GID))],
+]);
+/// The same, one argument later.
+const OPENAT_GIVES_RIGHTS: When = Any(&[
+    &[Arg(2, Test::Set(O_CREATE)), Arg(3, Test::Set(SET_UID))],
+    &[Arg(2, Test::Set(O_CREATE)), Arg(3, Test::Set(SET_GID))],
+    &[Arg(2, Test::Set(O_UNNAMED)), Arg(3, Test::Set(SET_UID))],
+    &[Arg(2, Test::Set(O_UNNAMED)), Arg(3, Test::Set(SET_GID))],
+]);
+/// Any pair but one that stays connected to its other half for good.
+const NOT_A_STREAM_PAIR: When = Any(&[
+    &[Arg(0, Test::Not(UNIX))],
+    &[Arg(1, Test::Masked(TYPE_MASK, DATAGRAM))],
+    &[Arg(1, Test::Masked(TYPE_MASK, 3))],
+    &[Arg(1, Test::Masked(TYPE_MASK, 4))],
+    &[Arg(1, Test::Masked(TYPE_MASK, 5))],
+    &[Arg(1, Test::Masked(TYPE_MASK, 6))],
+    &[Arg(1, Test::Masked(TYPE_MASK, 10))],
+]);
+const ANOTHER_FIRST: When = Any(&[&[Arg(0, Test::Not(0))]]);
+const ANOTHER_SECOND: When = Any(&[&[Arg(1, Test::Not(0))]]);
+/// `PER_LINUX`, and the number that only asks.
+const ANOTHER_PERSONALITY: When = Any(&[&[Arg(0, Test::Not(0)), Arg(0, Test::Not(u32::MAX))]]);
+/// `TIOCSTI` and `TIOCLINUX` of asm-generic/ioctls.h.
+const TYPING_FOR_OTHERS: When = Any(&[&[Arg(1, Test::Is(0x5412))], &[Arg(1, Test::Is(0x541C))]]);
+/// Newer than the `libc` crate; the same number on every architecture.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
+/// Of a program: calls that it finds absent, as on an older kernel, so that libraries fall back to those that a filter
+/// can judge. Both take flags by a pointer. `clone3` is absent everywhere.
+pub const PROGRAM_ABSENT: &[libc::c_long] = &[libc::SYS_openat2, OPEN_TREE_ATTR];
+
+/// Of a program: refused with EPERM, all else is allowed.
+pub const PROGRAM_REFUSED: &[Rule] = table![
+    SYS_socket Always, "a path socket of the machine is reachable from every namespace; there is no network";
+    SYS_socketpair NOT_A_STREAM_PAIR, "a datagram half could be connected to a path socket";
+    SYS_connect Always, "a pair is connected, and there is no other socket";
+    SYS_bind Always, "nobody can connect to it";
+    SYS_listen Always, "nobody can connect to it";
+    SYS_clone ANY_NEW_NAMESPACE, "a namespace of its own would give it rights over mounts and networks";
+    SYS_unshare Always, "as for clone";
+    SYS_setns Always, "as for clone";
+    SYS_mount Always, "its world is made for it";
+    SYS_umount2 Always, "would uncover what is hidden";
+    SYS_pivot_root Always, "its world is made for it";
+    SYS_chroot Always, "its world is made for it";
+    SYS_fsopen Always, "its world is made for it";
+    SYS_fsmount Always, "its world is made for it";
+    SYS_fsconfig Always, "its world is made for it";
+    SYS_fspick Always, "its world is made for it";
+    SYS_move_mount Always, "its world is made for it";
+    SYS_open_tree Always, "its world is made for it";
+    SYS_mount_setattr Always, "its world is made for it";
+    SYS_open_by_handle_at Always, "opens files past every path check";
+    SYS_name_to_handle_at Always, "of use only with the call above";
+    SYS_memfd_create Always, "memory that no limit counts, and that could be executed";
+    SYS_memfd_secret Always, "memory that no limit counts";
+    SYS_shmget Always, "memory that no limit counts";
+    SYS_chmod MODE_IS_SECOND, "no file gives its owner's rights";
+    SYS_fchmod MODE_IS_SECOND, "no file gives its owner's rights";
+    SYS_fchmodat MODE_IS_THIRD, "no file gives its owner's rights";
+    SYS_fchmodat2 MODE_IS_THIRD, "no file gives its owner's rights";
+    SYS_creat MODE_IS_SECOND, "no file gives its owner's rights";
+    SYS_open OPEN_GIVES_RIGHTS, "no file gives its owner's rights";
+    SYS_openat OPENAT_GIVES_RIGHTS, "no file gives its owner's rights";
+    SYS_mknod MODE_IS_SECOND, "no file gives its owner's rights";
+    SYS_mknodat MODE_IS_THIRD, "no file gives its owner's rights";
+    SYS_ioctl TYPING_FOR_OTHERS, "input of a terminal is its user's";
+    SYS_io_uring_setup Always, "would do all this past this filter";
+    SYS_io_uring_enter Always, "would do all this past this filter";
+    SYS_io_uring_register Always, "would do all this past this filter";
+    SYS_bpf Always, "kernel attack surface that programs do without";
+    SYS_perf_event_open Always, "kernel attack surface that programs do without";
+    SYS_userfaultfd Always, "kernel attack surface that programs do without";
+    SYS_fanotify_init Always, "kernel attack surface that programs do without";
+    SYS_modify_ldt Always, "kernel attack surface that programs do without";
+    SYS_lookup_dcookie Always, "kernel attack surface that programs do without";
+    SYS_keyctl Always, "kernel keyrings are the operator's";
+    SYS_add_key Always, "kernel keyrings are the operator's";
+    SYS_request_key Always, "kernel keyrings are the operator's";
+    SYS_prlimit64 ANOTHER_FIRST, "limits of others";
+    SYS_sched_setaffinity ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_getaffinity ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_setscheduler ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_getscheduler ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_setparam ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_getparam ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_setattr ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_getattr ANOTHER_FIRST, "scheduling of others";
+    SYS_sched_rr_get_interval ANOTHER_FIRST, "scheduling of others";
+    SYS_setpriority ANOTHER_SECOND, "scheduling of others";
+    SYS_ioprio_set ANOTHER_SECOND, "scheduling of others";
+    SYS_migrate_pages ANOTHER_FIRST, "memory of others";
+    SYS_move_pages ANOTHER_FIRST, "memory of others";
+    SYS_kcmp Always, "tells about the kernel's memory";
+    SYS_personality ANOTHER_PERSONALITY, "turns protections of memory off";
+    SYS_syslog Always, "tells about the kernel's memory";
+    SYS_quotactl Always, "the machine is the operator's";
+    SYS_quotactl_fd Always, "the machine is the operator's";
+    SYS_init_module Always, "the kernel is the operator's";
+    SYS_finit_module Always, "the kernel is the operator's";
+    SYS_delete_module Always, "the kernel is the operator's";
+    SYS_kexec_load Always, "the machine is the operator's";
+    SYS_kexec_file_load Always, "the machine is the operator's";
+    SYS_reboot Always, "the machine is the operator's";
+    SYS_swapon Always, "the machine is the operator's";
+    SYS_swapoff Always, "the machine is the operator's";
+    SYS_acct Always, "the machine is the operator's";
+    SYS_vhangup Always, "the machine is the operator's";
+    SYS_settimeofday Always, "the clock is the operator's";
+    SYS_clock_settime Always, "the clock is the operator's";
+    SYS_adjtimex Always, "the clock is the operator's";
+    SYS_clock_adjtime Always, "the clock is the operator's";
+    SYS_iopl Always, "hardware is the kernel's";
+    SYS_ioperm Always, "hardware is the kernel's";
+];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{DAEMON_REFUSED, GATEWAY, WORKER};
+    use super::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
     use crate::filter::{Filter, Meaning};
 
     #[test]
     fn each_call_stands_once_and_with_a_reason() {
-        for table in [WORKER, GATEWAY, DAEMON_REFUSED] {
+        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED] {
             let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
             assert_eq!(numbers.len(), table.len());
             assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");
         }
+    }
+
+    #[test]
+    fn what_a_program_finds_absent_is_not_judged_besides() {
+        let judged = |number: &libc::c_long| PROGRAM_REFUSED.iter().any(|rule| rule.number == *number);
+        assert!(!PROGRAM_ABSENT.iter().any(judged));
+        assert!(PROGRAM_ABSENT.len() <= 8, "the filter's head jumps over them in one step");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io;
 use aaos_core::confinement::{Boundary, LockedReport, ProbeResult};
 
 use crate::descriptors::close_all_but_granted;
-use crate::domain::{Domain, Tcp, enter, open_root};
+use crate::domain::{Allowed, Domain, Tcp, enter_with, open_root};
 use crate::filter::{Filter, Meaning};
 use crate::namespaces::{
     EmptyNetwork, Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace, write_maps,
@@ -113,8 +113,16 @@ pub(crate) fn give_up_privilege(parent: u32) -> Result<(), LockError> {
 
 /// Enters the Landlock domain and proves it: what opened before must be refused after.
 pub(crate) fn enter_domain(tcp: Tcp) -> Result<(Domain, Option<ProbeResult>), LockError> {
+    enter_domain_with(tcp, &[])
+}
+
+/// The same with rules for places, of which none is the root.
+pub(crate) fn enter_domain_with(
+    tcp: Tcp,
+    allowed: &[Allowed],
+) -> Result<(Domain, Option<ProbeResult>), LockError> {
     open_root().at("the control of the Landlock probe")?;
-    let domain = enter(tcp).at("the Landlock domain")?;
+    let domain = enter_with(tcp, allowed).at("the Landlock domain")?;
     if domain.abi == 0 {
         return Ok((domain, None));
     }

@@ -19,13 +19,14 @@ use rustix::net::{
 
 use crate::channel::{CHANNEL_FD, Channel};
 use crate::control::{CONTROL_BYTES, MAX_CONTROL_DESCRIPTORS, News, Order, Serial};
-use crate::descriptors::{StandardInput, arrange, close_all_but_granted_on_exec};
+use crate::descriptors::{StandardInput, arrange, close_all_but_granted, close_all_but_granted_on_exec};
 use crate::filter::Filter;
 use crate::gateway::GatewayRole;
 use crate::namespaces::{
     Abilities, EmptyNetwork, Identity, NamespaceSet, NetworkMaker, ProcSelf, find_abilities, write_maps,
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
+use crate::program::{ProgramMaker, serve_program};
 use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
@@ -184,6 +185,7 @@ impl Zygote {
             (Order::Gateway(serial, role), [channel, stderr, program]) => {
                 (serial, self.make_gateway(role, channel, stderr, program))
             }
+            (Order::Program(serial), [channel, stderr]) => (serial, self.make_program(channel, stderr)),
             (Order::Kill(serial), []) => return self.kill(serial),
             _ => return Err(ZygoteError::Protocol),
         };
@@ -217,6 +219,24 @@ impl Zygote {
         let pid = unsafe { fork_with(born.flags()) }?;
         if pid == 0 {
             let code = catch_unwind(AssertUnwindSafe(|| worker_main(&plan, channel, stderr, self.serve)));
+            exit_now(code.unwrap_or(PANICKED));
+        }
+        Ok(pid)
+    }
+
+    fn make_program(&mut self, channel: &OwnedFd, stderr: &OwnedFd) -> io::Result<libc::pid_t> {
+        let namespaces = self.abilities.namespaces;
+        let maker = ProgramMaker {
+            own_uid: self.abilities.own_uids.map(|range| range.of_worker(self.launched)),
+            namespaces,
+            zygote: self.identity,
+            parent: parent_seen_in(namespaces),
+        };
+        self.launched = self.launched.wrapping_add(1);
+        // SAFETY: this process is single-threaded.
+        let pid = unsafe { fork_with(born_into(namespaces, is_root()).flags()) }?;
+        if pid == 0 {
+            let code = catch_unwind(AssertUnwindSafe(|| program_main(&maker, channel, stderr)));
             exit_now(code.unwrap_or(PANICKED));
         }
         Ok(pid)
@@ -325,6 +345,20 @@ fn worker_main(plan: &WorkerPlan<'_>, channel: &OwnedFd, stderr: &OwnedFd, serve
         Ok(()) => i32::from(serve(channel)),
         Err(error) => {
             last_words("saying that it is locked", &Err::<(), _>(error));
+            LOCK_FAILED
+        }
+    }
+}
+
+fn program_main(maker: &ProgramMaker, channel: &OwnedFd, stderr: &OwnedFd) -> i32 {
+    let arranged = arrange(channel.as_fd(), stderr.as_fd(), StandardInput::Unreadable)
+        .and_then(|()| unblock_signals())
+        .and_then(|()| close_all_but_granted())
+        .at("arranging descriptors");
+    match arranged.and_then(|()| serve_program(maker, &Channel::inherited())) {
+        Ok(()) => 0,
+        Err(error) => {
+            last_words(error.step, &Err::<(), _>(&error.source));
             LOCK_FAILED
         }
     }

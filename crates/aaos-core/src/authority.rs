@@ -15,6 +15,7 @@ mod index;
 pub mod narrow;
 mod purse;
 mod revoke;
+mod surroundings;
 mod table;
 mod words;
 
@@ -278,6 +279,7 @@ impl Authority {
             ResourceKind::Network => lives(&index.network) || lives(&index.web),
             ResourceKind::SpawnChild => lives(&index.spawn),
             ResourceKind::MessageSend => lives(&index.message),
+            ResourceKind::Exec => lives(&index.exec),
         };
         let resources = RESOURCE_KINDS.map(|kind| reach(&kind));
         let has = |kind: &ResourceKind| {
@@ -452,10 +454,11 @@ impl Authority {
     }
 }
 
-const RESOURCE_KINDS: [ResourceKind; 5] = [
+const RESOURCE_KINDS: [ResourceKind; 6] = [
     ResourceKind::FileRead,
     ResourceKind::FileWrite,
     ResourceKind::Network,
     ResourceKind::SpawnChild,
     ResourceKind::MessageSend,
+    ResourceKind::Exec,
 ];

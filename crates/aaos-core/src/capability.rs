@@ -1,8 +1,7 @@
 //! The capability grammar of SPEC §2 as data.
 //!
 //! Invariant: a value here is well formed; text becomes one only through [`Capability::parse`] and
-//! [`GrantSpec::parse`]. `Display` writes the grammar's own words, which parse to the same value, once the form's
-//! effect is built.
+//! [`GrantSpec::parse`]. `Display` writes the grammar's own words, which parse to the same value.
 
 mod grammar;
 mod host;
@@ -12,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{AgentName, NameError, ToolName};
-use crate::path::PathPattern;
+use crate::path::{AbsPath, PathPattern};
 
 pub(crate) use grammar::cut;
 pub use grammar::{CapabilityError, Value, nearest, tool_name};
@@ -113,8 +112,10 @@ pub enum Capability {
     Network(Vec<HostRule>),
     /// To spawn children with these names.
     SpawnChild(NameSet),
-    /// To send messages to these agents. No tool sends one yet, so no text is read as this.
+    /// To send messages to these agents.
     MessageSend(NameSet),
+    /// To start this program in a program sandbox.
+    Exec(AbsPath),
 }
 
 impl Capability {
@@ -127,7 +128,8 @@ impl Capability {
             | Self::WebSearch
             | Self::Network(_)
             | Self::SpawnChild(_)
-            | Self::MessageSend(_) => None,
+            | Self::MessageSend(_)
+            | Self::Exec(_) => None,
         }
     }
 
@@ -152,6 +154,7 @@ impl Capability {
             Self::Network(_) => "network",
             Self::SpawnChild(_) => "spawn_child",
             Self::MessageSend(_) => "message_send",
+            Self::Exec(_) => "exec",
         }
     }
 
@@ -166,6 +169,7 @@ impl Capability {
                 Some(rules.iter().map(HostRule::to_string).collect::<Vec<_>>().join(", "))
             }
             Self::SpawnChild(names) | Self::MessageSend(names) => Some(names.to_string()),
+            Self::Exec(program) => Some(program.to_string()),
         }
     }
 }

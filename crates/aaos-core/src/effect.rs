@@ -21,6 +21,7 @@ use crate::price::Price;
 use crate::quantity::{Amounts, Bytes, MicroUsd, Millis, Quantity, Tokens};
 use crate::tool::ToolCall;
 use crate::toolio::ToolFailure;
+use crate::world::World;
 
 /// What may be done about an effect that began and has no recorded outcome (DESIGN §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,6 +71,8 @@ pub enum Need {
     Spawn(AgentName),
     /// To send a message to this agent.
     Message(AgentName),
+    /// To start this program.
+    Exec(AbsPath),
 }
 
 /// All that an effect needs.
@@ -459,8 +462,11 @@ pub struct Access {
     pub hosts: Vec<HostRule>,
     /// For a host: any public address is allowed.
     pub public: bool,
-    /// For a host: the grants beside it under which redirects may go on.
+    /// For a host: the grants beside it under which redirects may go on. For a program: those of its world.
     pub through: Vec<GrantId>,
+    /// For a program: what there is around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<Box<World>>,
     /// For a file: no symbolic link may be followed below the root, because a person approves places.
     pub no_links: bool,
 }

@@ -74,6 +74,35 @@ pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 /// Descriptors that may accompany one frame (the kernel's own limit is 253).
 pub const MAX_FRAME_DESCRIPTORS: usize = 64;
 
+/// `command_run`: time, seconds, unless told otherwise.
+pub const COMMAND_SECONDS: u64 = 60;
+/// `command_run`: longest time, seconds.
+pub const MAX_COMMAND_SECONDS: u64 = 600;
+/// `command_run`: most arguments.
+pub const MAX_COMMAND_ARGUMENTS: usize = 1024;
+/// `command_run`: program and arguments together, bytes. The kernel takes no longer single argument.
+pub const MAX_COMMAND_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
+/// `command_run`: longest text for standard input, bytes.
+pub const MAX_COMMAND_STDIN_BYTES: usize = 1024 * 1024;
+/// `command_run`: kept beginning of each output stream, bytes; as much is kept of its end.
+pub const COMMAND_OUTPUT_HALF_BYTES: usize = 64 * 1024;
+/// `command_run`: most bytes that each output stream may have; whoever writes more is ended.
+pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
+/// Time for everything in a killed program's sandbox to be gone, milliseconds.
+pub const PROGRAM_STOP_MS: u64 = 30_000;
+/// Programs that run at once, all agents together.
+pub const MAX_PROGRAMS_AT_ONCE: usize = 32;
+/// Granted directories and files that one program may be shown.
+pub const MAX_PROGRAM_ROOTS: usize = 24;
+/// Memory that a program's own temporary directories may hold, bytes each.
+pub const PROGRAM_SCRATCH_BYTES: u64 = 256 * 1024 * 1024;
+/// Files and directories in each of them.
+pub const PROGRAM_SCRATCH_FILES: u64 = 65_536;
+/// Processes and threads of one program, its sandbox's own two included.
+pub const MAX_PROGRAM_PROCESSES: u64 = 256;
+/// Bytes of a program's beginning that are looked at for the interpreter it names.
+pub const SCRIPT_HEAD_BYTES: usize = 256;
+
 /// Largest manifest text, bytes.
 pub const MAX_MANIFEST_BYTES: usize = 256 * 1024;
 /// Largest system prompt, bytes.

@@ -145,6 +145,7 @@ fn kind_of(capability: &Capability) -> Option<ResourceKind> {
         Capability::WebSearch | Capability::Network(_) => Some(ResourceKind::Network),
         Capability::SpawnChild(_) => Some(ResourceKind::SpawnChild),
         Capability::MessageSend(_) => Some(ResourceKind::MessageSend),
+        Capability::Exec(_) => Some(ResourceKind::Exec),
         Capability::Tool(_) => None,
     }
 }

@@ -15,8 +15,9 @@ use crate::name::ToolName;
 use crate::path::AbsPath;
 use crate::quantity::{Amounts, Bytes, Quantity};
 use crate::toolio::{
-    EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput, FileWriteInput, GrepInput,
-    SendMessageInput, SpawnAgentInput, SpawnAgentsInput, ToolFailure, ToolFailureKind, WebFetchInput,
+    CommandRunInput, EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput,
+    FileWriteInput, GrepInput, SendMessageInput, SpawnAgentInput, SpawnAgentsInput, ToolFailure,
+    ToolFailureKind, WebFetchInput,
 };
 
 /// Where a tool's body runs.
@@ -29,6 +30,8 @@ pub enum ToolPlace {
     Worker,
     /// Fetched by the egress gateway, read in the worker.
     EgressAndWorker,
+    /// In a program sandbox of its own.
+    Program,
 }
 
 /// What of a tool's changes to files the journal holds.
@@ -57,6 +60,8 @@ pub enum ResourceKind {
     SpawnChild,
     /// `message_send` grants.
     MessageSend,
+    /// `exec` grants.
+    Exec,
 }
 
 /// What every tool declares. The body lives where [`ToolPlace`] says.
@@ -209,6 +214,7 @@ macro_rules! tools {
 }
 
 tools! {
+    CommandRun => CommandRun(CommandRunInput),
     Echo => Echo(EchoInput),
     FileEdit => FileEdit(FileEditInput),
     FileList => FileList(FileListInput),
@@ -346,6 +352,28 @@ fn file(right: FileRight, path: &AbsPath) -> Need {
 
 fn only(needs: Vec<Need>) -> Result<Needs, ToolFailure> {
     Ok(Needs { all: needs, ..Needs::default() })
+}
+
+/// `command_run`.
+#[derive(Debug)]
+pub struct CommandRun;
+impl Tool for CommandRun {
+    type Input = CommandRunInput;
+    const NAME: &'static str = "command_run";
+    const DESCRIPTION: &'static str = "Starts one granted program, without a shell, and waits for its end. It sees \
+        the system's programs and libraries, the granted directories at their own paths (those granted for \
+        reading alone cannot be changed) and an empty /tmp of its own; it has no network and an empty environment. \
+        Of each of stdout and stderr, the first and the last 64 KiB come back.";
+    const CLASS: EffectClass = EffectClass::Once;
+    const PLACE: ToolPlace = ToolPlace::Program;
+    const RESOURCES: &'static [ResourceKind] = &[ResourceKind::Exec];
+    const FILE_CHANGES: FileChanges = FileChanges::Unrecorded;
+    const PARALLEL_SAFE: bool = false;
+    const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
+    fn resources(input: &CommandRunInput) -> Result<Needs, ToolFailure> {
+        input.check()?;
+        only(vec![Need::Exec(input.program.clone())])
+    }
 }
 
 /// `echo`.

@@ -14,6 +14,78 @@ use crate::name::AgentName;
 use crate::path::AbsPath;
 use crate::quantity::Bytes;
 
+/// Input of `command_run`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommandRunInput {
+    /// The program, as its grant spells it.
+    pub program: AbsPath,
+    /// Its arguments, without its name; no shell looks at them.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub args: Vec<String>,
+    /// Text for its standard input (up to 1 MiB); empty where absent.
+    #[serde(default)]
+    #[schemars(length(max = 1_048_576))]
+    pub stdin: Option<String>,
+    /// The directory to start in (default /).
+    #[serde(default)]
+    pub directory: Option<AbsPath>,
+    /// How long it may run, seconds (up to 600).
+    #[serde(default = "command_seconds")]
+    #[schemars(range(min = 1, max = 600))]
+    pub timeout_seconds: u64,
+}
+
+const fn command_seconds() -> u64 {
+    limits::COMMAND_SECONDS
+}
+
+impl CommandRunInput {
+    /// What a schema cannot say: the length of all arguments, and that none holds a NUL.
+    ///
+    /// # Errors
+    /// [`ToolFailure`] (invalid arguments).
+    pub fn check(&self) -> Result<(), ToolFailure> {
+        let invalid = |why: String| Err(ToolFailure::new(ToolFailureKind::InvalidArguments, why));
+        let bytes =
+            self.args.iter().map(|arg| arg.len() + 1).sum::<usize>() + self.program.as_str().len() + 1;
+        if bytes > limits::MAX_COMMAND_ARGUMENT_BYTES || self.args.len() > limits::MAX_COMMAND_ARGUMENTS {
+            return invalid(format!(
+                "program and arguments have {bytes} bytes in {} arguments; the limits are {} bytes and {}; put long \
+                 text into stdin or a file",
+                self.args.len(),
+                limits::MAX_COMMAND_ARGUMENT_BYTES,
+                limits::MAX_COMMAND_ARGUMENTS
+            ));
+        }
+        if self.args.iter().any(|arg| arg.contains('\0')) {
+            return invalid(
+                "an argument holds a NUL, which no program can be given; leave it out".to_owned(),
+            );
+        }
+        let stdin = self.stdin.as_ref().map_or(0, String::len);
+        if stdin > limits::MAX_COMMAND_STDIN_BYTES {
+            let most = limits::MAX_COMMAND_STDIN_BYTES;
+            return invalid(format!("stdin has {stdin} bytes, more than {most}; put the text into a file"));
+        }
+        Ok(())
+    }
+}
+
+/// Output of `command_run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandRunOutput {
+    /// Its exit code; 128 and the signal's number where a signal ended it.
+    pub exit_code: i32,
+    /// What it wrote to standard output; bytes that are not UTF-8 are shown as U+FFFD.
+    pub stdout: String,
+    /// What it wrote to standard error, likewise.
+    pub stderr: String,
+    /// Whether a part in the middle of either was left out.
+    pub truncated: bool,
+}
+
 /// Input of `echo`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -49,6 +49,7 @@ fn every_form_is_read() {
         ("spawn_child: [b, a, b]", Capability::SpawnChild(NameSet::Only(vec![name("a"), name("b")]))),
         ("message_send: [*]", Capability::MessageSend(NameSet::All)),
         ("message_send: [b, a]", Capability::MessageSend(NameSet::Only(vec![name("a"), name("b")]))),
+        ("exec: /usr/bin/wc", Capability::Exec(AbsPath::parse("/usr/bin/wc").expect("a path"))),
         ("spawn_child: reader", Capability::SpawnChild(NameSet::Only(vec![name("reader")]))),
     ];
     for (text, capability) in cases {
@@ -179,11 +180,22 @@ fn everything_else_is_refused() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for text in
-        ["exec: /usr/bin/git", "tool: memory_store", "tool: command_run", "{ exec: /bin/ls, use: false }"]
-    {
+    for text in ["tool: memory_store", "tool: skill_read", "{ tool: history_read, use: false }"] {
         assert!(refusal(text).contains("not supported in this version"), "{text}");
     }
+}
+
+#[test]
+fn one_program_is_granted_by_its_path_and_never_a_directory_of_them() {
+    for text in ["exec:", "exec: *", "exec: /*", "exec: /usr/bin/*", "exec: [/bin/ls]", "{ exec: true }"] {
+        assert!(refusal(text).contains("the absolute path of one program"), "{text}: {}", refusal(text));
+    }
+    for text in ["exec: ls", "exec: ./ls", "exec: /bin/", "exec: /bin/../ls", "exec: /bin/l?", "exec: /"] {
+        assert!(refusal(text).starts_with("exec: "), "{text}: {}", refusal(text));
+    }
+    assert!(refusal("exec: /bin/l\u{7}s").contains("control character"));
+    let bounded = "{ exec: \"/bin/ls\", max_invocations: 3, delegate: false }";
+    assert_eq!(spec(bounded).to_string(), bounded);
 }
 
 #[test]
@@ -198,6 +210,7 @@ fn json_says_it_in_the_grammar_s_words() {
     for (text, json) in [
         ("tool: *", r#"{"tool":"*"}"#),
         ("tool: echo", r#"{"tool":"echo"}"#),
+        ("exec: /bin/ls", r#"{"exec":"/bin/ls"}"#),
         ("spawn_child: [*]", r#"{"spawn_child":["*"]}"#),
         ("spawn_child: [a, b]", r#"{"spawn_child":["a","b"]}"#),
     ] {
@@ -259,7 +272,7 @@ fn a_refusal_repeats_what_was_written_and_says_what_kind_of_word_it_is() {
         ("{ tool: echo, delegat: true }", "unknown constraint \"delegat\"; nearest: \"delegate\""),
         ("{ use: true, tol: echo }", "unknown capability \"tol\"; nearest: \"tool\""),
         // As near to a form as to a constraint: beside other keys it is most likely a constraint.
-        ("{ tool: echo, xxxx: 1 }", "unknown constraint \"xxxx\"; nearest: \"use\""),
+        ("{ tool: echo, qqqq: 1 }", "unknown constraint \"qqqq\"; nearest: \"use\""),
         ("tool: file_reed", "unknown tool \"file_reed\"; nearest: \"file_read\""),
         ("network: -a.org", "\"-a.org\" is no host name or address; nearest: \"example.org\""),
         (
@@ -383,6 +396,10 @@ fn any_names() -> impl Strategy<Value = NameSet> {
     prop_oneof![Just(NameSet::All), only]
 }
 
+fn is_below_root(pattern: &PathPattern) -> bool {
+    pattern.root().as_str() != "/"
+}
+
 fn any_capability() -> impl Strategy<Value = Capability> {
     let tool = (0..CATALOGUE.len()).prop_map(|at| ToolSet::One(CATALOGUE[at].tool_name()));
     prop_oneof![
@@ -392,6 +409,10 @@ fn any_capability() -> impl Strategy<Value = Capability> {
         Just(Capability::WebSearch),
         any_rules().prop_map(Capability::Network),
         any_names().prop_map(Capability::SpawnChild),
+        any_names().prop_map(Capability::MessageSend),
+        any_path()
+            .prop_filter("a program", is_below_root)
+            .prop_map(|path| Capability::Exec(path.root().clone())),
     ]
 }
 

@@ -90,6 +90,7 @@ fn a_resource_needs_a_tool_that_acts_on_it() {
         ("web_search", "tool: web_fetch"),
         ("spawn_child: [helper]", "tool: spawn_agents"),
         ("message_send: [keeper]", "tool: send_message"),
+        ("exec: /usr/bin/wc", "tool: command_run"),
     ] {
         for entries in [vec!["tool: echo", resource], vec![resource]] {
             let found = one("resource-without-tool", &entries);
@@ -131,6 +132,7 @@ fn a_tool_needs_something_to_act_on() {
         ("tool: web_fetch", "\"file_read: /a/*\"", "web_search"),
         ("tool: spawn_agent", "web_search", "spawn_child: [helper]"),
         ("tool: spawn_agents", "web_search", "spawn_child: [helper]"),
+        ("tool: command_run", "\"file_read: /a/*\"", "exec: /usr/bin/wc"),
     ] {
         let found = one("tool-without-resource", &[other, tool]);
         assert_eq!((found.level, found.grant), (Level::Error, Some(1)), "{tool}");
@@ -177,6 +179,7 @@ fn any_tool_is_told_which_ones_stay_idle() {
         "web_search",
         "spawn_child: [helper]",
         "message_send: [keeper]",
+        "exec: /usr/bin/wc",
     ];
     assert_eq!(of("any-tool-partly-unusable", &all), []);
 }
@@ -409,4 +412,19 @@ fn a_schedule_of_days_that_no_year_has_is_an_error() {
 fn the_shipped_manifest_has_no_errors() {
     let shipped = Manifest::parse(include_str!("../../../manifests/bootstrap.yaml")).expect("parses");
     assert_eq!(lint(&shipped), []);
+}
+
+#[test]
+fn a_program_that_may_be_changed_is_any_program() {
+    let tools = ["tool: command_run", "tool: file_write", "exec: /srv/bin/tool"];
+    for write in ["\"file_write: /srv/*\"", "file_write: /srv/bin/tool"] {
+        let found = one("changeable-program", &[&tools[..], &[write]].concat());
+        assert_eq!((found.level, found.grant), (Level::Warning, Some(2)), "{write}");
+        assert!(
+            found.message.contains("/srv") && found.message.contains("exec: /srv/bin/tool"),
+            "{}",
+            found.message
+        );
+    }
+    assert_eq!(of("changeable-program", &[&tools[..], &["\"file_write: /srv/bin/data/*\""]].concat()), []);
 }

@@ -284,7 +284,7 @@ fn approvals_name_tools_of_the_catalogue() {
             "approval_required:\n  - echo\n  - file_wrte",
             "line 6, column 5: unknown tool \"file_wrte\"; nearest: \"file_write\"",
         ),
-        ("approval_required: [command_run]", "tool `command_run` is not supported in this version"),
+        ("approval_required: [memory_store]", "tool `memory_store` is not supported in this version"),
         ("approval_required: [7]", "line 4, column 21: `approval_required` must be text"),
         ("approval_required: [*]", "unknown tool \"*\""),
         ("approval_required: true", "`approval_required` must be a list"),
@@ -374,7 +374,6 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
         "memory: { episodic_max_content_bytes: 10 }",
-        "capabilities: [ { exec: /usr/bin/git } ]",
     ] {
         let words = refusal(field);
         assert!(words.contains("not supported in this version"), "{field}: {words}");

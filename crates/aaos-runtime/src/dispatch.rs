@@ -276,6 +276,7 @@ impl Kernel {
             }
             ToolPlace::Worker => self.run_worker_tool(agent, cancel, permit, None).await,
             ToolPlace::EgressAndWorker => self.run_fetch(agent, cancel, permit).await,
+            ToolPlace::Program => self.run_program(agent, cancel, permit).await,
         };
         self.ended(agent, receipt).await
     }

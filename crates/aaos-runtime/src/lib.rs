@@ -26,6 +26,7 @@ mod messages;
 mod meter;
 mod outputs;
 mod principal;
+mod programs;
 mod quiet;
 mod recovery;
 mod registry;

@@ -206,7 +206,9 @@ async fn converse(
 }
 
 /// Runs `work` where it may block.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ToolFailure> {
+pub(crate) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ToolFailure> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         ToolFailure::new(ToolFailureKind::Io, format!("the daemon gave up on a file operation ({error})"))
     })

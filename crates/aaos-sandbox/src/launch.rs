@@ -15,7 +15,7 @@ use aaos_confine::control::Order;
 use aaos_confine::namespaces::Abilities;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, LockedReport};
 use aaos_core::id::WorkerId;
-use aaos_core::limits::{FAR_LAUNCH_MS, FAR_STOP_MS, LAUNCHES_AT_ONCE};
+use aaos_core::limits::{FAR_LAUNCH_MS, FAR_STOP_MS, LAUNCHES_AT_ONCE, MAX_PROGRAMS_AT_ONCE};
 use aaos_core::quantity::Millis;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     /// Turns of those who launch workers: the zygote makes one process at a time, and each launch has a deadline.
     turns: Semaphore,
     tasks: [JoinHandle<()>; 2],
+    programs: Arc<Semaphore>,
 }
 
 impl Drop for Inner {
@@ -94,8 +95,8 @@ enum FirstFrame {
 
 /// A far process that was made and has not said anything yet.
 #[derive(Debug)]
-struct Made {
-    channel: FarChannel,
+pub(crate) struct Made {
+    pub(crate) channel: FarChannel,
     process: FarProcess,
     pid: u32,
 }
@@ -127,6 +128,7 @@ impl Sandbox {
                 turns: Semaphore::new(LAUNCHES_AT_ONCE),
                 config,
                 tasks: [listen, watch],
+                programs: Arc::new(Semaphore::new(MAX_PROGRAMS_AT_ONCE)),
             }),
         })
     }
@@ -214,8 +216,13 @@ impl Sandbox {
         }
     }
 
+    /// Where programs that run have their places.
+    pub(crate) fn program_places(&self) -> &Arc<Semaphore> {
+        &self.inner.programs
+    }
+
     /// Orders a process and finds out who it is.
-    async fn make(
+    pub(crate) async fn make(
         &self,
         order: impl FnOnce(aaos_confine::control::Serial) -> Order,
         more: &[BorrowedFd<'_>],
@@ -266,7 +273,7 @@ impl Sandbox {
     }
 
     /// Waits for `Locked`, reads the lock-down back, and holds it against the policy.
-    async fn prove(&self, made: Made, profile: Profile) -> Result<Proved, SandboxError> {
+    pub(crate) async fn prove(&self, made: Made, profile: Profile) -> Result<Proved, SandboxError> {
         let Made { mut channel, process, pid } = made;
         let report = match channel.receive().await {
             Ok(FirstFrame::Locked(report)) => report,
@@ -313,10 +320,13 @@ impl Sandbox {
     }
 }
 
-type Proved = (FarChannel, FarProcess, ConfinementReceipt, Vec<Boundary>);
+pub(crate) type Proved = (FarChannel, FarProcess, ConfinementReceipt, Vec<Boundary>);
 
 /// One deadline for a whole launch.
-async fn within<T>(what: &'static str, launch: impl Future<Output = T>) -> Result<T, SandboxError> {
+pub(crate) async fn within<T>(
+    what: &'static str,
+    launch: impl Future<Output = T>,
+) -> Result<T, SandboxError> {
     let limit = Millis(FAR_LAUNCH_MS);
     tokio::time::timeout(Duration::from_millis(limit.0), launch)
         .await

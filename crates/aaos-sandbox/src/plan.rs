@@ -125,6 +125,10 @@ impl Request {
             ToolInput::FileReadMany(input) => Ok(self.plan_read_many(input)),
             ToolInput::FileWrite(input) => self.plan_write(input),
             ToolInput::FileEdit(input) => self.plan_edit(input),
+            ToolInput::CommandRun(_) => Err(ToolFailure::new(
+                ToolFailureKind::UnknownTool,
+                "command_run runs in a sandbox of its own, not in a worker",
+            )),
             ToolInput::SendMessage(_) | ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => {
                 Err(ToolFailure::new(
                     ToolFailureKind::UnknownTool,
@@ -414,6 +418,7 @@ mod tests {
             hosts: Vec::new(),
             public: false,
             through: Vec::new(),
+            world: None,
             no_links: false,
         };
         let request = Request {

@@ -162,6 +162,11 @@ impl Drop for FarProcess {
 pub(crate) struct ExitStatus(pub(crate) i32);
 
 impl ExitStatus {
+    /// As a shell tells it: the exit code, or 128 and the number of the signal.
+    pub(crate) fn code(self) -> i32 {
+        if libc::WIFSIGNALED(self.0) { 128 + libc::WTERMSIG(self.0) } else { libc::WEXITSTATUS(self.0) }
+    }
+
     pub(crate) fn words(self) -> String {
         if libc::WIFSIGNALED(self.0) {
             format!("killed by signal {}", libc::WTERMSIG(self.0))
@@ -264,5 +269,6 @@ mod tests {
     fn ends_are_told_in_words() {
         assert_eq!(ExitStatus(9).words(), "killed by signal 9");
         assert_eq!(ExitStatus(70 << 8).words(), "exit code 70");
+        assert_eq!((ExitStatus(9).code(), ExitStatus(70 << 8).code()), (137, 70));
     }
 }

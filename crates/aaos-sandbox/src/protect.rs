@@ -78,6 +78,11 @@ impl Protection {
         self.exempt.iter().map(Place::now).any(|place| path != place && path.starts_with(&place))
     }
 
+    /// Where everything protected is now, or would be.
+    pub(crate) fn places(&self) -> impl Iterator<Item = PathBuf> {
+        self.protected.iter().map(Place::now)
+    }
+
     /// Whether `path` is at or below something protected.
     pub(crate) fn covers(&self, path: &Path) -> bool {
         self.protected.iter().map(Place::now).any(|place| path.starts_with(&place))

@@ -31,13 +31,25 @@ pub(crate) struct Profile {
     pub(crate) limits: &'static [Limit],
     /// Who counts its descriptors.
     pub(crate) descriptors: Counted,
+    /// What its root is.
+    pub(crate) root: Root,
+}
+
+/// The root directory of a far process that has its own mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// Nothing is in it.
+    Empty,
+    /// A file system of its own, in which the granted places are.
+    Private,
 }
 
 /// Who counts the descriptors of a far process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
-    /// The daemon, where it may look; the process waits for its first request and opens nothing meanwhile.
-    FromOutside,
+    /// The daemon, where it may look; the process waits for its first request and opens nothing meanwhile. So many
+    /// may stand above the channel: what it is to execute.
+    FromOutside(usize),
     /// The process, before it says that it is locked: it goes on to open sockets at once.
     FromInside,
 }
@@ -61,7 +73,16 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
         Boundary::ClosedDescriptors,
     ],
     limits: aaos_confine::rlimits::WORKER_LIMITS,
-    descriptors: Counted::FromOutside,
+    descriptors: Counted::FromOutside(0),
+    root: Root::Empty,
+};
+
+/// A program sandbox: everything, too. Its first process holds the program, its three streams and a script.
+pub(crate) const PROGRAM_PROFILE: Profile = Profile {
+    boundaries: WORKER_PROFILE.boundaries,
+    limits: aaos_confine::rlimits::PROGRAM_LIMITS,
+    descriptors: Counted::FromOutside(5),
+    root: Root::Private,
 };
 
 /// The daemon itself: what it refuses itself, as one process.
@@ -77,6 +98,7 @@ pub(crate) fn gateway_profile() -> Profile {
         boundaries: GATEWAY_BOUNDARIES,
         limits: aaos_confine::rlimits::gateway_limits(rustix::process::geteuid().is_root()),
         descriptors: Counted::FromInside,
+        root: Root::Empty,
     }
 }
 
@@ -171,6 +193,8 @@ struct Seen {
     namespaces: BTreeMap<&'static str, Namespace>,
     descriptors: Option<Vec<i32>>,
     root_entries: Option<usize>,
+    /// Whether its root is on another file system than the daemon's.
+    root_differs: Option<bool>,
     /// Filters that it was born with: those of the process that made it.
     inherited_filters: u32,
 }
@@ -194,9 +218,11 @@ impl Seen {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
         let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
+        let root_differs =
+            device_of(&place.join("root")).zip(device_of(Path::new("/"))).map(|(its, own)| its != own);
         let limits = read_proc(&place.join("limits"))?;
         let inherited_filters = origin.filters;
-        Ok(Self { status, limits, namespaces, descriptors, root_entries, inherited_filters })
+        Ok(Self { status, limits, namespaces, descriptors, root_entries, root_differs, inherited_filters })
     }
 
     fn judge(
@@ -212,7 +238,10 @@ impl Seen {
             Boundary::Landlock => landlock(report, policy),
             Boundary::NoCapabilities => self.capabilities(),
             Boundary::OwnUid => self.own_uid(),
-            Boundary::MountNamespace => self.empty_root(report),
+            Boundary::MountNamespace => match profile.root {
+                Root::Empty => self.empty_root(report),
+                Root::Private => self.private_root(report),
+            },
             Boundary::Rlimits => self.rlimits(profile.limits),
             Boundary::ClosedDescriptors => self.closed_descriptors(report, profile.descriptors),
             Boundary::UserNamespace
@@ -305,6 +334,22 @@ impl Seen {
         }
     }
 
+    fn private_root(&self, report: &LockedReport) -> (Evidence, String) {
+        let own = self.own_namespace(Boundary::MountNamespace, report);
+        match (own.0, self.root_differs) {
+            (Evidence::Observed, Some(true)) => {
+                (Evidence::Observed, format!("{}; its root is a file system of its own", own.1))
+            }
+            (Evidence::Observed, Some(false)) => {
+                (Evidence::Missing, format!("{}, but its root is the daemon's", own.1))
+            }
+            (Evidence::Observed, None) => {
+                (Evidence::Reported, format!("{}; its root could not be looked at", own.1))
+            }
+            _ => own,
+        }
+    }
+
     fn rlimits(&self, limits: &[Limit]) -> (Evidence, String) {
         for limit in limits {
             let held = self.limits.lines().find_map(|line| line.strip_prefix(limit.name)).map(|rest| {
@@ -320,14 +365,19 @@ impl Seen {
     }
 
     fn closed_descriptors(&self, report: &LockedReport, counted: Counted) -> (Evidence, String) {
-        if let (Some(open), Counted::FromOutside) = (&self.descriptors, counted) {
+        if let (Some(open), Counted::FromOutside(wanted)) = (&self.descriptors, counted) {
             let extra: Vec<&i32> = open.iter().filter(|number| **number > CHANNEL_FD).collect();
             let detail = format!("{} open, {} above the channel", open.len(), extra.len());
-            let evidence = if extra.is_empty() { Evidence::Observed } else { Evidence::Missing };
+            let evidence = if extra.len() <= wanted { Evidence::Observed } else { Evidence::Missing };
             return (evidence, detail);
         }
         probed(report, Boundary::ClosedDescriptors)
     }
+}
+
+fn device_of(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|facts| facts.dev())
 }
 
 /// How many seccomp filters a process is under, and with it whatever it makes.
@@ -418,6 +468,7 @@ mod tests {
             namespaces: BTreeMap::new(),
             descriptors: None,
             root_entries: None,
+            root_differs: None,
             inherited_filters,
         };
         seen.seccomp().0

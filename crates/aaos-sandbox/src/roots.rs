@@ -567,7 +567,7 @@ impl Opener<'_> {
     }
 }
 
-fn open_slash() -> Result<OwnedFd, RootError> {
+pub(crate) fn open_slash() -> Result<OwnedFd, RootError> {
     rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| RootError::from_errno("open", "/", errno))
 }

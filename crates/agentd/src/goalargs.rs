@@ -39,6 +39,9 @@ pub(crate) struct GoalFlags {
     /// Let it fetch from every public host
     #[arg(long, help_heading = "Grants")]
     pub(crate) web: bool,
+    /// Let it start PROGRAM (a path, or a name in the system's directories) in a sandbox; may be given again
+    #[arg(long, value_name = "PROGRAM", help_heading = "Grants")]
+    pub(crate) exec: Vec<String>,
     /// The goal's agent, instead of the bootstrap agent: its own capabilities replace the default grants
     #[arg(long, value_name = "FILE", help_heading = "Grants")]
     pub(crate) manifest: Option<std::path::PathBuf>,
@@ -90,7 +93,13 @@ pub(crate) struct Place {
     pub(crate) directory: AbsPath,
     /// The home directory, if there is one.
     pub(crate) home: Option<AbsPath>,
+    /// Where programs are looked up by name.
+    pub(crate) programs: Vec<AbsPath>,
 }
+
+/// The system's own directories of programs: what a name means does not depend on who asks from where.
+const PROGRAM_DIRECTORIES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 impl Place {
     /// The place of this process.
@@ -102,7 +111,12 @@ impl Place {
             UsageError(format!("cannot tell the working directory: {error}; change to one that exists"))
         })?;
         let home = home.and_then(|home| home.canonicalize().ok());
-        Ok(Self { directory: abs_path(&directory)?, home: home.and_then(|home| abs_path(&home).ok()) })
+        let programs = PROGRAM_DIRECTORIES.iter().filter_map(|path| AbsPath::parse(path).ok());
+        Ok(Self {
+            directory: abs_path(&directory)?,
+            home: home.and_then(|home| abs_path(&home).ok()),
+            programs: programs.collect(),
+        })
     }
 }
 
@@ -165,6 +179,9 @@ impl GoalPlan {
         grants.extend(network_grant(flags, manifest.is_some(), &own_grants, &mut notices)?);
         if flags.web {
             grants.push(Capability::WebSearch);
+        }
+        for text in &flags.exec {
+            grants.push(Capability::Exec(program(text, place)?));
         }
         if manifest.is_none() {
             grants.extend([Capability::Tool(ToolSet::All), Capability::SpawnChild(NameSet::All)]);
@@ -299,6 +316,27 @@ fn network_grant(
     Ok((!rules.is_empty()).then_some(Capability::Network(rules)))
 }
 
+/// The program that `--exec` means, spelled as it is found.
+fn program(text: &str, place: &Place) -> Result<AbsPath, UsageError> {
+    let bad = |why: String| UsageError(format!("--exec {text:?}: {why}"));
+    let found = if text.contains('/') {
+        goaltext::resolve(text, &place.directory).ok_or_else(|| bad("is no usable path".to_owned()))?
+    } else {
+        let named = place.programs.iter().filter_map(|directory| goaltext::resolve(text, directory));
+        let found = named.into_iter().find(|path| Path::new(path.as_str()).is_file());
+        found.ok_or_else(|| {
+            bad("there is no such program in the system's directories; write its path".to_owned())
+        })?
+    };
+    if !Path::new(found.as_str()).is_file() {
+        return Err(bad(format!("there is no program {found}")));
+    }
+    match Capability::parse("exec", &Value::Text(found.as_str())) {
+        Ok(_) => Ok(found),
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
+
 fn hosts_of(spec: &GrantSpec) -> Option<&Vec<HostRule>> {
     match &spec.capability {
         Capability::Network(rules) => Some(rules),
@@ -391,6 +429,7 @@ impl Serialize for WireGrant<'_> {
             Capability::SpawnChild(NameSet::Only(names)) | Capability::MessageSend(NameSet::Only(names)) => {
                 map.serialize_entry(capability.form(), names)?;
             }
+            Capability::Exec(program) => map.serialize_entry(capability.form(), program)?,
             Capability::WebSearch => unreachable!("it was written above"),
         }
         map.end()

@@ -10,7 +10,9 @@ use super::{Budget, GoalFlags, GoalPlan, LoadedManifest, Place, WireGrant};
 
 fn place(directory: &Path) -> Place {
     let directory = AbsPath::parse(directory.to_str().expect("UTF-8")).expect("absolute");
-    Place { directory, home: Some(AbsPath::parse("/home/u").expect("absolute")) }
+    let programs =
+        vec![AbsPath::parse("/usr/bin").expect("absolute"), AbsPath::parse("/bin").expect("absolute")];
+    Place { directory, home: Some(AbsPath::parse("/home/u").expect("absolute")), programs }
 }
 
 fn flags(goal: &str) -> GoalFlags {
@@ -65,6 +67,22 @@ fn flags_replace_defaults_and_web_adds() {
     );
     let budget = Budget { tokens: Some(Tokens(7)), usd: Some(MicroUsd(1_500_000)), seconds: Some(9) };
     assert_eq!(plan.budget, budget);
+}
+
+#[test]
+fn programs_are_granted_by_their_path_or_by_name() {
+    let planned = |exec: &[&str]| {
+        let told = GoalFlags { exec: own(exec), ..flags("go") };
+        GoalPlan::new(&told, &place(Path::new("/p")), None)
+    };
+    let plan = planned(&["env", "/bin/sh", "/bin/../bin/sh"]).expect("all are there");
+    let programs: Vec<String> = grants(&plan).into_iter().filter(|grant| grant.starts_with("exec")).collect();
+    assert_eq!(programs, ["exec: /usr/bin/env", "exec: /bin/sh", "exec: /bin/sh"]);
+    let json = serde_json::to_string(&WireGrant(&plan.grants[2])).expect("JSON");
+    assert_eq!(json, r#"{"exec":"/usr/bin/env"}"#);
+    for bad in ["no-such-program", "/bin/no-such-program", "/bin", "", "./sh"] {
+        assert!(planned(&[bad]).is_err_and(|error| error.0.contains("--exec")), "{bad}");
+    }
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Authority {
     }
 
     /// Grants of an agent and its ancestors that say themselves that a person is asked.
-    fn asking(&self, at: AgentIx) -> impl Iterator<Item = &GrantRecord> {
+    pub(super) fn asking(&self, at: AgentIx) -> impl Iterator<Item = &GrantRecord> {
         self.agents.path(at).flat_map(|node| &node.asking).map(|ix| self.grants.record(*ix))
     }
 

@@ -10,6 +10,8 @@ use crate::name::AgentName;
 use crate::quantity::{Amounts, Timestamp};
 
 use super::index::HeldIndex;
+use super::narrow::covers_need;
+use super::surroundings::Surroundings;
 use super::table::{GrantIx, Unusable};
 use super::{AgentIx, Authority, Refusal, words};
 
@@ -125,13 +127,18 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(GrantIx, Access), Denied> {
         let (ix, relative) = self.choose(at, need, now)?;
-        let Hosts { hosts, public, through } = match need {
+        let Hosts { hosts, public, mut through } = match need {
             Need::Host { host, port } => self.reachable_hosts(at, ix, (host, *port), now),
             _ => Hosts::default(),
         };
+        let mut world = None;
+        if matches!(need, Need::Exec(_)) {
+            let Surroundings { world: seen, through: grants } = self.surroundings(at, ix, now);
+            (world, through) = (Some(Box::new(seen)), grants);
+        }
         let grant = self.grants.id(ix);
         let need = need.clone();
-        Ok((ix, Access { need, grant, relative, hosts, public, through, no_links: false }))
+        Ok((ix, Access { need, grant, relative, hosts, public, through, world, no_links: false }))
     }
 
     /// The most specific usable grant for a need; else why the most specific one there is cannot be used.
@@ -163,6 +170,10 @@ impl Authority {
             Need::Host { host, port } => first(&mut self.host_grants(index, host, *port).into_iter()),
             Need::Spawn(name) => first(&mut self.naming(&index.spawn, name)),
             Need::Message(name) => first(&mut self.naming(&index.message, name)),
+            Need::Exec(_) => {
+                let held = index.exec.iter().copied();
+                first(&mut held.filter(|ix| covers_need(self.grants.record(*ix), need)))
+            }
         };
         chosen.map_err(|because| words::denied(need, because))
     }

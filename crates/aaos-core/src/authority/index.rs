@@ -68,6 +68,7 @@ pub(super) struct HeldIndex {
     pub(super) web: Vec<GrantIx>,
     pub(super) spawn: Vec<GrantIx>,
     pub(super) message: Vec<GrantIx>,
+    pub(super) exec: Vec<GrantIx>,
 }
 
 impl HeldIndex {
@@ -91,6 +92,7 @@ impl HeldIndex {
             Capability::Network(_) => self.network.push(ix),
             Capability::SpawnChild(_) => self.spawn.push(ix),
             Capability::MessageSend(_) => self.message.push(ix),
+            Capability::Exec(_) => self.exec.push(ix),
         }
     }
 

@@ -99,6 +99,7 @@ pub fn covers(outer: &Capability, inner: &Capability) -> bool {
         }
         (Capability::SpawnChild(outer), Capability::SpawnChild(inner))
         | (Capability::MessageSend(outer), Capability::MessageSend(inner)) => names_cover(outer, inner),
+        (Capability::Exec(outer), Capability::Exec(inner)) => outer == inner,
         _ => false,
     }
 }
@@ -119,6 +120,7 @@ pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
         }
         (Capability::SpawnChild(set), Need::Spawn(name))
         | (Capability::MessageSend(set), Need::Message(name)) => set.contains(name),
+        (Capability::Exec(granted), Need::Exec(program)) => granted == program,
         _ => false,
     }
 }

@@ -66,6 +66,13 @@ pub(super) fn missing(need: &Need) -> String {
         }
         Need::Spawn(name) => Capability::SpawnChild(NameSet::Only(vec![name.clone()])).to_string(),
         Need::Message(name) => Capability::MessageSend(NameSet::Only(vec![name.clone()])).to_string(),
+        Need::Exec(program) => {
+            let wanted = Capability::Exec(program.clone());
+            match GrantSpec::parse(&wanted.to_string()) {
+                Ok(spec) if spec.capability == wanted => wanted.to_string(),
+                _ => format!("an exec grant of {program:?}"),
+            }
+        }
     }
 }
 
@@ -90,6 +97,7 @@ fn none_covers_hint(need: &Need) -> &'static str {
         Need::Tool(_) => "use one of the tools on offer",
         Need::Spawn(_) => "give the child a name that the spawn_child grant lists",
         Need::Message(_) => "write to one of the agents that the message_send grant lists",
+        Need::Exec(_) => "start one of the granted programs, spelled as the grant spells it",
     }
 }
 

@@ -5,22 +5,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_RATE_PER_MINUTE};
 use crate::manifest::yaml;
 use crate::name::{AgentName, NameError, ToolName};
-use crate::path::{PathError, PathPattern};
+use crate::path::{AbsPath, PathError, PathPattern, Reach};
 use crate::tool::CATALOGUE;
 
 use super::{Capability, Constraints, GrantSpec, HostRule, NameSet, ToolSet};
 
-const FORMS: [&str; 7] =
-    ["file_read", "file_write", "tool", "web_search", "network", "spawn_child", "message_send"];
+const FORMS: [&str; 8] =
+    ["file_read", "file_write", "tool", "web_search", "network", "spawn_child", "message_send", "exec"];
 const CONSTRAINTS: [&str; 6] =
     ["max_invocations", "max_per_minute", "expires_in_seconds", "delegate", "use", "approval_required"];
 pub(super) const SPAWN_EXAMPLE: &str = "spawn_child: [reader, writer]";
 const MESSAGE_EXAMPLE: &str = "message_send: [keeper]";
-/// In the grammar, not built yet.
-const LATER_FORMS: [&str; 1] = ["exec"];
+const EXEC_EXAMPLE: &str = "exec: /usr/bin/wc";
 /// Tools of SPEC §4 that are not built yet.
-const LATER_TOOLS: [&str; 6] =
-    ["command_run", "history_read", "memory_delete", "memory_query", "memory_store", "skill_read"];
+const LATER_TOOLS: [&str; 5] =
+    ["history_read", "memory_delete", "memory_query", "memory_store", "skill_read"];
 /// Longest host name (RFC 1035), and longest label.
 const MAX_HOST_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
@@ -88,7 +87,7 @@ pub enum CapabilityError {
     /// An unusable path or glob.
     #[error("{form}: {source}")]
     Path {
-        /// `file_read` or `file_write`.
+        /// `file_read`, `file_write` or `exec`.
         form: &'static str,
         /// Why.
         source: PathError,
@@ -96,7 +95,7 @@ pub enum CapabilityError {
     /// A path that a person cannot see rightly.
     #[error("{form}: {path:?} holds a control character or ends with a space; rename the directory")]
     UnclearPath {
-        /// `file_read` or `file_write`.
+        /// `file_read`, `file_write` or `exec`.
         form: &'static str,
         /// As written.
         path: String,
@@ -166,9 +165,7 @@ impl Capability {
             "network" => Ok(Self::Network(hosts(value)?)),
             "spawn_child" => Ok(Self::SpawnChild(names("spawn_child", SPAWN_EXAMPLE, value)?)),
             "message_send" => Ok(Self::MessageSend(names("message_send", MESSAGE_EXAMPLE, value)?)),
-            later if LATER_FORMS.contains(&later) => {
-                Err(CapabilityError::NotSupported { what: format!("capability `{later}:`") })
-            }
+            "exec" => Ok(Self::Exec(program(value)?)),
             other => Err(CapabilityError::UnknownForm { found: cut(other), nearest: nearest(other, &FORMS) }),
         }
     }
@@ -295,6 +292,16 @@ fn path(form: &'static str, value: &Value<'_>) -> Result<PathPattern, Capability
         return Err(CapabilityError::UnclearPath { form, path: cut(text) });
     }
     PathPattern::parse(text).map_err(|source| CapabilityError::Path { form, source })
+}
+
+/// One program: never a directory of them, since whoever can write there would choose what runs.
+fn program(value: &Value<'_>) -> Result<AbsPath, CapabilityError> {
+    let one_program = || shape("exec", "the absolute path of one program", EXEC_EXAMPLE);
+    if !matches!(value, Value::Text(_)) {
+        return Err(one_program());
+    }
+    let pattern = path("exec", value)?;
+    if pattern.reach() == Reach::Exact { Ok(pattern.root().clone()) } else { Err(one_program()) }
 }
 
 fn tool(value: &Value<'_>) -> Result<ToolSet, CapabilityError> {

@@ -17,7 +17,24 @@ const SHARED: [&str; 7] = ["/etc", "/home", "/media", "/mnt", "/root", "/run", "
 const SYSTEM: [&str; 9] = ["/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/root", "/sbin", "/usr"];
 
 pub(super) fn findings(held: &Held<'_>) -> Vec<Finding> {
-    held.iter().filter_map(|(at, spec)| finding(at, spec)).collect()
+    let changeable = held.iter().filter_map(|(at, spec)| changeable_program(held, at, spec));
+    held.iter().filter_map(|(at, spec)| finding(at, spec)).chain(changeable).collect()
+}
+
+/// A program that the agent may change is any program.
+fn changeable_program(held: &Held<'_>, at: usize, spec: &GrantSpec) -> Option<Finding> {
+    let Capability::Exec(program) = &spec.capability else { return None };
+    let (_, by) = held.iter().find(|(_, other)| match &other.capability {
+        Capability::FileWrite(pattern) => pattern.matches(program).is_some(),
+        _ => false,
+    })?;
+    Some(Finding {
+        level: Level::Warning,
+        rule: "changeable-program",
+        grant: Some(at),
+        message: format!("`{by}` lets the agent change what `{spec}` lets it start"),
+        advice: "grant a program that lies where the agent cannot write".to_owned(),
+    })
 }
 
 fn finding(at: usize, spec: &GrantSpec) -> Option<Finding> {

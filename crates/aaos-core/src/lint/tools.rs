@@ -77,6 +77,7 @@ const fn needed(kind: ResourceKind) -> (&'static str, &'static str) {
         ResourceKind::Network => ("a `network` or `web_search` grant", "`network: example.org`"),
         ResourceKind::SpawnChild => ("a `spawn_child` grant", "`spawn_child: [reader]`"),
         ResourceKind::MessageSend => ("a `message_send` grant", "`message_send: [keeper]`"),
+        ResourceKind::Exec => ("an `exec` grant", "`exec: /usr/bin/wc`"),
     }
 }
 

@@ -262,6 +262,8 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
     assert_eq!(names(&["tool: web_fetch", "network: a.org"]), ["web_fetch"]);
     assert_eq!(names(&["tool: *", "spawn_child: [a]"]), ["echo", "spawn_agent", "spawn_agents"]);
     assert_eq!(names(&["tool: *", "message_send: [a]"]), ["echo", "send_message"]);
+    assert_eq!(names(&["tool: *", "exec: /bin/ls"]), ["command_run", "echo"]);
+    assert_eq!(names(&["tool: command_run", "{ exec: /bin/ls, use: false }"]), [""; 0]);
     assert!(names(&["{ tool: echo, use: false }"]).is_empty());
     let mut law = world(&["{ tool: echo, max_invocations: 1 }"]);
     act(&mut law, 1, tool("echo")).expect("one use");

@@ -6,6 +6,7 @@ mod fold;
 mod machine;
 mod model;
 mod narrow;
+mod programs;
 mod properties;
 mod purses;
 mod recovered;

@@ -10,7 +10,7 @@ use aaos_core::supervision::{RestartPolicy, Supervision};
 use proptest::prelude::*;
 
 use crate::support::{
-    NOW, Wish, act, admission, agent, child, fresh_call, grant, host, read, request, tool, world, write,
+    NOW, Wish, act, admission, agent, child, exec, fresh_call, grant, host, read, request, tool, world, write,
 };
 
 #[test]
@@ -322,7 +322,9 @@ fn a_window_is_the_childs_own_and_never_inherited() {
 }
 
 /// Grants and needs over so small an alphabet that they meet often.
-const WORDS: [&str; 22] = [
+const WORDS: [&str; 24] = [
+    "exec: /bin/ls",
+    "exec: /bin/cat",
     "file_read: /*",
     "file_read: /a/*",
     "file_read: /a/b/*",
@@ -359,6 +361,7 @@ fn every_need() -> Vec<Need> {
     for host_name in ["a.org", "b.a.org", "c.b.a.org", "org", "127.0.0.1", "localhost"] {
         needs.extend([host(host_name, 80), host(host_name, 443), host(host_name, 22)]);
     }
+    needs.extend([exec("/bin/ls"), exec("/bin/cat")]);
     for agent_name in ["a", "b", "c"] {
         needs.extend([Need::Spawn(name(agent_name)), Need::Message(name(agent_name))]);
     }

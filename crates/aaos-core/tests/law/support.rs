@@ -125,6 +125,10 @@ pub(crate) fn write(path: &str) -> Need {
     Need::File { right: FileRight::Write, path: AbsPath::parse(path).expect("a path") }
 }
 
+pub(crate) fn exec(program: &str) -> Need {
+    Need::Exec(AbsPath::parse(program).expect("a path"))
+}
+
 pub(crate) fn tool(name: &str) -> Need {
     Need::Tool(aaos_core::name::ToolName::parse(name).expect("a tool"))
 }

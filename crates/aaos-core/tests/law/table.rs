@@ -24,6 +24,7 @@ enum Ask {
     Url(String),
     Spawn(String),
     Message(String),
+    Exec(String),
 }
 
 impl Ask {
@@ -36,6 +37,7 @@ impl Ask {
             Self::Url(url) => host_and_port(url).ok().map(|(name, port)| host(&name, port)),
             Self::Spawn(name) => AgentName::parse(name).ok().map(Need::Spawn),
             Self::Message(name) => AgentName::parse(name).ok().map(Need::Message),
+            Self::Exec(path) => AbsPath::parse(path).ok().map(Need::Exec),
         }
     }
 
@@ -48,7 +50,7 @@ impl Ask {
     fn has_words(&self) -> bool {
         let odd = |c: char| c.is_control() || matches!(c, '*' | '?' | '[');
         match self {
-            Self::Read(path) | Self::Write(path) => {
+            Self::Read(path) | Self::Write(path) | Self::Exec(path) => {
                 let is_root = AbsPath::parse(path).is_ok_and(|path| path.as_str() == "/");
                 !(is_root || path.contains(odd) || path.contains("..") || path.trim() != path)
             }
@@ -93,11 +95,12 @@ const fn slot(capability: &Capability) -> usize {
         Capability::Network(_) => 4,
         Capability::SpawnChild(_) => 5,
         Capability::MessageSend(_) => 6,
+        Capability::Exec(_) => 7,
     }
 }
 
 /// Variants of [`Capability`].
-const SLOTS: usize = 7;
+const SLOTS: usize = 8;
 
 /// Paths that no grant is asked about.
 const NO_PATHS: [&str; 5] = ["", "data/a", "./data/a", "~/data", "/data/\0"];
@@ -304,6 +307,22 @@ fn name_rows() -> Vec<Row> {
     ]
 }
 
+fn program_rows() -> Vec<Row> {
+    let of = |path: &str| Ask::Exec(path.to_owned());
+    let same = ["/usr/bin/wc", "//usr/bin/wc", "/usr/./bin/wc"];
+    let others = [
+        "/usr/bin",
+        "/usr/bin/wc2",
+        "/usr/bin/w",
+        "/bin/wc",
+        "/usr/bin/wc/x",
+        "/usr/bin/../bin/wc",
+        "/",
+        "/usr/bin/*",
+    ];
+    vec![row("exec: /usr/bin/wc", of, &same, &others, &NO_PATHS)]
+}
+
 fn rows() -> Vec<Row> {
     let mut rows = file_rows("file_read", Ask::Read, Ask::Write);
     rows.extend(file_rows("file_write", Ask::Write, Ask::Read));
@@ -311,6 +330,7 @@ fn rows() -> Vec<Row> {
     rows.extend(network_rows());
     rows.extend(web_rows());
     rows.extend(name_rows());
+    rows.extend(program_rows());
     rows
 }
 

@@ -7,7 +7,8 @@ use aaos_core::name::ToolName;
 use aaos_core::quantity::{Millis, Timestamp};
 
 use crate::support::{
-    NOW, act, admission, agent, all, ask, child, denial, each, grant, host, read, request, tool, world, write,
+    NOW, act, admission, agent, all, ask, child, denial, each, exec, grant, host, read, request, tool, world,
+    write,
 };
 
 fn needs(all: impl Into<Vec<Need>>) -> Needs {
@@ -160,7 +161,7 @@ fn people_find_an_agent_by_its_name_its_root_and_what_it_holds() {
 #[test]
 fn reach_is_told_of_every_kind_of_grant_and_of_nothing_else() {
     let name = |text: &str| aaos_core::name::AgentName::parse(text).expect("a name");
-    let kinds: [(&str, Need, Need); 7] = [
+    let kinds: [(&str, Need, Need); 8] = [
         ("tool: *", tool("grep"), read("/a")),
         ("tool: echo", tool("echo"), tool("grep")),
         ("spawn_child: [reader]", Need::Spawn(name("reader")), Need::Spawn(name("writer"))),
@@ -168,6 +169,7 @@ fn reach_is_told_of_every_kind_of_grant_and_of_nothing_else() {
         ("network: *.a.org:8080", host("b.a.org", 8080), host("b.a.org", 80)),
         ("web_search", host("b.a.org", 80), host("b.a.org", 8080)),
         ("file_write: /a/*", write("/a/b"), read("/a/b")),
+        ("exec: /bin/ls", exec("/bin/ls"), exec("/bin/cat")),
     ];
     for (words, reached, beside) in kinds {
         let law = world(&[words]);

@@ -8,7 +8,8 @@ use aaos_core::name::AgentName;
 use aaos_core::quantity::{Amounts, Millis, Quantity};
 
 use crate::support::{
-    NOW, act, admission, agent, all, ask, child, fresh_call, grant, host, read, request, tool, world, write,
+    NOW, act, admission, agent, all, ask, child, exec, fresh_call, grant, host, read, request, tool, world,
+    write,
 };
 
 /// Each quantity, the field that bounds it, and how 1500 of it are shown.
@@ -85,6 +86,7 @@ fn what_nothing_covers_is_denied_with_what_to_do_instead() {
         (tool("echo"), "one of the tools on offer"),
         (Need::Spawn(name()), "a name that the spawn_child grant lists"),
         (Need::Message(name()), "agents that the message_send grant lists"),
+        (exec("/bin/ls"), "one of the granted programs"),
     ] {
         let denied = denied(&mut world(&[]), need);
         assert_eq!(denied.reason, "no grant covers it");

@@ -104,7 +104,10 @@ impl Grants {
                 Capability::FileWrite(pattern) => self.write.push(pattern),
                 Capability::Network(rules) => self.hosts.extend(rules),
                 Capability::WebSearch => self.any_public_host = true,
-                Capability::SpawnChild(_) | Capability::Tool(_) | Capability::MessageSend(_) => {}
+                Capability::SpawnChild(_)
+                | Capability::Tool(_)
+                | Capability::MessageSend(_)
+                | Capability::Exec(_) => {}
             }
         }
     }

@@ -28,6 +28,7 @@ fn want(need: &Need) -> Option<String> {
         Need::Host { host, port } => format!("connect to {host:?} on port {port}"),
         Need::Spawn(name) => format!("spawn the child {name}"),
         Need::Message(name) => format!("send a message to {name}"),
+        Need::Exec(program) => format!("start the program {:?}", program.as_str()),
     })
 }
 

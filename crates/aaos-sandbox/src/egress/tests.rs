@@ -37,6 +37,7 @@ fn access() -> Vec<Access> {
         public: true,
         no_links: false,
         through: Vec::new(),
+        world: None,
     }]
 }
 

@@ -346,6 +346,7 @@ pub(super) fn need_words(need: &Need) -> String {
         Need::Host { host, port } => format!("network: {}:{port}", line(host)),
         Need::Spawn(name) => format!("spawn_child: [{name}]"),
         Need::Message(name) => format!("message_send: [{name}]"),
+        Need::Exec(program) => format!("exec: {}", line(program.as_str())),
     }
 }
 

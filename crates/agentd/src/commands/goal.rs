@@ -193,7 +193,8 @@ mod tests {
     use aaos_core::quantity::MicroUsd;
 
     fn plan(goal: &str) -> GoalPlan {
-        let place = Place { directory: AbsPath::parse("/p").expect("absolute"), home: None };
+        let place =
+            Place { directory: AbsPath::parse("/p").expect("absolute"), home: None, programs: Vec::new() };
         GoalPlan::new(&GoalFlags { goal: goal.to_owned(), ..GoalFlags::default() }, &place, None)
             .expect("plans")
     }

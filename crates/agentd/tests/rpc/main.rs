@@ -14,6 +14,7 @@ mod methods;
 mod paths;
 mod persistent;
 mod principals;
+mod programs;
 mod purses;
 mod restart;
 mod revocation;

@@ -74,6 +74,7 @@ impl Tale {
             hosts: Vec::new(),
             public: false,
             through: Vec::new(),
+            world: None,
             no_links: false,
         };
         self.add(Event::ToolInvoked {

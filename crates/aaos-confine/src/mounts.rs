@@ -1,0 +1,246 @@
+//! Mounts as descriptors: made or copied out of sight, bounded, and only then put in place.
+//!
+//! Invariant: a mount gets its attributes before it is attached anywhere, so that nobody ever sees it without them.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::namespaces::{Identity, open_at};
+use crate::sys::{answer, exit_now, fork_with, wait_for};
+
+/// `MOUNT_ATTR_*` of linux/mount.h.
+pub(crate) const READ_ONLY: u64 = 0x1;
+pub(crate) const NO_SUID: u64 = 0x2;
+pub(crate) const NO_DEVICES: u64 = 0x4;
+pub(crate) const NO_EXEC: u64 = 0x8;
+const ID_MAP: u64 = 0x0010_0000;
+/// `OPEN_TREE_CLONE` of linux/mount.h.
+const CLONE_TREE: i32 = 1;
+/// `MOVE_MOUNT_F_EMPTY_PATH` of linux/mount.h.
+const FROM_DESCRIPTOR: u32 = 0x4;
+/// `MOVE_MOUNT_T_EMPTY_PATH` of linux/mount.h.
+const ONTO_DESCRIPTOR: u32 = 0x40;
+/// `FSCONFIG_SET_STRING` and `FSCONFIG_CMD_CREATE` of linux/mount.h.
+const SET_STRING: u32 = 1;
+const CREATE: u32 = 6;
+/// `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC` of linux/mount.h.
+const CLOSE_ON_EXEC: u32 = 1;
+/// `RESOLVE_NO_MAGICLINKS` and `RESOLVE_NO_SYMLINKS` of linux/openat2.h.
+const NO_LINKS: u64 = 0x02 | 0x04;
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+struct MountAttributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// `struct open_how` of linux/openat2.h.
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// How much of a tree is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// One mount; what is mounted below it stays behind.
+    One,
+    /// With everything that is mounted below it.
+    All,
+}
+
+impl Depth {
+    const fn flag(self) -> i32 {
+        match self {
+            Self::One => 0,
+            Self::All => libc::AT_RECURSIVE,
+        }
+    }
+}
+
+/// A mount that is attached nowhere yet.
+#[derive(Debug)]
+pub(crate) struct Detached(OwnedFd);
+
+impl Detached {
+    /// A copy of what a descriptor of this mount namespace holds, with these attributes.
+    pub(crate) fn copy(of: BorrowedFd<'_>, depth: Depth, attributes: u64) -> io::Result<Self> {
+        let flags = CLONE_TREE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH | depth.flag();
+        // SAFETY: a constant path; plain numbers.
+        let tree =
+            answer(unsafe { libc::syscall(libc::SYS_open_tree, of.as_raw_fd(), c"".as_ptr(), flags) })?;
+        let copy = Self(owned(tree));
+        copy.change(depth, attributes, 0, None)?;
+        Ok(copy)
+    }
+
+    /// A fresh file system of a kind, with options, and these attributes.
+    pub(crate) fn fresh(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> io::Result<Self> {
+        // SAFETY: the kind outlives the call.
+        let context =
+            owned(answer(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOSE_ON_EXEC) })?);
+        for (key, value) in options {
+            configure(&context, SET_STRING, Some((key, value)))?;
+        }
+        configure(&context, CREATE, None)?;
+        // SAFETY: plain numbers.
+        let mount = answer(unsafe {
+            libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOSE_ON_EXEC, attributes)
+        })?;
+        Ok(Self(owned(mount)))
+    }
+
+    /// Shows everything in it that one identity owns as another's, and what is made in it likewise.
+    pub(crate) fn map_owner(&self, map: &IdMap) -> io::Result<()> {
+        self.change(Depth::One, ID_MAP, 0, Some(map))
+    }
+
+    /// Puts it on top of what a descriptor of this mount namespace holds.
+    pub(crate) fn attach(self, on: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: constant paths; plain numbers.
+        answer(unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                on.as_raw_fd(),
+                c"".as_ptr(),
+                FROM_DESCRIPTOR | ONTO_DESCRIPTOR,
+            )
+        })
+        .map(drop)
+    }
+
+    fn change(&self, depth: Depth, set: u64, clear: u64, map: Option<&IdMap>) -> io::Result<()> {
+        let user_namespace = map.map_or(0, |map| u64::from(map.0.as_raw_fd().unsigned_abs()));
+        let wanted = MountAttributes { set, clear, propagation: libc::MS_PRIVATE, user_namespace };
+        set_attributes(self.0.as_raw_fd(), c"", libc::AT_EMPTY_PATH | depth.flag(), &wanted)
+    }
+}
+
+/// Makes what is mounted at a path read-only.
+pub(crate) fn make_read_only(at: &CStr) -> io::Result<()> {
+    let wanted = MountAttributes { set: READ_ONLY, clear: 0, propagation: 0, user_namespace: 0 };
+    set_attributes(libc::AT_FDCWD, at, 0, &wanted)
+}
+
+fn set_attributes(directory: RawFd, path: &CStr, flags: i32, wanted: &MountAttributes) -> io::Result<()> {
+    // SAFETY: path and attributes outlive the call and are as long as said.
+    answer(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            directory,
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(wanted),
+            size_of::<MountAttributes>(),
+        )
+    })
+    .map(drop)
+}
+
+fn configure(context: &OwnedFd, command: u32, pair: Option<(&&CStr, &&CStr)>) -> io::Result<()> {
+    let key = pair.map_or(std::ptr::null(), |(key, _)| key.as_ptr());
+    let value = pair.map_or(std::ptr::null(), |(_, value)| value.as_ptr());
+    // SAFETY: both are null or strings that outlive the call.
+    answer(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) })
+        .map(drop)
+}
+
+/// Opens a place of this mount namespace by a path in which no link is followed.
+pub(crate) fn find(path: &CStr) -> io::Result<OwnedFd> {
+    let how = OpenHow {
+        flags: u64::from((libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW).unsigned_abs()),
+        mode: 0,
+        resolve: NO_LINKS,
+    };
+    // SAFETY: path and description outlive the call and are as long as said.
+    let found = answer(unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            std::ptr::from_ref(&how),
+            size_of::<OpenHow>(),
+        )
+    })?;
+    Ok(owned(found))
+}
+
+/// Finds in this mount namespace what a descriptor of another one holds: by its path, and only if it is the same.
+pub(crate) fn find_same(path: &CStr, held: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let found = find(path)?;
+    let (here, there) = (rustix::fs::fstat(&found)?, rustix::fs::fstat(held)?);
+    if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino) {
+        Ok(found)
+    } else {
+        // Somebody put another thing there.
+        Err(io::Error::from_raw_os_error(libc::ESTALE))
+    }
+}
+
+/// A user namespace that says whose files are shown as whose.
+#[derive(Debug)]
+pub(crate) struct IdMap(OwnedFd);
+
+impl IdMap {
+    /// What belongs to `owner` is shown as belonging to `shown`. Needs the superuser's rights.
+    pub(crate) fn new(owner: Identity, shown: Identity) -> io::Result<Self> {
+        let (numbers, number) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (waits, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // SAFETY: this process is single-threaded; the child makes raw calls only and leaves by `_exit`.
+        let pid = unsafe { fork_with(libc::CLONE_NEWUSER | libc::CLONE_FILES) }?;
+        if pid == 0 {
+            hold_namespace(number.as_raw_fd(), waits.as_raw_fd());
+        }
+        let made = Self::of(&numbers, owner, shown);
+        let told = rustix::io::write(&go, &[0]).map_err(io::Error::from);
+        wait_for(pid)?;
+        told.and(made)
+    }
+
+    fn of(numbers: &OwnedFd, owner: Identity, shown: Identity) -> io::Result<Self> {
+        let mut number = [0; size_of::<RawFd>()];
+        if rustix::io::read(numbers, &mut number)? != number.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let number = RawFd::from_ne_bytes(number);
+        if number < 0 {
+            return Err(io::Error::from_raw_os_error(number.saturating_neg()));
+        }
+        // SAFETY: the child opened it in the table that both share, and leaves it to this process.
+        let place = unsafe { OwnedFd::from_raw_fd(number) };
+        let write = |name: &CStr, from: u32, to: u32| {
+            let file = open_at(place.as_raw_fd(), name, libc::O_WRONLY)?;
+            rustix::io::write(&file, format!("{from} {to} 1\n").as_bytes()).map(drop).map_err(io::Error::from)
+        };
+        write(c"uid_map", owner.uid(), shown.uid())?;
+        write(c"gid_map", owner.gid(), shown.gid())?;
+        open_at(place.as_raw_fd(), c"ns/user", libc::O_RDONLY).map(Self)
+    }
+}
+
+/// The child of [`IdMap::new`]: opens its own place of /proc, says under which number, and stays until it is told to go.
+fn hold_namespace(number: RawFd, waits: RawFd) -> ! {
+    // SAFETY: a constant path; buffers outlive the calls and are as long as said.
+    unsafe {
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let opened = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self".as_ptr(), flags);
+        let place = if opened < 0 { -*libc::__errno_location() } else { i32::try_from(opened).unwrap_or(-1) };
+        libc::syscall(libc::SYS_write, number, &raw const place, size_of_val(&place));
+        let mut word = 0_u8;
+        libc::syscall(libc::SYS_read, waits, &raw mut word, 1);
+    }
+    exit_now(0)
+}
+
+fn owned(number: libc::c_long) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us.
+    unsafe { OwnedFd::from_raw_fd(RawFd::try_from(number).unwrap_or(-1)) }
+}

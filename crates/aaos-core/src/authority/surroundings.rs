@@ -1,0 +1,86 @@
+//! What a program is shown of its agent's grants: an authorisation of one program is one of its whole world.
+//!
+//! Invariants: a program uses a grant as often as it likes and asks nobody, so a grant whose uses are counted, or about
+//! which a person is to be asked, is no part of its world; neither is one that its holder may only hand on. What is
+//! changed by a program is not counted, so where a purse bounds that, it may change nothing.
+
+use crate::capability::Capability;
+use crate::effect::FileRight;
+use crate::id::GrantId;
+use crate::quantity::{Quantity, Timestamp};
+use crate::tool::{CommandRun, Tool};
+use crate::world::{SharedRoot, World};
+
+use super::narrow::covers;
+use super::table::GrantIx;
+use super::{AgentIx, AgentNode, Authority};
+
+/// Tools that read files; where a person is asked about one of them, a program does not read past the question.
+const READING: [&str; 4] = ["file_read", "file_read_many", "file_list", "grep"];
+/// Tools that change files, likewise.
+const WRITING: [&str; 2] = ["file_write", "file_edit"];
+
+/// A world, and the grants that it is made of beside the one that is used.
+#[derive(Debug, Default)]
+pub(super) struct Surroundings {
+    pub(super) world: World,
+    pub(super) through: Vec<GrantId>,
+}
+
+impl Authority {
+    /// The world of a program that is started under the chosen grant.
+    pub(super) fn surroundings(&self, at: AgentIx, chosen: GrantIx, now: Timestamp) -> Surroundings {
+        let node = self.agents.at(at);
+        let free = |ix: &&GrantIx| self.is_free(at, **ix, now);
+        let mut found = Surroundings::default();
+        for ix in node.index.exec.iter().filter(|ix| **ix == chosen || free(ix)) {
+            if let Capability::Exec(program) = &self.grants.record(*ix).capability {
+                found.world.programs.push(program.clone());
+            }
+            if *ix != chosen {
+                found.through.push(self.grants.id(*ix));
+            }
+        }
+        let readable = node.index.read.all().iter().filter(|_| !asks_around(node, &READING));
+        let changeable = node.index.write.all().iter().filter(|_| self.may_change(at, now));
+        for ix in readable.chain(changeable).filter(free) {
+            found.world.roots.extend(self.shared(*ix));
+            found.through.push(self.grants.id(*ix));
+        }
+        found
+    }
+
+    /// Whether a grant may be used any number of times without a question.
+    fn is_free(&self, at: AgentIx, ix: GrantIx, now: Timestamp) -> bool {
+        let own = &self.grants.record(ix).capability;
+        // A wider grant is no way round a narrower one that asks.
+        let meets = |asking: &Capability| covers(asking, own) || covers(own, asking);
+        !self.grants.is_counted(ix)
+            && !self.grants.asks(ix)
+            && self.grants.usable(ix, now).is_ok()
+            && !self.asking(at).any(|asking| meets(&asking.capability))
+    }
+
+    fn may_change(&self, at: AgentIx, now: Timestamp) -> bool {
+        let is_bounded = |quantity| self.remaining(at, quantity, now).is_some();
+        !asks_around(self.agents.at(at), &WRITING)
+            && !is_bounded(Quantity::WrittenBytes)
+            && !is_bounded(Quantity::Files)
+    }
+
+    fn shared(&self, ix: GrantIx) -> Option<SharedRoot> {
+        let record = self.grants.record(ix);
+        let (right, pattern) = match &record.capability {
+            Capability::FileRead(pattern) => (FileRight::Read, pattern.clone()),
+            Capability::FileWrite(pattern) => (FileRight::Write, pattern.clone()),
+            _ => return None,
+        };
+        Some(SharedRoot { grant: record.id, right, pattern, spelled: record.spelled.clone() })
+    }
+}
+
+/// Whether a person is asked about one of these tools and not about starting programs.
+fn asks_around(node: &AgentNode, tools: &[&str]) -> bool {
+    let asks = |tool: &str| node.approval_required.iter().any(|one| one.as_str() == tool);
+    !asks(CommandRun::NAME) && tools.iter().any(|tool| asks(tool))
+}

@@ -1,0 +1,167 @@
+//! What a program is shown of its agent's grants.
+//!
+//! Invariant: nothing that its agent could not use, any number of times and unasked; and whatever it is shown ends it
+//! when it is revoked.
+
+use aaos_core::authority::{Admission, Authority, AuthorityLimits};
+use aaos_core::budget::Budget;
+use aaos_core::effect::FileRight;
+use aaos_core::name::ToolName;
+use aaos_core::path::PathPattern;
+use aaos_core::quantity::Quantity;
+use aaos_core::world::World;
+
+use crate::support::{
+    NOW, act, admission, agent, all, ask, child, denial, exec, fresh_call, grant, request, world,
+};
+
+/// The world of /bin/a for an agent, and the grants that it is made of beside the one of /bin/a.
+fn seen(law: &mut Authority, who: u128) -> (World, Vec<aaos_core::id::GrantId>) {
+    let parts = ask(law, who, all([exec("/bin/a")])).expect("granted").into_parts();
+    let access = parts.all[0].clone();
+    law.refund(parts.call, parts.charges);
+    (*access.world.expect("a program has a world"), access.through)
+}
+
+fn words(world: &World) -> Vec<String> {
+    let root = |root: &aaos_core::world::SharedRoot| match root.right {
+        FileRight::Read => format!("read {}", root.pattern),
+        FileRight::Write => format!("write {}", root.pattern),
+    };
+    world.programs.iter().map(ToString::to_string).chain(world.roots.iter().map(root)).collect()
+}
+
+/// The words of agent 1's world under these grants.
+fn shown(grants: &[&str]) -> Vec<String> {
+    words(&seen(&mut world(grants), 1).0)
+}
+
+fn holding(grants: &[&str], approval_required: &[&str], budget: Budget) -> Authority {
+    let mut law = Authority::new(AuthorityLimits::default());
+    let grants = grants.iter().zip(1..).map(|(words, id)| request(id, words)).collect();
+    let asked = approval_required.iter().map(|tool| ToolName::parse(tool).expect("a tool")).collect();
+    let admission = Admission { approval_required: asked, budget, ..admission(1, None) };
+    law.admit_root(admission, grants, NOW).expect("there is room");
+    law
+}
+
+#[test]
+fn a_program_is_shown_what_its_agent_may_use() {
+    let grants =
+        ["exec: /bin/a", "exec: /bin/b", "file_read: /r/*", "file_write: /w/*", "tool: *", "network: a.org"];
+    let (world, through) = seen(&mut world(&grants), 1);
+    assert_eq!(words(&world), ["/bin/a", "/bin/b", "read /r/*", "write /w/*"]);
+    assert_eq!(through, [grant(2), grant(3), grant(4)], "and each of these ends it");
+    assert_eq!(world.roots[1].grant, grant(4));
+}
+
+#[test]
+fn a_place_is_shown_as_it_is_and_as_it_is_spelled() {
+    let mut law = Authority::new(AuthorityLimits::default());
+    let mut linked = request(2, "file_read: /real/*");
+    linked.spelled = Some(PathPattern::parse("/link/*").expect("a pattern"));
+    law.admit_root(admission(1, None), vec![request(1, "exec: /bin/a"), linked], NOW).expect("room");
+    let roots = seen(&mut law, 1).0.roots;
+    let words = |pattern: &PathPattern| pattern.to_string();
+    assert_eq!((words(&roots[0].pattern).as_str(), roots.len()), ("/real/*", 1), "shown once");
+    assert_eq!(roots[0].spelled.as_ref().map(words).as_deref(), Some("/link/*"));
+}
+
+#[test]
+fn a_program_that_is_not_granted_has_no_world() {
+    let mut law = world(&["exec: /bin/b", "file_read: /r/*"]);
+    assert_eq!(denial(ask(&mut law, 1, all([exec("/bin/a")]))).0, "exec: /bin/a");
+    let parts = ask(&mut law, 1, all([crate::support::read("/r/x")])).expect("granted").into_parts();
+    assert_eq!(parts.all[0].world, None, "only a program has one");
+}
+
+#[test]
+fn what_is_counted_asked_about_or_only_handed_on_is_not_shown() {
+    for bound in ["max_invocations: 9", "max_per_minute: 9", "use: false", "approval_required: true"] {
+        let bounded = |form: &str| format!("{{ {form}, {bound} }}");
+        let (program, read, write) =
+            (bounded("exec: /bin/b"), bounded("file_read: \"/r/*\""), bounded("file_write: \"/w/*\""));
+        assert_eq!(shown(&["exec: /bin/a", &program, &read, &write]), ["/bin/a"], "{bound}");
+    }
+    let expiring = "{ file_read: \"/r/*\", expires_in_seconds: 60 }";
+    assert_eq!(shown(&["exec: /bin/a", expiring]), ["/bin/a", "read /r/*"], "the control");
+    // The program that is started is in its own world, however it is bounded.
+    assert_eq!(shown(&["{ exec: /bin/a, max_invocations: 2 }", "file_read: /r/*"]), ["/bin/a", "read /r/*"]);
+}
+
+#[test]
+fn a_wider_grant_is_no_way_round_one_that_asks() {
+    let asking = "{ file_read: \"/r/secret/*\", approval_required: true }";
+    assert_eq!(shown(&["exec: /bin/a", "file_read: /r/*", asking]), ["/bin/a"]);
+    assert_eq!(shown(&["exec: /bin/a", "file_read: /r/secret/deep/*", asking]), ["/bin/a"]);
+    let beside = ["exec: /bin/a", "file_read: /r/plain/*", asking, "file_write: /r/*"];
+    assert_eq!(shown(&beside), ["/bin/a", "read /r/plain/*", "write /r/*"], "the control");
+    let mut law = world(&["exec: /bin/a", "file_read: /r/*", asking, "tool: *"]);
+    child(&mut law, 1, 2, &[(1, 10, "exec: /bin/a"), (2, 11, "file_read: /r/*")]).expect("narrower");
+    assert_eq!(words(&seen(&mut law, 2).0), ["/bin/a"], "an ancestor's question holds for its descendants");
+}
+
+#[test]
+fn where_a_person_is_asked_about_files_a_program_does_not_go_past_them() {
+    let grants = ["exec: /bin/a", "file_read: /r/*", "file_write: /w/*"];
+    let under = |tools: &[&str]| {
+        let mut law = holding(&grants, tools, Budget::default());
+        words(&seen(&mut law, 1).0)
+    };
+    let (reads, writes) = ("read /r/*", "write /w/*");
+    for tool in ["file_read", "file_read_many", "file_list", "grep"] {
+        assert_eq!(under(&[tool]), ["/bin/a", writes], "{tool}");
+    }
+    for tool in ["file_write", "file_edit"] {
+        assert_eq!(under(&[tool]), ["/bin/a", reads], "{tool}");
+    }
+    assert_eq!(under(&["echo", "web_fetch"]), ["/bin/a", reads, writes], "the control");
+    let all = ["file_read", "grep", "file_write", "file_edit", "command_run"];
+    assert_eq!(
+        under(&all),
+        ["/bin/a", reads, writes],
+        "the question about the program is the one that is asked"
+    );
+}
+
+#[test]
+fn where_a_purse_bounds_what_is_written_a_program_writes_nothing() {
+    let grants = ["exec: /bin/a", "file_read: /r/*", "file_write: /w/*"];
+    let under = |quantity| {
+        let mut law = holding(&grants, &[], Budget::of(quantity, 1_000_000));
+        words(&seen(&mut law, 1).0)
+    };
+    for quantity in [Quantity::WrittenBytes, Quantity::Files] {
+        assert_eq!(under(quantity), ["/bin/a", "read /r/*"], "{quantity:?}");
+    }
+    assert_eq!(under(Quantity::Tokens), ["/bin/a", "read /r/*", "write /w/*"], "the control");
+}
+
+#[test]
+fn a_revocation_of_anything_that_is_shown_cuts_the_program() {
+    let grants = ["exec: /bin/a", "exec: /bin/b", "file_read: /r/*", "file_write: /w/*"];
+    for revoked in 1..=4 {
+        let mut law = world(&grants);
+        let call = fresh_call();
+        let parts = law.authorize(agent(1), call, all([exec("/bin/a")]), NOW).expect("granted").into_parts();
+        assert_eq!(law.revoke(grant(revoked)).calls, [call], "grant {revoked}");
+        assert!(law.is_cut(parts.call));
+    }
+    let mut law = world(&["exec: /bin/a", "{ file_read: \"/o/*\", max_invocations: 1 }"]);
+    let parts = ask(&mut law, 1, all([exec("/bin/a")])).expect("granted").into_parts();
+    assert_eq!(law.revoke(grant(2)).calls, [], "the control: it is not shown");
+    assert!(!law.is_cut(parts.call));
+}
+
+#[test]
+fn a_child_is_given_no_other_program() {
+    let mut law = world(&["exec: /bin/a", "{ exec: /bin/b, delegate: false }"]);
+    for wider in ["exec: /bin/b", "exec: /bin/c", "file_read: /bin/a"] {
+        assert!(child(&mut law, 1, 9, &[(1, 90, wider)]).is_err(), "{wider}");
+    }
+    assert!(child(&mut law, 1, 9, &[(2, 90, "exec: /bin/b")]).is_err(), "held back");
+    child(&mut law, 1, 2, &[(1, 10, "{ exec: /bin/a, max_invocations: 1 }")]).expect("narrower");
+    act(&mut law, 2, exec("/bin/a")).expect("one use");
+    assert!(denial(ask(&mut law, 2, all([exec("/bin/a")]))).1.contains("used up"));
+    act(&mut law, 1, exec("/bin/a")).expect("the parent's own is not bounded");
+}

@@ -1,0 +1,389 @@
+//! One program in a sandbox of its own: launched and proved, started, bounded in time and output, and ended with all
+//! that it started.
+//!
+//! Invariants: nothing is executed before the sandbox was proved and its receipt was given out. Output is read always
+//! and kept within bounds. However a call ends, its sandbox ends with it, and the call is over only when nothing in
+//! the sandbox runs any more. Of what a program writes nothing is interpreted here.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aaos_confine::PROGRAM_NAMESPACES;
+use aaos_confine::control::Order;
+use aaos_core::confinement::{Boundary, ConfinementReceipt};
+use aaos_core::limits::{
+    COMMAND_OUTPUT_HALF_BYTES, FAR_STOP_MS, MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS,
+};
+use aaos_core::program::{ProgramReply, Start};
+use aaos_core::tool::{ToolCall, ToolInput};
+use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
+use aaos_core::world::World;
+use aaos_journal::Permit;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::JoinHandle;
+
+use crate::calls::off_thread;
+use crate::channel::FarChannel;
+use crate::error::SandboxError;
+use crate::launch::{Sandbox, within};
+use crate::process::{ExitStatus, FarProcess, WorkerEnd};
+use crate::program_plan::{Planned, plan};
+use crate::receipt::PROGRAM_PROFILE;
+use crate::roots::RootTable;
+
+/// Bytes read from an output pipe at a time.
+const READ_STEP_BYTES: usize = 64 * 1024;
+
+/// A program sandbox that is proved and has executed nothing yet; ended when dropped.
+#[derive(Debug)]
+pub struct ProgramSandbox {
+    channel: FarChannel,
+    process: FarProcess,
+    receipt: ConfinementReceipt,
+    missing: Vec<Boundary>,
+    input: CommandRunInput,
+    feed: Option<JoinHandle<()>>,
+    output: [Capture; 2],
+    over: Arc<Notify>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// How a program and its sandbox ended.
+#[derive(Debug)]
+pub struct ProgramEnd {
+    /// JSON text of the result, or why there is none.
+    pub result: Result<String, ToolFailure>,
+    /// How the sandbox itself ended.
+    pub sandbox: WorkerEnd,
+}
+
+impl Sandbox {
+    /// Makes and proves the sandbox of a permitted `command_run`.
+    ///
+    /// # Errors
+    /// [`ToolFailure`]; nothing was executed, and no process is left.
+    pub async fn prepare_program(
+        &self,
+        permit: &Permit<ToolCall>,
+        roots: &RootTable,
+    ) -> Result<ProgramSandbox, ToolFailure> {
+        let ToolInput::CommandRun(input) = &permit.effect().input else {
+            return Err(ToolFailure::new(ToolFailureKind::UnknownTool, "only command_run starts programs"));
+        };
+        let world = permit.all().iter().find_map(|access| access.world.as_deref());
+        let Some(world) = world else {
+            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
+        };
+        self.prepare(input.clone(), world.clone(), roots.clone()).await
+    }
+
+    async fn prepare(
+        &self,
+        input: CommandRunInput,
+        world: World,
+        roots: RootTable,
+    ) -> Result<ProgramSandbox, ToolFailure> {
+        let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
+            let why = format!("{MAX_PROGRAMS_AT_ONCE} programs are running; try again when one has ended");
+            return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
+        };
+        self.check_namespaces().await.map_err(|error| unavailable(&error))?;
+        let asked = input.clone();
+        let planned = off_thread(move || plan(&asked, &world, &roots)).await??;
+        let streams = Streams::new(&input).map_err(|error| out_of_descriptors(&error))?;
+        let launch = async {
+            let made = self.make(Order::Program, &[]).await?;
+            send_plan(&made.channel, &planned, &streams).await?;
+            self.prove(made, PROGRAM_PROFILE).await
+        };
+        let launched = within("be locked", launch).await.and_then(|proved| proved);
+        drop(planned);
+        let (channel, process, receipt, missing) = launched.map_err(|error| unavailable(&error))?;
+        if let Some(boundary) = PROGRAM_NAMESPACES.into_iter().find(|one| !receipt.evidence(*one).is_proof())
+        {
+            let why = "it could not be read back".to_owned();
+            return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
+        }
+        let NearEnds { feed, output, over } = streams.near()?;
+        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, output, over, _place: place })
+    }
+
+    /// There is no program sandbox with less than all of its namespaces.
+    async fn check_namespaces(&self) -> Result<(), SandboxError> {
+        let given = self.abilities().await?.namespaces;
+        match PROGRAM_NAMESPACES.into_iter().find(|one| !given.has(*one)) {
+            None => Ok(()),
+            Some(boundary) => {
+                let why = "this machine gives none, and programs are run with no less".to_owned();
+                Err(SandboxError::ConfinementUnavailable { boundary, why })
+            }
+        }
+    }
+}
+
+async fn send_plan(channel: &FarChannel, planned: &Planned, streams: &Streams) -> Result<(), SandboxError> {
+    let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd()];
+    descriptors.extend(streams.far.iter().map(AsFd::as_fd));
+    descriptors.extend(planned.script.iter().chain(&planned.shared).map(AsFd::as_fd));
+    assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
+    channel.send(&planned.plan, &descriptors).await
+}
+
+impl ProgramSandbox {
+    /// How it is confined.
+    #[must_use]
+    pub fn receipt(&self) -> &ConfinementReceipt {
+        &self.receipt
+    }
+
+    /// Preferred boundaries that it lacks.
+    #[must_use]
+    pub fn missing(&self) -> &[Boundary] {
+        &self.missing
+    }
+
+    /// Starts the program and waits for its end, its time, or `stop`. Nothing in the sandbox runs any more when this
+    /// answers.
+    pub async fn run(mut self, stop: impl Future<Output = ToolFailure>) -> ProgramEnd {
+        let limit = Duration::from_secs(self.input.timeout_seconds);
+        let seconds = self.input.timeout_seconds;
+        let over = Arc::clone(&self.over);
+        let ended = tokio::select! {
+            answer = self.converse() => answer,
+            failure = stop => Err(failure),
+            () = over.notified() => Err(too_much()),
+            () = tokio::time::sleep(limit) => Err(ToolFailure::new(
+                ToolFailureKind::Timeout,
+                format!("the program ran longer than {seconds} s; it and all that it started were ended"),
+            )),
+        };
+        if ended.is_ok() {
+            // It is ending by itself, and with it whatever the program left running.
+            self.process.let_end().await;
+        }
+        self.process.kill();
+        let gone =
+            tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
+        let ended = if gone.is_ok() { ended } else { Err(still_there()) };
+        let sandbox = self.process.autopsy().await;
+        if let Some(feed) = self.feed.take() {
+            feed.abort();
+        }
+        let mut result = self.result(ended).await;
+        if let Err(failure) = &mut result
+            && failure.kind == ToolFailureKind::WorkerLost
+        {
+            failure.message = format!("{} ({})", failure.message, sandbox.reason);
+        }
+        ProgramEnd { result, sandbox }
+    }
+
+    async fn converse(&mut self) -> Result<i32, ToolFailure> {
+        let lost = |error: SandboxError| {
+            let why = format!("the program's sandbox was lost: {error}; what it did is unknown");
+            ToolFailure::new(ToolFailureKind::WorkerLost, why)
+        };
+        self.channel.send(&Start {}, &[]).await.map_err(lost)?;
+        match self.channel.receive().await.map_err(lost)? {
+            ProgramReply::Ended { status } => Ok(status),
+            ProgramReply::NotStarted { step, errno } => Err(not_started(&self.input, &step, errno)),
+            ProgramReply::Locked(_) => {
+                Err(lost(SandboxError::Protocol { what: "an answer that was not due" }))
+            }
+        }
+    }
+
+    async fn result(&mut self, ended: Result<i32, ToolFailure>) -> Result<String, ToolFailure> {
+        let [stdout, stderr] = &mut self.output;
+        let (out, err) = tokio::join!(stdout.finish(), stderr.finish());
+        let status = ExitStatus(ended?);
+        if out.is_over || err.is_over {
+            return Err(too_much());
+        }
+        let output = CommandRunOutput {
+            exit_code: status.code(),
+            truncated: out.truncated || err.truncated,
+            stdout: out.text,
+            stderr: err.text,
+        };
+        serde_json::to_string(&output).map_err(|error| {
+            ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
+        })
+    }
+}
+
+fn unavailable(error: &SandboxError) -> ToolFailure {
+    let kind = match error {
+        SandboxError::DiedAtStart { .. } => ToolFailureKind::Io,
+        _ => ToolFailureKind::ConfinementUnavailable,
+    };
+    ToolFailure::new(kind, format!("no program sandbox can be made: {error}"))
+}
+
+fn not_started(input: &CommandRunInput, step: &str, errno: i32) -> ToolFailure {
+    let program = &input.program;
+    let error = std::io::Error::from_raw_os_error(errno);
+    let (kind, hint) = match errno {
+        libc::ENOENT => {
+            (ToolFailureKind::NotFound, "; it, or the loader that it names, is not in its sandbox")
+        }
+        libc::ENOEXEC => (ToolFailureKind::WrongKind, "; it is no program for this machine"),
+        libc::EACCES => (ToolFailureKind::Io, "; its mode lets others than its owner not execute it"),
+        _ => (ToolFailureKind::Io, ""),
+    };
+    ToolFailure::new(kind, format!("{program} was not started ({step}: {error}{hint}); nothing ran"))
+}
+
+fn too_much() -> ToolFailure {
+    let most = MAX_COMMAND_OUTPUT_BYTES;
+    let why = format!("the program wrote more than {most} bytes; it was ended, let it write into a file");
+    ToolFailure::new(ToolFailureKind::TooLarge, why)
+}
+
+/// Only a file system that does not answer holds a killed process up.
+fn still_there() -> ToolFailure {
+    let why = format!("the program was killed, and {PROGRAM_STOP_MS} ms later something of it still runs");
+    ToolFailure::new(ToolFailureKind::WorkerLost, why)
+}
+
+fn out_of_descriptors(error: &std::io::Error) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Io, format!("the daemon is out of descriptors ({error}); try again"))
+}
+
+/// The three pipes of a program.
+struct Streams {
+    /// The program's ends: input, output, errors.
+    far: [OwnedFd; 3],
+    stdin: Option<(OwnedFd, String)>,
+    near: [OwnedFd; 2],
+}
+
+impl Streams {
+    fn new(input: &CommandRunInput) -> std::io::Result<Self> {
+        let (stdin, feed) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (out, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (err, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let text = input.stdin.clone();
+        Ok(Self { far: [stdin, stdout, stderr], stdin: text.map(|text| (feed, text)), near: [out, err] })
+    }
+
+    /// The daemon's ends, at work.
+    fn near(self) -> Result<NearEnds, ToolFailure> {
+        let over = Arc::new(Notify::new());
+        let [out, err] = self.near;
+        let capture =
+            |pipe| Capture::start(pipe, Arc::clone(&over)).map_err(|error| out_of_descriptors(&error));
+        let output = [capture(out)?, capture(err)?];
+        let feed = self.stdin.map(|(pipe, text)| feed(pipe, text)).transpose();
+        Ok(NearEnds { feed: feed.map_err(|error| out_of_descriptors(&error))?, output, over })
+    }
+}
+
+/// The daemon's ends of a program's pipes, at work.
+struct NearEnds {
+    feed: Option<JoinHandle<()>>,
+    output: [Capture; 2],
+    /// Told when a stream has had more than it may.
+    over: Arc<Notify>,
+}
+
+/// Writes a program's standard input.
+fn feed(pipe: OwnedFd, text: String) -> std::io::Result<JoinHandle<()>> {
+    let mut pipe = pipe::Sender::from_owned_fd(pipe)?;
+    Ok(tokio::spawn(async move {
+        // A program that does not read all of it has what it wanted.
+        if let Err(error) = pipe.write_all(text.as_bytes()).await {
+            tracing::debug!(%error, "a program left some of its standard input unread");
+        }
+    }))
+}
+
+/// One output stream: its first and its last bytes, however many there are in between.
+#[derive(Debug)]
+struct Capture {
+    kept: Arc<Mutex<Kept>>,
+    drain: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    total: u64,
+}
+
+/// What a stream gave.
+struct Told {
+    text: String,
+    truncated: bool,
+    is_over: bool,
+}
+
+impl Capture {
+    fn start(pipe: OwnedFd, over: Arc<Notify>) -> std::io::Result<Self> {
+        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let into = Arc::clone(&kept);
+        let drain = tokio::spawn(async move {
+            let mut step = vec![0; READ_STEP_BYTES];
+            // An error ends the pipe just as its end does.
+            while let Ok(got @ 1..) = pipe.read(&mut step).await {
+                let total = into.lock().unwrap_or_else(PoisonError::into_inner).add(&step[..got]);
+                if total > MAX_COMMAND_OUTPUT_BYTES {
+                    over.notify_one();
+                    return;
+                }
+            }
+        });
+        Ok(Self { kept, drain })
+    }
+
+    /// Waits for the last bytes of a program that is gone.
+    async fn finish(&mut self) -> Told {
+        let limit = Duration::from_millis(FAR_STOP_MS);
+        if tokio::time::timeout(limit, &mut self.drain).await.is_err() {
+            self.drain.abort();
+        }
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).tell()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.drain.abort();
+    }
+}
+
+impl Kept {
+    fn add(&mut self, more: &[u8]) -> u64 {
+        let room = COMMAND_OUTPUT_HALF_BYTES - self.head.len();
+        let (first, rest) = more.split_at(more.len().min(room));
+        self.head.extend(first);
+        self.tail.extend(rest);
+        let over = self.tail.len().saturating_sub(COMMAND_OUTPUT_HALF_BYTES);
+        self.tail.drain(..over);
+        self.total = self.total.saturating_add(more.len() as u64);
+        assert!(self.head.len() + self.tail.len() <= 2 * COMMAND_OUTPUT_HALF_BYTES, "output is bounded");
+        self.total
+    }
+
+    fn tell(&self) -> Told {
+        let kept = (self.head.len() + self.tail.len()) as u64;
+        let left_out = self.total - kept;
+        let mut bytes = self.head.clone();
+        if left_out > 0 {
+            bytes.extend(format!("\n[… {left_out} bytes left out …]\n").into_bytes());
+        }
+        bytes.extend(&self.tail);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Told { text, truncated: left_out > 0, is_over: self.total > MAX_COMMAND_OUTPUT_BYTES }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+//! From a permitted `command_run` to the plan of its sandbox: what is executed, and what is around it.
+//!
+//! Invariants: the program is opened once and goes as a descriptor. A script is started by an interpreter that is
+//! granted, too, and the interpreter is no script. Whatever lies in a shown directory and is aaOS's own is hidden;
+//! where it could be moved or made by the program, nothing is started. A place that two grants reach has the rights of
+//! both.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use aaos_core::effect::FileRight;
+use aaos_core::limits::{MAX_PROGRAM_ROOTS, SCRIPT_HEAD_BYTES};
+use aaos_core::path::AbsPath;
+use aaos_core::program::{Place, PlaceKind, ProgramPlan};
+use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind};
+use aaos_core::world::{SharedRoot, World};
+use rustix::fs::{OFlags, ResolveFlags};
+
+use crate::beneath::{BELOW_NO_LINKS, Base, open_for_io, open_location};
+use crate::observe::shown;
+use crate::protect::{Protection, kernel_path};
+use crate::roots::{RootError, RootTable, open_slash};
+
+/// Places that a sandbox has of its own: nothing granted is shown there.
+const OWN_PLACES: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// The one directory of these below which granted ones are shown.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// What of the machine every program is shown.
+const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// Execute permission for anybody.
+const EXECUTABLE: u32 = 0o111;
+
+/// A plan and what rides on it.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) plan: ProgramPlan,
+    pub(crate) program: OwnedFd,
+    pub(crate) script: Option<OwnedFd>,
+    pub(crate) shared: Vec<OwnedFd>,
+}
+
+/// Opens what a call needs. Touches the file system.
+pub(crate) fn plan(
+    input: &CommandRunInput,
+    world: &World,
+    table: &RootTable,
+) -> Result<Planned, ToolFailure> {
+    let called = Executable::open(&input.program, table)?;
+    let started = match called.interpreter()? {
+        None => {
+            Started { program: called.location, script: None, arguments: vec![input.program.to_string()] }
+        }
+        Some(named) => start_by(&named, called, input, world, table)?,
+    };
+    let script =
+        started.script.as_ref().map(|_| u32::try_from(started.arguments.len() - 1).unwrap_or(u32::MAX));
+    let mut arguments = started.arguments;
+    arguments.extend(input.args.iter().cloned());
+    let Shown { places, shared } = Around::of(world, table)?.shown(table.protection())?;
+    let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
+    let plan = ProgramPlan { places, arguments, script, directory };
+    Ok(Planned { plan, program: started.program, script: started.script, shared })
+}
+
+/// What is executed, with the arguments before the caller's own.
+struct Started {
+    program: OwnedFd,
+    script: Option<OwnedFd>,
+    arguments: Vec<String>,
+}
+
+/// What a script's first line names.
+struct Named {
+    interpreter: AbsPath,
+    argument: Option<String>,
+}
+
+fn start_by(
+    named: &Named,
+    script: Executable,
+    input: &CommandRunInput,
+    world: &World,
+    table: &RootTable,
+) -> Result<Started, ToolFailure> {
+    let Named { interpreter, argument } = named;
+    let (program, script_fd) = (&input.program, script.content);
+    if !world.programs.contains(interpreter) {
+        let why = format!(
+            "{program} is a script for {interpreter}, which may not be started; missing exec: {interpreter}"
+        );
+        return Err(ToolFailure::new(ToolFailureKind::Denied, why));
+    }
+    let by = Executable::open(interpreter, table)?;
+    if by.interpreter()?.is_some() {
+        let why =
+            format!("{interpreter}, the interpreter of {program}, is a script itself; start it by name");
+        return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
+    }
+    let mut arguments = vec![interpreter.to_string()];
+    arguments.extend(argument.clone());
+    arguments.push(program.to_string());
+    Ok(Started { program: by.location, script: script_fd, arguments })
+}
+
+/// A program that was found.
+struct Executable {
+    path: AbsPath,
+    /// To execute it by.
+    location: OwnedFd,
+    /// To read it by, where it may be read.
+    content: Option<OwnedFd>,
+    head: Vec<u8>,
+}
+
+impl Executable {
+    fn open(path: &AbsPath, table: &RootTable) -> Result<Self, ToolFailure> {
+        let found = Self::find(path, table).map_err(|error| error.to_failure())?;
+        if found.facts.kind != FileKind::File {
+            let error = RootError::WrongKind { path: path.to_string(), found: found.facts.kind };
+            return Err(error.to_failure());
+        }
+        if found.facts.mode & EXECUTABLE == 0 {
+            let why =
+                format!("{path} is not executable; name a program, or its interpreter with it as argument");
+            return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
+        }
+        // What may be executed and not read is no script: its interpreter could not read it either.
+        let content = open_for_io(&found.fd, OFlags::RDONLY).ok();
+        let head = content.as_ref().map(read_head).transpose().map_err(|error| {
+            let error = RootError::Io { action: "read", path: path.to_string(), source: error };
+            error.to_failure()
+        })?;
+        Ok(Self { path: path.clone(), location: found.fd, content, head: head.unwrap_or_default() })
+    }
+
+    fn find(path: &AbsPath, table: &RootTable) -> Result<crate::beneath::Location, RootError> {
+        let slash = open_slash()?;
+        let shown = path.as_str();
+        let base = Base {
+            directory: std::os::fd::AsFd::as_fd(&slash),
+            protection: table.protection(),
+            exempt: false,
+            shown,
+        };
+        base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
+    }
+
+    /// What it names to be started by; nothing where it is no script. Read as the kernel reads it.
+    fn interpreter(&self) -> Result<Option<Named>, ToolFailure> {
+        let Some(rest) = self.head.strip_prefix(b"#!") else { return Ok(None) };
+        let unusable = |why: &str| {
+            let why = format!("the first line of the script {} {why}", self.path);
+            ToolFailure::new(ToolFailureKind::WrongKind, why)
+        };
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| unusable("is too long or not ended"))?;
+        let line = std::str::from_utf8(&rest[..end]).map_err(|_| unusable("is not UTF-8"))?;
+        let line = line.trim_matches([' ', '\t']);
+        let (interpreter, argument) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+        let interpreter =
+            AbsPath::parse(interpreter).map_err(|_| unusable("names no interpreter by an absolute path"))?;
+        let argument = argument.trim_matches([' ', '\t']);
+        if argument.contains('\0') {
+            return Err(unusable("holds a NUL"));
+        }
+        let argument = (!argument.is_empty()).then(|| argument.to_owned());
+        Ok(Some(Named { interpreter, argument }))
+    }
+}
+
+fn read_head(fd: &OwnedFd) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(SCRIPT_HEAD_BYTES);
+    let mut file = std::fs::File::from(fd.try_clone()?).take(SCRIPT_HEAD_BYTES as u64);
+    file.read_to_end(&mut head)?;
+    // A script is read from its beginning by whoever gets this descriptor.
+    rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0))?;
+    Ok(head)
+}
+
+/// One granted place.
+struct Granted {
+    held: OwnedFd,
+    is_directory: bool,
+    exempt: bool,
+    readable: bool,
+    writable: bool,
+}
+
+/// All that is granted, by where it is.
+struct Around {
+    granted: BTreeMap<AbsPath, Granted>,
+    links: BTreeMap<AbsPath, AbsPath>,
+}
+
+/// What a sandbox is told of it.
+struct Shown {
+    places: Vec<Place>,
+    shared: Vec<OwnedFd>,
+}
+
+impl Around {
+    fn of(world: &World, table: &RootTable) -> Result<Self, ToolFailure> {
+        let mut around = Self { granted: BTreeMap::new(), links: BTreeMap::new() };
+        for root in &world.roots {
+            around.add(root, table)?;
+        }
+        if around.granted.len() > MAX_PROGRAM_ROOTS {
+            let why = format!(
+                "the agent holds {} granted directories, and a program is shown at most {MAX_PROGRAM_ROOTS}; let a \
+                 child with fewer grants start it",
+                around.granted.len()
+            );
+            return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
+        }
+        around.inherit_rights();
+        Ok(around)
+    }
+
+    fn add(&mut self, root: &SharedRoot, table: &RootTable) -> Result<(), ToolFailure> {
+        let Some((at, granted)) = open_granted(root, table).map_err(|error| error.to_failure())? else {
+            return Ok(());
+        };
+        check_place(&at)?;
+        if let Some(spelled) = root.spelled.as_ref().map(|spelled| spelled.root().clone())
+            && spelled != at
+            && check_place(&spelled).is_ok()
+        {
+            self.links.insert(spelled, at.clone());
+        }
+        let known = self.granted.entry(at).or_insert(granted);
+        known.readable |= root.right == FileRight::Read;
+        known.writable |= root.right == FileRight::Write;
+        Ok(())
+    }
+
+    /// A grant of a directory is one of all that lies below it.
+    fn inherit_rights(&mut self) {
+        let rights: Vec<(AbsPath, bool, bool)> = self
+            .granted
+            .iter()
+            .filter(|(_, one)| one.is_directory)
+            .map(|(at, one)| (at.clone(), one.readable, one.writable))
+            .collect();
+        for (at, one) in &mut self.granted {
+            for (_, readable, writable) in rights.iter().filter(|(above, ..)| at.below(above).is_some()) {
+                one.readable |= readable;
+                one.writable |= writable;
+            }
+        }
+    }
+
+    fn shown(self, protection: &Protection) -> Result<Shown, ToolFailure> {
+        let hidden = self.hidden(protection)?;
+        let mut places: BTreeMap<AbsPath, PlaceKind> = BTreeMap::new();
+        for (at, to) in self.links {
+            places.insert(at, PlaceKind::Link { to });
+        }
+        for at in hidden {
+            places.insert(at, PlaceKind::Hidden);
+        }
+        let mut shared = Vec::new();
+        for (at, one) in self.granted {
+            let kind = PlaceKind::Shared { readable: one.readable, writable: one.writable };
+            places.insert(at, kind);
+            shared.push(one.held);
+        }
+        // Both are in the order of the paths, so that each descriptor meets its place.
+        let places = places.into_iter().map(|(at, kind)| Place { at, kind }).collect();
+        Ok(Shown { places, shared })
+    }
+
+    /// aaOS's own in what is shown.
+    fn hidden(&self, protection: &Protection) -> Result<Vec<AbsPath>, ToolFailure> {
+        let mut hidden: Vec<PathBuf> = Vec::new();
+        for own in protection.places() {
+            let shows = |at: &str| own.starts_with(at);
+            let above: Vec<_> = self.granted.iter().filter(|(at, _)| shows(at.as_str())).collect();
+            if let Some((at, _)) = above.iter().find(|(_, one)| one.writable && !one.exempt) {
+                let why = format!(
+                    "{at} may be changed and holds {}, which belongs to aaOS itself; no program is started with such a \
+                     grant, let a child with a narrower one start it",
+                    shown(&own)
+                );
+                return Err(ToolFailure::new(ToolFailureKind::OutsideRoot, why));
+            }
+            let is_seen = above.iter().any(|(_, one)| !one.exempt) || SYSTEM.iter().any(|at| shows(at));
+            if is_seen && !hidden.iter().any(|above| own.starts_with(above)) {
+                hidden.retain(|below| !below.starts_with(&own));
+                hidden.push(own);
+            }
+        }
+        hidden.iter().map(|path| path_of(path).map_err(|error| error.to_failure())).collect()
+    }
+}
+
+fn open_granted(root: &SharedRoot, table: &RootTable) -> Result<Option<(AbsPath, Granted)>, RootError> {
+    let text = root.pattern.to_string();
+    let held = table.root(root.grant)?;
+    let exempt = held.is_exempt();
+    let (fd, is_directory) = if held.is_exact() {
+        let name = held.target("")?.to_owned();
+        let found = open_location(held.directory(), name.as_bytes(), OFlags::NOFOLLOW, BELOW_NO_LINKS);
+        let found = found.map_err(|errno| RootError::from_errno("open", &text, errno));
+        let location = match found.and_then(|fd| held.base(table.protection(), &text).inspect(fd)) {
+            Ok(location) if location.facts.kind == FileKind::File => location,
+            // What is not there, or is no file, is not shown.
+            Ok(_) | Err(RootError::NotFound { .. } | RootError::Outside { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        (location.fd, false)
+    } else {
+        let fd = held.directory().try_clone_to_owned();
+        (fd.map_err(|source| RootError::Io { action: "hold", path: text.clone(), source })?, true)
+    };
+    let path = kernel_path(&fd).map_err(|errno| RootError::from_errno("look at", &text, errno))?;
+    let granted = Granted { held: fd, is_directory, exempt, readable: false, writable: false };
+    Ok(Some((path_of(&path)?, granted)))
+}
+
+fn path_of(path: &Path) -> Result<AbsPath, RootError> {
+    let text = std::str::from_utf8(path.as_os_str().as_bytes()).ok();
+    let parsed = text.and_then(|text| AbsPath::parse(text).ok());
+    parsed.ok_or_else(|| RootError::NotUtf8 { path: shown(path) })
+}
+
+/// Refuses a granted place that would lie over one of the sandbox's own.
+fn check_place(at: &AbsPath) -> Result<(), ToolFailure> {
+    let in_shared_memory = at.below(&from_spelling(SHARED_MEMORY)).is_some();
+    let in_own = OWN_PLACES.iter().any(|own| at.below(&from_spelling(own)).is_some());
+    if at.as_str() != "/" && (!in_own || in_shared_memory) {
+        return Ok(());
+    }
+    let why = format!("a program is not shown {at}; let a child with grants of single directories start it");
+    Err(ToolFailure::new(ToolFailureKind::OutsideRoot, why))
+}
+
+fn from_spelling(path: &str) -> AbsPath {
+    AbsPath::parse(path).unwrap_or_else(|error| unreachable!("{path} is a path: {error}"))
+}

@@ -1,0 +1,112 @@
+//! Programs through the real daemon: `command_run` is decided, journalled, cut and ended like every other effect.
+
+use serde_json::{Value, json};
+use testkit::{Client, ProcessRef, descendants};
+
+use crate::revocation::{assert_cut, assert_ended, grant_of, holding, revoke};
+use crate::support::{Rig, assert_intact, entries, invoke, spawn, wait_for_entry};
+
+fn grants(more: &[&str]) -> Vec<String> {
+    let tool = std::iter::once(&"tool: command_run");
+    tool.chain(more).map(|one| (*one).to_owned()).collect()
+}
+
+/// Starts a program that does not end, and waits until it runs.
+fn start_sleeping(rig: &Rig, client: &mut Client, agent: &str) -> (u64, ProcessRef) {
+    let input = json!({ "program": "/bin/sleep", "args": ["1000"] });
+    let asked =
+        client.send("tool.invoke", json!({ "agent_id": agent, "tool": "command_run", "input": input }));
+    let receipt = wait_for_entry(&rig.daemon, "confinement_receipt", |entry| {
+        entry["agent_id"] == agent && entry["event"]["role"] == "program"
+    });
+    let pid = receipt["event"]["receipt"]["pid"].as_u64().expect("a pid");
+    (asked, ProcessRef::find(i32::try_from(pid).expect("small")).expect("it runs"))
+}
+
+#[test]
+fn a_granted_program_runs_and_another_is_denied_before_anything_happens() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = spawn(&mut client, &holding("runner", &grants(&["exec: /bin/echo"])));
+    let zygote = descendants(rig.daemon.pid()).len();
+    let denied = invoke(&mut client, &agent, "command_run", json!({ "program": "/bin/cat" }));
+    let denied = denied.expect_err("not granted");
+    assert_eq!(denied.code, 1002, "{denied:?}");
+    assert!(denied.message.contains("exec: /bin/cat"), "{denied:?}");
+    assert_eq!(descendants(rig.daemon.pid()).len(), zygote, "nothing was started for it");
+    let said =
+        invoke(&mut client, &agent, "command_run", json!({ "program": "/bin/echo", "args": ["a", "b c"] }));
+    let wanted = json!({ "exit_code": 0, "stdout": "a b c\n", "stderr": "", "truncated": false });
+    assert_eq!(said.expect("it runs"), wanted);
+    let result = wait_for_entry(&rig.daemon, "tool_result", |_| true);
+    let receipt =
+        wait_for_entry(&rig.daemon, "confinement_receipt", |entry| entry["event"]["role"] == "program");
+    assert_eq!(result["event"]["worker"], receipt["event"]["receipt"]["worker"]);
+    let invoked = wait_for_entry(&rig.daemon, "tool_invoked", |_| true);
+    assert_eq!(invoked["event"]["class"], "once");
+    for odd in [json!({ "program": "echo" }), json!({ "program": "/bin/echo", "args": ["a\u{0}"] })] {
+        assert_eq!(invoke(&mut client, &agent, "command_run", odd).expect_err("unusable").code, -32602);
+    }
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_revoked_program_is_ended_and_so_is_one_that_was_shown_a_revoked_directory() {
+    let home = testkit::scratch();
+    let read = format!("file_read: {}/*", home.path().canonicalize().expect("there").display());
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    for words in ["exec: /bin/sleep", read.as_str()] {
+        let agent = spawn(&mut client, &holding("runner", &grants(&["exec: /bin/sleep", &read])));
+        let mut caller = rig.client();
+        let (asked, sandbox) = start_sleeping(&rig, &mut caller, &agent);
+        let id = grant_of(&mut client, &agent, words);
+        let answer = revoke(&mut client, &agent, &id).expect("answered");
+        assert_eq!(answer["calls"].as_array().map(Vec::len), Some(1), "{words}: {answer}");
+        assert!(!sandbox.is_alive(), "{words}: it has ended by then");
+        assert_cut(caller.reply_to(asked));
+        if words.starts_with("exec") {
+            let input = json!({ "program": "/bin/sleep", "args": ["1000"] });
+            assert_ended(invoke(&mut client, &agent, "command_run", input));
+        }
+        client.call("agent.stop", json!({ "agent_id": agent })).expect("stopped");
+    }
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_program_and_its_call_is_never_made_again() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let agent = spawn(&mut client, &holding("runner", &grants(&["exec: /bin/sleep"])));
+    let (_, sandbox) = start_sleeping(&rig, &mut client, &agent);
+    drop(client);
+    let daemon = rig.daemon.kill9().start();
+    sandbox.wait_gone();
+    let mut client = daemon.client();
+    let invoked: Vec<Value> = entries(&mut client, &["tool_invoked"]);
+    assert_eq!(invoked.len(), 1, "begun once, and not again");
+    let receipts = entries(&mut client, &["confinement_receipt"]);
+    let programs = receipts.iter().filter(|entry| entry["event"]["role"] == "program").count();
+    assert_eq!(programs, 1, "{receipts:?}");
+    assert_intact(&mut client);
+}
+
+#[test]
+fn a_person_is_asked_about_programs_where_that_is_wanted() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let manifest = holding("runner", &grants(&["exec: /bin/echo"])) + "approval_required: [command_run]\n";
+    let agent = spawn(&mut client, &manifest);
+    let mut caller = rig.client();
+    let input = json!({ "program": "/bin/echo", "args": ["hello"] });
+    let asked =
+        caller.send("tool.invoke", json!({ "agent_id": agent, "tool": "command_run", "input": input }));
+    let question = wait_for_entry(&rig.daemon, "human_approval_requested", |_| true);
+    assert!(entries(&mut client, &["tool_invoked"]).is_empty(), "nothing began: {question}");
+    let pending = client.call("approval.list", json!({})).expect("a list");
+    let id = pending["pending"][0]["id"].clone();
+    assert!(pending["pending"][0]["description"].as_str().is_some_and(|words| words.contains("/bin/echo")));
+    client.call("approval.respond", json!({ "id": id, "decision": "approve" })).expect("approved");
+    assert_eq!(caller.reply_to(asked).expect("it runs")["result"]["stdout"], "hello\n");
+}
