@@ -24,7 +24,7 @@ use crate::filter::Filter;
 use crate::gateway::GatewayRole;
 use crate::namespaces::{Abilities, Identity, NamespaceSet, ProcSelf, find_abilities, write_maps};
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
-use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
+use crate::sys::{AtStep, LockError, answer, exit_now, fork_into, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
 /// Number of the descriptor on which the zygote finds its control socket.
@@ -74,6 +74,8 @@ struct Zygote {
     identity: Identity,
     filter: Filter,
     launched: u32,
+    /// The control group of the process that is being made.
+    group: Option<OwnedFd>,
     serve: fn(Channel) -> u8,
 }
 
@@ -91,7 +93,17 @@ impl Zygote {
         // SAFETY: agentd put the control socket on this number, and nothing else of this program takes it.
         let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
         let identity = Identity::of_caller();
-        Ok(Self { control, ends, children: BTreeMap::new(), abilities, identity, filter, launched: 0, serve })
+        Ok(Self {
+            control,
+            ends,
+            children: BTreeMap::new(),
+            abilities,
+            identity,
+            filter,
+            launched: 0,
+            group: None,
+            serve,
+        })
     }
 
     fn serve_orders(&mut self) -> Result<(), ZygoteError> {
@@ -102,7 +114,7 @@ impl Zygote {
             }
             if orders {
                 let Some((order, descriptors)) = self.next_order()? else { return Ok(()) };
-                self.obey(order, &descriptors)?;
+                self.obey(order, descriptors)?;
             }
         }
     }
@@ -143,15 +155,17 @@ impl Zygote {
             return Ok(None);
         }
         let order = Order::decode(&bytes[..got.bytes]).ok_or(ZygoteError::Protocol)?;
-        if descriptors.len() == order.descriptors() {
+        if order.takes(descriptors.len()) {
             Ok(Some((order, descriptors)))
         } else {
             Err(ZygoteError::Protocol)
         }
     }
 
-    fn obey(&mut self, order: Order, descriptors: &[OwnedFd]) -> Result<(), ZygoteError> {
-        let (serial, made) = match (order, descriptors) {
+    fn obey(&mut self, order: Order, mut descriptors: Vec<OwnedFd>) -> Result<(), ZygoteError> {
+        // What comes beyond the order's own descriptors is the control group.
+        self.group = if descriptors.len() > order.descriptors() { descriptors.pop() } else { None };
+        let (serial, made) = match (order, descriptors.as_slice()) {
             (Order::Worker(serial), [channel, stderr]) => (serial, self.make_worker(channel, stderr)),
             (Order::Gateway(serial, role), [channel, stderr, program]) => {
                 (serial, self.make_gateway(role, channel, stderr, program))
@@ -181,7 +195,7 @@ impl Zygote {
         self.launched = self.launched.wrapping_add(1);
         let born = born_into(namespaces, is_root());
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_with(born.flags()) }?;
+        let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
         if pid == 0 {
             let code = catch_unwind(AssertUnwindSafe(|| worker_main(&plan, channel, stderr, self.serve)));
             exit_now(code.unwrap_or(PANICKED));
@@ -201,7 +215,7 @@ impl Zygote {
         let born = born_into(kept, is_root());
         let parent = parent_seen_in(born);
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_with(born.flags()) }?;
+        let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
         if pid == 0 {
             let ready = (|| {
                 if born.has(Boundary::UserNamespace) {

@@ -17,10 +17,17 @@ use aaos_core::confinement::{
     Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
 };
 use aaos_core::id::WorkerId;
+use aaos_core::limits::{
+    GATEWAY_MEMORY_BYTES, GATEWAY_PROCESSES, GATEWAY_WEIGHT, WORKER_MEMORY_BYTES, WORKER_PROCESSES,
+    WORKER_WEIGHT,
+};
+use aaos_core::quantity::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::SandboxError;
+use crate::gauge::Hold;
+use crate::leaf::GroupLimits;
 
 /// Which boundaries apply to a kind of far process, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub(crate) struct Profile {
     pub(crate) boundaries: &'static [Boundary],
     /// Its resource limits.
     pub(crate) limits: &'static [Limit],
+    /// Those of its control group.
+    pub(crate) group: GroupLimits,
     /// Who counts its descriptors.
     pub(crate) descriptors: Counted,
 }
@@ -59,8 +68,14 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
         Boundary::CgroupNamespace,
         Boundary::Rlimits,
         Boundary::ClosedDescriptors,
+        Boundary::Cgroup,
     ],
     limits: aaos_confine::rlimits::WORKER_LIMITS,
+    group: GroupLimits {
+        memory: Bytes(WORKER_MEMORY_BYTES),
+        processes: WORKER_PROCESSES,
+        weight: WORKER_WEIGHT,
+    },
     descriptors: Counted::FromOutside,
 };
 
@@ -69,6 +84,11 @@ pub(crate) fn gateway_profile() -> Profile {
     Profile {
         boundaries: GATEWAY_BOUNDARIES,
         limits: aaos_confine::rlimits::gateway_limits(rustix::process::geteuid().is_root()),
+        group: GroupLimits {
+            memory: Bytes(GATEWAY_MEMORY_BYTES),
+            processes: GATEWAY_PROCESSES,
+            weight: GATEWAY_WEIGHT,
+        },
         descriptors: Counted::FromInside,
     }
 }
@@ -85,6 +105,7 @@ const GATEWAY_BOUNDARIES: &[Boundary] = &[
     Boundary::CgroupNamespace,
     Boundary::Rlimits,
     Boundary::ClosedDescriptors,
+    Boundary::Cgroup,
 ];
 
 /// What a far process could share with whoever made it, read once.
@@ -109,6 +130,7 @@ pub(crate) fn write_receipt(
     worker: WorkerId,
     pid: u32,
     origin: &Origin,
+    hold: &Hold,
     report: &LockedReport,
     profile: Profile,
     policy: &ConfinementPolicy,
@@ -118,8 +140,11 @@ pub(crate) fn write_receipt(
         .boundaries
         .iter()
         .map(|boundary| {
-            let (evidence, detail) =
-                crossed(*boundary, report).unwrap_or_else(|| seen.judge(*boundary, report, profile, policy));
+            let (evidence, detail) = match boundary {
+                Boundary::Cgroup => hold.observe(pid),
+                boundary => crossed(*boundary, report)
+                    .unwrap_or_else(|| seen.judge(*boundary, report, profile, policy)),
+            };
             BoundaryReceipt { boundary: *boundary, evidence, detail }
         })
         .collect();
@@ -213,6 +238,7 @@ impl Seen {
             | Boundary::NetNamespace
             | Boundary::UtsNamespace
             | Boundary::CgroupNamespace => self.own_namespace(boundary, report),
+            Boundary::Cgroup => unreachable!("what holds the process is asked for that"),
         }
     }
 
@@ -331,7 +357,7 @@ fn filters_of(pid: u32) -> io::Result<u32> {
     })
 }
 
-fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
+pub(crate) fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
     let status = read_proc(Path::new(&format!("/proc/{pid}/status")))?;
     let fields = status.lines().filter_map(|line| line.split_once(':'));
     Ok(fields.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())

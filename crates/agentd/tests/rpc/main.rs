@@ -23,3 +23,4 @@ mod streams;
 mod supervision;
 mod support;
 mod worker_failures;
+mod worker_memory;
