@@ -22,21 +22,40 @@ const PLAN: &str = "plan";
 /// The user without privilege: nobody.
 const NOBODY: u32 = 65_534;
 
-/// One test program and the users that it runs as.
+/// One program of tests and the users that it runs as.
 struct Suite {
-    package: &'static str,
-    test: &'static str,
+    /// Where it lies in a profile's folder.
+    place: &'static str,
+    /// Which of its tests; all of them where it is empty.
+    only: &'static str,
     users: &'static [u32],
+}
+
+impl Suite {
+    fn name(&self) -> &'static str {
+        self.place.rsplit_once('/').map_or(self.place, |(_, name)| name)
+    }
 }
 
 /// Everything that runs in the guest.
 const SUITES: &[Suite] = &[
-    Suite { package: "aaos-sandbox", test: "confinement", users: &[0, NOBODY] },
-    Suite { package: "aaos-sandbox", test: "calls", users: &[0, NOBODY] },
+    Suite { place: "examples/group_limits", only: "", users: &[0, NOBODY] },
+    Suite { place: "deps/rpc", only: "worker_memory", users: &[0, NOBODY] },
+    Suite { place: "deps/confinement", only: "", users: &[0, NOBODY] },
+    Suite { place: "deps/calls", only: "", users: &[0, NOBODY] },
 ];
 
 /// What this machine has and the tests use. `ldd` says which libraries come with them.
-const HOST_PROGRAMS: &[&str] = &["/bin/sh", "/bin/cat", "/bin/sleep", "/bin/true", "/usr/bin/unshare"];
+const HOST_PROGRAMS: &[&str] = &[
+    "/bin/sh",
+    "/bin/cat",
+    "/bin/sleep",
+    "/bin/true",
+    "/usr/bin/head",
+    "/usr/bin/tail",
+    "/usr/bin/wc",
+    "/usr/bin/unshare",
+];
 
 /// The tests ended, and not well.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +76,7 @@ impl Wish {
         let mut parts = args.splitn(2, |word| word == "--");
         let names = parts.next().unwrap_or_default().to_vec();
         let test_args = parts.next().unwrap_or_default().to_vec();
-        let known: Vec<&str> = SUITES.iter().map(|suite| suite.test).collect();
+        let known: Vec<&str> = SUITES.iter().map(Suite::name).collect();
         if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("there is no test program {name:?}; there are {}", known.join(", "));
         }
@@ -70,7 +89,7 @@ impl Wish {
 
     fn suites(&self) -> impl Iterator<Item = &'static Suite> {
         let wants =
-            |suite: &&Suite| self.names.is_empty() || self.names.iter().any(|name| name == suite.test);
+            |suite: &&Suite| self.names.is_empty() || self.names.iter().any(|name| name == suite.name());
         SUITES.iter().filter(wants)
     }
 }
@@ -114,19 +133,17 @@ fn build(root: &Path) -> Result<Vec<Product>> {
     let mut bins = program("cargo", ["build", "--quiet", "--bins"], root);
     bins.args(["-p", "agentd", "-p", "aaos-tools", "-p", "aaos-gateway", "--message-format=json"]);
     let mut said = read(bins)?;
-    let mut tests = program("cargo", ["build", "--quiet", "--tests", "--examples"], root);
-    tests.args(["-p", "aaos-sandbox", "-p", "xtask", "--message-format=json"]);
+    let mut tests = program("cargo", ["build", "--quiet", "--examples", "--message-format=json"], root);
+    tests.args(["-p", "aaos-sandbox", "-p", "agentd", "-p", "xtask"]);
+    for name in SUITES.iter().filter_map(|suite| suite.place.strip_prefix("deps/")) {
+        tests.args(["--test", name]);
+    }
     said.push_str(&read(tests)?);
     let built = said.lines().filter_map(|line| serde_json::from_str::<Built>(line).ok());
     let products: Vec<Product> = built.filter_map(product).collect();
     for suite in SUITES {
-        let place = format!("deps/{}", suite.test);
-        ensure!(
-            products.iter().any(|product| product.place == place),
-            "cargo built no test {} of {}",
-            suite.test,
-            suite.package
-        );
+        let is_built = products.iter().any(|product| product.place == suite.place);
+        ensure!(is_built, "cargo built no {}", suite.place);
     }
     Ok(products)
 }
@@ -185,8 +202,9 @@ fn pack(products: &[Product], wish: &Wish) -> Result<Image> {
 }
 
 fn lines_of(suite: &Suite, test_args: &[String]) -> String {
-    let args = test_args.join(" ");
-    let line = |user: &u32| format!("{user} /{PROFILE}/deps/{} {args}\n", suite.test);
+    // Only what the test runner starts takes its arguments.
+    let args = if suite.place.starts_with("deps/") { test_args.join(" ") } else { String::new() };
+    let line = |user: &u32| format!("{user} /{PROFILE}/{} {} {args}\n", suite.place, suite.only);
     suite.users.iter().map(line).collect()
 }
 
@@ -222,7 +240,7 @@ mod tests {
         let plan: String = wish.suites().map(|suite| lines_of(suite, &wish.test_args)).collect();
         assert_eq!(
             plan,
-            "0 /programs/deps/calls --nocapture a_name\n65534 /programs/deps/calls --nocapture a_name\n"
+            "0 /programs/deps/calls  --nocapture a_name\n65534 /programs/deps/calls  --nocapture a_name\n"
         );
         assert!(parse(&["call"]).unwrap_err().to_string().contains("calls"));
         assert!(parse(&["--", "a b"]).is_err());

@@ -9,8 +9,9 @@ use crate::privilege::FarUids;
 
 /// Bytes of every frame.
 pub const CONTROL_BYTES: usize = 16;
-/// Descriptors that a launch carries: channel, capturing pipe, and for a gateway its program.
-pub const MAX_CONTROL_DESCRIPTORS: usize = 3;
+/// Descriptors that a launch carries: channel, capturing pipe, for a gateway its program, and the directory of the
+/// control group that the process is born into.
+pub const MAX_CONTROL_DESCRIPTORS: usize = 4;
 
 /// One frame as it crosses.
 pub type Packet = [u8; CONTROL_BYTES];
@@ -69,7 +70,7 @@ impl Order {
         }
     }
 
-    /// Descriptors that ride on it.
+    /// Descriptors that ride on it. Whatever makes a process may carry one more at the end: its control group.
     #[must_use]
     pub const fn descriptors(self) -> usize {
         match self {
@@ -77,6 +78,15 @@ impl Order {
             Self::Gateway(..) => 3,
             Self::Kill(_) => 0,
         }
+    }
+}
+
+impl Order {
+    /// Whether so many descriptors may ride on it.
+    #[must_use]
+    pub const fn takes(self, descriptors: usize) -> bool {
+        let may_have_group = !matches!(self, Self::Kill(_));
+        descriptors == self.descriptors() || may_have_group && descriptors == self.descriptors() + 1
     }
 }
 
@@ -141,7 +151,7 @@ fn words(bytes: &[u8]) -> Option<[u32; 4]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{News, Order, Serial};
+    use super::{MAX_CONTROL_DESCRIPTORS, News, Order, Serial};
     use crate::gateway::GatewayRole;
     use crate::namespaces::{Abilities, NamespaceSet};
     use crate::privilege::FarUids;
@@ -167,6 +177,15 @@ mod tests {
         ] {
             assert_eq!(News::decode(&news.encode()), Some(news));
         }
+    }
+
+    #[test]
+    fn only_what_makes_a_process_may_carry_a_control_group_too() {
+        let serial = Serial(1);
+        assert!(Order::Worker(serial).takes(2) && Order::Worker(serial).takes(3));
+        assert!(!Order::Worker(serial).takes(1) && !Order::Worker(serial).takes(4));
+        assert!(Order::Gateway(serial, GatewayRole::Egress).takes(MAX_CONTROL_DESCRIPTORS));
+        assert!(Order::Kill(serial).takes(0) && !Order::Kill(serial).takes(1));
     }
 
     #[test]

@@ -159,7 +159,10 @@ fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule<'_>]) -> String {
     hasher.update(&refused_ports(abi, tcp).bits().to_le_bytes());
     hasher.update(&Scope::from_all(abi).bits().to_le_bytes());
     for Rule { access, identity: [device, inode], .. } in rules {
-        hasher.update(&device.to_le_bytes()).update(&inode.to_le_bytes()).update(&access.bits().to_le_bytes());
+        hasher
+            .update(&device.to_le_bytes())
+            .update(&inode.to_le_bytes())
+            .update(&access.bits().to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

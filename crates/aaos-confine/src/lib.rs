@@ -37,5 +37,5 @@ pub use inherit::take_inherited;
 pub use privilege::FarUids;
 pub use probe::run_probes;
 pub use program::PROGRAM_NAMESPACES;
-pub use sys::LockError;
+pub use sys::{LockError, makes_processes_in_groups};
 pub use worker::{WorkerPlan, lock_worker};

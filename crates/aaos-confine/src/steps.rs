@@ -90,6 +90,8 @@ fn step(boundary: Boundary) -> io::Result<()> {
         }
         Boundary::Rlimits => rlimits::apply(WORKER_LIMITS),
         Boundary::ClosedDescriptors => close_all_but_granted(),
+        // A process is born in its group; no step of its own leads there.
+        Boundary::Cgroup => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! children made by a raw `clone`, whose libc state is stale.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A step of a lock-down that failed; the process must end.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,47 @@ pub(crate) unsafe fn fork_with(flags: libc::c_int) -> io::Result<libc::pid_t> {
     // SAFETY: no memory is shared with the child, and the caller upholds the rest.
     let pid = answer(unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) })?;
     Ok(libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX))
+}
+
+/// `CLONE_INTO_CGROUP` of linux/sched.h.
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// As [`fork_with`]; the child is born in a control group, if one is given by its directory. It is never anywhere else,
+/// and nobody waits for the kernel to move it.
+///
+/// # Safety
+/// As for [`fork_with`].
+pub(crate) unsafe fn fork_into(flags: libc::c_int, group: Option<&OwnedFd>) -> io::Result<libc::pid_t> {
+    let Some(group) = group else {
+        // SAFETY: passed on to the caller.
+        return unsafe { fork_with(flags) };
+    };
+    let arguments = libc::clone_args {
+        flags: u64::from(flags.cast_unsigned()) | INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: u64::from(group.as_raw_fd().cast_unsigned()),
+    };
+    let size = size_of::<libc::clone_args>();
+    // SAFETY: the arguments outlive the call, no memory is shared with the child, and the caller upholds the rest.
+    let pid = answer(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) })?;
+    Ok(libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX))
+}
+
+/// Whether a process can be made in a control group: `clone3` is there and not filtered away, as in some containers.
+#[must_use]
+pub fn makes_processes_in_groups() -> bool {
+    // SAFETY: the kernel refuses a size of 0 before it reads anything.
+    let asked =
+        answer(unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<libc::clone_args>(), 0_usize) });
+    asked.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }
 
 /// Ends the process at once: no destructor and no exit handler runs.

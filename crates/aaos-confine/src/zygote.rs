@@ -27,7 +27,7 @@ use crate::namespaces::{
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::program::{ProgramMaker, serve_program};
-use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
+use crate::sys::{AtStep, LockError, answer, exit_now, fork_into, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
 /// Number of the descriptor on which the zygote finds its control socket.
@@ -83,6 +83,8 @@ struct Zygote {
     /// Made ahead, for the next worker and for it alone.
     network: Option<EmptyNetwork>,
     launched: u32,
+    /// The control group of the process that is being made.
+    group: Option<OwnedFd>,
     serve: fn(Channel) -> u8,
 }
 
@@ -102,9 +104,19 @@ impl Zygote {
         let identity = Identity::of_caller();
         let makes_networks = is_root() && abilities.namespaces.has(Boundary::NetNamespace);
         let networks = makes_networks.then(NetworkMaker::new).transpose().at("its own network namespace")?;
-        let children = BTreeMap::new();
-        let (network, launched) = (None, 0);
-        Ok(Self { control, ends, children, abilities, identity, filter, networks, network, launched, serve })
+        Ok(Self {
+            control,
+            ends,
+            children: BTreeMap::new(),
+            abilities,
+            identity,
+            filter,
+            networks,
+            network: None,
+            launched: 0,
+            group: None,
+            serve,
+        })
     }
 
     fn serve_orders(&mut self) -> Result<(), ZygoteError> {
@@ -115,7 +127,7 @@ impl Zygote {
             }
             if orders {
                 let Some((order, descriptors)) = self.next_order()? else { return Ok(()) };
-                self.obey(order, &descriptors)?;
+                self.obey(order, descriptors)?;
             }
         }
     }
@@ -172,15 +184,17 @@ impl Zygote {
             return Ok(None);
         }
         let order = Order::decode(&bytes[..got.bytes]).ok_or(ZygoteError::Protocol)?;
-        if descriptors.len() == order.descriptors() {
+        if order.takes(descriptors.len()) {
             Ok(Some((order, descriptors)))
         } else {
             Err(ZygoteError::Protocol)
         }
     }
 
-    fn obey(&mut self, order: Order, descriptors: &[OwnedFd]) -> Result<(), ZygoteError> {
-        let (serial, made) = match (order, descriptors) {
+    fn obey(&mut self, order: Order, mut descriptors: Vec<OwnedFd>) -> Result<(), ZygoteError> {
+        // What comes beyond the order's own descriptors is the control group.
+        self.group = if descriptors.len() > order.descriptors() { descriptors.pop() } else { None };
+        let (serial, made) = match (order, descriptors.as_slice()) {
             (Order::Worker(serial), [channel, stderr]) => (serial, self.make_worker(channel, stderr)),
             (Order::Gateway(serial, role), [channel, stderr, program]) => {
                 (serial, self.make_gateway(role, channel, stderr, program))
@@ -216,7 +230,7 @@ impl Zygote {
             born = born.without(&[Boundary::NetNamespace]);
         }
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_with(born.flags()) }?;
+        let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
         if pid == 0 {
             let code = catch_unwind(AssertUnwindSafe(|| worker_main(&plan, channel, stderr, self.serve)));
             exit_now(code.unwrap_or(PANICKED));
@@ -234,7 +248,7 @@ impl Zygote {
         };
         self.launched = self.launched.wrapping_add(1);
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_with(born_into(namespaces, is_root()).flags()) }?;
+        let pid = unsafe { fork_into(born_into(namespaces, is_root()).flags(), self.group.as_ref()) }?;
         if pid == 0 {
             let code = catch_unwind(AssertUnwindSafe(|| program_main(&maker, channel, stderr)));
             exit_now(code.unwrap_or(PANICKED));
@@ -254,7 +268,7 @@ impl Zygote {
         let born = born_into(kept, is_root());
         let parent = parent_seen_in(born);
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_with(born.flags()) }?;
+        let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
         if pid == 0 {
             let ready = (|| {
                 if born.has(Boundary::UserNamespace) {

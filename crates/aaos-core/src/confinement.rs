@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::WorkerId;
+use crate::quantity::{Bytes, Millis};
 
 /// One boundary around a confined process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub enum Boundary {
     Rlimits,
     /// Every descriptor but the granted ones closed.
     ClosedDescriptors,
+    /// A control group of its own with limits of memory and processes.
+    Cgroup,
 }
 
 /// How a boundary is known to stand.
@@ -134,6 +137,34 @@ impl ConfinementReceipt {
     }
 }
 
+/// What bounds the memory of a confined process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryBound {
+    /// The kernel, by a control group of its own.
+    Cgroup,
+    /// The daemon, which looks at it while a call runs and ends it above its limit.
+    Watchdog,
+}
+
+/// What a confined process uses of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ResourceUsage {
+    /// What bounds its memory.
+    pub bound: MemoryBound,
+    /// Memory in use now.
+    pub memory_bytes: Bytes,
+    /// Most memory that was ever in use, where the kernel says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_peak_bytes: Option<Bytes>,
+    /// Where it is ended.
+    pub memory_limit_bytes: Bytes,
+    /// Time on a processor, milliseconds.
+    pub cpu_ms: Millis,
+    /// Processes and threads.
+    pub processes: u64,
+}
+
 /// What carries a confined process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,6 +225,7 @@ impl Default for ConfinementPolicy {
                 Boundary::NetNamespace,
                 Boundary::UtsNamespace,
                 Boundary::CgroupNamespace,
+                Boundary::Cgroup,
             ],
             landlock_abi: 4,
         }

@@ -271,6 +271,22 @@ pub const MAX_SCHEMA_WORK: u64 = 64 * 1024 * 1024;
 pub const MAX_SCHEMA_ERRORS: usize = 8;
 /// Model calls that wait or run at once, all goals together.
 pub const MAX_QUEUED_INFERENCES: usize = 4_096;
+/// Memory that one worker may use, bytes.
+pub const WORKER_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+/// Memory that one gateway role may use, bytes.
+pub const GATEWAY_MEMORY_BYTES: u64 = 1024 * 1024 * 1024;
+/// Memory that a program and all that it starts may use together, where the kernel has control groups, bytes.
+pub const PROGRAM_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// Processes and threads of one worker.
+pub const WORKER_PROCESSES: u64 = 1;
+/// Processes and threads of one gateway role.
+pub const GATEWAY_PROCESSES: u64 = 512;
+/// A worker's share of the processors where they are all busy; 100 is the kernel's default.
+pub const WORKER_WEIGHT: u64 = 50;
+/// A gateway role's share: all agents wait for it.
+pub const GATEWAY_WEIGHT: u64 = 100;
+/// Between two looks at the memory of a process that no control group bounds, milliseconds.
+pub const MEMORY_WATCH_MS: u64 = 100;
 /// Time for a far process to be made, locked and proved, milliseconds.
 pub const FAR_LAUNCH_MS: u64 = 5_000;
 /// Workers that are launched at once; whoever else needs one waits for its turn.

@@ -481,6 +481,8 @@ pub enum ToolFailureKind {
     Cancelled,
     /// The worker died; the outcome of a write is unknown.
     WorkerLost,
+    /// The call took more memory than its worker may have; nothing was written.
+    OutOfMemory,
     /// No worker can be confined as the policy requires.
     ConfinementUnavailable,
     /// The child agent failed.

@@ -121,6 +121,7 @@ impl Kernel {
             usage: live.usage,
             grants,
             confinement: agent.receipt(),
+            resources: agent.resources(),
             waiting_for,
             next_due: view.next_due,
             restarts: view.restarts,

@@ -192,9 +192,10 @@ fn tool_code(kind: ToolFailureKind) -> ErrorCode {
         ToolFailureKind::ApprovalDenied => ErrorCode::ApprovalDenied,
         ToolFailureKind::BudgetExceeded => ErrorCode::BudgetExceeded,
         ToolFailureKind::ConfinementUnavailable => ErrorCode::SandboxUnavailable,
-        ToolFailureKind::LimitReached | ToolFailureKind::TooLarge | ToolFailureKind::Timeout => {
-            ErrorCode::LimitReached
-        }
+        ToolFailureKind::LimitReached
+        | ToolFailureKind::TooLarge
+        | ToolFailureKind::Timeout
+        | ToolFailureKind::OutOfMemory => ErrorCode::LimitReached,
         ToolFailureKind::WrongKind
         | ToolFailureKind::NotUtf8
         | ToolFailureKind::NoUniqueMatch

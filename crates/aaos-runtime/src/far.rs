@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use aaos_core::confinement::{Boundary, ConfinementReceipt};
+use aaos_core::confinement::{Boundary, ConfinementReceipt, ResourceUsage};
 use aaos_core::effect::{EffectClass, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
@@ -16,7 +16,7 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{ModelsSetup, encode_frame};
 use aaos_journal::{Permit, Receipt};
 use aaos_llm::{Models, ModelsConfig};
-use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, SandboxError, Worker, WorkerKiller};
+use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, Gauge, SandboxError, Worker, WorkerKiller};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
@@ -47,6 +47,7 @@ struct Held {
 struct Shown {
     receipt: Option<ConfinementReceipt>,
     killer: Option<WorkerKiller>,
+    gauge: Option<Gauge>,
     /// The call that runs in it.
     call: Option<CallId>,
 }
@@ -54,6 +55,12 @@ struct Shown {
 impl WorkerSlot {
     pub(crate) fn receipt(&self) -> Option<ConfinementReceipt> {
         self.shown().receipt.clone()
+    }
+
+    /// What the worker uses of the machine; `None` while there is none.
+    pub(crate) fn usage(&self) -> Option<ResourceUsage> {
+        let gauge = self.shown().gauge.clone();
+        gauge.and_then(|gauge| gauge.read())
     }
 
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
@@ -292,8 +299,12 @@ impl Kernel {
         let worker = worker.map_err(|error: SandboxError| KernelError::Sandbox(error.to_string()))?;
         self.journal_start(&worker, owner).await?;
         self.show_degraded(worker.missing());
-        *slot.shown() =
-            Shown { receipt: Some(worker.receipt().clone()), killer: Some(worker.killer()), call: None };
+        *slot.shown() = Shown {
+            receipt: Some(worker.receipt().clone()),
+            killer: Some(worker.killer()),
+            gauge: worker.gauge(),
+            call: None,
+        };
         *held = Some(Held { worker, last_used: self.clock().now() });
         Ok(())
     }

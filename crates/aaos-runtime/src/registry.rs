@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aaos_core::confinement::ConfinementReceipt;
+use aaos_core::confinement::{ConfinementReceipt, ResourceUsage};
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
@@ -216,6 +216,11 @@ impl Agent {
         } else {
             AgentState::Idle
         }
+    }
+
+    /// What its worker uses of the machine, while it has one.
+    pub(crate) fn resources(&self) -> Option<ResourceUsage> {
+        self.worker.usage()
     }
 
     pub(crate) fn receipt(&self) -> Option<ConfinementReceipt> {

@@ -4,7 +4,7 @@
 
 use aaos_core::approval::Target;
 use aaos_core::authority::PurseView;
-use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt};
+use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, ResourceUsage};
 use aaos_core::event::{GoalState, OutputObserved};
 use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, CallId, GoalId, Seq, TraceId};
@@ -153,6 +153,8 @@ pub struct AgentStatus {
     pub grants: Vec<GrantRecord>,
     /// The receipt of its worker, while it has one.
     pub confinement: Option<ConfinementReceipt>,
+    /// What its worker uses of the machine, while it has one.
+    pub resources: Option<ResourceUsage>,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
     /// When its schedule is due next, milliseconds since the epoch; absent without a schedule and while it is paused.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aaos_core::budget::Shortfall;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::id::WorkerId;
+use aaos_core::limits::WORKER_MEMORY_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{ToolCall, ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use crate::broker::{Answer, Broker};
 use crate::egress::FetchedPage;
 use crate::error::SandboxError;
+use crate::gauge::{Gauge, mebibytes};
 use crate::plan::{Plan, Request, claimed_bytes, fits, render};
 use crate::roots::RootTable;
 use crate::worker::Worker;
@@ -76,13 +78,19 @@ impl Worker {
         let call = turn.worker.next_call();
         let request = WorkerRequest::Call { call, job: Box::new(job) };
         let limit = turn.worker.call_time;
+        let gauge = turn.worker.gauge();
         let talk = async {
             let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             turn.worker.channel.send(&request, &lent).await?;
             drop(descriptors);
             converse(turn.worker, call, broker).await
         };
-        let output = match tokio::time::timeout(Duration::from_millis(limit.0), talk).await {
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout(Duration::from_millis(limit.0), talk) => answered,
+            () = overrun(gauge) => return Err(turn.overran().await),
+        };
+        let output = match answered {
             Ok(Ok(answer)) => {
                 turn.over = true;
                 // What a purse lacks is not for a worker to say.
@@ -146,12 +154,41 @@ impl InCall<'_> {
     /// The failure of a call whose worker is gone or not to be trusted any more.
     async fn lost(&mut self, error: &SandboxError) -> ToolFailure {
         let end = self.worker.autopsy().await;
+        if let Some(limit) = end.out_of_memory {
+            return out_of_memory(limit);
+        }
         let mut message =
             format!("the confined worker was lost ({error}; {}); nothing was written", end.reason);
         if !end.stderr_tail.is_empty() {
             message = format!("{message}; it said: {}", end.stderr_tail);
         }
         ToolFailure::new(ToolFailureKind::WorkerLost, message)
+    }
+
+    /// The failure of a call whose worker was seen above the limit of its memory.
+    async fn overran(&mut self) -> ToolFailure {
+        let end = self.worker.end_overrun().await;
+        // Whatever else ended it meanwhile, this is why the call is over.
+        out_of_memory(end.out_of_memory.unwrap_or(Bytes(WORKER_MEMORY_BYTES)))
+    }
+}
+
+fn out_of_memory(limit: Bytes) -> ToolFailure {
+    let limit = mebibytes(limit);
+    let message = format!(
+        "out of memory: limit {limit}; the worker was ended and nothing was written; ask for less at once"
+    );
+    ToolFailure::new(ToolFailureKind::OutOfMemory, message)
+}
+
+/// Resolves when the worker of a call is seen above the limit of its memory, where the daemon has to look.
+async fn overrun(gauge: Option<Gauge>) {
+    let overruns = match gauge {
+        Some(gauge) => gauge.overruns().await,
+        None => false,
+    };
+    if !overruns {
+        std::future::pending().await
     }
 }
 

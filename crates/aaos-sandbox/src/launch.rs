@@ -29,11 +29,14 @@ use tokio::task::JoinHandle;
 use crate::channel::FarChannel;
 use crate::config::SandboxConfig;
 use crate::error::SandboxError;
+use crate::gauge::{Bounds, Hold};
+use crate::groups::Groups;
 use crate::launcher::{Expected, Launcher};
 use crate::pool::Pool;
 use crate::process::FarProcess;
 use crate::receipt::{
-    Origin, Profile, WORKER_PROFILE, gateway_profile, hold_against, read_proc, write_receipt,
+    GATEWAY_BOUNDS, Origin, Profile, WORKER_BOUNDS, WORKER_PROFILE, gateway_profile, hold_against, read_proc,
+    write_receipt,
 };
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
@@ -62,6 +65,8 @@ pub(crate) struct Inner {
     turns: Semaphore,
     tasks: [JoinHandle<()>; 2],
     programs: Arc<Semaphore>,
+    /// Dropped last: the tree goes when nobody is in it any more.
+    groups: Groups,
 }
 
 impl Drop for Inner {
@@ -107,7 +112,7 @@ impl Sandbox {
     /// # Errors
     /// When its descriptors cannot be watched.
     pub fn adopt(seed: ZygoteSeed, config: impl Into<SandboxConfig>) -> Result<Self, SandboxError> {
-        let ZygoteSeed { control, process, gateway } = seed;
+        let ZygoteSeed { control, process, gateway, groups } = seed;
         let config = config.into();
         let failed = |source| SandboxError::ZygoteStart { step: "adopting it", source };
         let launcher = Arc::new(Launcher::new(control).map_err(failed)?);
@@ -129,6 +134,7 @@ impl Sandbox {
                 config,
                 tasks: [listen, watch],
                 programs: Arc::new(Semaphore::new(MAX_PROGRAMS_AT_ONCE)),
+                groups,
             }),
         })
     }
@@ -157,7 +163,7 @@ impl Sandbox {
     pub async fn launch_worker(&self) -> Result<Worker, SandboxError> {
         let _turn = self.inner.turns.acquire().await.map_err(|_| SandboxError::ZygoteGone)?;
         let launch = async {
-            let made = self.make(Order::Worker, &[]).await?;
+            let made = self.make(Order::Worker, &[], WORKER_BOUNDS).await?;
             self.prove(made, WORKER_PROFILE).await
         };
         let (channel, process, receipt, missing) = within("be locked", launch).await??;
@@ -175,14 +181,17 @@ impl Sandbox {
             source: io::ErrorKind::NotFound.into(),
         })?;
         let launch = async {
-            let made = self.make(|serial| Order::Gateway(serial, role), &[program.as_fd()]).await?;
-            let proved = self.prove(made, gateway_profile()).await?;
+            let profile = gateway_profile();
+            let order = |serial| Order::Gateway(serial, role);
+            let made = self.make(order, &[program.as_fd()], GATEWAY_BOUNDS).await?;
+            let proved = self.prove(made, profile).await?;
             if !setup.is_empty() {
                 proved.0.send_bytes(&setup, &[]).await?;
             }
             Ok::<_, SandboxError>(proved)
         };
         let (channel, process, receipt, missing) = within("be locked", launch).await??;
+        process.watch();
         Ok(Gateway { stream: channel.into_stream(), receipt, missing, process })
     }
 
@@ -226,6 +235,7 @@ impl Sandbox {
         &self,
         order: impl FnOnce(aaos_confine::control::Serial) -> Order,
         more: &[BorrowedFd<'_>],
+        bounds: Bounds,
     ) -> Result<Made, SandboxError> {
         let launcher = &self.inner.launcher;
         if *launcher.gone().borrow() {
@@ -237,10 +247,14 @@ impl Sandbox {
             .map_err(failed("making its channel"))?;
         let (words, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("making its pipe"))?;
         let Expected { serial, launched, ended } = launcher.expect();
-        let mut process = FarProcess::new(serial, Arc::clone(launcher), ended, words)
+        let hold = self.hold(bounds);
+        let mut process = FarProcess::new(serial, Arc::clone(launcher), ended, words, hold.clone())
             .map_err(|source| SandboxError::Launch { step: "watching its pipe", source })?;
         let mut descriptors = vec![far.as_fd(), stderr.as_fd()];
         descriptors.extend_from_slice(more);
+        if let Hold::Group(leaf) = &hold {
+            descriptors.push(leaf.descriptor());
+        }
         launcher.order(order(serial), &descriptors).await?;
         drop((far, stderr));
         let inner_pid = launched
@@ -255,6 +269,17 @@ impl Sandbox {
             Err(source) => {
                 Err(self.explain(process, SandboxError::Launch { step: "finding it", source }).await)
             }
+        }
+    }
+
+    /// What is to hold the resources of a process that is yet to be made. A group that cannot be had is judged with
+    /// everything else, when the receipt is held against the policy.
+    fn hold(&self, bounds: Bounds) -> Hold {
+        let (Bounds::OneProcess(limits) | Bounds::Tree(limits)) = bounds;
+        match (self.inner.groups.leaf(limits), bounds) {
+            (Ok(leaf), _) => Hold::Group(Arc::new(leaf)),
+            (Err(error), Bounds::OneProcess(_)) => Hold::Watch { limits, why: error.to_string() },
+            (Err(error), Bounds::Tree(_)) => Hold::Each { limits, why: error.to_string() },
         }
     }
 
@@ -281,8 +306,10 @@ impl Sandbox {
         };
         let policy = &self.inner.config.policy;
         let id = fresh_id()?;
-        let written =
-            self.origin().and_then(|origin| write_receipt(id, pid, origin, &report, profile, policy));
+        let hold = process.hold();
+        let written = self
+            .origin()
+            .and_then(|origin| write_receipt(id, pid, origin, Some(hold), &report, profile, policy));
         let receipt = match written {
             Ok(receipt) => receipt,
             Err(source) => {

@@ -24,7 +24,7 @@ pub fn lock_this_daemon() -> Result<ConfinementReceipt, SandboxError> {
     let policy =
         ConfinementPolicy { require: REQUIRED.to_vec(), prefer: Vec::new(), ..ConfinementPolicy::default() };
     let mut receipt =
-        write_receipt(fresh_id()?, pid, &born, &report, DAEMON_PROFILE, &policy).map_err(unread)?;
+        write_receipt(fresh_id()?, pid, &born, None, &report, DAEMON_PROFILE, &policy).map_err(unread)?;
     hold_against(&ConfinementPolicy { require: REQUIRED.to_vec(), ..policy }, &receipt, DAEMON_PROFILE)?;
     let tried = tried(&report.probes);
     for one in receipt.boundaries.iter_mut().filter(|one| one.boundary == Boundary::Seccomp) {

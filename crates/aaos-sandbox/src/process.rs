@@ -1,7 +1,7 @@
 //! One far process as agentd holds it: the ways to end it, how it ended, and what it printed last.
 //!
 //! Invariants: dropping a far process ends it. What it prints is drained always, kept to its last bytes, and
-//! made harmless before anybody reads it.
+//! made harmless before anybody reads it. Its control group is removed when it has ended.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use aaos_confine::control::{Order, Serial};
 use aaos_core::limits::{FAR_GRACE_MS, FAR_STOP_MS, KEPT_STDERR_BYTES};
+use aaos_core::quantity::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
@@ -18,7 +19,9 @@ use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::gauge::{Gauge, Hold, mebibytes};
 use crate::launcher::Launcher;
+use crate::leaf::Leaf;
 
 /// Bytes read from a capturing pipe at a time.
 const STDERR_STEP_BYTES: usize = 1024;
@@ -30,6 +33,8 @@ pub struct WorkerEnd {
     pub reason: String,
     /// The end of what it printed, made harmless.
     pub stderr_tail: String,
+    /// The limit of its memory, where it ended because it needed more.
+    pub out_of_memory: Option<Bytes>,
 }
 
 /// A far process; ended when dropped.
@@ -41,6 +46,11 @@ pub struct FarProcess {
     known: Option<(u32, Arc<OwnedFd>)>,
     ended: watch::Receiver<Option<ExitStatus>>,
     stderr: Stderr,
+    hold: Hold,
+    /// Whether it was ended for the memory that it used.
+    overran: bool,
+    /// Removes its control group after its end.
+    removal: Option<JoinHandle<()>>,
 }
 
 impl FarProcess {
@@ -49,8 +59,14 @@ impl FarProcess {
         launcher: Arc<Launcher>,
         ended: watch::Receiver<Option<ExitStatus>>,
         stderr: OwnedFd,
+        hold: Hold,
     ) -> io::Result<Self> {
-        Ok(Self { serial, launcher, known: None, ended, stderr: Stderr::capture(stderr)? })
+        let stderr = Stderr::capture(stderr)?;
+        let removal = match &hold {
+            Hold::Group(leaf) => Some(tokio::spawn(remove_after(ended.clone(), Arc::clone(leaf)))),
+            Hold::Watch { .. } | Hold::Each { .. } => None,
+        };
+        Ok(Self { serial, launcher, known: None, ended, stderr, hold, overran: false, removal })
     }
 
     /// Remembers who it is, once agentd knows.
@@ -115,12 +131,66 @@ impl FarProcess {
         let limit = Duration::from_millis(FAR_STOP_MS);
         let in_time = tokio::time::timeout(limit, self.wait_end()).await.is_ok();
         self.stderr.finish(limit).await;
+        if let Some(removal) = self.removal.take().filter(|_| in_time) {
+            // What it takes longer for goes on by itself.
+            drop(tokio::time::timeout(limit, removal).await);
+        }
+        let out_of_memory = self.out_of_memory();
         let reason = match (&*self.ended.borrow(), in_time) {
             (Some(status), _) => status.words(),
             (None, true) => "ended with its launcher".to_owned(),
             (None, false) => "did not end in time after it was killed".to_owned(),
         };
-        WorkerEnd { reason, stderr_tail: self.stderr.tail() }
+        let reason = match out_of_memory {
+            Some(limit) => format!("out of memory: limit {} ({reason})", mebibytes(limit)),
+            None => reason,
+        };
+        WorkerEnd { reason, stderr_tail: self.stderr.tail(), out_of_memory }
+    }
+
+    /// Ends it because it was seen above the limit of its memory.
+    pub(crate) fn end_overrun(&mut self) {
+        self.overran = true;
+        self.kill();
+    }
+
+    fn out_of_memory(&self) -> Option<Bytes> {
+        let by_kernel = matches!(&self.hold, Hold::Group(leaf) if leaf.ran_out());
+        (by_kernel || self.overran).then_some(self.hold.limits().memory)
+    }
+
+    /// Reads what it uses; `None` before it is known.
+    pub(crate) fn gauge(&self) -> Option<Gauge> {
+        let (pid, pidfd) = self.known.as_ref()?;
+        Some(Gauge { pid: *pid, pidfd: Arc::clone(pidfd), hold: self.hold.clone() })
+    }
+
+    /// Watches its memory for its whole life, where no control group bounds it: it works for everybody, at any time.
+    pub(crate) fn watch(&self) {
+        let Some(gauge) = self.gauge() else { return };
+        let killer = self.killer();
+        drop(tokio::spawn(async move {
+            if gauge.overruns().await {
+                tracing::error!(pid = gauge.pid, "a far process used more memory than it may and is ended");
+                killer.kill();
+            }
+        }));
+    }
+
+    /// What holds its resources.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+}
+
+/// Waits for the end of a process, then removes its control group.
+async fn remove_after(mut ended: watch::Receiver<Option<ExitStatus>>, leaf: Arc<Leaf>) {
+    // An error says that the zygote, and with it every far process, is gone.
+    drop(ended.wait_for(Option::is_some).await);
+    let limit = mebibytes(leaf.limits().memory);
+    // It fails where the runtime is closing; the whole tree is removed then.
+    if tokio::task::spawn_blocking(move || leaf.end()).await.unwrap_or(false) {
+        tracing::warn!(%limit, "a far process was ended by the kernel: out of memory");
     }
 }
 

@@ -17,6 +17,7 @@ use aaos_core::limits::{
     COMMAND_OUTPUT_HALF_BYTES, FAR_STOP_MS, MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS,
 };
 use aaos_core::program::{ProgramReply, Start};
+use aaos_core::quantity::Bytes;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_core::world::World;
@@ -30,10 +31,11 @@ use tokio::task::JoinHandle;
 use crate::calls::off_thread;
 use crate::channel::FarChannel;
 use crate::error::SandboxError;
+use crate::gauge::mebibytes;
 use crate::launch::{Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
 use crate::program_plan::{Planned, plan};
-use crate::receipt::PROGRAM_PROFILE;
+use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE};
 use crate::roots::RootTable;
 
 /// Bytes read from an output pipe at a time.
@@ -97,7 +99,7 @@ impl Sandbox {
         let planned = off_thread(move || plan(&asked, &world, &roots)).await??;
         let streams = Streams::new(&input).map_err(|error| out_of_descriptors(&error))?;
         let launch = async {
-            let made = self.make(Order::Program, &[]).await?;
+            let made = self.make(Order::Program, &[], PROGRAM_BOUNDS).await?;
             send_plan(&made.channel, &planned, &streams).await?;
             self.prove(made, PROGRAM_PROFILE).await
         };
@@ -171,6 +173,10 @@ impl ProgramSandbox {
             tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
         let sandbox = self.process.autopsy().await;
+        let ended = match sandbox.out_of_memory {
+            Some(limit) => Err(out_of_memory(limit)),
+            None => ended,
+        };
         if let Some(feed) = self.feed.take() {
             feed.abort();
         }
@@ -243,6 +249,15 @@ fn too_much() -> ToolFailure {
     let most = MAX_COMMAND_OUTPUT_BYTES;
     let why = format!("the program wrote more than {most} bytes; it was ended, let it write into a file");
     ToolFailure::new(ToolFailureKind::TooLarge, why)
+}
+
+/// Only where a control group holds it; else the program itself is told that there is no more.
+fn out_of_memory(limit: Bytes) -> ToolFailure {
+    let limit = mebibytes(limit);
+    let why = format!(
+        "out of memory: limit {limit} for the program and all that it started; they were ended, what was done stays"
+    );
+    ToolFailure::new(ToolFailureKind::OutOfMemory, why)
 }
 
 /// Only a file system that does not answer holds a killed process up.

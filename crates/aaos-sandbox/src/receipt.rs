@@ -17,10 +17,17 @@ use aaos_core::confinement::{
     Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
 };
 use aaos_core::id::WorkerId;
+use aaos_core::limits::{
+    GATEWAY_MEMORY_BYTES, GATEWAY_PROCESSES, GATEWAY_WEIGHT, MAX_PROGRAM_PROCESSES, PROGRAM_MEMORY_BYTES,
+    WORKER_MEMORY_BYTES, WORKER_PROCESSES, WORKER_WEIGHT,
+};
+use aaos_core::quantity::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::SandboxError;
+use crate::gauge::{Bounds, Hold};
+use crate::leaf::GroupLimits;
 
 /// Which boundaries apply to a kind of far process, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +61,27 @@ pub(crate) enum Counted {
     FromInside,
 }
 
+/// What a worker may use of the machine.
+pub(crate) const WORKER_BOUNDS: Bounds = Bounds::OneProcess(GroupLimits {
+    memory: Bytes(WORKER_MEMORY_BYTES),
+    processes: WORKER_PROCESSES,
+    weight: WORKER_WEIGHT,
+});
+
+/// What a program and all that it starts may use together.
+pub(crate) const PROGRAM_BOUNDS: Bounds = Bounds::Tree(GroupLimits {
+    memory: Bytes(PROGRAM_MEMORY_BYTES),
+    processes: MAX_PROGRAM_PROCESSES,
+    weight: WORKER_WEIGHT,
+});
+
+/// What a gateway role may use.
+pub(crate) const GATEWAY_BOUNDS: Bounds = Bounds::OneProcess(GroupLimits {
+    memory: Bytes(GATEWAY_MEMORY_BYTES),
+    processes: GATEWAY_PROCESSES,
+    weight: GATEWAY_WEIGHT,
+});
+
 /// A worker: everything.
 pub(crate) const WORKER_PROFILE: Profile = Profile {
     boundaries: &[
@@ -71,6 +99,7 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
         Boundary::CgroupNamespace,
         Boundary::Rlimits,
         Boundary::ClosedDescriptors,
+        Boundary::Cgroup,
     ],
     limits: aaos_confine::rlimits::WORKER_LIMITS,
     descriptors: Counted::FromOutside(0),
@@ -90,6 +119,7 @@ pub(crate) const DAEMON_PROFILE: Profile = Profile {
     boundaries: &[Boundary::NoNewPrivs, Boundary::Seccomp, Boundary::Rlimits],
     limits: aaos_confine::rlimits::DAEMON_LIMITS,
     descriptors: Counted::FromInside,
+    root: Root::Empty,
 };
 
 /// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
@@ -114,6 +144,7 @@ const GATEWAY_BOUNDARIES: &[Boundary] = &[
     Boundary::CgroupNamespace,
     Boundary::Rlimits,
     Boundary::ClosedDescriptors,
+    Boundary::Cgroup,
 ];
 
 /// What a far process could share with whoever made it, read once.
@@ -138,6 +169,7 @@ pub(crate) fn write_receipt(
     worker: WorkerId,
     pid: u32,
     origin: &Origin,
+    hold: Option<&Hold>,
     report: &LockedReport,
     profile: Profile,
     policy: &ConfinementPolicy,
@@ -147,8 +179,14 @@ pub(crate) fn write_receipt(
         .boundaries
         .iter()
         .map(|boundary| {
-            let (evidence, detail) =
-                crossed(*boundary, report).unwrap_or_else(|| seen.judge(*boundary, report, profile, policy));
+            let (evidence, detail) = match boundary {
+                Boundary::Cgroup => hold.map_or_else(
+                    || (Evidence::Missing, "none was made".to_owned()),
+                    |hold| hold.observe(pid),
+                ),
+                boundary => crossed(*boundary, report)
+                    .unwrap_or_else(|| seen.judge(*boundary, report, profile, policy)),
+            };
             BoundaryReceipt { boundary: *boundary, evidence, detail }
         })
         .collect();
@@ -250,6 +288,7 @@ impl Seen {
             | Boundary::NetNamespace
             | Boundary::UtsNamespace
             | Boundary::CgroupNamespace => self.own_namespace(boundary, report),
+            Boundary::Cgroup => unreachable!("what holds the process is asked for that"),
         }
     }
 
@@ -389,7 +428,7 @@ fn filters_of(pid: u32) -> io::Result<u32> {
     })
 }
 
-fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
+pub(crate) fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
     let status = read_proc(Path::new(&format!("/proc/{pid}/status")))?;
     let fields = status.lines().filter_map(|line| line.split_once(':'));
     Ok(fields.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())

@@ -13,6 +13,7 @@ use aaos_core::wire::{JobOutput, ProbeAttempt, WorkerJob, WorkerReply, WorkerReq
 
 use crate::channel::FarChannel;
 use crate::error::SandboxError;
+use crate::gauge::Gauge;
 use crate::process::{FarProcess, WorkerEnd, WorkerKiller};
 
 /// One confined worker. It may serve one agent.
@@ -72,6 +73,19 @@ impl Worker {
     #[must_use]
     pub fn killer(&self) -> WorkerKiller {
         self.process.killer()
+    }
+
+    /// Reads what this worker uses of the machine, from elsewhere and while it works.
+    #[must_use]
+    pub fn gauge(&self) -> Option<Gauge> {
+        self.process.gauge()
+    }
+
+    /// Ends a worker that was seen above the limit of its memory, and says how it ended.
+    pub(crate) async fn end_overrun(&mut self) -> WorkerEnd {
+        self.usable = false;
+        self.process.end_overrun();
+        self.process.autopsy().await
     }
 
     /// A fresh number for the next call.

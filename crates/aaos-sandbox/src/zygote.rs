@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::error::SandboxError;
+use crate::groups::Groups;
 
 /// The zygote process; ended and reaped when dropped.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ pub struct ZygoteSeed {
     pub(crate) control: OwnedFd,
     pub(crate) process: ZygoteProcess,
     pub(crate) gateway: Option<OwnedFd>,
+    pub(crate) groups: Groups,
 }
 
 impl ZygoteSeed {
@@ -74,7 +76,13 @@ impl ZygoteSeed {
             .map_err(io::Error::from)
             .map_err(failed("making the control socket"))?;
         let process = spawn(&program, far.as_fd())?;
-        Ok(Self { control: near, process, gateway })
+        Ok(Self { control: near, process, gateway, groups: Groups::none() })
+    }
+
+    /// Has each far process born into a control group of its own, where there are any.
+    #[must_use]
+    pub fn within(self, groups: Groups) -> Self {
+        Self { groups, ..self }
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aaos_core::id::GrantId;
-use aaos_core::limits::MAX_GREP_MATCHES;
+use aaos_core::limits::{MAX_GREP_MATCHES, WORKER_MEMORY_BYTES};
 use aaos_core::quantity::Bytes;
 use aaos_core::tool::{ToolCall, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -322,6 +322,21 @@ async fn a_worker_that_fails_in_a_call_ends_it_in_words_is_replaced_and_leaves_n
         assert_eq!(left, [i32::try_from(lab.worker.receipt().pid).expect("a pid")], "{how:?}: no orphan");
         lab.end().await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_above_its_memory_is_ended_and_the_call_says_so() {
+    let mut lab = Lab::with_worker("examples/filling_worker").await;
+    assert!(lab.call("echo", json!({"message": "x"})).await.is_ok(), "the control");
+    let limit = usize::try_from(WORKER_MEMORY_BYTES).expect("it fits");
+    let as_much = std::hint::black_box(vec![1_u8; limit * 3 / 2]);
+    assert_eq!(as_much.len(), limit * 3 / 2, "the control: outside there is room for as much");
+    drop(as_much);
+    let failure = lab.call("echo", json!({"message": "fill"})).await.expect_err("too much");
+    assert_eq!(failure.kind, ToolFailureKind::OutOfMemory, "{failure}");
+    assert!(failure.message.starts_with("out of memory: limit 256 MiB;"), "{failure}");
+    assert!(!lab.worker.is_usable());
+    lab.end().await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use aaos_core::confinement::ConfinementReceipt;
 use aaos_core::state::State;
 use aaos_journal::{Journal, JournalConfig};
 use aaos_runtime::{Clock, Closed, Kernel, KernelConfig, KernelParts, Principals};
-use aaos_sandbox::{Sandbox, ZygoteSeed};
+use aaos_sandbox::{GroupName, Groups, Sandbox, ZygoteSeed};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Resource, getrlimit, setrlimit, umask};
@@ -191,12 +191,26 @@ fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
     let descriptors = raise_descriptor_limit();
     let principals = settings.principals()?;
     let listener = bind(&settings.socket, settings.socket_group()?)?;
+    let groups = claim_groups(&settings.state_dir)?;
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
     })?;
     let own =
         aaos_sandbox::lock_this_daemon().context("cannot prove that the daemon itself is locked down")?;
+    let seed = seed.within(groups);
     Ok(Groundwork { settings, principals, listener, seed, own, descriptors, _lock: lock })
+}
+
+/// Control groups for far processes, before any of them exists. What another policy than the default makes of their
+/// lack is said where a process is launched.
+fn claim_groups(state_dir: &Path) -> Result<Groups> {
+    let name =
+        GroupName::of_state(state_dir).with_context(|| format!("cannot look at {}", state_dir.display()))?;
+    let groups = Groups::claim(&name);
+    if let Some(why) = groups.why_none() {
+        tracing::info!(%why, "there are no control groups for far processes; their memory is watched instead");
+    }
+    Ok(groups)
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns what is in force.

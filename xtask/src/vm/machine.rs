@@ -19,7 +19,7 @@ const PACKAGE: &str = "qemu-system-x86";
 const BOARD: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on";
 /// Everything that can be emulated but cmpxchg16b, after which QEMU 7.2 leaves wrong flags: the kernel does without.
 const PROCESSOR: &str = "max,-cx16";
-const MEMORY: &str = "1536M";
+const MEMORY: &str = "2048M";
 /// From power on to the end of all tests.
 const TIME: Duration = Duration::from_secs(900);
 /// Longest silence of the console.

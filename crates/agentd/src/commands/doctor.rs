@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, Substrate};
-use aaos_sandbox::{Sandbox, SandboxError, ZygoteSeed, lock_this_daemon};
+use aaos_sandbox::{GroupName, Groups, Sandbox, SandboxError, ZygoteSeed, lock_this_daemon};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
@@ -120,8 +120,9 @@ fn program(path: &Path) -> Program {
 
 /// `doctor`.
 pub(super) fn doctor(settings: &Settings, args: &JsonArgs, screen: Screen) -> Result<Exit> {
-    let seeds = ZygoteSeed::start(&settings.worker, None)
-        .and_then(|survey| Ok((survey, ZygoteSeed::start(&settings.worker, None)?)));
+    let groups = Groups::claim(&GroupName::of_process());
+    let start = || Ok(ZygoteSeed::start(&settings.worker, None)?.within(groups.clone()));
+    let seeds = start().and_then(|survey| Ok((survey, start()?)));
     // As in agentd: after the launchers were started, before there is any thread.
     let own = lock_this_daemon().map_err(|error| words(&error.into()));
     let runtime = tokio::runtime::Builder::new_current_thread()

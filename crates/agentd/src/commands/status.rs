@@ -1,6 +1,6 @@
 //! `status`: the daemon, one agent, or one goal.
 
-use aaos_core::confinement::{Boundary, ConfinementReceipt};
+use aaos_core::confinement::{Boundary, ConfinementReceipt, MemoryBound, ResourceUsage};
 use aaos_core::model::ProviderState;
 use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect};
 use anyhow::Result;
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::cli::StatusArgs;
 use crate::client::{Client, Nothing};
 use crate::exit::Exit;
-use crate::render::text::{REASON_CHARS, block, cut, instant};
+use crate::render::text::{REASON_CHARS, block, cut, instant, size, span};
 use crate::render::{Screen, Tone, entry};
 
 use super::target::{OneAgent, OneGoal, Target, find};
@@ -139,6 +139,7 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     facts.push(("grants", if grants.is_empty() { "none".to_owned() } else { grants.join("\n") }));
     let worker = status.confinement.as_ref().map_or("none now".to_owned(), evidence);
     facts.push(("worker", worker));
+    facts.extend(status.resources.as_ref().map(|used| ("resources", resources(used))));
     facts
 }
 
@@ -154,6 +155,23 @@ fn evidence(receipt: &ConfinementReceipt) -> String {
         format!("  {boundary:<18} {evidence:<8}  {}", cut(&one.detail, REASON_CHARS))
     }));
     lines.join("\n")
+}
+
+/// What a worker uses of the machine, and what bounds its memory.
+fn resources(used: &ResourceUsage) -> String {
+    let peak =
+        used.memory_peak_bytes.map_or(String::new(), |peak| format!(", at most {} so far", size(peak.0)));
+    let bound = match used.bound {
+        MemoryBound::Cgroup => "a control group",
+        MemoryBound::Watchdog => "the daemon's watch",
+    };
+    format!(
+        "{} of memory{peak}, limit {} by {bound}\n{} on a processor\n{} processes and threads",
+        size(used.memory_bytes.0),
+        size(used.memory_limit_bytes.0),
+        span(used.cpu_ms),
+        used.processes
+    )
 }
 
 /// Each quantity that is bounded or used, a line each, and the window.

@@ -102,7 +102,7 @@ three keys:
 | `require` | `no_new_privs`, `seccomp`, `landlock`, `no_capabilities`, `rlimits`, `closed_descriptors` | without \
 these, proved, nothing is run |
 | `prefer` | `own_uid`, `user_namespace`, `mount_namespace`, `pid_namespace`, `ipc_namespace`, `net_namespace`, \
-`uts_namespace`, `cgroup_namespace` | a lack of these is recorded and shown by `agentd status` |
+`uts_namespace`, `cgroup_namespace`, `cgroup` | a lack of these is recorded and shown by `agentd status` |
 | `landlock_abi` | 4 | lowest Landlock ABI that counts |
 
 `require` must hold at least `no_new_privs`, `seccomp` and `landlock`, and `landlock_abi` must be 4 or more: a file

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use testkit::Client;
 
 /// Entries that tell of starts, processes and running sums, not of what was done.
-const LEFT_OUT: [&str; 8] = [
+const LEFT_OUT: [&str; 9] = [
     "daemon_started",
     "daemon_stopped",
     "agent_execution_resumed",
@@ -17,6 +17,7 @@ const LEFT_OUT: [&str; 8] = [
     "worker_started",
     "worker_stopped",
     "confinement_receipt",
+    "confinement_degraded",
     "usage_reported",
 ];
 /// Members that hold times, processes, digests of what has ids in it, and sums that a lost request adds to.

@@ -24,3 +24,4 @@ mod streams;
 mod supervision;
 mod support;
 mod worker_failures;
+mod worker_memory;

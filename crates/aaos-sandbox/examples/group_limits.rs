@@ -1,0 +1,212 @@
+//! Shows that control groups limit what they say: for `cargo xtask vm-test`, on a kernel that has all controllers.
+//!
+//! Each case has its control, the same load without the limit; a case that fails ends the program with a panic. The
+//! program moves itself into a leaf first, so that it can give groups of their own to those that it starts.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use aaos_core::confinement::{Boundary, ConfinementPolicy, Evidence, MemoryBound};
+use aaos_core::quantity::Bytes;
+use aaos_sandbox::{GroupLimits, GroupName, Groups, Leaf, Sandbox, ZygoteSeed};
+
+const MIB: u64 = 1024 * 1024;
+/// Far more than any load here uses, but for the one that a case is about.
+const WIDE: GroupLimits = GroupLimits { memory: Bytes(512 * MIB), processes: 200, weight: 100 };
+/// What both of two busy processes use together before their shares are compared.
+const BUSY_MS: u64 = 3_000;
+
+fn main() {
+    if let Some(state) = std::env::args().nth(1) {
+        return hold_until_killed(Path::new(&state));
+    }
+    let groups = Groups::claim(&GroupName::of_process());
+    assert!(groups.why_none().is_none(), "no control groups: {:?}", groups.why_none());
+    memory_is_limited(&groups);
+    processes_are_limited(&groups);
+    shares_of_the_processor_follow_the_weights(&groups);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(a_worker_is_born_in_its_leaf_and_the_leaf_goes_with_it(groups.clone()));
+    let before = own_group();
+    drop(groups);
+    assert_ne!(own_group(), before, "it is back where it was");
+    assert!(!before.exists(), "and its tree is gone");
+    say("this process is back in its group, and the tree is gone");
+    shared_groups_are_left_alone();
+}
+
+fn say(line: &str) {
+    writeln!(std::io::stdout().lock(), "ok: {line}").expect("standard output is open");
+}
+
+/// A shell in a leaf: it goes there before it does anything else.
+fn shell_in(leaf: &Leaf, script: &str) -> Child {
+    let mut shell = command("/bin/sh");
+    shell.args(["-c", &format!("echo 0 > \"$0/cgroup.procs\" && {script}")]).arg(leaf.path());
+    shell.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell starts")
+}
+
+fn ended(mut child: Child) -> ExitStatus {
+    child.wait().expect("it ends")
+}
+
+/// `head | tail`: tail keeps all of a line that never ends.
+fn memory_is_limited(groups: &Groups) {
+    let load = "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c > /dev/null";
+    let wide = groups.leaf(WIDE).expect("a leaf");
+    assert!(ended(shell_in(&wide, load)).success(), "the control: with room for it the load ends well");
+    assert!(!wide.end(), "nobody ran out of memory there");
+    let narrow = GroupLimits { memory: Bytes(32 * MIB), ..WIDE };
+    let leaf = groups.leaf(narrow).expect("a leaf");
+    let status = ended(shell_in(&leaf, load));
+    assert!(!status.success(), "90 MB do not fit into 32 MiB: {status}");
+    let used = leaf.usage().expect("its numbers");
+    assert_eq!((used.bound, used.memory_limit_bytes), (MemoryBound::Cgroup, narrow.memory));
+    assert!(used.memory_peak_bytes.expect("this kernel says it") <= narrow.memory);
+    let path = leaf.path().to_owned();
+    assert!(leaf.end(), "the kernel says who ran out of memory");
+    assert!(!path.exists(), "its group is gone");
+    say("memory.max ends what needs more, and says so");
+}
+
+fn processes_are_limited(groups: &Groups) {
+    let load = "i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i + 1)); done; exit 0";
+    let wide = groups.leaf(WIDE).expect("a leaf");
+    assert!(ended(shell_in(&wide, load)).success(), "the control: 40 processes can be started");
+    assert_eq!(wide.usage().expect("its numbers").processes, 40);
+    let leaf = groups.leaf(GroupLimits { processes: 8, ..WIDE }).expect("a leaf");
+    let status = ended(shell_in(&leaf, load));
+    assert!(!status.success(), "not beyond 8: {status}");
+    assert!(leaf.usage().expect("its numbers").processes <= 8);
+    for leaf in [wide, leaf] {
+        let path = leaf.path().to_owned();
+        drop(leaf);
+        assert!(!path.exists(), "whoever was left in it is ended, and it is gone");
+    }
+    say("pids.max bounds processes, and the end of a group ends them all");
+}
+
+/// Milliseconds that two busy processes got of one processor, first and second.
+fn shared(groups: &Groups, weights: [u64; 2]) -> [u64; 2] {
+    let leaves = weights.map(|weight| groups.leaf(GroupLimits { weight, ..WIDE }).expect("a leaf"));
+    let busy = leaves.each_ref().map(|leaf| shell_in(leaf, "while :; do :; done"));
+    let used = loop {
+        let used = leaves.each_ref().map(|leaf| leaf.usage().expect("its numbers").cpu_ms.0);
+        if used.iter().sum::<u64>() >= BUSY_MS {
+            break used;
+        }
+        std::thread::yield_now();
+    };
+    drop(leaves);
+    for child in busy {
+        assert!(!ended(child).success(), "ended with its group");
+    }
+    used
+}
+
+fn shares_of_the_processor_follow_the_weights(groups: &Groups) {
+    assert_eq!(
+        std::thread::available_parallelism().expect("known").get(),
+        1,
+        "there is one processor to share"
+    );
+    let [one, other] = shared(groups, [100, 100]);
+    assert!(one.max(other) < 2 * one.min(other), "the control: equal weights, {one} and {other} ms");
+    // A machine that is busy itself counts its own pauses to whoever had the processor, so the bound is wide.
+    let [heavy, light] = shared(groups, [800, 50]);
+    assert!(heavy > 2 * light, "sixteen times the weight: {heavy} and {light} ms");
+    say(&format!(
+        "cpu.weight shares the processor: {one} and {other} ms as equals, {heavy} and {light} ms at 16 to 1"
+    ));
+}
+
+async fn a_worker_is_born_in_its_leaf_and_the_leaf_goes_with_it(groups: Groups) {
+    let seed = ZygoteSeed::start(&worker_exe(), None).expect("a zygote").within(groups);
+    let policy = ConfinementPolicy::default();
+    let required = ConfinementPolicy { require: [policy.require, vec![Boundary::Cgroup]].concat(), ..policy };
+    let sandbox = Sandbox::adopt(seed, required).expect("adopted");
+    let worker = sandbox.launch_worker().await.expect("a worker, with a group as the policy requires");
+    assert_eq!(worker.receipt().evidence(Boundary::Cgroup), Evidence::Observed, "{:#?}", worker.receipt());
+    let group = fs::read_to_string(format!("/proc/{}/cgroup", worker.receipt().pid)).expect("readable");
+    let group = Path::new("/sys/fs/cgroup").join(group.trim().trim_start_matches("0::/"));
+    assert!(group.file_name().is_some_and(|name| name.to_string_lossy().starts_with("far-")), "{group:?}");
+    assert_eq!(fs::read_to_string(group.join("memory.swap.max")).expect("there").trim(), "0");
+    let used = worker.gauge().and_then(|gauge| gauge.read()).expect("its numbers");
+    assert!(used.memory_bytes > Bytes(0) && used.processes == 1, "{used:?}");
+    let end = worker.stop().await;
+    assert_eq!((end.reason.as_str(), end.out_of_memory), ("killed by signal 9", None));
+    assert!(!group.exists(), "the group goes with its process");
+    sandbox.shutdown().await;
+    say("a worker is born in its group, a receipt shows it, and the group goes with it");
+}
+
+fn worker_exe() -> PathBuf {
+    let this = std::env::current_exe().expect("a running program has a path");
+    this.parent().and_then(Path::parent).expect("examples lies in a profile's folder").join("aaos-worker")
+}
+
+fn own_group() -> PathBuf {
+    let group = fs::read_to_string("/proc/self/cgroup").expect("readable");
+    Path::new("/sys/fs/cgroup").join(group.trim().trim_start_matches("0::/"))
+}
+
+/// A process that shares its group moves nobody: an ordinary user gets none, root gets one at the top.
+fn shared_groups_are_left_alone() {
+    let before = own_group();
+    let mut neighbour = command("/bin/sleep").arg("1000").spawn().expect("a neighbour in the same group");
+    let groups = Groups::claim(&GroupName::of_process());
+    if rustix::process::geteuid().is_root() {
+        let leaf = groups.leaf(WIDE).expect("root makes its groups at the top");
+        assert_eq!(leaf.path().parent().and_then(Path::parent), Some(Path::new("/sys/fs/cgroup")));
+        what_a_killed_daemon_left_is_removed();
+    } else {
+        let why = groups.why_none().expect("none").to_string();
+        assert!(why.contains("1 other processes") && why.contains("Delegate"), "{why}");
+    }
+    assert_eq!(own_group(), before, "nobody was moved");
+    drop(groups);
+    neighbour.kill().and_then(|()| neighbour.wait()).expect("ended");
+    say("a group that is shared is left alone");
+}
+
+/// Another process of the same state finds what the first one left when it was killed.
+fn what_a_killed_daemon_left_is_removed() {
+    let state = tempfile::tempdir().expect("a directory");
+    let this = std::env::current_exe().expect("a running program has a path");
+    let mut first = command(this);
+    let first = first.arg(state.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = first.spawn().expect("the first starts");
+    let mut told = String::new();
+    BufReader::new(first.stdout.take().expect("a pipe")).read_line(&mut told).expect("it tells its leaf");
+    let left = PathBuf::from(told.trim());
+    first.kill().and_then(|()| first.wait()).expect("killed");
+    let inside = fs::read_to_string(left.join("cgroup.procs")).expect("its leaf is still there");
+    assert_eq!(inside.lines().count(), 1, "and somebody is in it: {inside:?}");
+    let again = Groups::claim(&GroupName::of_state(state.path()).expect("the same name"));
+    assert!(again.why_none().is_none(), "{:?}", again.why_none());
+    assert!(!left.exists() && left.parent().is_some_and(Path::is_dir), "ended, removed, and made anew");
+    drop(again);
+    assert!(!left.parent().is_some_and(Path::exists), "nothing is left");
+    say("groups that a killed daemon left are ended and removed by the next");
+}
+
+/// The first of the two: makes a leaf with somebody in it, tells its path, and waits.
+fn hold_until_killed(state: &Path) {
+    let groups = Groups::claim(&GroupName::of_state(state).expect("a name"));
+    let leaf = groups.leaf(WIDE).expect("a leaf");
+    let held = shell_in(&leaf, "exec sleep 1000");
+    while fs::read_to_string(leaf.path().join("cgroup.procs")).is_ok_and(|inside| inside.is_empty()) {
+        std::thread::yield_now();
+    }
+    writeln!(std::io::stdout().lock(), "{}", leaf.path().display()).expect("told");
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("it never ends");
+    ended(held);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the loads are programs of the machine")]
+fn command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}

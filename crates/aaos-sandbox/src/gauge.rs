@@ -1,0 +1,162 @@
+//! What a far process uses of the machine, and the watch over its memory where no control group holds it.
+//!
+//! Invariants: a reading is of the process that it is asked of, never of one that has its number now; memory is looked
+//! at no more often than the named pause says, and a worker's only while a call runs in it.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aaos_core::confinement::{Evidence, MemoryBound, ResourceUsage};
+use aaos_core::limits::MEMORY_WATCH_MS;
+use aaos_core::quantity::{Bytes, Millis};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::leaf::{GroupLimits, Leaf};
+use crate::receipt::{read_proc, status_of};
+
+/// Milliseconds of one tick in /proc/PID/stat: the kernel shows a hundred a second on every x86-64 machine.
+const TICK_MS: u64 = 10;
+/// Where user and system time stand in /proc/PID/stat, counted from the field behind the name.
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
+
+/// What one far process, or a tree of them, may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bounds {
+    /// Its memory can be watched where the kernel does not bound it.
+    OneProcess(GroupLimits),
+    /// Nobody sees from outside what all of it uses together: without a control group only the resource limits of each
+    /// process hold.
+    Tree(GroupLimits),
+}
+
+/// What holds the resources of a far process.
+#[derive(Debug, Clone)]
+pub(crate) enum Hold {
+    /// The kernel.
+    Group(Arc<Leaf>),
+    /// The watch, and why it is no group.
+    Watch { limits: GroupLimits, why: String },
+    /// Nothing but the resource limits of each process, and why it is no group.
+    Each { limits: GroupLimits, why: String },
+}
+
+impl Hold {
+    pub(crate) fn limits(&self) -> GroupLimits {
+        match self {
+            Self::Group(leaf) => leaf.limits(),
+            Self::Watch { limits, .. } | Self::Each { limits, .. } => *limits,
+        }
+    }
+
+    /// What a receipt says of the boundary.
+    pub(crate) fn observe(&self, pid: u32) -> (Evidence, String) {
+        match self {
+            Self::Group(leaf) => leaf.observe(pid),
+            Self::Watch { limits, why } => (
+                Evidence::Missing,
+                format!(
+                    "{why}; instead the daemon ends it where it is seen above {}",
+                    mebibytes(limits.memory)
+                ),
+            ),
+            Self::Each { why, .. } => {
+                (Evidence::Missing, format!("{why}; instead only the resource limits of each process hold"))
+            }
+        }
+    }
+}
+
+/// `256 MiB`.
+pub(crate) fn mebibytes(bytes: Bytes) -> String {
+    format!("{} MiB", bytes.0 / (1024 * 1024))
+}
+
+/// Reads what one far process uses.
+#[derive(Debug, Clone)]
+pub struct Gauge {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Arc<OwnedFd>,
+    pub(crate) hold: Hold,
+}
+
+impl Gauge {
+    /// What it uses now; `None` once it has ended.
+    #[must_use]
+    pub fn read(&self) -> Option<ResourceUsage> {
+        match &self.hold {
+            Hold::Group(leaf) => leaf.usage(),
+            Hold::Watch { limits, .. } | Hold::Each { limits, .. } => {
+                let usage = usage_of(self.pid, limits.memory)?;
+                // A number is given anew only after its process has ended.
+                self.runs().then_some(usage)
+            }
+        }
+    }
+
+    fn runs(&self) -> bool {
+        let mut ended = [PollFd::new(&*self.pidfd, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Looks at its memory until the process has ended, or is seen above its limit: then it is true. At once false where
+    /// the kernel sees to that.
+    pub(crate) async fn overruns(&self) -> bool {
+        let Hold::Watch { limits, .. } = &self.hold else { return false };
+        loop {
+            tokio::time::sleep(Duration::from_millis(MEMORY_WATCH_MS)).await;
+            match self.read() {
+                Some(usage) if usage.memory_bytes > limits.memory => return true,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+    }
+}
+
+fn usage_of(pid: u32, memory_limit_bytes: Bytes) -> Option<ResourceUsage> {
+    let status = status_of(pid).ok()?;
+    let number = |key: &str| status.get(key)?.split_whitespace().next()?.parse::<u64>().ok();
+    let bytes = |key: &str| Some(Bytes(number(key)?.saturating_mul(1024)));
+    Some(ResourceUsage {
+        bound: MemoryBound::Watchdog,
+        memory_bytes: bytes("VmRSS")?,
+        memory_peak_bytes: bytes("VmHWM"),
+        memory_limit_bytes,
+        cpu_ms: cpu_of(&read_proc(Path::new(&format!("/proc/{pid}/stat"))).ok()?)?,
+        processes: number("Threads")?,
+    })
+}
+
+/// Time on a processor, from the text of /proc/PID/stat. A name may hold anything, brackets and spaces too.
+fn cpu_of(stat: &str) -> Option<Millis> {
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Millis(ticks(USER_TICKS)?.saturating_add(ticks(SYSTEM_TICKS)?).saturating_mul(TICK_MS)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cpu_of, usage_of};
+    use aaos_core::confinement::MemoryBound;
+    use aaos_core::quantity::{Bytes, Millis};
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 12 5 0 0 20 0 1 0 100 1000 10";
+        assert_eq!(cpu_of(stat), Some(Millis(170)));
+        assert_eq!(cpu_of("7 (a) S 1"), None);
+        assert_eq!(cpu_of(""), None);
+    }
+
+    #[test]
+    fn a_running_process_has_memory_and_a_thread() {
+        let usage = usage_of(std::process::id(), Bytes(9)).expect("this one runs");
+        assert_eq!((usage.bound, usage.memory_limit_bytes), (MemoryBound::Watchdog, Bytes(9)));
+        assert!(usage.memory_bytes > Bytes(0) && usage.processes > 0);
+        assert!(usage.memory_peak_bytes >= Some(usage.memory_bytes));
+        assert_eq!(usage_of(u32::MAX, Bytes(9)), None);
+    }
+}
