@@ -43,13 +43,13 @@ pub fn lock_daemon() -> Result<LockedReport, LockError> {
 
 /// What agentd tries once it is locked.
 fn attempts() -> Vec<ProbeAttempt> {
-    let mut attempts = vec![
-        ProbeAttempt::InetSocket,
+    let mut attempts = vec![ProbeAttempt::InetSocket];
+    attempts.extend(AbsPath::parse("/bin/true").map(ProbeAttempt::Exec));
+    attempts.extend([
         ProbeAttempt::VsockSocket,
         ProbeAttempt::UserNamespace,
         ProbeAttempt::IoUring,
         ProbeAttempt::Bpf,
-    ];
-    attempts.extend(AbsPath::parse("/bin/true").map(ProbeAttempt::Exec));
+    ]);
     attempts
 }

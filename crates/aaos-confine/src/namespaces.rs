@@ -132,9 +132,12 @@ pub(crate) struct NetworkMaker {
 }
 
 impl NetworkMaker {
-    /// Remembers the caller's own network namespace, to which it comes back.
+    /// Remembers the caller's own network namespace, and goes there to see that it may: the root of a container may
+    /// leave that of the host, but not come back to it.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { home: own_network()? })
+        let home = own_network()?;
+        enter_network(&home)?;
+        Ok(Self { home })
     }
 
     /// One more; `Ok(None)` where the machine gives none now.

@@ -103,7 +103,8 @@ impl Zygote {
         let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
         let identity = Identity::of_caller();
         let makes_networks = is_root() && abilities.namespaces.has(Boundary::NetNamespace);
-        let networks = makes_networks.then(NetworkMaker::new).transpose().at("its own network namespace")?;
+        // Where it could not come back, each worker is born into its own.
+        let networks = if makes_networks { NetworkMaker::new().ok() } else { None };
         Ok(Self {
             control,
             ends,

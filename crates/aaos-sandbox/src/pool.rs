@@ -121,12 +121,19 @@ impl Sandbox {
     }
 }
 
+/// A fresh worker that has answered once: so it is proved to serve, and what its first call needs is in memory.
+async fn launch_ready(sandbox: &Sandbox) -> Result<Worker, SandboxError> {
+    let mut worker = sandbox.launch_worker().await?;
+    worker.probe(Vec::new()).await?;
+    Ok(worker)
+}
+
 /// Fills the pool until it is full, or a launch fails, or nobody holds the sandbox any more.
 async fn fill(sandbox: Weak<Inner>, filling: Filling) {
     // Whoever took the last one has a call to make, which comes first.
     tokio::time::sleep(Duration::from_millis(POOL_PAUSE_MS)).await;
     while let Some(inner) = sandbox.upgrade() {
-        match (Sandbox { inner }).launch_worker().await {
+        match launch_ready(&Sandbox { inner }).await {
             Ok(worker) => {
                 if !filling.0.park(worker) {
                     break;

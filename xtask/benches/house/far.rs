@@ -121,12 +121,14 @@ impl Far {
         })
     }
 
-    /// So many workers at once, each of which has been proved to be locked and runs when the last one does.
+    /// So many workers at once, each of which has been proved to be locked, has answered, and runs when the last one does.
     pub(crate) fn crowd(&self, count: usize) -> Result<Crowd> {
         self.on_a_task(async move |sandbox| {
             let mut workers = Vec::with_capacity(count);
             for _ in 0..count {
-                workers.push(sandbox.launch_worker().await.context("launch a worker")?);
+                let mut worker = sandbox.launch_worker().await.context("launch a worker")?;
+                worker.probe(Vec::new()).await.context("ask the worker")?;
+                workers.push(worker);
             }
             ensure!(workers.iter().all(Worker::is_usable), "a worker ended");
             Ok(Crowd(workers))
