@@ -22,12 +22,14 @@ const PLAN: &str = "plan";
 /// The user without privilege: nobody.
 const NOBODY: u32 = 65_534;
 
+/// Root, and somebody without privilege.
+const EVERYBODY: &[u32] = &[0, NOBODY];
+
 /// One program of tests and the users that it runs as.
 struct Suite {
     /// Where it lies in a profile's folder.
     place: &'static str,
-    /// Which of its tests; all of them where it is empty.
-    only: &'static str,
+    args: &'static [&'static str],
     users: &'static [u32],
 }
 
@@ -37,12 +39,31 @@ impl Suite {
     }
 }
 
+/// What this kernel does and the table of the contest's own machine does not say: it has ports and modules, no vsock.
+const CONTEST_ROOT: &[&str] =
+    &["--impossible", "vsock=EAFNOSUPPORT", "--possible", "hardware ports", "--possible", "load a module"];
+/// The same for somebody without privilege.
+const CONTEST_NOBODY: &[&str] = &[
+    "--impossible",
+    "vsock=EAFNOSUPPORT",
+    "--impossible",
+    "perf_event_open=EACCES",
+    "--impossible",
+    "hardware ports=EPERM",
+    "--impossible",
+    "load a module=EPERM",
+    "--impossible",
+    "type into a terminal=EIO",
+];
+
 /// Everything that runs in the guest.
 const SUITES: &[Suite] = &[
-    Suite { place: "examples/group_limits", only: "", users: &[0, NOBODY] },
-    Suite { place: "deps/rpc", only: "worker_memory", users: &[0, NOBODY] },
-    Suite { place: "deps/confinement", only: "", users: &[0, NOBODY] },
-    Suite { place: "deps/calls", only: "", users: &[0, NOBODY] },
+    Suite { place: "examples/group_limits", args: &[], users: EVERYBODY },
+    Suite { place: "deps/rpc", args: &["worker_memory"], users: EVERYBODY },
+    Suite { place: "examples/contest", args: CONTEST_ROOT, users: &[0] },
+    Suite { place: "examples/contest", args: CONTEST_NOBODY, users: &[NOBODY] },
+    Suite { place: "deps/confinement", args: &[], users: EVERYBODY },
+    Suite { place: "deps/calls", args: &[], users: EVERYBODY },
 ];
 
 /// What this machine has and the tests use. `ldd` says which libraries come with them.
@@ -81,8 +102,8 @@ impl Wish {
             bail!("there is no test program {name:?}; there are {}", known.join(", "));
         }
         ensure!(
-            !test_args.iter().any(|arg| arg.contains(char::is_whitespace)),
-            "no argument may hold a space"
+            !test_args.iter().any(|arg| arg.contains(['\t', '\n'])),
+            "no argument may hold a tab or a new line"
         );
         Ok(Self { names, test_args })
     }
@@ -203,8 +224,10 @@ fn pack(products: &[Product], wish: &Wish) -> Result<Image> {
 
 fn lines_of(suite: &Suite, test_args: &[String]) -> String {
     // Only what the test runner starts takes its arguments.
-    let args = if suite.place.starts_with("deps/") { test_args.join(" ") } else { String::new() };
-    let line = |user: &u32| format!("{user} /{PROFILE}/{} {} {args}\n", suite.place, suite.only);
+    let more = if suite.place.starts_with("deps/") { test_args } else { &[] };
+    let args = suite.args.iter().copied().chain(more.iter().map(String::as_str));
+    let args: String = args.map(|arg| format!("\t{arg}")).collect();
+    let line = |user: &u32| format!("{user}\t/{PROFILE}/{}{args}\n", suite.place);
     suite.users.iter().map(line).collect()
 }
 
@@ -240,10 +263,10 @@ mod tests {
         let plan: String = wish.suites().map(|suite| lines_of(suite, &wish.test_args)).collect();
         assert_eq!(
             plan,
-            "0 /programs/deps/calls  --nocapture a_name\n65534 /programs/deps/calls  --nocapture a_name\n"
+            "0\t/programs/deps/calls\t--nocapture\ta_name\n65534\t/programs/deps/calls\t--nocapture\ta_name\n"
         );
         assert!(parse(&["call"]).unwrap_err().to_string().contains("calls"));
-        assert!(parse(&["--", "a b"]).is_err());
+        assert!(parse(&["--", "a\tb"]).is_err());
     }
 
     #[test]
