@@ -34,4 +34,4 @@ use std::time::Duration;
 /// How long any wait of a test may take before it is called a failure.
 ///
 /// Generous on purpose: two cores are shared with compilers, and a passing test never waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
