@@ -2,9 +2,11 @@
 //!
 //! Invariant: a mount gets its attributes before it is attached anywhere, so that nobody ever sees it without them.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 
 use crate::namespaces::{Identity, open_at};
 use crate::sys::{answer, exit_now, fork_with, wait_for};
@@ -183,6 +185,48 @@ pub(crate) fn find_same(path: &CStr, held: BorrowedFd<'_>) -> io::Result<OwnedFd
         // Somebody put another thing there.
         Err(io::Error::from_raw_os_error(libc::ESTALE))
     }
+}
+
+/// One file by a mount of its own that is read-only: through it not even the file's owner changes its mode or times.
+#[derive(Debug)]
+pub(crate) struct Unchangeable {
+    /// Where the file is, in the root that it was found in.
+    path: CString,
+    mount: OwnedFd,
+}
+
+impl Unchangeable {
+    /// Of what a descriptor holds; the root in which it was opened, or one like it, has to be there still.
+    pub(crate) fn of(held: BorrowedFd<'_>) -> io::Result<Self> {
+        let path = rustix::fs::readlink(name_of(held), Vec::new())?;
+        let found = find_same(&path, held)?;
+        let Detached(mount) = Detached::copy(found.as_fd(), Depth::One, READ_ONLY | NO_SUID | NO_DEVICES)?;
+        Ok(Self { path, mount })
+    }
+
+    /// The same file in the caller's root, where it stands there, can be executed and cannot be changed: who is executed
+    /// from there knows its own name. Else by its own mount.
+    pub(crate) fn into_shown(self) -> OwnedFd {
+        let shown = find_same(&self.path, self.mount.as_fd()).ok();
+        shown.filter(|place| is_fixed(place).unwrap_or(false)).unwrap_or(self.mount)
+    }
+
+    /// Opens it for reading. /proc of the machine has to be there still.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        Ok(rustix::fs::open(name_of(self.mount.as_fd()), flags, Mode::empty())?)
+    }
+}
+
+/// A name that leads to what a descriptor of the caller holds.
+fn name_of(held: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", held.as_raw_fd())
+}
+
+/// Whether the mount of a place is read-only and lets programs be executed.
+fn is_fixed(place: &OwnedFd) -> io::Result<bool> {
+    let flags = rustix::fs::fstatvfs(place)?.f_flag;
+    Ok(flags.contains(StatVfsMountFlags::RDONLY) && !flags.contains(StatVfsMountFlags::NOEXEC))
 }
 
 /// A user namespace that says whose files are shown as whose.

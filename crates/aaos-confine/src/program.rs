@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
 use aaos_core::program::{PROGRAM_DESCRIPTORS, ProgramPlan, ProgramReply, Start};
@@ -15,6 +15,7 @@ use aaos_core::program::{PROGRAM_DESCRIPTORS, ProgramPlan, ProgramReply, Start};
 use crate::channel::{CHANNEL_FD, Channel};
 use crate::domain::{Allowed, Reach, Tcp};
 use crate::filter::{Filter, Meaning};
+use crate::mounts::Unchangeable;
 use crate::namespaces::{Identity, NamespaceSet, ProcSelf, chdir, enter_user_namespace, write_maps};
 use crate::privilege::{become_uid, drop_bounding_set};
 use crate::probe::program_probes;
@@ -46,6 +47,13 @@ pub(crate) struct ProgramMaker {
     pub(crate) parent: u32,
 }
 
+/// What is executed, and the script that it reads: by mounts that are read-only. Agentd opened them on the machine's
+/// own, through which their owner could change their modes, whatever else is refused.
+struct Own {
+    program: OwnedFd,
+    script: Option<OwnedFd>,
+}
+
 /// What came with the plan.
 struct Handed {
     plan: ProgramPlan,
@@ -64,14 +72,13 @@ pub(crate) fn serve_program(maker: &ProgramMaker, channel: &Channel) -> Result<(
     let Handed { plan, program, streams, script, shared } = receive(channel)?;
     // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    let own = (program, script);
-    let report = lock_program(maker, &plan, shared, &own)?;
+    let (report, own) = lock_program(maker, &plan, shared, Own { program, script })?;
     tell(channel, &ProgramReply::Locked(report))?;
     let (_, extra) = channel.receive::<Start>().map_err(io::Error::other).at("waiting for the start")?;
     if !extra.is_empty() {
         return Err(io::Error::other("no descriptor is due")).at("waiting for the start");
     }
-    let (program, script) = own;
+    let Own { program, script } = own;
     let reply = match start(&plan, &program, &streams, script.as_ref()) {
         Ok(pid) => {
             drop((program, script, streams));
@@ -110,13 +117,13 @@ fn lock_program(
     maker: &ProgramMaker,
     plan: &ProgramPlan,
     shared: Vec<OwnedFd>,
-    (program, script): &(OwnedFd, Option<OwnedFd>),
-) -> Result<LockedReport, LockError> {
+    opened: Own,
+) -> Result<(LockedReport, Own), LockError> {
     let filter = Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT);
     let filter = filter.at("compiling the seccomp filter")?;
-    let mut allowed = enter_world(maker, plan, &shared)?;
+    let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
     drop(shared);
-    for (descriptor, reach) in [(Some(program), Reach::Program), (script.as_ref(), Reach::Read)] {
+    for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
         let copy = descriptor.map(OwnedFd::try_clone).transpose().at("copying the program's descriptor")?;
         allowed.extend(copy.map(|place| Allowed { place, reach }));
     }
@@ -125,16 +132,17 @@ fn lock_program(
     let (domain, landlock_probe) = enter_domain_with(Tcp::Nothing, &allowed)?;
     drop(allowed);
     filter.install().at("the seccomp filter")?;
-    let kept = PROGRAM_DESCRIPTORS + usize::from(script.is_some());
+    let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some());
     let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS));
     probes.extend(landlock_probe);
-    Ok(LockedReport {
+    let report = LockedReport {
         landlock_abi: domain.abi,
         landlock_rules_hash: domain.hash,
         seccomp_filter_hash: filter.hash().to_owned(),
         namespaces: maker.namespaces.boundaries(),
         probes,
-    })
+    };
+    Ok((report, own))
 }
 
 /// Identity and root: the maps first where the caller is an ordinary user, the uid last where it is root, because the
@@ -143,7 +151,8 @@ fn enter_world(
     maker: &ProgramMaker,
     plan: &ProgramPlan,
     shared: &[OwnedFd],
-) -> Result<Vec<Allowed>, LockError> {
+    opened: Own,
+) -> Result<(Vec<Allowed>, Own), LockError> {
     if let Some(missing) = PROGRAM_NAMESPACES.into_iter().find(|kind| !maker.namespaces.has(*kind)) {
         let why = io::Error::other(format!("this machine gives no {missing:?}"));
         return Err(why).at("a program sandbox needs its namespaces");
@@ -151,16 +160,25 @@ fn enter_world(
     let proc = ProcSelf::open().at("opening /proc/self")?;
     // It fails only where the score is higher already.
     drop(proc.write(c"oom_score_adj", OOM_SCORE));
-    let Some(uid) = maker.own_uid else {
-        write_maps(&proc, maker.zygote).at("the maps of the user namespace")?;
-        return World::gather(plan, shared, None)?.enter(maker.zygote);
+    let identity = match maker.own_uid {
+        Some(uid) => Identity::new(uid, uid),
+        None => {
+            write_maps(&proc, maker.zygote).at("the maps of the user namespace")?;
+            maker.zygote
+        }
     };
-    let own = Identity::new(uid, uid);
-    let allowed = World::gather(plan, shared, Some(own))?.enter(own)?;
-    drop_bounding_set().at("the bounding set")?;
-    become_uid(uid).at("the program's own uid")?;
-    enter_user_namespace(&proc).at("the user namespace")?;
-    Ok(allowed)
+    let world = World::gather(plan, shared, maker.own_uid.map(|_| identity))?;
+    let program = Unchangeable::of(opened.program.as_fd()).at("a read-only view of the program")?;
+    let script = opened.script.map(|script| Unchangeable::of(script.as_fd())?.open());
+    let script = script.transpose().at("a read-only view of the script")?;
+    let allowed = world.enter(identity)?;
+    let own = Own { program: program.into_shown(), script };
+    if let Some(uid) = maker.own_uid {
+        drop_bounding_set().at("the bounding set")?;
+        become_uid(uid).at("the program's own uid")?;
+        enter_user_namespace(&proc).at("the user namespace")?;
+    }
+    Ok((allowed, own))
 }
 
 /// Everything that the program's process needs, made before it exists.

@@ -151,6 +151,30 @@ async fn a_sandbox_stands_behind_every_boundary() {
 }
 
 #[tokio::test]
+async fn not_even_the_mode_of_what_is_executed_can_be_changed_from_inside() {
+    let mut rig = Rig::new(&["/bin/sh", "/usr/bin/readlink"]);
+    let (program, script) = (rig.at("chmod"), rig.at("script"));
+    fs::copy("/bin/chmod", &program).expect("copied");
+    fs::write(&script, "#!/bin/sh\n/bin/chmod 777 /dev/fd/3\n").expect("written");
+    let mode = |path: &str| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    for path in [&program, &script] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set");
+        rig.world.programs.push(abs(path));
+    }
+    let own = input(&program, &["777", "/proc/self/exe"]);
+    for asked in [own, input(&script, &[])] {
+        let said = rig.run(asked).await.expect("it runs");
+        assert!(said.exit_code != 0 && said.stderr.contains("Read-only file system"), "{said:?}");
+    }
+    assert_eq!([mode(&program), mode(&script)], [0o755; 2]);
+    assert!(outside(&program, &["777", "/proc/self/exe"]).status.success(), "the control");
+    assert_eq!(mode(&program), 0o777, "the control");
+    let known = rig.run(input("/usr/bin/readlink", &["/proc/self/exe"])).await.expect("it runs");
+    assert_eq!(known.stdout, "/usr/bin/readlink\n", "a program of the system knows its own name");
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
 async fn granted_places_are_there_and_nothing_else_is() {
     let mut rig = Rig::new(&["/bin/sh"]);
     let (read, write) = (rig.grant(FileRight::Read, "read"), rig.grant(FileRight::Write, "write"));
