@@ -56,6 +56,18 @@ fn a_program_is_shown_what_its_agent_may_use() {
 }
 
 #[test]
+fn a_missing_program_is_named_as_the_grant_that_would_do_and_else_in_words() {
+    for (program, missing) in [
+        ("/bin/a", "exec: /bin/a"),
+        ("/bin/a ", "an exec grant of \"/bin/a \""),
+        ("/bin/*", "an exec grant of \"/bin/*\""),
+    ] {
+        let mut law = world(&["tool: *"]);
+        assert_eq!(denial(ask(&mut law, 1, all([exec(program)]))).0, missing);
+    }
+}
+
+#[test]
 fn a_place_is_shown_as_it_is_and_as_it_is_spelled() {
     let mut law = Authority::new(AuthorityLimits::default());
     let mut linked = request(2, "file_read: /real/*");
