@@ -298,6 +298,8 @@ pub const PROGRAM_REFUSED: &[Rule] = table![
     SYS_memfd_create Always, "memory that no limit counts, and that could be executed";
     SYS_memfd_secret Always, "memory that no limit counts";
     SYS_shmget Always, "memory that no limit counts";
+    SYS_msgget Always, "memory that no limit counts";
+    SYS_semget Always, "memory that no limit counts";
     SYS_chmod MODE_IS_SECOND, "no file gives its owner's rights";
     SYS_fchmod MODE_IS_SECOND, "no file gives its owner's rights";
     SYS_fchmodat MODE_IS_THIRD, "no file gives its owner's rights";

@@ -297,6 +297,8 @@ pub const PARKED_WORKERS: usize = 2;
 pub const MAX_PARKED_WORKERS: usize = 256;
 /// How long after one was taken a parked worker is replaced, milliseconds: the call that took it comes first.
 pub const POOL_PAUSE_MS: u64 = 10;
+/// Launches in a row that may fail before the parked workers are left as few as they are.
+pub const POOL_ATTEMPTS: u32 = 3;
 /// Time for a killed far process to be reaped and its last words to arrive, milliseconds.
 pub const FAR_STOP_MS: u64 = 2_000;
 /// Time for probes that are asked for after the launch, milliseconds.

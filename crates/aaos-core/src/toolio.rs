@@ -481,7 +481,7 @@ pub enum ToolFailureKind {
     Cancelled,
     /// The worker died; the outcome of a write is unknown.
     WorkerLost,
-    /// The call took more memory than its worker may have; nothing was written.
+    /// The call took more memory than it may have. A worker wrote nothing then; what a program had done stays.
     OutOfMemory,
     /// No worker can be confined as the policy requires.
     ConfinementUnavailable,

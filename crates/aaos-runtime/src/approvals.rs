@@ -336,16 +336,17 @@ impl Kernel {
         Ok(begin == shown.collect::<Vec<_>>())
     }
 
-    /// What stands where an effect would write.
+    /// What stands where an effect would write, and what it would start.
     async fn targets(&self, accesses: Vec<Access>) -> Result<Vec<Target>, KernelError> {
+        let programs = started(&accesses);
         let writes = written(accesses);
-        if writes.is_empty() {
+        if writes.is_empty() && programs.is_empty() {
             return Ok(Vec::new());
         }
         let roots = self.roots().clone();
         let look = move || {
             let seen = writes.iter().map(|(path, grant, below)| roots.observe_target(path, *grant, below));
-            seen.collect()
+            seen.chain(programs.iter().map(|program| roots.observe_program(program))).collect()
         };
         off_thread(look).await
     }
@@ -513,6 +514,14 @@ impl Kernel {
 }
 
 /// Where these accesses write: the path, the grant, and the place below its root.
+fn started(accesses: &[Access]) -> Vec<AbsPath> {
+    let programs = accesses.iter().filter_map(|access| match &access.need {
+        Need::Exec(program) => Some(program.clone()),
+        _ => None,
+    });
+    programs.collect()
+}
+
 fn written(accesses: Vec<Access>) -> Vec<(AbsPath, GrantId, String)> {
     let writes = accesses.into_iter().filter_map(|access| match access.need {
         Need::File { right: FileRight::Write, path } => Some((path, access.grant, access.relative?)),

@@ -101,7 +101,7 @@ impl Gauge {
         matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Looks at its memory until the process has ended, or is seen above its limit: then it is true. At once false where
+    /// Looks at its memory until the process has ended, or is seen above its limit, or cannot be seen: then it is true. At once false where
     /// the kernel sees to that.
     pub(crate) async fn overruns(&self) -> bool {
         let Hold::Watch { limits, .. } = &self.hold else { return false };
@@ -110,7 +110,8 @@ impl Gauge {
             match self.read() {
                 Some(usage) if usage.memory_bytes > limits.memory => return true,
                 Some(_) => {}
-                None => return false,
+                // One that cannot be looked at and goes on is not trusted with more.
+                None => return self.runs(),
             }
         }
     }

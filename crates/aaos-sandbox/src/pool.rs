@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use aaos_core::limits::POOL_PAUSE_MS;
+use aaos_core::limits::{POOL_ATTEMPTS, POOL_PAUSE_MS};
 
 use crate::error::SandboxError;
 use crate::launch::{Inner, Sandbox};
@@ -132,6 +132,7 @@ async fn launch_ready(sandbox: &Sandbox) -> Result<Worker, SandboxError> {
 async fn fill(sandbox: Weak<Inner>, filling: Filling) {
     // Whoever took the last one has a call to make, which comes first.
     tokio::time::sleep(Duration::from_millis(POOL_PAUSE_MS)).await;
+    let mut failed = 0;
     while let Some(inner) = sandbox.upgrade() {
         match launch_ready(&Sandbox { inner }).await {
             Ok(worker) => {
@@ -139,8 +140,15 @@ async fn fill(sandbox: Weak<Inner>, filling: Filling) {
                     break;
                 }
             }
-            // The next that is taken tries again; an agent that needs one meanwhile is told why there is none.
-            Err(error) => return tracing::warn!(%error, "no worker could be parked"),
+            // After a few the next that is taken tries again; an agent that needs one is told why there is none.
+            Err(error) => {
+                tracing::warn!(%error, "no worker could be parked");
+                failed += 1;
+                if failed == POOL_ATTEMPTS {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(POOL_PAUSE_MS)).await;
+            }
         }
     }
     drop(filling);

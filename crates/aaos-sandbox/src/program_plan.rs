@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind}
 use aaos_core::world::{SharedRoot, World};
 use rustix::fs::{OFlags, ResolveFlags};
 
-use crate::beneath::{BELOW_NO_LINKS, Base, open_for_io, open_location};
+use crate::beneath::{BELOW_NO_LINKS, Base, Location, open_for_io, open_location};
 use crate::observe::shown;
 use crate::protect::{Protection, kernel_path};
 use crate::roots::{RootError, RootTable, open_slash};
@@ -117,7 +117,7 @@ struct Executable {
 
 impl Executable {
     fn open(path: &AbsPath, table: &RootTable) -> Result<Self, ToolFailure> {
-        let found = Self::find(path, table).map_err(|error| error.to_failure())?;
+        let found = find_program(path, table).map_err(|error| error.to_failure())?;
         if found.facts.kind != FileKind::File {
             let error = RootError::WrongKind { path: path.to_string(), found: found.facts.kind };
             return Err(error.to_failure());
@@ -134,18 +134,6 @@ impl Executable {
             error.to_failure()
         })?;
         Ok(Self { path: path.clone(), location: found.fd, content, head: head.unwrap_or_default() })
-    }
-
-    fn find(path: &AbsPath, table: &RootTable) -> Result<crate::beneath::Location, RootError> {
-        let slash = open_slash()?;
-        let shown = path.as_str();
-        let base = Base {
-            directory: std::os::fd::AsFd::as_fd(&slash),
-            protection: table.protection(),
-            exempt: false,
-            shown,
-        };
-        base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
     }
 
     /// What it names to be started by; nothing where it is no script. Read as the kernel reads it.
@@ -171,6 +159,14 @@ impl Executable {
         let argument = (!argument.is_empty()).then(|| argument.to_owned());
         Ok(Some(Named { interpreter, argument }))
     }
+}
+
+/// The file that a program's path leads to now.
+pub(crate) fn find_program(path: &AbsPath, table: &RootTable) -> Result<Location, RootError> {
+    let slash = open_slash()?;
+    let shown = path.as_str();
+    let base = Base { directory: slash.as_fd(), protection: table.protection(), exempt: false, shown };
+    base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
 }
 
 fn read_head(fd: &OwnedFd) -> std::io::Result<Vec<u8>> {

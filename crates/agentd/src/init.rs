@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, wait};
 use tokio::signal::unix::{self, SignalKind};
 
@@ -52,7 +52,10 @@ pub(crate) fn stand_in() -> Result<Option<ExitCode>> {
         let mut signals = Signals::receive(forwarding)?;
         let child = start(forwarding)?;
         settings::forget_keys().context("process 1 cannot close the provider keys")?;
-        aaos_confine::lock_daemon().context("cannot lock process 1 down")?;
+        let report = aaos_confine::lock_daemon().context("cannot lock process 1 down")?;
+        if let Some(crossed) = report.probes.iter().find(|probe| !probe.refused) {
+            bail!("process 1 is locked down and {} succeeds all the same", crossed.attempt);
+        }
         signals.serve(child).await
     })?;
     Ok(Some(ExitCode::from(code)))

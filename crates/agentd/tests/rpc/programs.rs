@@ -1,5 +1,7 @@
 //! Programs through the real daemon: `command_run` is decided, journalled, cut and ended like every other effect.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 use testkit::{Client, ProcessRef, descendants};
 
@@ -109,4 +111,55 @@ fn a_person_is_asked_about_programs_where_that_is_wanted() {
     assert!(pending["pending"][0]["description"].as_str().is_some_and(|words| words.contains("/bin/echo")));
     client.call("approval.respond", json!({ "id": id, "decision": "approve" })).expect("approved");
     assert_eq!(caller.reply_to(asked).expect("it runs")["result"]["stdout"], "hello\n");
+}
+
+/// A script of these words, granted with its interpreter to an agent that has to ask.
+fn asks_about_a_script(rig: &Rig, client: &mut Client) -> (std::path::PathBuf, Value) {
+    let script = rig.daemon.work_dir().join("script");
+    std::fs::write(&script, "#!/bin/sh\necho shown\n").expect("written");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let granted = grants(&["exec: /bin/sh", &format!("exec: {}", script.display())]);
+    let manifest = holding("runner", &granted) + "approval_required: [command_run]\n";
+    (script, spawn(client, &manifest).into())
+}
+
+/// The one open question, about this content of the script.
+fn question(client: &mut Client, script: &std::path::Path) -> (Value, String) {
+    let pending = client.call("approval.list", json!({})).expect("a list")["pending"][0].clone();
+    let target = &pending["targets"][0];
+    assert_eq!(target["path"].as_str(), script.to_str(), "{pending}");
+    (pending["id"].clone(), target["content_hash"].as_str().expect("the script's").to_owned())
+}
+
+#[test]
+fn what_was_approved_is_what_is_started_and_a_person_is_asked_anew_about_other_content() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let (script, agent) = asks_about_a_script(&rig, &mut client);
+    let mut caller = rig.client();
+    let call = json!({ "agent_id": agent, "tool": "command_run", "input": { "program": script } });
+    let answer = |client: &mut Client, id: &Value, decision: &str| {
+        client.call("approval.respond", json!({ "id": id, "decision": decision })).expect("answered");
+    };
+
+    let control = caller.send("tool.invoke", call.clone());
+    wait_for_entry(&rig.daemon, "human_approval_requested", |_| true);
+    let (id, shown) = question(&mut client, &script);
+    answer(&mut client, &id, "approve");
+    assert_eq!(caller.reply_to(control).expect("the control")["result"]["stdout"], "shown\n");
+
+    let asked = caller.send("tool.invoke", call);
+    wait_for_entry(&rig.daemon, "human_approval_requested", |one| one["event"]["question"]["id"] != id);
+    let (second, same) = question(&mut client, &script);
+    assert_eq!(same, shown);
+    std::fs::write(&script, "#!/bin/sh\necho swapped\n").expect("rewritten");
+    answer(&mut client, &second, "approve");
+    let is_new =
+        |one: &Value| one["event"]["question"]["id"] != id && one["event"]["question"]["id"] != second;
+    wait_for_entry(&rig.daemon, "human_approval_requested", is_new);
+    let (third, other) = question(&mut client, &script);
+    assert_ne!(other, shown, "it is asked about what stands there now");
+    answer(&mut client, &third, "deny");
+    caller.reply_to(asked).expect_err("it was denied");
+    assert_eq!(entries(&mut client, &["tool_invoked"]).len(), 1, "of the second call nothing began");
 }

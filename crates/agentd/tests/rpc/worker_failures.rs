@@ -72,7 +72,10 @@ fn a_call_whose_worker_is_killed_or_stopped_ends_in_words_and_the_agent_goes_on(
 
 /// Blocks until so many workers are parked.
 fn until_parked(client: &mut Client, count: u64) {
-    while client.call("runtime.status", json!({})).expect("a status")["parked_workers"] != json!(count) {}
+    let begun = std::time::Instant::now();
+    while client.call("runtime.status", json!({})).expect("a status")["parked_workers"] != json!(count) {
+        assert!(begun.elapsed() < testkit::PATIENCE, "{count} workers are never parked");
+    }
 }
 
 #[test]
