@@ -5,7 +5,7 @@
 //! can be read by nothing in the sandbox. Nothing is executed before agentd has read the lock-down back. It takes no
 //! word from the program but its exit status.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -21,7 +21,7 @@ use crate::privilege::{become_uid, drop_bounding_set};
 use crate::probe::program_probes;
 use crate::program_world::World;
 use crate::rlimits::{self, PROGRAM_LIMITS};
-use crate::sys::{AtStep, LockError, answer, exit_now, fork_with, wait_for};
+use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
 use crate::tables::{PROGRAM_ABSENT, PROGRAM_REFUSED};
 use crate::worker::{enter_domain_with, give_up_privilege};
 
@@ -254,7 +254,8 @@ fn become_program(
         close_on_exec(first).at("closing descriptors")?;
         default_signals().at("its signals")?;
         rustix::process::setsid().map_err(io::Error::from).at("its session")?;
-        execute(program, &call.arguments).at("executing it")
+        let arguments: Vec<&CStr> = call.arguments.iter().map(CString::as_c_str).collect();
+        execute(program, &arguments).at("executing it")
     })();
     match prepared {
         Ok(()) => unreachable!("an executed program does not come back"),
@@ -283,24 +284,6 @@ fn default_signals() -> io::Result<()> {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
-}
-
-fn execute(program: &OwnedFd, arguments: &[CString]) -> io::Result<()> {
-    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|one| one.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
-    // SAFETY: strings and null-terminated arrays outlive the call.
-    answer(unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            c"".as_ptr(),
-            pointers.as_ptr(),
-            environment.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    })
-    .map(drop)
 }
 
 /// Reaps whatever ends in the sandbox until the program itself has.

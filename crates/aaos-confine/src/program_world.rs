@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aaos_core::limits::{PROGRAM_SCRATCH_BYTES, PROGRAM_SCRATCH_FILES};
 use aaos_core::path::AbsPath;
-use aaos_core::program::{PlaceKind, ProgramPlan};
+use aaos_core::program::{PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use rustix::fs::{Mode, OFlags};
 
 use crate::domain::{Allowed, Reach};
@@ -22,8 +22,6 @@ use crate::mounts::{
 use crate::namespaces::{Identity, keep_mounts_private, turn_into_root};
 use crate::sys::{AtStep, LockError};
 
-/// The system's programs and libraries: what of these is there, as it is there.
-const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// What programs need of /etc and what holds no secret.
 const SETTINGS: [&str; 7] = [
     "/etc/ld.so.cache",
@@ -105,7 +103,7 @@ impl World {
                 .iter()
                 .any(|place| matches!(place.kind, PlaceKind::Shared { .. }) && granted(&place.at))
         };
-        for path in SYSTEM.iter().filter(|path| !is_shared(path)) {
+        for path in SYSTEM_PLACES.iter().filter(|path| !is_shared(path)) {
             self.gather_host(path, NO_SUID | NO_DEVICES | READ_ONLY, Reach::Execute)?;
         }
         for path in SETTINGS.iter().filter(|path| !is_shared(path)) {

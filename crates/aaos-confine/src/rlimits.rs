@@ -35,6 +35,20 @@ pub(crate) const CORE: Limit = Limit {
 /// Of agentd.
 pub const DAEMON_LIMITS: &[Limit] = &[CORE];
 
+const NO_LOCKED_MEMORY: Limit = Limit {
+    resource: libc::RLIMIT_MEMLOCK,
+    name: "Max locked memory",
+    value: 0,
+    reason: "nothing is locked",
+};
+
+const NO_MESSAGE_QUEUE: Limit = Limit {
+    resource: libc::RLIMIT_MSGQUEUE,
+    name: "Max msgqueue size",
+    value: 0,
+    reason: "no message queue is used",
+};
+
 /// The number below which every descriptor of a process under these limits lies.
 pub(crate) fn descriptors_below(limits: &[Limit]) -> i32 {
     let limit = limits.iter().find(|limit| limit.resource == libc::RLIMIT_NOFILE);
@@ -67,18 +81,8 @@ pub const WORKER_LIMITS: &[Limit] = &[
         value: 1024 * MIB,
         reason: "the largest frame, decoded, many times over",
     },
-    Limit {
-        resource: libc::RLIMIT_MEMLOCK,
-        name: "Max locked memory",
-        value: 0,
-        reason: "nothing is locked",
-    },
-    Limit {
-        resource: libc::RLIMIT_MSGQUEUE,
-        name: "Max msgqueue size",
-        value: 0,
-        reason: "no message queue is used",
-    },
+    NO_LOCKED_MEMORY,
+    NO_MESSAGE_QUEUE,
     CORE,
 ];
 
@@ -108,18 +112,8 @@ pub const PROGRAM_LIMITS: &[Limit] = &[
         value: 8192 * MIB,
         reason: "runtimes that reserve much more than they use",
     },
-    Limit {
-        resource: libc::RLIMIT_MEMLOCK,
-        name: "Max locked memory",
-        value: 0,
-        reason: "nothing is locked",
-    },
-    Limit {
-        resource: libc::RLIMIT_MSGQUEUE,
-        name: "Max msgqueue size",
-        value: 0,
-        reason: "no message queue is used",
-    },
+    NO_LOCKED_MEMORY,
+    NO_MESSAGE_QUEUE,
     Limit {
         resource: libc::RLIMIT_SIGPENDING,
         name: "Max pending signals",
@@ -155,18 +149,8 @@ const OWN_UID_GATEWAY_LIMITS: &[Limit] = &[
         value: 4096 * MIB,
         reason: "every request in flight with its largest stream, and the stacks of a few threads",
     },
-    Limit {
-        resource: libc::RLIMIT_MEMLOCK,
-        name: "Max locked memory",
-        value: 0,
-        reason: "nothing is locked",
-    },
-    Limit {
-        resource: libc::RLIMIT_MSGQUEUE,
-        name: "Max msgqueue size",
-        value: 0,
-        reason: "no message queue is used",
-    },
+    NO_LOCKED_MEMORY,
+    NO_MESSAGE_QUEUE,
     CORE,
 ];
 

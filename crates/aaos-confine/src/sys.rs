@@ -3,6 +3,7 @@
 //! Invariant: nothing here goes through a libc wrapper that keeps per-process state, because it also runs in
 //! children made by a raw `clone`, whose libc state is stale.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -91,6 +92,26 @@ pub fn makes_processes_in_groups() -> bool {
     let asked =
         answer(unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<libc::clone_args>(), 0_usize) });
     asked.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
+}
+
+/// Executes the program that a descriptor holds, with these arguments and an empty environment; comes back only when that
+/// fails.
+pub(crate) fn execute(program: &OwnedFd, arguments: &[&CStr]) -> io::Result<()> {
+    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|one| one.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: strings and null-terminated arrays outlive the call.
+    answer(unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            pointers.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    })
+    .map(drop)
 }
 
 /// Ends the process at once: no destructor and no exit handler runs.

@@ -27,7 +27,7 @@ use crate::namespaces::{
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::program::{ProgramMaker, serve_program};
-use crate::sys::{AtStep, LockError, answer, exit_now, fork_into, wait_for};
+use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_into, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
 /// Number of the descriptor on which the zygote finds its control socket.
@@ -279,7 +279,7 @@ impl Zygote {
                 unblock_signals()?;
                 die_with_parent(parent)?;
                 close_all_but_granted_on_exec()?;
-                execute(program, role)
+                become_gateway(program, role)
             })();
             last_words("the gateway could not be executed", &ready);
             exit_now(NOT_EXECUTED);
@@ -387,26 +387,13 @@ fn last_words<E: std::fmt::Display>(step: &str, result: &Result<(), E>) {
     }
 }
 
-fn execute(program: &OwnedFd, role: GatewayRole) -> io::Result<()> {
+fn become_gateway(program: &OwnedFd, role: GatewayRole) -> io::Result<()> {
     assert!(program.as_raw_fd() > CHANNEL_FD, "the program came while lower numbers were taken");
     let role = match role {
         GatewayRole::Models => c"models",
         GatewayRole::Egress => c"egress",
     };
-    let arguments = [c"aaos-gateway".as_ptr(), c"--role".as_ptr(), role.as_ptr(), std::ptr::null()];
-    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
-    // SAFETY: constant strings and null-terminated arrays that outlive the call.
-    answer(unsafe {
-        libc::syscall(
-            libc::SYS_execveat,
-            program.as_raw_fd(),
-            c"".as_ptr(),
-            arguments.as_ptr(),
-            environment.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    })
-    .map(drop)
+    execute(program, &[c"aaos-gateway", c"--role", role])
 }
 
 fn kill_now(pid: libc::pid_t) -> io::Result<()> {

@@ -13,6 +13,8 @@ use crate::path::AbsPath;
 
 /// Descriptors before those of shared places, where the program is no script.
 pub const PROGRAM_DESCRIPTORS: usize = 4;
+/// The system's programs and libraries, which every program is shown: what of these is there, as it is there.
+pub const SYSTEM_PLACES: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// What a program sandbox is to be, and what runs in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -513,7 +513,7 @@ impl Kernel {
     }
 }
 
-/// Where these accesses write: the path, the grant, and the place below its root.
+/// The programs that these accesses start.
 fn started(accesses: &[Access]) -> Vec<AbsPath> {
     let programs = accesses.iter().filter_map(|access| match &access.need {
         Need::Exec(program) => Some(program.clone()),
@@ -522,6 +522,7 @@ fn started(accesses: &[Access]) -> Vec<AbsPath> {
     programs.collect()
 }
 
+/// Where these accesses write: the path, the grant, and the place below its root.
 fn written(accesses: Vec<Access>) -> Vec<(AbsPath, GrantId, String)> {
     let writes = accesses.into_iter().filter_map(|access| match access.need {
         Need::File { right: FileRight::Write, path } => Some((path, access.grant, access.relative?)),

@@ -213,16 +213,9 @@ impl Kernel {
         role: GatewayRole,
         missing: &[Boundary],
     ) -> Result<(), KernelError> {
-        let role = match role {
-            GatewayRole::Models => "models",
-            GatewayRole::Egress => "egress",
-        };
-        let event = Event::ConfinementReceipt { receipt: receipt.clone(), role: role.to_owned() };
-        self.journal().record(self.entry(None, None, event)).await?;
-        if !missing.is_empty() {
-            let event = Event::ConfinementDegraded { worker: receipt.worker, missing: missing.to_vec() };
-            self.journal().record(self.entry(None, None, event)).await?;
-        }
+        let events = receipt_events(receipt, missing, role.name());
+        let entries = events.map(|event| self.entry(None, None, event)).collect();
+        self.journal().record_all(entries).await?;
         Ok(())
     }
 
@@ -352,15 +345,19 @@ fn not_made_again(permit: &Permit<ToolCall>) -> ToolFailure {
 
 /// What the journal says of a worker that was started: who, how it is confined, and what it lacks.
 fn start_events(receipt: &ConfinementReceipt, missing: &[Boundary]) -> Vec<Event> {
-    let (worker, pid) = (receipt.worker, receipt.pid);
-    let mut events = vec![
-        Event::WorkerStarted { worker, pid },
-        Event::ConfinementReceipt { receipt: receipt.clone(), role: "worker".to_owned() },
-    ];
-    if !missing.is_empty() {
-        events.push(Event::ConfinementDegraded { worker, missing: missing.to_vec() });
-    }
-    events
+    let started = Event::WorkerStarted { worker: receipt.worker, pid: receipt.pid };
+    [started].into_iter().chain(receipt_events(receipt, missing, "worker")).collect()
+}
+
+/// What the journal says of how a far process is confined, and of what it lacks.
+pub(crate) fn receipt_events(
+    receipt: &ConfinementReceipt,
+    missing: &[Boundary],
+    role: &str,
+) -> impl Iterator<Item = Event> + use<> {
+    let told = Event::ConfinementReceipt { receipt: receipt.clone(), role: role.to_owned() };
+    let lacking = Event::ConfinementDegraded { worker: receipt.worker, missing: missing.to_vec() };
+    [told].into_iter().chain((!missing.is_empty()).then_some(lacking))
 }
 
 #[cfg(test)]

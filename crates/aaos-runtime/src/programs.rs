@@ -1,11 +1,10 @@
 //! The kernel's hold on programs: each call of `command_run` has a sandbox of its own.
 //!
-//! Invariants: the receipt of a sandbox is in the journal before its program starts; whoever cancels the call ends the
+//! Invariants: the receipt of a sandbox is on the disk before its program starts; whoever cancels the call ends the
 //! sandbox; the call is over only when nothing in the sandbox runs any more.
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::ToolOutcome;
-use aaos_core::event::Event;
 use aaos_core::tool::ToolCall;
 use aaos_journal::{Permit, Receipt};
 use aaos_sandbox::ProgramEnd;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
+use crate::far::receipt_events;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 
@@ -34,7 +34,7 @@ impl Kernel {
             Err(failure) => return permit.settle(ToolOutcome::failed(failure, self.clock().since(begun))),
         };
         let worker = sandbox.receipt().worker;
-        let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()) {
+        let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()).await {
             Err(error) => ToolOutcome::of(Err(error.into_tool_failure())),
             Ok(()) => {
                 let stop = async {
@@ -52,19 +52,15 @@ impl Kernel {
         permit.settle(ToolOutcome { worker: Some(worker), elapsed, ..outcome })
     }
 
-    /// Not waited for: the outcome of the call follows in the same journal, and is waited for.
-    fn journal_program(
+    async fn journal_program(
         &self,
         agent: &Agent,
         receipt: &ConfinementReceipt,
         missing: &[Boundary],
     ) -> Result<(), KernelError> {
-        let event = Event::ConfinementReceipt { receipt: receipt.clone(), role: "program".to_owned() };
-        self.journal().note(self.agent_entry(agent, event))?;
-        if !missing.is_empty() {
-            let event = Event::ConfinementDegraded { worker: receipt.worker, missing: missing.to_vec() };
-            self.journal().note(self.agent_entry(agent, event))?;
-        }
+        let events = receipt_events(receipt, missing, "program");
+        let entries = events.map(|event| self.agent_entry(agent, event)).collect();
+        self.journal().record_all(entries).await?;
         Ok(())
     }
 }

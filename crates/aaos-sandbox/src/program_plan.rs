@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use aaos_core::effect::FileRight;
 use aaos_core::limits::{MAX_PROGRAM_ROOTS, SCRIPT_HEAD_BYTES};
 use aaos_core::path::AbsPath;
-use aaos_core::program::{Place, PlaceKind, ProgramPlan};
+use aaos_core::program::{Place, PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind};
 use aaos_core::world::{SharedRoot, World};
 use rustix::fs::{OFlags, ResolveFlags};
@@ -28,8 +28,6 @@ use crate::roots::{RootError, RootTable, open_slash};
 const OWN_PLACES: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// The one directory of these below which granted ones are shown.
 const SHARED_MEMORY: &str = "/dev/shm";
-/// What of the machine every program is shown.
-const SYSTEM: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Execute permission for anybody.
 const EXECUTABLE: u32 = 0o111;
 
@@ -284,7 +282,8 @@ impl Around {
                 );
                 return Err(ToolFailure::new(ToolFailureKind::OutsideRoot, why));
             }
-            let is_seen = above.iter().any(|(_, one)| !one.exempt) || SYSTEM.iter().any(|at| shows(at));
+            let is_seen =
+                above.iter().any(|(_, one)| !one.exempt) || SYSTEM_PLACES.iter().any(|at| shows(at));
             if is_seen && !hidden.iter().any(|above| own.starts_with(above)) {
                 hidden.retain(|below| !below.starts_with(&own));
                 hidden.push(own);
