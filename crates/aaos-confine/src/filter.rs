@@ -4,14 +4,11 @@
 //! call has a second name that no table knows, answers EPERM; `clone3`, whose flags no filter can read, always
 //! answers ENOSYS so that libc falls back to `clone`; what a table does not decide is decided by its default.
 
-use std::collections::BTreeMap;
 use std::io;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
-};
+use libc::sock_filter;
 
+use crate::bpf::{Answer, Decisions, assemble};
 use crate::sys::answer;
 
 /// A test of one argument's low 32 bits, which is all that the kernel reads of the arguments in the tables.
@@ -67,7 +64,7 @@ pub(crate) enum Meaning {
 /// A compiled filter and its hash.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    program: BpfProgram,
+    program: Vec<sock_filter>,
     hash: String,
 }
 
@@ -82,21 +79,13 @@ impl Filter {
         meaning: Meaning,
         absent: &[libc::c_long],
     ) -> io::Result<Self> {
-        let (matching, other) = match meaning {
-            Meaning::AllowList => (SeccompAction::Allow, refuse(libc::EPERM)),
-            Meaning::DenyList => (refuse(libc::EPERM), SeccompAction::Allow),
+        let refused = Answer::errno(libc::EPERM);
+        let (matched, other) = match meaning {
+            Meaning::AllowList => (Answer::ALLOW, refused),
+            Meaning::DenyList => (refused, Answer::ALLOW),
         };
-        let mut rules = BTreeMap::new();
-        for rule in table {
-            let replaced = rules.insert(rule.number, rows(rule.when).map_err(io::Error::other)?);
-            assert!(replaced.is_none(), "{} stands twice in its table", rule.name);
-        }
-        let filter =
-            SeccompFilter::new(rules, other, matching, TargetArch::x86_64).map_err(io::Error::other)?;
-        let body = BpfProgram::try_from(filter).map_err(io::Error::other)?;
-        let absent = absent.iter().map(|number| u32::try_from(*number).map_err(io::Error::other));
-        let mut program = head(&absent.collect::<io::Result<Vec<_>>>()?)?;
-        program.extend(body);
+        let absent: Vec<_> = absent.iter().copied().chain([libc::SYS_clone3]).collect();
+        let program = assemble(&Decisions { rules: table, matched, other, absent: &absent })?;
         let hash = hash_of(&program);
         Ok(Self { program, hash })
     }
@@ -124,73 +113,7 @@ struct SockProgram {
     filter: *const sock_filter,
 }
 
-fn refuse(errno: i32) -> SeccompAction {
-    SeccompAction::Errno(errno.unsigned_abs())
-}
-
-fn rows(when: When) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    match when {
-        When::Always => Ok(Vec::new()),
-        When::Any(rows) => rows.iter().map(|row| conditions(row)).collect(),
-    }
-}
-
-fn conditions(row: &[Arg]) -> Result<SeccompRule, seccompiler::BackendError> {
-    let all: Result<Vec<_>, _> = row.iter().map(|arg| condition(*arg)).collect();
-    SeccompRule::new(all?)
-}
-
-fn condition(Arg(index, test): Arg) -> Result<SeccompCondition, seccompiler::BackendError> {
-    let (operator, value) = match test {
-        Test::Is(value) => (SeccompCmpOp::Eq, value),
-        Test::Not(value) => (SeccompCmpOp::Ne, value),
-        Test::Clear(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits)), 0),
-        Test::Set(bits) => (SeccompCmpOp::MaskedEq(u64::from(bits)), bits),
-        Test::Masked(mask, value) => (SeccompCmpOp::MaskedEq(u64::from(mask)), value),
-    };
-    SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, u64::from(value))
-}
-
-/// `BPF_LD | BPF_W | BPF_ABS`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_JMP | BPF_JSET | BPF_K`, `BPF_RET | BPF_K` of
-/// linux/bpf_common.h.
-const LOAD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
-/// Offsets in `struct seccomp_data` of linux/seccomp.h.
-const AT_NUMBER: u32 = 0;
-const AT_ARCHITECTURE: u32 = 4;
-/// `AUDIT_ARCH_X86_64` of linux/audit.h.
-const X86_64: u32 = 0xC000_003E;
-/// The same number on every architecture.
-const CLONE3: u32 = 435;
-/// `__X32_SYSCALL_BIT` of asm/unistd.h.
-const X32_BIT: u32 = 0x4000_0000;
-
-/// The head of every program: of this architecture, numbers of the x32 ABI answer EPERM, and `clone3` and what else is
-/// to be absent answer ENOSYS; all else goes on.
-fn head(absent: &[u32]) -> io::Result<BpfProgram> {
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    let answers = |errno: i32| step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
-    let absent: Vec<u32> = absent.iter().copied().chain([CLONE3]).collect();
-    // Jumps count the steps in between: the comparisons, then the two answers.
-    let compared = u8::try_from(absent.len()).map_err(io::Error::other)?;
-    let mut program = vec![
-        step(LOAD, 0, 0, AT_ARCHITECTURE),
-        step(JUMP_IF_EQUAL, 0, compared + 4, X86_64),
-        step(LOAD, 0, 0, AT_NUMBER),
-        step(JUMP_IF_ANY_BIT, compared + 1, 0, X32_BIT),
-    ];
-    for (place, number) in (1..).zip(absent) {
-        let to_absent = compared - place;
-        let past_answers = if place == compared { 2 } else { 0 };
-        program.push(step(JUMP_IF_EQUAL, to_absent, past_answers, number));
-    }
-    program.extend([answers(libc::ENOSYS), answers(libc::EPERM)]);
-    Ok(program)
-}
-
-fn hash_of(program: &BpfProgram) -> String {
+fn hash_of(program: &[sock_filter]) -> String {
     let mut hasher = blake3::Hasher::new();
     for step in program {
         hasher.update(&step.code.to_le_bytes());

@@ -8,6 +8,7 @@
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the system call tables of aaos-confine are written for x86_64 only");
 
+mod bpf;
 mod channel;
 pub mod control;
 mod daemon;
