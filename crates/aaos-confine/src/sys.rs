@@ -142,7 +142,16 @@ pub(crate) fn wait_for(pid: libc::pid_t) -> io::Result<i32> {
 /// As for [`fork_with`].
 pub(crate) unsafe fn in_child(body: impl FnOnce() -> u8) -> io::Result<u8> {
     // SAFETY: passed on to the caller.
-    let pid = unsafe { fork_with(0) }?;
+    unsafe { in_child_with(0, body) }
+}
+
+/// The same, in a child that is made with these flags of `clone`.
+///
+/// # Safety
+/// As for [`fork_with`].
+pub(crate) unsafe fn in_child_with(flags: libc::c_int, body: impl FnOnce() -> u8) -> io::Result<u8> {
+    // SAFETY: passed on to the caller.
+    let pid = unsafe { fork_with(flags) }?;
     if pid == 0 {
         exit_now(i32::from(body()));
     }

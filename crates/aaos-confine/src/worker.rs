@@ -11,7 +11,8 @@ use crate::descriptors::close_all_but_granted;
 use crate::domain::{Allowed, Domain, Tcp, enter_with, open_root};
 use crate::filter::{Filter, Meaning};
 use crate::namespaces::{
-    EmptyNetwork, Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace, write_maps,
+    EmptyMounts, EmptyNetwork, Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace,
+    write_maps,
 };
 use crate::privilege::{
     become_uid, die_with_parent, drop_bounding_set, drop_capabilities, set_dumpable, set_no_new_privs,
@@ -34,6 +35,9 @@ pub struct WorkerPlan<'a> {
     pub(crate) parent: u32,
     /// A network namespace that was made ahead; without one the child was born into its own, if into any.
     pub(crate) network: Option<&'a EmptyNetwork>,
+    /// An empty root that was made ahead, of which the child takes a copy; without it the child was born into a mount
+    /// namespace, if into any, and empties it.
+    pub(crate) mounts: Option<&'a EmptyMounts>,
     /// The compiled table.
     pub(crate) filter: &'a Filter,
 }
@@ -84,7 +88,7 @@ fn enter_identity(plan: &WorkerPlan<'_>) -> Result<(), LockError> {
         write_maps(proc, plan.zygote).at("the maps of the user namespace")?;
     }
     if plan.namespaces.has(Boundary::MountNamespace) {
-        enter_empty_root().at("the empty root")?;
+        plan.mounts.map_or_else(enter_empty_root, EmptyMounts::enter_copy).at("the empty root")?;
     }
     if let Some(uid) = plan.own_uid {
         match &proc {

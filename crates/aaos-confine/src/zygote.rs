@@ -23,7 +23,8 @@ use crate::descriptors::{StandardInput, arrange, close_all_but_granted, close_al
 use crate::filter::Filter;
 use crate::gateway::GatewayRole;
 use crate::namespaces::{
-    Abilities, EmptyNetwork, Identity, NamespaceSet, NetworkMaker, ProcSelf, find_abilities, write_maps,
+    Abilities, EmptyMounts, EmptyNetwork, Identity, NamespaceSet, NetworkMaker, ProcSelf, find_abilities,
+    write_maps,
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::program::{ProgramMaker, serve_program};
@@ -82,6 +83,8 @@ struct Zygote {
     networks: Option<NetworkMaker>,
     /// Made ahead, for the next worker and for it alone.
     network: Option<EmptyNetwork>,
+    /// Made once; each worker takes a copy.
+    mounts: Option<EmptyMounts>,
     launched: u32,
     /// The control group of the process that is being made.
     group: Option<OwnedFd>,
@@ -105,6 +108,13 @@ impl Zygote {
         let makes_networks = is_root() && abilities.namespaces.has(Boundary::NetNamespace);
         // Where it could not come back, each worker is born into its own.
         let networks = if makes_networks { NetworkMaker::new().ok() } else { None };
+        let mounts = if is_root() && abilities.namespaces.has(Boundary::MountNamespace) {
+            // Where it could not be entered, each worker empties its own.
+            // SAFETY: this process is single-threaded, as above.
+            unsafe { EmptyMounts::make() }.ok()
+        } else {
+            None
+        };
         Ok(Self {
             control,
             ends,
@@ -114,6 +124,7 @@ impl Zygote {
             filter,
             networks,
             network: None,
+            mounts,
             launched: 0,
             group: None,
             serve,
@@ -219,6 +230,7 @@ impl Zygote {
         let network = self.network.take();
         let plan = WorkerPlan {
             network: network.as_ref(),
+            mounts: self.mounts.as_ref(),
             own_uid: self.abilities.own_uids.map(|range| range.of_worker(self.launched)),
             namespaces,
             zygote: self.identity,
@@ -229,6 +241,9 @@ impl Zygote {
         let mut born = born_into(namespaces, is_root());
         if network.is_some() {
             born = born.without(&[Boundary::NetNamespace]);
+        }
+        if self.mounts.is_some() {
+            born = born.without(&[Boundary::MountNamespace]);
         }
         // SAFETY: this process is single-threaded.
         let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
