@@ -12,7 +12,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::far::{Far, First};
+use crate::permits::Permits;
 use crate::processes::{Memory, built, pause, program};
+use crate::programs::Programs;
 use crate::reads::file_reads;
 use crate::report::{PerAgent, Report};
 use crate::rounds::Effort;
@@ -20,11 +22,14 @@ use crate::stats::Samples;
 
 /// What everything else stands beside.
 const FORK_EXEC: &str = "fork+exec of /bin/true";
+/// The same file by the name that is no link: a grant names what is executed.
+const TRIVIAL: &str = "/usr/bin/true";
 const FRESH: &str = "worker, from the order to its first answer";
 const PARKED: &str = "parked worker, from the need to its first answer";
 const NEXT: &str = "the same right after another, with no network namespace made ahead";
 const BUBBLEWRAP: &str = "bubblewrap, all namespaces, /bin/true";
 const CRUN: &str = "crun, without user and cgroup namespaces, a static program";
+const PROGRAM: &str = "command_run of /bin/true in a program sandbox, from the permit to the receipt";
 const READ: &str = "file_read of 4 KiB through a worker";
 
 /// Workers whose own memory is looked at.
@@ -47,7 +52,8 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
     let mut baseline = Forker::start(program(&forker), &words(&["/bin/true"]))?;
     let mut bubblewrap = other("bubblewrap", bubblewrap(&forker), report);
     let mut crun = other("crun", crun(&forker, folder), report);
-    let [mut plain, mut fresh, mut next, mut parked, mut bwrapped, mut contained] =
+    let mut programs = Programs::new(TRIVIAL)?;
+    let [mut plain, mut fresh, mut next, mut parked, mut ran, mut bwrapped, mut contained] =
         std::array::from_fn(|_| Samples::default());
     for _ in 0..effort.launches {
         far.until_parked()?;
@@ -57,6 +63,8 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
         next.push_micros(far.first_answer(First::Launched)?);
         parked.push_micros(far.first_answer(First::Parked)?);
         far.until_parked()?;
+        pause(QUIET);
+        ran.push_micros(programs.once(far)?);
         if let Some(bubblewrap) = &mut bubblewrap {
             bwrapped.push_micros(bubblewrap.once()?);
         }
@@ -65,9 +73,14 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
         }
     }
     report.figure(FORK_EXEC, &plain, None);
-    for (name, samples) in
-        [(FRESH, &fresh), (NEXT, &next), (PARKED, &parked), (BUBBLEWRAP, &bwrapped), (CRUN, &contained)]
-    {
+    for (name, samples) in [
+        (FRESH, &fresh),
+        (NEXT, &next),
+        (PARKED, &parked),
+        (PROGRAM, &ran),
+        (BUBBLEWRAP, &bwrapped),
+        (CRUN, &contained),
+    ] {
         if samples.count() > 0 {
             report.figure(name, samples, Some(FORK_EXEC));
         }
@@ -76,6 +89,8 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
     report.target("worker launch", fresh, 1.3 * base, "µs", "1.3 × fork+exec of /bin/true".to_owned());
     let found = report.median(PARKED);
     report.target("parked worker", found, 0.1 * base, "µs", "0.1 × fork+exec of /bin/true".to_owned());
+    let found = report.median(PROGRAM);
+    report.target("command_run", found, 3.0 * base, "µs", "3 × fork+exec of /bin/true".to_owned());
     if bwrapped.count() > 0 {
         let limit = report.median(BUBBLEWRAP) / 3.0;
         report.target(
@@ -90,7 +105,7 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
 }
 
 fn file_read(far: &Far, effort: Effort, report: &mut Report) -> Result<()> {
-    report.figure(READ, &file_reads(far, effort.rounds * effort.requests)?, None);
+    report.figure(READ, &file_reads(far, effort.rounds * effort.requests, Permits::new(TRIVIAL)?)?, None);
     let found = report.median(READ);
     report.target("file_read through a worker", found, 60.0, "µs", "on a quiet machine".to_owned());
     Ok(())

@@ -5,7 +5,9 @@
 
 mod confine;
 mod far;
+mod permits;
 mod processes;
+mod programs;
 mod reads;
 mod report;
 mod rounds;
