@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 
 use crate::namespaces::{Identity, open_at};
-use crate::sys::{answer, exit_now, fork_with, wait_for};
+use crate::sys::{answer, exit_now, wait_for};
 
 /// `MOUNT_ATTR_*` of linux/mount.h.
 pub(crate) const READ_ONLY: u64 = 0x1;
@@ -238,10 +238,18 @@ impl IdMap {
     pub(crate) fn new(owner: Identity, shown: Identity) -> io::Result<Self> {
         let (numbers, number) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (waits, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // SAFETY: this process is single-threaded; the child makes raw calls only and leaves by `_exit`.
-        let pid = unsafe { fork_with(libc::CLONE_NEWUSER | libc::CLONE_FILES) }?;
-        if pid == 0 {
-            hold_namespace(number.as_raw_fd(), waits.as_raw_fd());
+        let holder = Holder { number: number.as_raw_fd(), waits: waits.as_raw_fd() };
+        let mut stack = vec![0_u128; HOLDER_STACK_BYTES / size_of::<u128>()];
+        let shares = libc::CLONE_NEWUSER | libc::CLONE_FILES | libc::CLONE_VM | libc::SIGCHLD;
+        // SAFETY: the child shares this process's memory, so that none has to be copied. It has a stack of its own, which
+        // like `holder` outlives it, reads nothing else of the memory, and leaves by `_exit`; this process waits for what it
+        // says before it makes another call that could fail, so that both never use the one place of error numbers at once.
+        let pid = unsafe {
+            let holder = (&raw const holder).cast_mut().cast();
+            libc::clone(hold_namespace, stack.as_mut_ptr_range().end.cast(), shares, holder)
+        };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
         }
         let made = Self::of(&numbers, owner, shown);
         let told = rustix::io::write(&go, &[0]).map_err(io::Error::from);
@@ -270,10 +278,21 @@ impl IdMap {
     }
 }
 
+/// What the child of [`IdMap::new`] knows: where to say which descriptor it opened, and where it is told to go.
+struct Holder {
+    number: RawFd,
+    waits: RawFd,
+}
+
+/// Room for a few calls without frames of any size.
+const HOLDER_STACK_BYTES: usize = 16 * 1024;
+
 /// The child of [`IdMap::new`]: opens its own place of /proc, says under which number, and stays until it is told to go.
-fn hold_namespace(number: RawFd, waits: RawFd) -> ! {
-    // SAFETY: a constant path; buffers outlive the calls and are as long as said.
+extern "C" fn hold_namespace(holder: *mut libc::c_void) -> i32 {
+    // SAFETY: the parent gave its own `Holder` and waits for this child's end. A constant path; buffers outlive the calls
+    // and are as long as said.
     unsafe {
+        let Holder { number, waits } = *holder.cast::<Holder>();
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         let opened = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self".as_ptr(), flags);
         let place = if opened < 0 { -*libc::__errno_location() } else { i32::try_from(opened).unwrap_or(-1) };

@@ -17,7 +17,7 @@ use crate::domain::{Allowed, Reach, Tcp};
 use crate::filter::{Filter, Meaning};
 use crate::mounts::Unchangeable;
 use crate::namespaces::{Identity, NamespaceSet, ProcSelf, chdir, enter_user_namespace, write_maps};
-use crate::privilege::{become_uid, drop_bounding_set};
+use crate::privilege::become_uid;
 use crate::probe::program_probes;
 use crate::program_world::World;
 use crate::rlimits::{self, PROGRAM_LIMITS};
@@ -36,7 +36,7 @@ const SCRIPT_PATH: &str = "/dev/fd/3";
 
 /// What the zygote knows when it makes a program sandbox.
 #[derive(Debug)]
-pub(crate) struct ProgramMaker {
+pub(crate) struct ProgramMaker<'a> {
     /// The uid to take; `None` where the caller is not root.
     pub(crate) own_uid: Option<u32>,
     /// Namespaces that it is to be in when it is locked.
@@ -45,6 +45,16 @@ pub(crate) struct ProgramMaker {
     pub(crate) zygote: Identity,
     /// What `getppid` answers in it as long as the zygote lives.
     pub(crate) parent: u32,
+    /// The compiled table.
+    pub(crate) filter: &'a Filter,
+}
+
+/// Compiles the table of programs.
+///
+/// # Errors
+/// Never for the table of this version.
+pub(crate) fn program_filter() -> io::Result<Filter> {
+    Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT)
 }
 
 /// What is executed, and the script that it reads: by mounts that are read-only. Agentd opened them on the machine's
@@ -68,7 +78,7 @@ struct Handed {
 ///
 /// # Errors
 /// Names the step of the lock-down that failed; nothing was executed.
-pub(crate) fn serve_program(maker: &ProgramMaker, channel: &Channel) -> Result<(), LockError> {
+pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
     let Handed { plan, program, streams, script, shared } = receive(channel)?;
     // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
@@ -114,13 +124,11 @@ fn receive(channel: &Channel) -> Result<Handed, LockError> {
 }
 
 fn lock_program(
-    maker: &ProgramMaker,
+    maker: &ProgramMaker<'_>,
     plan: &ProgramPlan,
     shared: Vec<OwnedFd>,
     opened: Own,
 ) -> Result<(LockedReport, Own), LockError> {
-    let filter = Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT);
-    let filter = filter.at("compiling the seccomp filter")?;
     let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
     drop(shared);
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
@@ -131,14 +139,14 @@ fn lock_program(
     give_up_privilege(maker.parent)?;
     let (domain, landlock_probe) = enter_domain_with(Tcp::Nothing, &allowed)?;
     drop(allowed);
-    filter.install().at("the seccomp filter")?;
+    maker.filter.install().at("the seccomp filter")?;
     let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some());
     let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS));
     probes.extend(landlock_probe);
     let report = LockedReport {
         landlock_abi: domain.abi,
         landlock_rules_hash: domain.hash,
-        seccomp_filter_hash: filter.hash().to_owned(),
+        seccomp_filter_hash: maker.filter.hash().to_owned(),
         namespaces: maker.namespaces.boundaries(),
         probes,
     };
@@ -148,7 +156,7 @@ fn lock_program(
 /// Identity and root: the maps first where the caller is an ordinary user, the uid last where it is root, because the
 /// mounts need the right to make them.
 fn enter_world(
-    maker: &ProgramMaker,
+    maker: &ProgramMaker<'_>,
     plan: &ProgramPlan,
     shared: &[OwnedFd],
     opened: Own,
@@ -174,7 +182,7 @@ fn enter_world(
     let allowed = world.enter(identity)?;
     let own = Own { program: program.into_shown(), script };
     if let Some(uid) = maker.own_uid {
-        drop_bounding_set().at("the bounding set")?;
+        // A new user namespace fills the bounding set again; it is emptied in there.
         become_uid(uid).at("the program's own uid")?;
         enter_user_namespace(&proc).at("the user namespace")?;
     }

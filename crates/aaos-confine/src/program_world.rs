@@ -337,6 +337,9 @@ impl Building {
     }
 
     fn make_directories(&self, path: &Path) -> io::Result<()> {
+        if rustix::fs::lstat(path).is_ok() {
+            return Ok(());
+        }
         let mut made = PathBuf::from("/");
         for part in path.components().skip(1) {
             let is_own = self.is_own(&made);

@@ -27,7 +27,7 @@ use crate::namespaces::{
     write_maps,
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
-use crate::program::{ProgramMaker, serve_program};
+use crate::program::{ProgramMaker, program_filter, serve_program};
 use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_into, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
@@ -80,8 +80,9 @@ struct Zygote {
     abilities: Abilities,
     identity: Identity,
     filter: Filter,
+    program_filter: Filter,
     networks: Option<NetworkMaker>,
-    /// Made ahead, for the next worker and for it alone.
+    /// Made ahead, for the next worker or program and for it alone.
     network: Option<EmptyNetwork>,
     /// Made once; each worker takes a copy.
     mounts: Option<EmptyMounts>,
@@ -99,6 +100,7 @@ impl Zygote {
         set_subreaper().at("becoming the reaper")?;
         set_no_new_privs().at("no_new_privs")?;
         let filter = worker_filter().at("compiling the worker's filter")?;
+        let program_filter = program_filter().at("compiling the filter of programs")?;
         // SAFETY: this process is single-threaded: it was executed to be a zygote and starts no thread.
         let abilities = unsafe { find_abilities() };
         let ends = ends_of_children().at("watching for the ends of children")?;
@@ -122,6 +124,7 @@ impl Zygote {
             abilities,
             identity,
             filter,
+            program_filter,
             networks,
             network: None,
             mounts,
@@ -256,17 +259,24 @@ impl Zygote {
 
     fn make_program(&mut self, channel: &OwnedFd, stderr: &OwnedFd) -> io::Result<libc::pid_t> {
         let namespaces = self.abilities.namespaces;
+        let network = self.network.take();
         let maker = ProgramMaker {
+            filter: &self.program_filter,
             own_uid: self.abilities.own_uids.map(|range| range.of_worker(self.launched)),
             namespaces,
             zygote: self.identity,
             parent: parent_seen_in(namespaces),
         };
         self.launched = self.launched.wrapping_add(1);
+        let mut born = born_into(namespaces, is_root());
+        if network.is_some() {
+            born = born.without(&[Boundary::NetNamespace]);
+        }
         // SAFETY: this process is single-threaded.
-        let pid = unsafe { fork_into(born_into(namespaces, is_root()).flags(), self.group.as_ref()) }?;
+        let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
         if pid == 0 {
-            let code = catch_unwind(AssertUnwindSafe(|| program_main(&maker, channel, stderr)));
+            let code =
+                catch_unwind(AssertUnwindSafe(|| program_main(&maker, network.as_ref(), channel, stderr)));
             exit_now(code.unwrap_or(PANICKED));
         }
         Ok(pid)
@@ -380,9 +390,16 @@ fn worker_main(plan: &WorkerPlan<'_>, channel: &OwnedFd, stderr: &OwnedFd, serve
     }
 }
 
-fn program_main(maker: &ProgramMaker, channel: &OwnedFd, stderr: &OwnedFd) -> i32 {
+/// `network` was made ahead; without one the caller was born into its own.
+fn program_main(
+    maker: &ProgramMaker<'_>,
+    network: Option<&EmptyNetwork>,
+    channel: &OwnedFd,
+    stderr: &OwnedFd,
+) -> i32 {
     let arranged = arrange(channel.as_fd(), stderr.as_fd(), StandardInput::Unreadable)
         .and_then(|()| unblock_signals())
+        .and_then(|()| network.map_or(Ok(()), EmptyNetwork::enter))
         .and_then(|()| close_all_but_granted())
         .at("arranging descriptors");
     match arranged.and_then(|()| serve_program(maker, &Channel::inherited())) {
