@@ -1,4 +1,5 @@
-//! The first program of the virtual machine of `cargo xtask vm-test`: mounts, runs what the plan says, tells the code.
+//! The first program of a virtual machine of `cargo xtask vm-test`: mounts, runs what the plan says for the user whose
+//! machine it is, tells the code.
 //!
 //! Invariants: the tests have a root file system that can be replaced, as they have on any machine (the one that an
 //! initramfs makes cannot); a test program without privilege has a control group of its own; whatever loses its parent
@@ -32,13 +33,17 @@ fn main() {
             BROKEN
         }
     };
-    let told = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let of = |key: &str| told.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap_or_default();
-    say(&format!("{} {} {code}", of("aaos.end="), of("aaos.nonce=")));
+    say(&format!("{} {} {code}", told("aaos.end="), told("aaos.nonce=")));
     if let Err(errno) = reboot(RebootCommand::Restart) {
         // The kernel panics now, since its first program ends.
         say(&format!("the machine cannot end: {errno}"));
     }
+}
+
+/// What the machine was started with, behind a key.
+fn told(key: &str) -> String {
+    let all = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    all.split_whitespace().find_map(|word| word.strip_prefix(key)).unwrap_or_default().to_owned()
 }
 
 /// The console is all there is to tell it to.
@@ -53,8 +58,10 @@ fn run() -> Outcome<u8> {
     // Up and running; the kernel gives it its address.
     fs::write("/sys/class/net/lo/flags", "0x9")?;
     fs::write(Path::new(GROUPS).join("cgroup.subtree_control"), CONTROLLERS)?;
+    let ours = told("aaos.uid=") + "\t";
     let mut worst = 0;
-    for (number, line) in fs::read_to_string("/plan")?.lines().enumerate() {
+    let plan = fs::read_to_string("/plan")?;
+    for (number, line) in plan.lines().filter(|line| line.starts_with(&ours)).enumerate() {
         let code = run_one(number, line)?;
         worst = worst.max(code);
     }

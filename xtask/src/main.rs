@@ -43,7 +43,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   mutants --diff [COMMIT]
                   the same for what changed since COMMIT, or since the recorded one; a sample where it is much
   vm-test [TEST…] [-- ARGS…]
-                  boot Debian's kernel in a virtual machine and run the tests of confinement there; ARGS go to each";
+                  boot the Debian kernel that xtask/vm-kernel.toml pins in virtual machines and run the tests of
+                  confinement there, as root and without privilege; ARGS go to each
+  vm-test --record
+                  the same on Debian's newest kernel, which becomes the pinned one when everything passed";
 
 /// What this program can be asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,19 +1,25 @@
 //! `cargo xtask vm-test`: the tests of confinement on a stock Debian kernel, in a virtual machine.
 //!
-//! Invariants: what runs was built from this very source; everything that the machine needs is in its initramfs, so it
-//! has neither a disk nor a network; the chore ends with the code that the tests ended with, and a machine that panics,
-//! hangs or ends without a word is a failure with the last lines of its console.
+//! Each user's tests have a machine of their own, and the machines run beside each other.
+//!
+//! Invariants: what runs was built from this very source, on the kernel that xtask/vm-kernel.toml pins; everything that
+//! a machine needs is in its initramfs, so it has neither a disk nor a network; the chore ends with the worst code that
+//! tests ended with; a machine that panics, hangs or ends without a word is a failure with the last lines of its console,
+//! and so is a program of the plan that ran no test.
 
 mod image;
 mod kernel;
 mod machine;
+mod tally;
 
 use crate::run::{program, read, say, succeed};
 use anyhow::{Context, Result, bail, ensure};
 use image::Image;
-use machine::Machine;
+use kernel::Pin;
+use machine::{Guest, Machine};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use tally::Tally;
 
 /// Where the built programs lie in the guest, as they lie in a profile's folder here.
 const PROFILE: &str = "programs";
@@ -21,15 +27,23 @@ const PROFILE: &str = "programs";
 const PLAN: &str = "plan";
 /// The user without privilege: nobody.
 const NOBODY: u32 = 65_534;
+/// Asks for the newest kernel, and for it to be pinned.
+const RECORD: &str = "--record";
 
 /// Root, and somebody without privilege.
 const EVERYBODY: &[u32] = &[0, NOBODY];
+
+/// A machine for each. Root's has room for a program that fills the memory that it may have, and for its control.
+static GUESTS: [Guest; 2] =
+    [Guest { uid: 0, name: "root", memory: "6144M" }, Guest { uid: NOBODY, name: "nobody", memory: "2048M" }];
 
 /// One program of tests and the users that it runs as.
 struct Suite {
     /// Where it lies in a profile's folder.
     place: &'static str,
     args: &'static [&'static str],
+    /// What follows them: what this kernel does for this user.
+    about: &'static [&'static str],
     users: &'static [u32],
 }
 
@@ -56,14 +70,31 @@ const CONTEST_NOBODY: &[&str] = &[
     "type into a terminal=EIO",
 ];
 
-/// Everything that runs in the guest.
+/// A machine that gives no namespaces.
+const WITHOUT: &[&str] = &["--without-namespaces"];
+
+const fn suite(place: &'static str, args: &'static [&'static str]) -> Suite {
+    Suite { place, args, about: &[], users: EVERYBODY }
+}
+
+const fn contest(
+    args: &'static [&'static str],
+    about: &'static [&'static str],
+    users: &'static [u32],
+) -> Suite {
+    Suite { place: "examples/contest", args, about, users }
+}
+
+/// Everything that runs in the guests.
 const SUITES: &[Suite] = &[
-    Suite { place: "examples/group_limits", args: &[], users: EVERYBODY },
-    Suite { place: "deps/rpc", args: &["worker_memory"], users: EVERYBODY },
-    Suite { place: "examples/contest", args: CONTEST_ROOT, users: &[0] },
-    Suite { place: "examples/contest", args: CONTEST_NOBODY, users: &[NOBODY] },
-    Suite { place: "deps/confinement", args: &[], users: EVERYBODY },
-    Suite { place: "deps/calls", args: &[], users: EVERYBODY },
+    suite("examples/group_limits", &[]),
+    suite("deps/rpc", &["worker_memory"]),
+    contest(&[], CONTEST_ROOT, &[0]),
+    contest(&[], CONTEST_NOBODY, &[NOBODY]),
+    contest(WITHOUT, CONTEST_ROOT, &[0]),
+    contest(WITHOUT, CONTEST_NOBODY, &[NOBODY]),
+    suite("deps/confinement", &[]),
+    suite("deps/calls", &[]),
 ];
 
 /// What this machine has and the tests use. `ldd` says which libraries come with them.
@@ -86,18 +117,34 @@ pub(crate) struct GuestFailed(pub(crate) u8);
 /// What one run does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wish {
+    kernel: Which,
     /// Test programs; all of them where none is named.
     names: Vec<String>,
     /// Given to each test program.
     test_args: Vec<String>,
 }
 
+/// Which kernel is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Pinned,
+    /// Debian's newest, which becomes the pinned one when everything passed.
+    Newest,
+}
+
 impl Wish {
     fn parse(args: &[String]) -> Result<Self> {
         let mut parts = args.splitn(2, |word| word == "--");
-        let names = parts.next().unwrap_or_default().to_vec();
+        let mut names = parts.next().unwrap_or_default().to_vec();
+        let kernel = if names == [RECORD] { Which::Newest } else { Which::Pinned };
+        names.retain(|name| kernel == Which::Pinned || name != RECORD);
         let test_args = parts.next().unwrap_or_default().to_vec();
-        let known: Vec<&str> = SUITES.iter().map(Suite::name).collect();
+        ensure!(
+            kernel == Which::Pinned || test_args.is_empty(),
+            "{RECORD} runs everything: it takes no arguments for the tests"
+        );
+        let mut known: Vec<&str> = SUITES.iter().map(Suite::name).collect();
+        known.dedup();
         if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("there is no test program {name:?}; there are {}", known.join(", "));
         }
@@ -105,7 +152,12 @@ impl Wish {
             !test_args.iter().any(|arg| arg.contains(['\t', '\n'])),
             "no argument may hold a tab or a new line"
         );
-        Ok(Self { names, test_args })
+        Ok(Self { kernel, names, test_args })
+    }
+
+    /// How many programs of the plan are this user's.
+    fn lines(&self, uid: u32) -> usize {
+        self.suites().map(|suite| suite.users.iter().filter(|user| **user == uid).count()).sum()
     }
 
     fn suites(&self) -> impl Iterator<Item = &'static Suite> {
@@ -138,12 +190,44 @@ pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let wish = Wish::parse(args)?;
     let products = build(root)?;
     let folder = kept_folder(&products)?;
-    let kernel = kernel::stock(&folder)?;
-    let nonce = machine::fresh_nonce()?;
+    let (kernel, pin) = match wish.kernel {
+        Which::Pinned => (kernel::pinned(&folder, &Pin::read(root)?)?, None),
+        Which::Newest => kernel::newest(&folder).map(|(kernel, pin)| (kernel, Some(pin)))?,
+    };
     let initramfs = folder.join("initramfs");
     pack(&products, &wish)?.write(&initramfs)?;
+    machine::need_emulator()?;
     say(&format!("vm-test: {} with {}", kernel.release, initramfs.display()));
-    match (Machine { kernel: &kernel.image, initramfs: &initramfs, nonce: &nonce }).run()? {
+    let nonce = machine::fresh_nonce()?;
+    let machine = |guest| Machine { kernel: &kernel.image, initramfs: &initramfs, nonce: &nonce, guest };
+    run_beside_each_other(&wish, machine)?;
+    pin.map_or(Ok(()), |pin| pin.record(root))
+}
+
+/// Boots a machine for each user whose tests are wanted, and waits for all of them.
+fn run_beside_each_other<'a>(wish: &Wish, machine: impl Fn(&'static Guest) -> Machine<'a>) -> Result<()> {
+    let guests = GUESTS.iter().map(|guest| (guest, wish.lines(guest.uid)));
+    let wanted: Vec<_> = guests.filter(|(_, lines)| *lines > 0).collect();
+    let ends: Vec<Result<(u8, usize)>> = std::thread::scope(|scope| {
+        let start = |(guest, lines): (&'static Guest, usize)| {
+            let machine = machine(guest);
+            scope.spawn(move || {
+                let mut tally = Tally::default();
+                match machine.run(&mut tally)? {
+                    0 => tally.check(lines).map(|()| (0, tally.passed())),
+                    code => Ok((code, tally.passed())),
+                }
+            })
+        };
+        let running: Vec<_> = wanted.into_iter().map(start).collect();
+        let ended = |one: std::thread::ScopedJoinHandle<'_, Result<(u8, usize)>>| {
+            one.join().unwrap_or_else(|_| bail!("whoever watched a virtual machine panicked"))
+        };
+        running.into_iter().map(ended).collect()
+    });
+    let ends = ends.into_iter().collect::<Result<Vec<_>>>()?;
+    say(&format!("vm-test: {} tests and cases passed", ends.iter().map(|(_, passed)| passed).sum::<usize>()));
+    match ends.iter().map(|(code, _)| *code).max().unwrap_or(0) {
         0 => Ok(()),
         code => Err(GuestFailed(code).into()),
     }
@@ -225,7 +309,8 @@ fn pack(products: &[Product], wish: &Wish) -> Result<Image> {
 fn lines_of(suite: &Suite, test_args: &[String]) -> String {
     // Only what the test runner starts takes its arguments.
     let more = if suite.place.starts_with("deps/") { test_args } else { &[] };
-    let args = suite.args.iter().copied().chain(more.iter().map(String::as_str));
+    let own = suite.args.iter().chain(suite.about).copied();
+    let args = own.chain(more.iter().map(String::as_str));
     let args: String = args.map(|arg| format!("\t{arg}")).collect();
     let line = |user: &u32| format!("{user}\t/{PROFILE}/{}{args}\n", suite.place);
     suite.users.iter().map(line).collect()
@@ -265,8 +350,33 @@ mod tests {
             plan,
             "0\t/programs/deps/calls\t--nocapture\ta_name\n65534\t/programs/deps/calls\t--nocapture\ta_name\n"
         );
+        assert_eq!([wish.lines(0), wish.lines(NOBODY), wish.lines(1)], [1, 1, 0]);
         assert!(parse(&["call"]).unwrap_err().to_string().contains("calls"));
         assert!(parse(&["--", "a\tb"]).is_err());
+    }
+
+    #[test]
+    fn the_pin_moves_only_with_everything_run_on_the_newest_kernel() {
+        assert_eq!(parse(&[]).unwrap().kernel, Which::Pinned);
+        let wish = parse(&[RECORD]).unwrap();
+        assert_eq!((wish.kernel, wish.suites().count()), (Which::Newest, SUITES.len()));
+        for part in [&[RECORD, "calls"][..], &["calls", RECORD], &[RECORD, "--", "a_name"]] {
+            assert!(parse(part).is_err(), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn every_user_of_a_suite_has_a_machine_and_every_argument_is_handed_on() {
+        let all = parse(&[]).unwrap();
+        let planned: usize = GUESTS.iter().map(|guest| all.lines(guest.uid)).sum();
+        let plan: String = all.suites().map(|suite| lines_of(suite, &[])).collect();
+        assert_eq!(plan.lines().count(), planned);
+        for guest in &GUESTS {
+            let starts = format!("{}\t/programs/examples/contest", guest.uid);
+            let without = format!("{starts}\t--without-namespaces\t--impossible\tvsock=EAFNOSUPPORT");
+            assert_eq!(plan.lines().filter(|line| line.starts_with(&starts)).count(), 2, "{plan}");
+            assert_eq!(plan.lines().filter(|line| line.starts_with(&without)).count(), 1, "{plan}");
+        }
     }
 
     #[test]
