@@ -78,6 +78,19 @@ const PSEUDO: &[(u64, &str)] = &[
     (0x444d_4142, "dma-buf"),
 ];
 
+/// File systems of this machine's own disks and memory, by the same number: what they have in memory they answer at once,
+/// and ask nobody.
+const LOCAL: &[u64] = &[
+    // ext2, ext3 and ext4
+    0xef53,
+    // XFS
+    0x5846_5342,
+    // Btrfs
+    0x9123_683e,
+    // tmpfs
+    0x0102_1994,
+];
+
 /// What is known of an open location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -132,10 +145,19 @@ pub(crate) fn facts(fd: impl AsFd, name: &[u8]) -> rustix::io::Result<Facts> {
 
 /// The name of the pseudo file system that a descriptor lies on, if it does.
 pub(crate) fn pseudo_file_system(fd: impl AsFd) -> rustix::io::Result<Option<&'static str>> {
+    let magic = magic_of(fd)?;
+    Ok(PSEUDO.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name))
+}
+
+/// Whether a descriptor lies on a disk or in the memory of this machine.
+pub(crate) fn is_local(fd: impl AsFd) -> rustix::io::Result<bool> {
+    Ok(LOCAL.contains(&magic_of(fd)?))
+}
+
+fn magic_of(fd: impl AsFd) -> rustix::io::Result<u64> {
     let magic = rustix::fs::fstatfs(fd)?.f_type;
     // The field's width and sign differ between architectures; the numbers have 32 bits.
-    let magic = u64::try_from(magic & 0xffff_ffff).unwrap_or_default();
-    Ok(PSEUDO.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name))
+    Ok(u64::try_from(magic & 0xffff_ffff).unwrap_or_default())
 }
 
 /// Whether a name is one component of a path, and one that means something below a directory.
@@ -148,7 +170,8 @@ pub(crate) fn is_component(name: &[u8]) -> bool {
         && !name.contains(&0)
 }
 
-/// `openat2` that tries again while the kernel cannot decide because of a concurrent rename.
+/// `openat2` that tries again while the kernel cannot decide because of a concurrent rename. With `CACHED` it does not: then
+/// the kernel would have to wait for something.
 pub(crate) fn open_location(
     directory: impl AsFd,
     relative: &[u8],
@@ -159,7 +182,7 @@ pub(crate) fn open_location(
     let flags = OFlags::PATH | OFlags::CLOEXEC | extra;
     for _ in 0..RESOLVE_ATTEMPTS {
         match rustix::fs::openat2(directory.as_fd(), relative, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) if !resolve.contains(ResolveFlags::CACHED) => {}
             other => return other,
         }
     }

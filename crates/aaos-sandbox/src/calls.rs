@@ -2,7 +2,8 @@
 //!
 //! Invariants: the worker runs one call at a time and never outlives a call that was given up: a dropped
 //! future, a timeout or a broken protocol condemns it. A write is committed only after the worker is done, so a
-//! worker that dies writes nothing. The file system is never touched on an async thread.
+//! worker that dies writes nothing. The file system is touched on an async thread only where the kernel answers from its
+//! memory and promises not to wait.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -202,7 +203,13 @@ impl Drop for InCall<'_> {
 
 /// Opens what the call needs, off the async threads where that touches files.
 async fn plan(request: Request) -> Result<Plan, ToolFailure> {
-    if request.blocks() { off_thread(move || request.plan()).await? } else { request.plan() }
+    if !request.blocks() {
+        return request.plan();
+    }
+    match request.plan_at_once() {
+        Some(plan) => Ok(plan),
+        None => off_thread(move || request.plan()).await?,
+    }
 }
 
 /// Serves a worker until it is done. Its own failure is an answer; an error here means that it is lost.

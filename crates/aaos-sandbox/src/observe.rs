@@ -3,6 +3,8 @@
 //!
 //! Invariant: the place is found exactly as the write finds it; nothing is changed by looking.
 
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +20,7 @@ use crate::beneath::{BELOW_NO_LINKS, Facts, Links, open_for_io, open_location};
 use crate::commit::{Target as Found, discard_leftover, find_target};
 use crate::program_plan::find_program;
 use crate::protect::kernel_path;
-use crate::roots::{RootError, RootTable, hash_file, hash_start};
+use crate::roots::{RootError, RootTable};
 
 impl RootTable {
     /// What a write to `path` would change. What cannot be looked at is told in words: the write fails on it too.
@@ -197,6 +199,28 @@ pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) if !text.chars().any(char::is_control) => text.to_owned(),
         _ => path.as_os_str().as_bytes().escape_ascii().to_string(),
+    }
+}
+
+/// Piece in which an output is hashed, bytes.
+const HASH_PIECE: usize = 64 * 1024;
+
+/// Size and BLAKE3 of a file, read to its end but never beyond the limit.
+pub(crate) fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
+    hash_start(fd, MAX_OBSERVED_OUTPUT_BYTES)
+}
+
+/// The same of no more than so many bytes of its beginning.
+fn hash_start(fd: OwnedFd, most: u64) -> std::io::Result<(u64, String)> {
+    let mut file = std::fs::File::from(fd).take(most);
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; HASH_PIECE];
+    loop {
+        let count = file.read(&mut piece)?;
+        if count == 0 {
+            return Ok((hasher.count(), hasher.finalize().to_hex().to_string()));
+        }
+        hasher.update(&piece[..count]);
     }
 }
 

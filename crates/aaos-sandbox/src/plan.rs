@@ -12,10 +12,11 @@ use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Bytes};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{
-    FileEditInput, FileKind, FileReadManyInput, FileReadManyOutput, FileWriteInput, ToolFailure,
-    ToolFailureKind,
+    FileEditInput, FileKind, FileReadInput, FileReadManyInput, FileReadManyOutput, FileWriteInput,
+    ToolFailure, ToolFailureKind,
 };
 use aaos_core::wire::{Handed, Handle, JobOutput, WorkerJob};
+use rustix::fs::ResolveFlags;
 use serde::Serialize;
 
 use crate::beneath::{Facts, Links, Readable};
@@ -24,7 +25,7 @@ use crate::commit::{
     CommitError, Write, WriteMode, check_target, commit, scratch, sealed_content, take_over,
 };
 use crate::egress::FetchedPage;
-use crate::roots::{RootError, RootTable};
+use crate::roots::{Root, RootError, RootTable};
 
 /// Number of the first descriptor of a call.
 const FIRST: Handle = Handle(0);
@@ -101,17 +102,25 @@ impl Request {
         !matches!(self.input, ToolInput::Echo(_) | ToolInput::WebFetch(_))
     }
 
+    /// Opens the file of a `file_read` where that waits for nothing, neither for a disk nor for another machine, so that it
+    /// may be done on an async thread. None where it might wait, and where something is wrong: the longer way says what.
+    pub(crate) fn plan_at_once(&self) -> Option<Plan> {
+        let ToolInput::FileRead(input) = &self.input else { return None };
+        let way = self.access(FileRight::Read, &input.path).ok()?;
+        let root = self.table.root(way.grant).ok()?;
+        if !root.local {
+            return None;
+        }
+        let opened = open_in(&self.table, &root, way, &input.path, ResolveFlags::CACHED).ok()?;
+        plan_read(input, opened).ok()
+    }
+
     /// Opens what the call needs.
     pub(crate) fn plan(self) -> Result<Plan, ToolFailure> {
         match &self.input {
             ToolInput::Echo(input) => Ok(bare(WorkerJob::Echo(input.clone()))),
             ToolInput::WebFetch(_) => plan_page(self.page),
-            ToolInput::FileRead(input) => {
-                let opened = self.open(FileRight::Read, &input.path)?;
-                let (file, descriptor) = hand_file(opened.readable, FIRST, &input.path)?;
-                let job = WorkerJob::FileRead { input: input.clone(), file };
-                Ok(Plan { descriptors: vec![descriptor], ..bare(job) })
-            }
+            ToolInput::FileRead(input) => plan_read(input, self.open(FileRight::Read, &input.path)?),
             ToolInput::FileList(input) => {
                 let (target, descriptor, broker) = self.hand_tree(&input.path)?;
                 let job = WorkerJob::FileList { input: input.clone(), target };
@@ -258,11 +267,28 @@ struct Way<'a> {
 }
 
 fn open_below(table: &RootTable, way: Way<'_>, path: &AbsPath) -> Result<Opened, RootError> {
+    let root = table.root(way.grant)?;
+    open_in(table, &root, way, path, ResolveFlags::empty())
+}
+
+fn open_in(
+    table: &RootTable,
+    root: &Root,
+    way: Way<'_>,
+    path: &AbsPath,
+    resolve: ResolveFlags,
+) -> Result<Opened, RootError> {
     let Way { grant, relative, links } = way;
-    let root = table.root(grant)?;
     let base = root.base(table.protection(), path.as_str());
-    let readable = base.open_readable(root.target(relative)?.as_bytes(), root.resolve(links))?;
+    let resolve = root.resolve(links) | resolve;
+    let readable = base.open_readable(root.target(relative)?.as_bytes(), resolve)?;
     Ok(Opened { readable, grant, exempt: root.is_exempt() })
+}
+
+fn plan_read(input: &FileReadInput, opened: Opened) -> Result<Plan, ToolFailure> {
+    let (file, descriptor) = hand_file(opened.readable, FIRST, &input.path)?;
+    let job = WorkerJob::FileRead { input: input.clone(), file };
+    Ok(Plan { descriptors: vec![descriptor], ..bare(job) })
 }
 
 fn bare(job: WorkerJob) -> Plan {
@@ -397,7 +423,7 @@ mod tests {
     use aaos_core::path::{AbsPath, PathPattern};
     use aaos_core::quantity::{Amounts, Bytes};
     use aaos_core::tool::ToolInput;
-    use aaos_core::toolio::FileWriteInput;
+    use aaos_core::toolio::{FileReadInput, FileWriteInput};
     use testkit::scratch;
     use uuid::Uuid;
 
@@ -407,35 +433,74 @@ mod tests {
 
     const GRANT: GrantId = GrantId::from_uuid(Uuid::from_u128(1));
 
-    /// Carries an append of `+new` to `path` out as a worker that does its work would have it.
-    fn append(table: &RootTable, path: &AbsPath, at: Option<u64>, repeated: bool) -> Result<(), CommitError> {
-        let content = "+new".to_owned();
-        let input = FileWriteInput { path: path.clone(), content: content.clone(), append: true };
+    /// A call on the one file `path`, by the name that it has below the root.
+    fn request(table: &RootTable, right: FileRight, path: &AbsPath, input: ToolInput) -> Request {
         let access = Access {
-            need: Need::File { right: FileRight::Write, path: path.clone() },
+            need: Need::File { right, path: path.clone() },
             grant: GRANT,
-            relative: Some("f".to_owned()),
+            relative: path.as_str().rsplit('/').next().map(str::to_owned),
             hosts: Vec::new(),
             public: false,
             through: Vec::new(),
             world: None,
             no_links: false,
         };
-        let request = Request {
+        Request {
             call: CallId::from_uuid(Uuid::from_u128(2)),
-            repeated,
-            input: ToolInput::FileWrite(input),
-            at: at.map(Bytes),
+            repeated: false,
+            input,
+            at: None,
             all: vec![access],
             each: Vec::new(),
             page: None,
             table: table.clone(),
             most: Amounts::default(),
+        }
+    }
+
+    /// Carries an append of `+new` to `path` out as a worker that does its work would have it.
+    fn append(table: &RootTable, path: &AbsPath, at: Option<u64>, repeated: bool) -> Result<(), CommitError> {
+        let content = "+new".to_owned();
+        let input = FileWriteInput { path: path.clone(), content: content.clone(), append: true };
+        let request = Request {
+            repeated,
+            at: at.map(Bytes),
+            ..request(table, FileRight::Write, path, ToolInput::FileWrite(input))
         };
         let Plan { mut descriptors, commit, .. } = request.plan().expect("a plan");
         let mut memfd = fs::File::from(descriptors.remove(0));
         memfd.write_all(content.as_bytes()).expect("filled");
         commit.expect("a write").run(Bytes(content.len() as u64))
+    }
+
+    #[test]
+    fn a_file_is_opened_at_once_where_nothing_is_waited_for_and_the_longer_way_says_what_is_wrong() {
+        // In memory, whatever the file system of other temporary files.
+        let home = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let at = |name: &str| AbsPath::parse(&format!("{}/{name}", home.path().display())).expect("a path");
+        fs::write(home.path().join("f"), "content").expect("written");
+        std::os::unix::fs::symlink("f", home.path().join("link")).expect("a link");
+        rustix::fs::mkfifoat(rustix::fs::CWD, home.path().join("fifo"), rustix::fs::Mode::RWXU)
+            .expect("a FIFO");
+        let table = RootTable::new(Vec::new(), Vec::new());
+        let pattern = PathPattern::parse(&format!("{}/*", home.path().display())).expect("a pattern");
+        table.open_root(GRANT, &pattern, false).expect("a root");
+        let read = |name: &str| {
+            let input = FileReadInput { path: at(name), offset: None, limit: None };
+            request(&table, FileRight::Read, &at(name), ToolInput::FileRead(input))
+        };
+        for name in ["f", "link"] {
+            let mut plan = read(name).plan_at_once().expect("at once");
+            let file = fs::File::from(plan.descriptors.remove(0));
+            assert_eq!(std::io::read_to_string(file).expect("read"), "content");
+        }
+        for name in ["missing", "fifo", "f/below"] {
+            assert!(read(name).plan_at_once().is_none(), "{name}");
+            assert!(read(name).plan().is_err(), "{name}");
+        }
+        let write = FileWriteInput { path: at("f"), content: String::new(), append: false };
+        let write = request(&table, FileRight::Write, &at("f"), ToolInput::FileWrite(write));
+        assert!(write.plan_at_once().is_none(), "a write waits for the disk");
     }
 
     #[test]

@@ -8,7 +8,6 @@
 //! somebody with write access to the directory put there; no tool makes one.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::beneath::{BELOW_NO_LINKS, Base, Facts, Links, Location, open_location, pseudo_file_system};
+use crate::beneath::{self, BELOW_NO_LINKS, Base, Facts, Links, Location, open_location};
 use crate::protect::{Protection, kernel_path};
 
 /// How the operator's own roots are resolved: any ordinary link is followed, once.
@@ -32,9 +31,6 @@ const AMBIENT: ResolveFlags = ResolveFlags::NO_MAGICLINKS;
 const AMBIENT_NO_LINKS: ResolveFlags = ResolveFlags::NO_MAGICLINKS.union(ResolveFlags::NO_SYMLINKS);
 /// Locks that order writes to one file name; two names may share one.
 const COMMIT_LOCKS: usize = 64;
-/// Piece in which an output is hashed, bytes.
-const HASH_PIECE: usize = 64 * 1024;
-
 /// Why a root, or something below one, could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
@@ -185,6 +181,8 @@ pub(crate) struct Root {
     /// For an exact-file grant: its name in `directory`.
     name: Option<String>,
     exempt: bool,
+    /// It, and so everything below it, lies on a disk or in the memory of this machine.
+    pub(crate) local: bool,
 }
 
 impl Root {
@@ -366,7 +364,7 @@ impl RootTable {
             return Err(RootError::TooLarge { path, size, limit: MAX_OBSERVED_OUTPUT_BYTES });
         }
         let opened = base.readable(location)?;
-        let (size, hash) = hash_file(opened.fd).map_err(|source| RootError::Io {
+        let (size, hash) = crate::observe::hash_file(opened.fd).map_err(|source| RootError::Io {
             action: "read",
             path: shown.to_owned(),
             source,
@@ -440,7 +438,7 @@ impl RootTable {
                 Err(Errno::NOENT) => {
                     let path = kernel_path(&current).map_err(fail)?.join(name);
                     self.refuse_protected(&path, self.protection().is_exempt_root(&path), shown)?;
-                    if let Some(kind) = pseudo_file_system(&current).map_err(fail)? {
+                    if let Some(kind) = beneath::pseudo_file_system(&current).map_err(fail)? {
                         return Err(RootError::Pseudo { path: shown.to_owned(), kind });
                     }
                     match rustix::fs::mkdirat(&current, name, Mode::from_raw_mode(0o777)) {
@@ -487,12 +485,8 @@ impl Opener<'_> {
     ) -> Result<(Root, OpenedRoot), RootError> {
         match reach {
             Reach::Subtree => {
-                let location = self.inspect(relative.as_bytes(), resolve)?;
-                if location.facts.kind != FileKind::Directory {
-                    let found = location.facts.kind;
-                    return Err(RootError::WrongKind { path: self.shown.to_owned(), found });
-                }
-                self.finish(location, None)
+                let directory = self.directory(relative, resolve)?;
+                self.finish(directory, None)
             }
             Reach::Exact => self.open_exact(relative, resolve),
         }
@@ -517,11 +511,16 @@ impl Opener<'_> {
         if matches!(name, "" | "." | "..") {
             return Err(outside());
         }
-        let directory = self.inspect(parent.as_bytes(), resolve)?;
-        if directory.facts.kind != FileKind::Directory {
-            return Err(RootError::WrongKind { path: self.shown.to_owned(), found: directory.facts.kind });
-        }
+        let directory = self.directory(parent, resolve)?;
         self.finish(directory, Some(name.to_owned()))
+    }
+
+    fn directory(&self, relative: &str, resolve: ResolveFlags) -> Result<Location, RootError> {
+        let location = self.inspect(relative.as_bytes(), resolve)?;
+        match location.facts.kind {
+            FileKind::Directory => Ok(location),
+            found => Err(RootError::WrongKind { path: self.shown.to_owned(), found }),
+        }
     }
 
     fn inspect(&self, relative: &[u8], resolve: ResolveFlags) -> Result<Location, RootError> {
@@ -558,7 +557,8 @@ impl Opener<'_> {
         };
         let identity = identity_of(&location.facts, path);
         let opened = OpenedRoot { pattern: PathPattern::from_parts(root, reach), identity };
-        Ok((Root { directory: location.fd, name, exempt }, opened))
+        let local = beneath::is_local(&location.fd).map_err(fail)?;
+        Ok((Root { directory: location.fd, name, exempt, local }, opened))
     }
 
     fn utf8(&self, path: &Path) -> Result<AbsPath, RootError> {
@@ -574,25 +574,6 @@ pub(crate) fn open_slash() -> Result<OwnedFd, RootError> {
 
 fn identity_of(facts: &Facts, path: AbsPath) -> RootIdentity {
     RootIdentity { path, device: facts.device, inode: facts.inode, birth_ns: facts.birth_ns }
-}
-
-/// Size and BLAKE3 of a file, read to its end but never beyond the limit.
-pub(crate) fn hash_file(fd: OwnedFd) -> std::io::Result<(u64, String)> {
-    hash_start(fd, MAX_OBSERVED_OUTPUT_BYTES)
-}
-
-/// The same of no more than so many bytes of its beginning.
-pub(crate) fn hash_start(fd: OwnedFd, most: u64) -> std::io::Result<(u64, String)> {
-    let mut file = std::fs::File::from(fd).take(most);
-    let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; HASH_PIECE];
-    loop {
-        let count = file.read(&mut piece)?;
-        if count == 0 {
-            return Ok((hasher.count(), hasher.finalize().to_hex().to_string()));
-        }
-        hasher.update(&piece[..count]);
-    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ fn read_part(
     let most = limit.unwrap_or(MAX_FILE_BYTES).min(MAX_FILE_BYTES);
     let failed = |error: std::io::Error| io_failure("read the file", &error);
     file.seek(SeekFrom::Start(offset)).map_err(failed)?;
-    let mut bytes = Vec::new();
+    let due = size.saturating_sub(offset).min(most) + LONGEST_CHARACTER + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(due).unwrap_or(0));
     // One character more than wanted shows whether the end of the part is the end of the file.
     (&file).take(most + LONGEST_CHARACTER).read_to_end(&mut bytes).map_err(failed)?;
     let goes_on = bytes.len() as u64 > most;
