@@ -17,6 +17,7 @@ mod domain;
 pub mod filter;
 mod gateway;
 mod inherit;
+mod mount_table;
 mod mounts;
 pub mod namespaces;
 mod privilege;
