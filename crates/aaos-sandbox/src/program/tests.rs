@@ -50,7 +50,8 @@ impl Rig {
         fs::create_dir(home.path().join("own")).expect("made");
         let roots = RootTable::new(vec![home.path().join("own")], Vec::new());
         let programs = programs.iter().map(|path| abs(path)).collect();
-        Self { sandbox, roots, home, world: World { programs, roots: Vec::new() } }
+        let world = World { programs, ..World::default() };
+        Self { sandbox, roots, home, world }
     }
 
     fn at(&self, name: &str) -> String {
