@@ -23,6 +23,7 @@ pub mod namespaces;
 mod privilege;
 mod probe;
 mod program;
+mod program_output;
 mod program_world;
 pub mod rlimits;
 pub mod steps;

@@ -7,12 +7,12 @@
 use std::pin::pin;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::effect::ToolOutcome;
+use aaos_core::effect::{Need, ToolOutcome};
 use aaos_core::quantity::Timestamp;
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_journal::{Permit, Receipt};
-use aaos_sandbox::ProgramEnd;
+use aaos_sandbox::{ProgramEnd, ProgramSandbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
@@ -35,7 +35,7 @@ impl Kernel {
         let prepared = tokio::select! {
             biased;
             failure = &mut stop => Err(failure),
-            prepared = self.sandbox().prepare_program(&permit, self.roots()) => prepared,
+            prepared = self.prepare_program(agent, &permit) => prepared,
         };
         let sandbox = match prepared {
             Ok(sandbox) => sandbox,
@@ -54,6 +54,24 @@ impl Kernel {
         };
         let elapsed = self.clock().since(begun);
         permit.settle(ToolOutcome { worker: Some(worker), elapsed, ..outcome })
+    }
+
+    /// Opens a program, has it be what was approved, and makes its sandbox.
+    async fn prepare_program(
+        &self,
+        agent: &Agent,
+        permit: &Permit<ToolCall>,
+    ) -> Result<ProgramSandbox, ToolFailure> {
+        let asked = permit.all().iter().find_map(|access| match &access.need {
+            Need::Exec(program) => Some((program, access.world.as_deref()?)),
+            _ => None,
+        });
+        let Some((program, world)) = asked else {
+            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
+        };
+        let opened = self.open_program(agent, program, world).await?;
+        let opened = self.check_opened(permit, opened).await?;
+        self.sandbox().prepare_program(permit, opened, self.roots()).await
     }
 
     /// Resolves when a program may run no longer, and says why.

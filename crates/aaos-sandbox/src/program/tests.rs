@@ -21,9 +21,10 @@ use tempfile::TempDir;
 use testkit::{PATIENCE, ProcessRef, descendants};
 use uuid::Uuid;
 
-use super::Kept;
 use crate::launch::Sandbox;
+use crate::program::ProgramSandbox;
 use crate::roots::RootTable;
+use crate::worker::Worker;
 use crate::zygote::ZygoteSeed;
 
 fn built(name: &str) -> PathBuf {
@@ -37,6 +38,8 @@ fn built(name: &str) -> PathBuf {
 /// A sandbox, granted directories, and programs.
 struct Rig {
     sandbox: Sandbox,
+    /// Reads the first lines of programs.
+    worker: tokio::sync::Mutex<Option<Worker>>,
     roots: RootTable,
     home: TempDir,
     world: World,
@@ -51,7 +54,7 @@ impl Rig {
         let roots = RootTable::new(vec![home.path().join("own")], Vec::new());
         let programs = programs.iter().map(|path| abs(path)).collect();
         let world = World { programs, ..World::default() };
-        Self { sandbox, roots, home, world }
+        Self { sandbox, worker: tokio::sync::Mutex::new(None), roots, home, world }
     }
 
     fn at(&self, name: &str) -> String {
@@ -75,10 +78,29 @@ impl Rig {
         self.world.roots.push(SharedRoot { grant, right, pattern: opened.pattern, spelled });
     }
 
+    async fn prepare(&self, input: CommandRunInput) -> Result<ProgramSandbox, ToolFailure> {
+        let mut held = self.worker.lock().await;
+        let worker = match held.take() {
+            Some(worker) => worker,
+            None => self.sandbox.launch_worker().await.expect("a worker"),
+        };
+        let opened = held.insert(worker).open_program(&input.program, &self.world, &self.roots).await?;
+        drop(held);
+        self.sandbox.prepare(input, opened, self.world.clone(), self.roots.clone()).await
+    }
+
     async fn run(&self, input: CommandRunInput) -> Result<CommandRunOutput, ToolFailure> {
-        let prepared = self.sandbox.prepare(input, self.world.clone(), self.roots.clone()).await?;
+        let prepared = self.prepare(input).await?;
         let end = prepared.run(std::future::pending()).await;
         end.result.map(|text| serde_json::from_str(&text).expect("the tool's own JSON"))
+    }
+
+    /// Asserts that nothing of a program runs any more.
+    async fn assert_idle(&self) {
+        if let Some(worker) = self.worker.lock().await.take() {
+            worker.stop().await;
+        }
+        assert!(descendants(self.sandbox.zygote_pid()).is_empty(), "nothing of it runs any more");
     }
 
     /// What a shell script prints in the sandbox; its errors stand behind.
@@ -132,7 +154,7 @@ async fn a_program_gets_its_arguments_and_input_and_no_environment() {
 async fn a_sandbox_stands_behind_every_boundary() {
     let rig = Rig::new(&["/bin/true"]);
     let asked = input("/bin/true", &[]);
-    let prepared = rig.sandbox.prepare(asked, rig.world.clone(), rig.roots.clone()).await.expect("a sandbox");
+    let prepared = rig.prepare(asked).await.expect("a sandbox");
     let receipt = prepared.receipt().clone();
     let mut expected = rig.sandbox.abilities().await.expect("known").namespaces.boundaries();
     expected.extend(ConfinementPolicy::default().require);
@@ -353,7 +375,7 @@ async fn a_time_out_ends_the_whole_tree() {
     let asked = CommandRunInput { timeout_seconds: 2, ..input("/bin/sh", &["-c", &script]) };
     let failed = rig.run(asked).await.expect_err("it takes too long");
     assert_eq!(failed.kind, ToolFailureKind::Timeout);
-    assert!(descendants(rig.sandbox.zygote_pid()).is_empty(), "nothing of it runs any more");
+    rig.assert_idle().await;
     rig.sandbox.shutdown().await;
 }
 
@@ -363,7 +385,7 @@ async fn what_a_program_leaves_running_ends_with_it_and_holds_nothing_up() {
     let script = "(setsid sleep 1000 &); echo done";
     let said = tokio::time::timeout(PATIENCE, rig.run(input("/bin/sh", &["-c", script]))).await;
     assert_eq!(said.expect("it does not hang").expect("it runs").stdout, "done\n");
-    assert!(descendants(rig.sandbox.zygote_pid()).is_empty(), "nothing of it runs any more");
+    rig.assert_idle().await;
     rig.sandbox.shutdown().await;
 }
 
@@ -375,7 +397,7 @@ async fn a_call_that_is_given_up_ends_its_program() {
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .expect("made");
     let asked = input("/bin/sh", &["-c", &format!("echo up > {pipe}; sleep 1000")]);
-    let prepared = rig.sandbox.prepare(asked, rig.world.clone(), rig.roots.clone()).await.expect("a sandbox");
+    let prepared = rig.prepare(asked).await.expect("a sandbox");
     let up = async {
         let path = pipe.clone();
         let heard = tokio::task::spawn_blocking(move || {
@@ -389,7 +411,7 @@ async fn a_call_that_is_given_up_ends_its_program() {
     };
     let end = prepared.run(up).await;
     assert_eq!(end.result.expect_err("given up").kind, ToolFailureKind::Cancelled);
-    assert!(descendants(rig.sandbox.zygote_pid()).is_empty(), "nothing of it runs any more");
+    rig.assert_idle().await;
     rig.sandbox.shutdown().await;
 }
 
@@ -418,7 +440,7 @@ async fn floods_and_crowds_are_bounded() {
 async fn the_end_of_the_zygote_leaves_no_program() {
     let rig = Rig::new(&["/bin/sleep"]);
     let asked = input("/bin/sleep", &["1000"]);
-    let prepared = rig.sandbox.prepare(asked, rig.world.clone(), rig.roots.clone()).await.expect("a sandbox");
+    let prepared = rig.prepare(asked).await.expect("a sandbox");
     let pid = i32::try_from(prepared.receipt().pid).expect("a pid");
     let far = ProcessRef::find(pid).expect("it waits");
     let zygote = rustix::process::Pid::from_raw(i32::try_from(rig.sandbox.zygote_pid()).expect("a pid"));
@@ -429,29 +451,4 @@ async fn the_end_of_the_zygote_leaves_no_program() {
     let end = prepared.run(killing).await;
     assert_eq!(end.result.expect_err("its sandbox is gone").kind, ToolFailureKind::WorkerLost);
     far.wait_gone();
-}
-
-#[test]
-fn the_beginning_and_the_end_of_an_output_are_kept() {
-    let mut kept = Kept::default();
-    assert_eq!(kept.add(b"first "), 6);
-    assert_eq!(kept.tell().text, "first ");
-    for _ in 0..5 {
-        kept.add(&vec![b'x'; COMMAND_OUTPUT_HALF_BYTES]);
-    }
-    kept.add(b" last\xff");
-    let told = kept.tell();
-    assert!(told.truncated && told.text.starts_with("first xxx") && told.text.ends_with(" last\u{fffd}"));
-    let left_out = 5 * COMMAND_OUTPUT_HALF_BYTES + 12 - 2 * COMMAND_OUTPUT_HALF_BYTES;
-    assert!(told.text.contains(&format!("[… {left_out} bytes left out …]")), "{left_out}");
-}
-
-#[test]
-fn what_fits_is_whole() {
-    let mut kept = Kept::default();
-    kept.add(&vec![b'a'; 2 * COMMAND_OUTPUT_HALF_BYTES]);
-    let told = kept.tell();
-    assert!(!told.truncated && told.text.len() == 2 * COMMAND_OUTPUT_HALF_BYTES);
-    kept.add(b"b");
-    assert!(kept.tell().truncated);
 }
