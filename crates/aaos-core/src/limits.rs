@@ -101,6 +101,14 @@ pub const MAX_PROGRAM_ROOTS: usize = 24;
 pub const PROGRAM_SCRATCH_BYTES: u64 = 256 * 1024 * 1024;
 /// Files and directories in each of them.
 pub const PROGRAM_SCRATCH_FILES: u64 = 65_536;
+/// By how much the file system of a directory that a program may change may grow while it runs, bytes.
+pub const PROGRAM_DISK_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// By how many files and directories.
+pub const PROGRAM_DISK_FILES: u64 = 1_000_000;
+/// What a program leaves free of it, bytes; of a small one a twentieth.
+pub const PROGRAM_DISK_RESERVE_BYTES: u64 = 512 * 1024 * 1024;
+/// How often these are looked at, milliseconds.
+pub const DISK_WATCH_MS: u64 = 200;
 /// Processes and threads of one program, its sandbox's own two included.
 pub const MAX_PROGRAM_PROCESSES: u64 = 256;
 /// Bytes of a program's beginning that a worker looks at for the interpreter it names.

@@ -11,6 +11,7 @@ mod calls;
 mod channel;
 mod commit;
 mod config;
+mod disk;
 mod egress;
 mod error;
 mod gauge;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::calls::off_thread;
 use crate::channel::FarChannel;
+use crate::disk::Disks;
 use crate::error::SandboxError;
 use crate::gauge::mebibytes;
 use crate::launch::{Sandbox, within};
@@ -45,6 +46,7 @@ pub struct ProgramSandbox {
     missing: Vec<Boundary>,
     input: CommandRunInput,
     feed: Option<JoinHandle<()>>,
+    disks: Disks,
     _place: OwnedSemaphorePermit,
 }
 
@@ -99,7 +101,7 @@ impl Sandbox {
             self.prove(made, PROGRAM_PROFILE).await
         };
         let launched = within("be locked", launch).await.and_then(|proved| proved);
-        drop(planned);
+        let disks = planned.disks;
         let (channel, process, receipt, missing) = launched.map_err(|error| unavailable(&error))?;
         if let Some(boundary) = PROGRAM_NAMESPACES.into_iter().find(|one| !receipt.evidence(*one).is_proof())
         {
@@ -107,7 +109,7 @@ impl Sandbox {
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
         let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
-        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, _place: place })
+        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, disks, _place: place })
     }
 
     /// There is no program sandbox with less than all of its namespaces.
@@ -148,8 +150,10 @@ impl ProgramSandbox {
     pub async fn run(mut self, stop: impl Future<Output = ToolFailure>) -> ProgramEnd {
         let limit = Duration::from_secs(self.input.timeout_seconds);
         let seconds = self.input.timeout_seconds;
+        let disks = std::mem::take(&mut self.disks);
         let ended = tokio::select! {
             answer = self.converse() => answer,
+            failure = disks.overfilled() => Err(failure),
             failure = stop => Err(failure),
             () = tokio::time::sleep(limit) => Err(ToolFailure::new(
                 ToolFailureKind::Timeout,

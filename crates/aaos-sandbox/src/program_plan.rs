@@ -18,6 +18,7 @@ use aaos_core::world::{SharedRoot, World};
 use rustix::fs::OFlags;
 
 use crate::beneath::{BELOW_NO_LINKS, open_location};
+use crate::disk::Disks;
 use crate::observe::shown;
 use crate::program_file::OpenedProgram;
 use crate::protect::{Protection, kernel_path};
@@ -35,6 +36,8 @@ pub(crate) struct Planned {
     pub(crate) program: OwnedFd,
     pub(crate) script: Option<OwnedFd>,
     pub(crate) shared: Vec<OwnedFd>,
+    /// What the program may write to.
+    pub(crate) disks: Disks,
 }
 
 /// Opens what a call needs beside its program. Touches the file system.
@@ -47,10 +50,12 @@ pub(crate) fn plan(
     let Started { program, script, mut arguments } = Started::of(opened);
     let at = script.as_ref().map(|_| u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX));
     arguments.extend(input.args.iter().cloned());
-    let Shown { places, shared } = Around::of(world, table)?.shown(table.protection())?;
+    let around = Around::of(world, table)?;
+    let disks = around.disks()?;
+    let Shown { places, shared } = around.shown(table.protection())?;
     let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
     let plan = ProgramPlan { places, arguments, script: at, directory };
-    Ok(Planned { plan, program, script, shared })
+    Ok(Planned { plan, program, script, shared, disks })
 }
 
 /// What is executed, with the arguments before the caller's own.
@@ -142,6 +147,15 @@ impl Around {
                 one.writable |= writable;
             }
         }
+    }
+
+    /// The file systems that the program may write to.
+    fn disks(&self) -> Result<Disks, ToolFailure> {
+        let mut disks = Disks::default();
+        for (at, one) in self.granted.iter().filter(|(_, one)| one.writable) {
+            disks.add(at, &one.held)?;
+        }
+        Ok(disks)
     }
 
     fn shown(self, protection: &Protection) -> Result<Shown, ToolFailure> {

@@ -437,6 +437,26 @@ async fn floods_and_crowds_are_bounded() {
 }
 
 #[tokio::test]
+async fn a_program_that_fills_a_disk_is_ended_with_all_that_it_started() {
+    let mut rig = Rig::new(&["/bin/sh"]);
+    let write = rig.grant(FileRight::Write, "write");
+    let script = format!(
+        "(setsid sleep 1000 &); i=0; while [ $i -lt $0 ]; do head -c 10000000 /dev/zero >> {write}/f; sleep 0.1; \
+         i=$((i+1)); done"
+    );
+    let control = rig.run(input("/bin/sh", &["-c", &script, "2"])).await.expect("the control");
+    assert_eq!((control.exit_code, control.stderr.as_str()), (0, ""));
+    assert_eq!(fs::metadata(format!("{write}/f")).expect("written").len(), 20_000_000);
+    let mut prepared = rig.prepare(input("/bin/sh", &["-c", &script, "100"])).await.expect("a sandbox");
+    prepared.disks.most.bytes = 9_000_000;
+    let failure = prepared.run(std::future::pending()).await.result.expect_err("it is too much");
+    assert_eq!(failure.kind, ToolFailureKind::LimitReached, "{failure:?}");
+    assert!(failure.message.contains(&write) && failure.message.contains("grew"), "{failure:?}");
+    rig.assert_idle().await;
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_end_of_the_zygote_leaves_no_program() {
     let rig = Rig::new(&["/bin/sleep"]);
     let asked = input("/bin/sleep", &["1000"]);
