@@ -2,8 +2,8 @@
 //!
 //! Invariants: this process is the first of its own PID namespace: it reaps, and with it everything in the sandbox
 //! ends. It locks itself before anything else is executed, and the program inherits all of the lock-down. Its memory
-//! can be read by nothing in the sandbox. Nothing is executed before agentd has read the lock-down back. It takes no
-//! word from the program but its exit status.
+//! can be read by nothing in the sandbox. Nothing is executed before agentd has read the lock-down back. Of the program
+//! it tells its exit status and the text of what it wrote.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -19,6 +19,7 @@ use crate::mounts::Unchangeable;
 use crate::namespaces::{Identity, NamespaceSet, ProcSelf, chdir, enter_user_namespace, write_maps};
 use crate::privilege::become_uid;
 use crate::probe::program_probes;
+use crate::program_output::Output;
 use crate::program_world::World;
 use crate::rlimits::{self, PROGRAM_LIMITS};
 use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
@@ -68,7 +69,7 @@ struct Own {
 struct Handed {
     plan: ProgramPlan,
     program: OwnedFd,
-    streams: [OwnedFd; 3],
+    stdin: OwnedFd,
     script: Option<OwnedFd>,
     shared: Vec<OwnedFd>,
 }
@@ -79,7 +80,7 @@ struct Handed {
 /// # Errors
 /// Names the step of the lock-down that failed; nothing was executed.
 pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
-    let Handed { plan, program, streams, script, shared } = receive(channel)?;
+    let Handed { plan, program, stdin, script, shared } = receive(channel)?;
     // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let (report, own) = lock_program(maker, &plan, shared, Own { program, script })?;
@@ -89,10 +90,12 @@ pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Resu
         return Err(io::Error::other("no descriptor is due")).at("waiting for the start");
     }
     let Own { program, script } = own;
-    let reply = match start(&plan, &program, &streams, script.as_ref()) {
+    let output = Output::new().at("making its pipes")?;
+    let [stdout, stderr] = &output.far;
+    let reply = match start(&plan, &program, [&stdin, stdout, stderr], script.as_ref()) {
         Ok(pid) => {
-            drop((program, script, streams));
-            ProgramReply::Ended { status: reap_until(pid).at("waiting for the program")? }
+            drop((program, script, stdin));
+            output.follow(pid).at("waiting for the program")?
         }
         Err(error) => ProgramReply::NotStarted {
             step: error.step.to_owned(),
@@ -116,11 +119,11 @@ fn receive(channel: &Channel) -> Result<Handed, LockError> {
     }
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(wrong);
-    let (program, streams) = (next()?, [next()?, next()?, next()?]);
+    let (program, stdin) = (next()?, next()?);
     let script = plan.script.map(|_| next()).transpose()?;
     let shared: Vec<OwnedFd> = descriptors.collect();
     assert!(shared.len() + PROGRAM_DESCRIPTORS <= plan.descriptors(), "each descriptor has its place");
-    Ok(Handed { plan, program, streams, script, shared })
+    Ok(Handed { plan, program, stdin, script, shared })
 }
 
 fn lock_program(
@@ -210,7 +213,7 @@ impl Call {
 fn start(
     plan: &ProgramPlan,
     program: &OwnedFd,
-    streams: &[OwnedFd; 3],
+    streams: [&OwnedFd; 3],
     script: Option<&OwnedFd>,
 ) -> Result<libc::pid_t, LockError> {
     let call = Call::new(plan)?;
@@ -247,7 +250,7 @@ const CHANGING_DIRECTORY: &str = "changing to its directory";
 fn become_program(
     call: &Call,
     program: &OwnedFd,
-    streams: &[OwnedFd; 3],
+    streams: [&OwnedFd; 3],
     script: Option<&OwnedFd>,
 ) -> LockError {
     let prepared = (|| {
@@ -291,23 +294,5 @@ fn default_signals() -> io::Result<()> {
     match unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } {
         libc::SIG_ERR => Err(io::Error::last_os_error()),
         _ => Ok(()),
-    }
-}
-
-/// Reaps whatever ends in the sandbox until the program itself has.
-fn reap_until(program: libc::pid_t) -> io::Result<i32> {
-    loop {
-        let mut status = 0;
-        // SAFETY: `status` outlives the call.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) };
-        if pid == program {
-            return Ok(status);
-        }
-        if pid < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
     }
 }

@@ -16,6 +16,7 @@ use aaos_core::program::{PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use rustix::fs::{Mode, OFlags};
 
 use crate::domain::{Allowed, Reach};
+use crate::mount_table::mounts_below;
 use crate::mounts::{
     Depth, Detached, IdMap, NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, find, find_same, make_read_only,
 };
@@ -157,9 +158,15 @@ impl World {
                 PlaceKind::Shared { readable, writable } => {
                     let held = shared.next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof));
                     let held = held.at("the descriptors of granted places")?;
-                    let what =
-                        copy_shared(at, held.as_fd(), *writable, &mut maps).at("sharing a granted place")?;
+                    // Where the owner of the mounts is another user namespace, a place is copied with all that is
+                    // mounted in it or not at all; it is covered then.
+                    let inner = if as_own.is_none() { mounts_below(at) } else { Ok(Vec::new()) };
+                    let inner = inner.at("looking for mounts in a granted place")?;
+                    let depth = if inner.is_empty() { Depth::One } else { Depth::All };
+                    let what = copy_shared(at, held.as_fd(), depth, *writable, &mut maps)
+                        .at("sharing a granted place")?;
                     self.add(at, what).at("sharing a granted place")?;
+                    self.pieces.extend(inner.into_iter().map(|at| Piece { at, what: What::Hidden }));
                     let reach = Reach::Granted { readable: *readable, writable: *writable };
                     self.allow(at, reach).at("sharing a granted place")?;
                 }
@@ -265,11 +272,17 @@ impl IdMaps {
     }
 }
 
-fn copy_shared(at: &str, held: BorrowedFd<'_>, writable: bool, maps: &mut IdMaps) -> io::Result<What> {
+fn copy_shared(
+    at: &str,
+    held: BorrowedFd<'_>,
+    depth: Depth,
+    writable: bool,
+    maps: &mut IdMaps,
+) -> io::Result<What> {
     let found = find_same(&CString::new(at)?, held)?;
     let facts = rustix::fs::fstat(&found)?;
     let how = if writable { NO_EXEC } else { READ_ONLY };
-    let copy = Detached::copy(found.as_fd(), Depth::One, NO_SUID | NO_DEVICES | how)?;
+    let copy = Detached::copy(found.as_fd(), depth, NO_SUID | NO_DEVICES | how)?;
     maps.apply(Identity::new(facts.st_uid, facts.st_gid), &copy)?;
     let is_directory = facts.st_mode & libc::S_IFMT == libc::S_IFDIR;
     Ok(if is_directory { What::Directory(copy) } else { What::File(copy) })

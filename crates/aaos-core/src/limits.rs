@@ -86,6 +86,9 @@ pub const MAX_COMMAND_ARGUMENT_BYTES: usize = 128 * 1024 - 1;
 pub const MAX_COMMAND_STDIN_BYTES: usize = 1024 * 1024;
 /// `command_run`: kept beginning of each output stream, bytes; as much is kept of its end.
 pub const COMMAND_OUTPUT_HALF_BYTES: usize = 64 * 1024;
+/// `command_run`: longest text of one output stream, bytes. Each byte of it may have become a replacement character,
+/// which is three long, and a word about what was left out stands between its halves.
+pub const MAX_COMMAND_TEXT_BYTES: usize = 3 * 2 * COMMAND_OUTPUT_HALF_BYTES + 128;
 /// `command_run`: most bytes that each output stream may have; whoever writes more is ended.
 pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 /// Time for everything in a killed program's sandbox to be gone, milliseconds.
@@ -98,9 +101,17 @@ pub const MAX_PROGRAM_ROOTS: usize = 24;
 pub const PROGRAM_SCRATCH_BYTES: u64 = 256 * 1024 * 1024;
 /// Files and directories in each of them.
 pub const PROGRAM_SCRATCH_FILES: u64 = 65_536;
+/// By how much the file system of a directory that a program may change may grow while it runs, bytes.
+pub const PROGRAM_DISK_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// By how many files and directories.
+pub const PROGRAM_DISK_FILES: u64 = 1_000_000;
+/// What a program leaves free of it, bytes; of a small one a twentieth.
+pub const PROGRAM_DISK_RESERVE_BYTES: u64 = 512 * 1024 * 1024;
+/// How often these are looked at, milliseconds.
+pub const DISK_WATCH_MS: u64 = 200;
 /// Processes and threads of one program, its sandbox's own two included.
 pub const MAX_PROGRAM_PROCESSES: u64 = 256;
-/// Bytes of a program's beginning that are looked at for the interpreter it names.
+/// Bytes of a program's beginning that a worker looks at for the interpreter it names.
 pub const SCRIPT_HEAD_BYTES: usize = 256;
 
 /// Largest manifest text, bytes.

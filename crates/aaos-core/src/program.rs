@@ -1,20 +1,40 @@
 //! Frames between agentd and a program sandbox.
 //!
 //! agentd sends one [`ProgramPlan`]; the sandbox builds its world, locks itself and answers `Locked`; agentd reads that
-//! back and only then sends [`Start`]. On the plan ride, in this order: the program, its standard input, output and
-//! error, the script where there is one, and one descriptor for each shared place.
+//! back and only then sends [`Start`]. On the plan ride, in this order: the program, its standard input, the script where
+//! there is one, and one descriptor for each shared place.
 //!
 //! Invariant: no path in a plan is trusted by itself: what is found there has to be what the descriptor holds.
 
 use serde::{Deserialize, Serialize};
 
 use crate::confinement::LockedReport;
+use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
 use crate::path::AbsPath;
 
 /// Descriptors before those of shared places, where the program is no script.
-pub const PROGRAM_DESCRIPTORS: usize = 4;
+pub const PROGRAM_DESCRIPTORS: usize = 2;
 /// The system's programs and libraries, which every program is shown: what of these is there, as it is there.
 pub const SYSTEM_PLACES: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// What the first line of a script names to start it by, as a worker read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptLine {
+    /// The interpreter.
+    pub interpreter: AbsPath,
+    /// The one argument that it gets before the script.
+    pub argument: Option<String>,
+}
+
+impl ScriptLine {
+    /// Whether it can be what a first line says.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let argument = self.argument.as_deref().unwrap_or("-");
+        let length = self.interpreter.as_str().len() + argument.len();
+        length <= SCRIPT_HEAD_BYTES && !argument.is_empty() && !argument.contains('\0')
+    }
+}
 
 /// What a program sandbox is to be, and what runs in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,9 +104,56 @@ pub enum ProgramReply {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The program has ended: its raw wait status. Whatever it left running is ended after this.
+    /// The program has ended, and nothing that it started writes any more.
     Ended {
         /// As `wait` gives it.
         status: i32,
+        /// What it wrote.
+        stdout: ProgramText,
+        /// What it wrote of errors.
+        stderr: ProgramText,
     },
+    /// It wrote more than [`crate::limits::MAX_COMMAND_OUTPUT_BYTES`] and is to be ended.
+    TooMuch {},
+}
+
+/// What came of one output stream, made text in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramText {
+    /// Its beginning and its end, with a word between them about what was left out.
+    pub text: String,
+    /// Whether something was left out.
+    pub truncated: bool,
+}
+
+impl ProgramText {
+    /// Whether it is no longer than it can be.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.text.len() <= MAX_COMMAND_TEXT_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ProgramText, ScriptLine};
+    use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
+    use crate::path::AbsPath;
+
+    #[test]
+    fn a_text_over_its_limit_is_noticed() {
+        let text = |bytes| ProgramText { text: "x".repeat(bytes), truncated: false };
+        assert!(text(MAX_COMMAND_TEXT_BYTES).is_bounded() && !text(MAX_COMMAND_TEXT_BYTES + 1).is_bounded());
+    }
+
+    #[test]
+    fn a_line_that_no_script_has_is_noticed() {
+        let interpreter = AbsPath::parse("/bin/sh").expect("a path");
+        let usable = |argument: Option<&str>| {
+            ScriptLine { interpreter: interpreter.clone(), argument: argument.map(str::to_owned) }.is_usable()
+        };
+        assert!(usable(None) && usable(Some("-e")) && !usable(Some("")) && !usable(Some("a\0b")));
+        let longest = SCRIPT_HEAD_BYTES - "/bin/sh".len();
+        assert!(usable(Some(&"x".repeat(longest))) && !usable(Some(&"x".repeat(longest + 1))));
+    }
 }

@@ -14,6 +14,7 @@ use crate::confinement::{LockedReport, ProbeResult};
 use crate::limits::MAX_FRAME_BYTES;
 use crate::model::{ModelFailure, ModelReply, ModelRequest, ProviderState};
 use crate::path::AbsPath;
+use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
 use crate::toolio::{
     EchoInput, EchoOutput, FileEditInput, FileEditOutput, FileKind, FileListInput, FileListOutput,
@@ -162,6 +163,11 @@ pub enum WorkerJob {
         /// The bytes.
         page: Handed,
     },
+    /// `command_run`, before anything is started: what the first line of a program names to start it by.
+    ScriptLine {
+        /// The program.
+        program: Handed,
+    },
     /// Try to cross boundaries from inside, for receipts and tests.
     Probe {
         /// What to try.
@@ -289,6 +295,8 @@ pub enum JobOutput {
     Grep(GrepOutput),
     /// Of `web_fetch`.
     ReadPage(WebFetchOutput),
+    /// Of the first line of a program; nothing where it is no script.
+    ScriptLine(Option<ScriptLine>),
     /// Of probes, in order.
     Probe(Vec<ProbeResult>),
 }

@@ -1,13 +1,15 @@
 //! What a program sees around it: the programs it may start through, and the granted directories.
 //!
 //! Invariant: a world is data. It is put together by the authority in the step that authorises the call, and every
-//! grant in it stands in the access's `through`, so that a revocation of any of them ends the call.
+//! grant in it stands in the access's `through`, so that a revocation of any of them ends the call. It lasts as long as
+//! all of them do.
 
 use serde::{Deserialize, Serialize};
 
 use crate::effect::FileRight;
 use crate::id::GrantId;
 use crate::path::{AbsPath, PathPattern};
+use crate::quantity::Timestamp;
 
 /// The world of one program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,9 @@ pub struct World {
     pub programs: Vec<AbsPath>,
     /// Directories and files that it is shown.
     pub roots: Vec<SharedRoot>,
+    /// When the first of its grants expires: nothing runs in it any more then. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// One granted root, as a program is shown it.

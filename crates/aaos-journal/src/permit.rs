@@ -7,7 +7,7 @@
 
 use aaos_core::effect::{Access, AuthorizedParts, Charge, Denied, Effect, reserved_by};
 use aaos_core::event::{Event, NewEntry};
-use aaos_core::id::{AgentId, CallId, EntryId, GoalId, TraceId};
+use aaos_core::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, TraceId};
 use aaos_core::quantity::{Amounts, Timestamp};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::ToolFailure;
@@ -109,6 +109,15 @@ impl<E: Effect> Permit<E> {
     #[must_use]
     pub fn reserved(&self) -> Amounts {
         reserved_by(&self.parts.charges)
+    }
+
+    /// The approval that it uses, where a person was asked.
+    #[must_use]
+    pub fn approval(&self) -> Option<ApprovalId> {
+        self.parts.charges.iter().find_map(|charge| match charge {
+            Charge::Approval { approval } => Some(*approval),
+            Charge::Use { .. } | Charge::Purse { .. } => None,
+        })
     }
 
     /// Uses the permit up: this is how it ended.

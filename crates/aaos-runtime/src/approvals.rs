@@ -20,6 +20,9 @@ use aaos_core::quantity::{Bytes, Millis, Timestamp};
 use aaos_core::state::{PendingApproval, PendingCall, PendingKind, PendingTool, State};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::world::World;
+use aaos_journal::Permit;
+use aaos_sandbox::OpenedProgram;
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
@@ -36,6 +39,7 @@ use questions::{Open, Told, Waiter};
 
 const AGENT_STOPPED: &str = "the agent was stopped";
 const GRANT_REVOKED: &str = "the grant was revoked";
+const NOT_AS_SHOWN: &str = "what would be started is not what was shown any more";
 
 /// What a person says to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +92,7 @@ impl Kernel {
         };
         // Where a grant ended between the decision and now, the next decision says so.
         let Ok(accesses) = accesses else { return Ok(None) };
-        question.targets = self.targets(accesses).await.map_err(KernelError::into_tool_failure)?;
+        question.targets = self.targets(agent, accesses).await.map_err(KernelError::into_tool_failure)?;
         let adopted = self.table().questions.adopt(&question);
         // Before anybody can answer.
         let attended = self.attend(adopted.as_ref().map_or(question.id, |waiter| waiter.id));
@@ -251,7 +255,7 @@ impl Kernel {
         let Some((approval, shown, accesses)) = self.approval_to_check(&authorized) else {
             return Ok(Some(authorized));
         };
-        if self.targets(accesses).await? == shown {
+        if self.targets(agent, accesses).await? == shown {
             return Ok(Some(authorized));
         }
         drop(authorized);
@@ -290,6 +294,7 @@ impl Kernel {
     /// or what the call itself left there.
     pub(crate) async fn is_as_approved(
         &self,
+        agent: &Agent,
         pending: &PendingCall,
         call: &ToolCall,
     ) -> Result<bool, KernelError> {
@@ -300,7 +305,7 @@ impl Kernel {
             used.map(|approval| approval.scope.clone())
         };
         let Some(ApprovalScope::Exactly { targets: shown, .. }) = scope else { return Ok(true) };
-        let seen = self.targets(made.access.clone()).await?;
+        let seen = self.targets(agent, made.access.clone()).await?;
         if seen == shown {
             return Ok(true);
         }
@@ -337,18 +342,65 @@ impl Kernel {
     }
 
     /// What stands where an effect would write, and what it would start.
-    async fn targets(&self, accesses: Vec<Access>) -> Result<Vec<Target>, KernelError> {
-        let programs = started(&accesses);
+    async fn targets(&self, agent: &Agent, accesses: Vec<Access>) -> Result<Vec<Target>, KernelError> {
+        let mut programs = Vec::new();
+        for access in &accesses {
+            if let (Need::Exec(program), Some(world)) = (&access.need, &access.world) {
+                programs.extend(self.observe_program(agent, program, world).await?);
+            }
+        }
         let writes = written(accesses);
-        if writes.is_empty() && programs.is_empty() {
-            return Ok(Vec::new());
+        if writes.is_empty() {
+            return Ok(programs);
         }
         let roots = self.roots().clone();
         let look = move || {
             let seen = writes.iter().map(|(path, grant, below)| roots.observe_target(path, *grant, below));
-            seen.chain(programs.iter().map(|program| roots.observe_program(program))).collect()
+            seen.chain(programs).collect()
         };
         off_thread(look).await
+    }
+
+    /// What a program would start: itself, and for a script what it is started by. What cannot be looked at is told in
+    /// words: the start fails on it too.
+    async fn observe_program(
+        &self,
+        agent: &Agent,
+        program: &AbsPath,
+        world: &World,
+    ) -> Result<Vec<Target>, KernelError> {
+        match self.open_program(agent, program, world).await {
+            Ok(opened) => off_thread(move || opened.observe()).await,
+            Err(failure) => Ok(vec![Target {
+                path: program.to_string(),
+                root: String::new(),
+                place: String::new(),
+                content_hash: Some(format!("unknown: {}", failure.message)),
+            }]),
+        }
+    }
+
+    /// Gives back what was opened for a call, unless a person approved this very call and it is not what they were
+    /// shown: what is executed is what was looked at, by the same descriptors.
+    pub(crate) async fn check_opened(
+        &self,
+        permit: &Permit<ToolCall>,
+        opened: OpenedProgram,
+    ) -> Result<OpenedProgram, ToolFailure> {
+        let Some(approval) = permit.approval() else { return Ok(opened) };
+        let scope = self.authority().approval(approval).map(|approval| approval.scope.clone());
+        let shown = match scope {
+            Some(ApprovalScope::Exactly { targets, .. }) => targets,
+            Some(ApprovalScope::Tool { .. }) => return Ok(opened),
+            // Its holder stopped meanwhile.
+            None => return Err(cancelled()),
+        };
+        let look = move || {
+            let is_shown = opened.observe().iter().all(|seen| shown.contains(seen));
+            is_shown.then_some(opened)
+        };
+        let opened = off_thread(look).await.map_err(KernelError::into_tool_failure)?;
+        opened.ok_or_else(|| not_approved(permit.effect().input.name(), NOT_AS_SHOWN))
     }
 }
 
@@ -511,15 +563,6 @@ impl Kernel {
             }));
         }
     }
-}
-
-/// The programs that these accesses start.
-fn started(accesses: &[Access]) -> Vec<AbsPath> {
-    let programs = accesses.iter().filter_map(|access| match &access.need {
-        Need::Exec(program) => Some(program.clone()),
-        _ => None,
-    });
-    programs.collect()
 }
 
 /// Where these accesses write: the path, the grant, and the place below its root.

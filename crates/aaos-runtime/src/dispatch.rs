@@ -163,7 +163,7 @@ impl Kernel {
     ) -> Invoked {
         let pending = self.unfinished().get(permit.call());
         let stands = match &pending {
-            Some(pending) => self.is_as_approved(pending, permit.effect()).await,
+            Some(pending) => self.is_as_approved(agent, pending, permit.effect()).await,
             None => Ok(true),
         };
         let failure = match stands {

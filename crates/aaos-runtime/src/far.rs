@@ -10,13 +10,17 @@ use aaos_core::effect::{EffectClass, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
+use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Millis, Quantity, Timestamp};
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{ModelsSetup, encode_frame};
+use aaos_core::world::World;
 use aaos_journal::{Permit, Receipt};
 use aaos_llm::{Models, ModelsConfig};
-use aaos_sandbox::{Egress, FarProcess, FetchedPage, GatewayRole, Gauge, SandboxError, Worker, WorkerKiller};
+use aaos_sandbox::{
+    Egress, FarProcess, FetchedPage, GatewayRole, Gauge, OpenedProgram, SandboxError, Worker, WorkerKiller,
+};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
@@ -25,6 +29,7 @@ use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::recovery::UNKNOWN_OUTCOME;
+use crate::registry::Agent;
 
 /// A worker that has had nothing to do for this long is ended.
 const WORKER_IDLE: Millis = Millis(30_000);
@@ -273,6 +278,39 @@ impl Kernel {
         receipt
     }
 
+    /// Opens a program, and where it is a script its interpreter, which the agent's worker finds out; it is started if
+    /// need be.
+    pub(crate) async fn open_program(
+        &self,
+        agent: &Agent,
+        program: &AbsPath,
+        world: &World,
+    ) -> Result<OpenedProgram, ToolFailure> {
+        let (slot, owner) = (&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal });
+        let stop = agent.stop_signal();
+        let open = async {
+            let mut held = slot.worker.lock().await;
+            self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
+                ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
+            })?;
+            let Some(one) = held.as_mut() else {
+                unreachable!("the slot was filled under the same lock");
+            };
+            let opened = one.worker.open_program(program, world, self.roots()).await;
+            one.last_used = self.clock().now();
+            if !one.worker.is_usable() {
+                self.empty_slot(slot, &mut held, owner).await;
+            }
+            opened
+        };
+        // Given up half-way it leaves a worker that is replaced before the next call.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(cancelled()),
+            opened = open => opened,
+        }
+    }
+
     /// Starts an agent's worker before its first call, so that missing confinement is told at once.
     pub(crate) async fn warm_worker(&self, slot: &WorkerSlot, owner: WorkerOwner) -> Result<(), KernelError> {
         let mut held = slot.worker.lock().await;
@@ -285,8 +323,11 @@ impl Kernel {
         held: &mut Option<Held>,
         owner: WorkerOwner,
     ) -> Result<(), KernelError> {
-        if held.is_some() {
-            return Ok(());
+        match held {
+            Some(one) if one.worker.is_usable() => return Ok(()),
+            // Its last call was given up half-way.
+            Some(_) => self.empty_slot(slot, held, owner).await,
+            None => {}
         }
         let worker = self.sandbox().take_worker().await;
         let worker = worker.map_err(|error: SandboxError| KernelError::Sandbox(error.to_string()))?;

@@ -1,13 +1,18 @@
 //! The kernel's hold on programs: each call of `command_run` has a sandbox of its own.
 //!
 //! Invariants: the receipt of a sandbox is on the disk before its program starts; whoever cancels the call ends the
-//! sandbox; the call is over only when nothing in the sandbox runs any more.
+//! sandbox, and so does the moment at which the first grant expires that the program is shown; the call is over only
+//! when nothing in the sandbox runs any more.
+
+use std::pin::pin;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::effect::ToolOutcome;
+use aaos_core::effect::{Need, ToolOutcome};
+use aaos_core::quantity::Timestamp;
 use aaos_core::tool::ToolCall;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_journal::{Permit, Receipt};
-use aaos_sandbox::ProgramEnd;
+use aaos_sandbox::{ProgramEnd, ProgramSandbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
@@ -25,9 +30,12 @@ impl Kernel {
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
         let begun = self.clock().now();
+        let until = permit.all().iter().find_map(|access| access.world.as_ref()?.until);
+        let mut stop = pin!(self.end_of_program(cancel, until));
         let prepared = tokio::select! {
-            prepared = self.sandbox().prepare_program(&permit, self.roots()) => prepared,
-            () = cancel.cancelled() => Err(cancelled()),
+            biased;
+            failure = &mut stop => Err(failure),
+            prepared = self.prepare_program(agent, &permit) => prepared,
         };
         let sandbox = match prepared {
             Ok(sandbox) => sandbox,
@@ -37,10 +45,6 @@ impl Kernel {
         let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()).await {
             Err(error) => ToolOutcome::of(Err(error.into_tool_failure())),
             Ok(()) => {
-                let stop = async {
-                    cancel.cancelled().await;
-                    cancelled()
-                };
                 let ProgramEnd { result, sandbox: end } = sandbox.run(stop).await;
                 if !end.stderr_tail.is_empty() {
                     tracing::warn!(words = end.stderr_tail, "a program's sandbox had something to say");
@@ -50,6 +54,39 @@ impl Kernel {
         };
         let elapsed = self.clock().since(begun);
         permit.settle(ToolOutcome { worker: Some(worker), elapsed, ..outcome })
+    }
+
+    /// Opens a program, has it be what was approved, and makes its sandbox.
+    async fn prepare_program(
+        &self,
+        agent: &Agent,
+        permit: &Permit<ToolCall>,
+    ) -> Result<ProgramSandbox, ToolFailure> {
+        let asked = permit.all().iter().find_map(|access| match &access.need {
+            Need::Exec(program) => Some((program, access.world.as_deref()?)),
+            _ => None,
+        });
+        let Some((program, world)) = asked else {
+            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
+        };
+        let opened = self.open_program(agent, program, world).await?;
+        let opened = self.check_opened(permit, opened).await?;
+        self.sandbox().prepare_program(permit, opened, self.roots()).await
+    }
+
+    /// Resolves when a program may run no longer, and says why.
+    async fn end_of_program(&self, cancel: &CancellationToken, until: Option<Timestamp>) -> ToolFailure {
+        let expiry = async {
+            match until {
+                Some(until) => self.clock().sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => cancelled(),
+            () = expiry => expired(),
+        }
     }
 
     async fn journal_program(
@@ -63,4 +100,13 @@ impl Kernel {
         self.journal().record_all(entries).await?;
         Ok(())
     }
+}
+
+/// The failure of a program that outlived a grant.
+fn expired() -> ToolFailure {
+    ToolFailure::new(
+        ToolFailureKind::Revoked,
+        "a grant that this program was shown expired while it ran; it and all that it started were ended, and what it \
+         did stays; do without it",
+    )
 }

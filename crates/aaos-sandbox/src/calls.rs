@@ -5,7 +5,7 @@
 //! worker that dies writes nothing. The file system is touched on an async thread only where the kernel answers from its
 //! memory and promises not to wait.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use aaos_core::budget::Shortfall;
@@ -15,7 +15,7 @@ use aaos_core::limits::WORKER_MEMORY_BYTES;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity};
 use aaos_core::tool::{ToolCall, ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
-use aaos_core::wire::{JobOutput, WorkerReply, WorkerRequest};
+use aaos_core::wire::{JobOutput, WorkerJob, WorkerReply, WorkerRequest};
 use aaos_journal::{Permit, Receipt};
 use tokio::time::Instant;
 
@@ -76,33 +76,7 @@ impl Worker {
     ) -> Result<String, ToolFailure> {
         let Plan { job, descriptors, broker, commit } = plan;
         let mut turn = InCall { worker: self, over: false };
-        let call = turn.worker.next_call();
-        let request = WorkerRequest::Call { call, job: Box::new(job) };
-        let limit = turn.worker.call_time;
-        let gauge = turn.worker.gauge();
-        let talk = async {
-            let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            turn.worker.channel.send(&request, &lent).await?;
-            drop(descriptors);
-            converse(turn.worker, call, broker).await
-        };
-        let answered = tokio::select! {
-            biased;
-            answered = tokio::time::timeout(Duration::from_millis(limit.0), talk) => answered,
-            () = overrun(gauge) => return Err(turn.overran().await),
-        };
-        let output = match answered {
-            Ok(Ok(answer)) => {
-                turn.over = true;
-                // What a purse lacks is not for a worker to say.
-                answer.map_err(|failure| ToolFailure { lacks: None, ..failure })?
-            }
-            Ok(Err(error)) => return Err(turn.lost(&error).await),
-            Err(_) => {
-                let message = format!("{} took longer than {limit}; it was ended", input.name());
-                return Err(ToolFailure::new(ToolFailureKind::Timeout, message));
-            }
-        };
+        let output = turn.ask(input.name(), job, descriptors, broker).await?;
         if !fits(input, &output) {
             turn.over = false;
             return Err(turn.lost(&SandboxError::Protocol { what: "the result is not of the call" }).await);
@@ -117,6 +91,24 @@ impl Worker {
             moved.count_write(claimed);
         }
         limited(input, render(&output))
+    }
+}
+
+impl Worker {
+    /// Has the worker do a job that is no call of its own.
+    pub(crate) async fn ask(
+        &mut self,
+        what: &str,
+        job: WorkerJob,
+        descriptors: Vec<OwnedFd>,
+        broker: Option<Broker>,
+    ) -> Result<JobOutput, ToolFailure> {
+        InCall { worker: self, over: false }.ask(what, job, descriptors, broker).await
+    }
+
+    /// The failure of a call whose worker gave an answer that is none; it is not used again.
+    pub(crate) async fn broke(&mut self, error: &SandboxError) -> ToolFailure {
+        InCall { worker: self, over: false }.lost(error).await
     }
 }
 
@@ -152,6 +144,43 @@ struct InCall<'w> {
 }
 
 impl InCall<'_> {
+    /// Has the worker do a job. It is done when this answers with the worker's own word, result or failure.
+    async fn ask(
+        &mut self,
+        what: &str,
+        job: WorkerJob,
+        descriptors: Vec<OwnedFd>,
+        broker: Option<Broker>,
+    ) -> Result<JobOutput, ToolFailure> {
+        let call = self.worker.next_call();
+        let request = WorkerRequest::Call { call, job: Box::new(job) };
+        let limit = self.worker.call_time;
+        let gauge = self.worker.gauge();
+        let talk = async {
+            let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            self.worker.channel.send(&request, &lent).await?;
+            drop(descriptors);
+            converse(self.worker, call, broker).await
+        };
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout(Duration::from_millis(limit.0), talk) => answered,
+            () = overrun(gauge) => return Err(self.overran().await),
+        };
+        match answered {
+            Ok(Ok(answer)) => {
+                self.over = true;
+                // What a purse lacks is not for a worker to say.
+                answer.map_err(|failure| ToolFailure { lacks: None, ..failure })
+            }
+            Ok(Err(error)) => Err(self.lost(&error).await),
+            Err(_) => {
+                let message = format!("{what} took longer than {limit}; it was ended");
+                Err(ToolFailure::new(ToolFailureKind::Timeout, message))
+            }
+        }
+    }
+
     /// The failure of a call whose worker is gone or not to be trusted any more.
     async fn lost(&mut self, error: &SandboxError) -> ToolFailure {
         let end = self.worker.autopsy().await;

@@ -18,7 +18,6 @@ use rustix::fs::OFlags;
 
 use crate::beneath::{BELOW_NO_LINKS, Facts, Links, open_for_io, open_location};
 use crate::commit::{Target as Found, discard_leftover, find_target};
-use crate::program_plan::find_program;
 use crate::protect::kernel_path;
 use crate::roots::{RootError, RootTable};
 
@@ -36,42 +35,6 @@ impl RootTable {
             target.content_hash = Some(format!("unknown: {error}"));
         }
         target
-    }
-
-    /// What `path` would start: which file that is now, and its content. What cannot be looked at is told in words: the
-    /// start fails on it too.
-    #[must_use]
-    pub fn observe_program(&self, path: &AbsPath) -> Target {
-        let mut target = Target {
-            path: path.as_str().to_owned(),
-            root: String::new(),
-            place: String::new(),
-            content_hash: None,
-        };
-        target.content_hash = Some(match self.look_at_program(&mut target.place, path) {
-            Ok(hash) => hash,
-            Err(error) => format!("unknown: {error}"),
-        });
-        target
-    }
-
-    fn look_at_program(&self, place: &mut String, path: &AbsPath) -> Result<String, RootError> {
-        let found = find_program(path, self)?;
-        *place = shown(&found.path);
-        if found.facts.kind != FileKind::File {
-            return Err(RootError::WrongKind { path: path.as_str().to_owned(), found: found.facts.kind });
-        }
-        if found.facts.size > MAX_OBSERVED_OUTPUT_BYTES {
-            return Ok(not_hashed(&found.facts));
-        }
-        let fail = |errno| RootError::from_errno("look at", path.as_str(), errno);
-        let file = open_for_io(&found.fd, OFlags::RDONLY).map_err(fail)?;
-        let (_, hash) = hash_file(file).map_err(|source| RootError::Io {
-            action: "read",
-            path: path.as_str().to_owned(),
-            source,
-        })?;
-        Ok(hash)
     }
 
     /// The same, but of the content only so much of its beginning: what an append was to go on from.
@@ -190,7 +153,7 @@ impl RootTable {
 }
 
 /// Of a file that is too big to be read for that: what changes with its content.
-fn not_hashed(facts: &Facts) -> String {
+pub(crate) fn not_hashed(facts: &Facts) -> String {
     format!("not hashed: {} bytes, last changed at {} ns", facts.size, facts.mtime_ns)
 }
 

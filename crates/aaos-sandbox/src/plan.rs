@@ -370,6 +370,7 @@ pub(crate) fn render(output: &JobOutput) -> Result<String, serde_json::Error> {
         JobOutput::FileEdit(output) => serde_json::to_string(output),
         JobOutput::Grep(output) => serde_json::to_string(output),
         JobOutput::ReadPage(output) => serde_json::to_string(output),
+        JobOutput::ScriptLine(output) => serde_json::to_string(output),
         JobOutput::Probe(output) => serde_json::to_string(output),
     }
 }

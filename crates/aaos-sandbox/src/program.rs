@@ -1,45 +1,41 @@
 //! One program in a sandbox of its own: launched and proved, started, bounded in time and output, and ended with all
 //! that it started.
 //!
-//! Invariants: nothing is executed before the sandbox was proved and its receipt was given out. Output is read always
-//! and kept within bounds. However a call ends, its sandbox ends with it, and the call is over only when nothing in
-//! the sandbox runs any more. Of what a program writes nothing is interpreted here.
+//! Invariants: nothing is executed before the sandbox was proved and its receipt was given out. However a call ends, its
+//! sandbox ends with it, and the call is over only when nothing in the sandbox runs any more. What a program writes is
+//! read and made text within bounds on the far side; here a text that is longer is taken for a broken protocol.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_confine::PROGRAM_NAMESPACES;
 use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::limits::{
-    COMMAND_OUTPUT_HALF_BYTES, FAR_STOP_MS, MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS,
-};
-use aaos_core::program::{ProgramReply, Start};
+use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
+use aaos_core::program::{ProgramReply, ProgramText, Start};
 use aaos_core::quantity::Bytes;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_core::world::World;
 use aaos_journal::Permit;
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
 use crate::calls::off_thread;
 use crate::channel::FarChannel;
+use crate::disk::Disks;
 use crate::error::SandboxError;
 use crate::gauge::mebibytes;
 use crate::launch::{Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
+use crate::program_file::OpenedProgram;
 use crate::program_plan::{Planned, plan};
 use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE};
 use crate::roots::RootTable;
-
-/// Bytes read from an output pipe at a time.
-const READ_STEP_BYTES: usize = 64 * 1024;
 
 /// A program sandbox that is proved and has executed nothing yet; ended when dropped.
 #[derive(Debug)]
@@ -50,8 +46,7 @@ pub struct ProgramSandbox {
     missing: Vec<Boundary>,
     input: CommandRunInput,
     feed: Option<JoinHandle<()>>,
-    output: [Capture; 2],
-    over: Arc<Notify>,
+    disks: Disks,
     _place: OwnedSemaphorePermit,
 }
 
@@ -65,13 +60,14 @@ pub struct ProgramEnd {
 }
 
 impl Sandbox {
-    /// Makes and proves the sandbox of a permitted `command_run`.
+    /// Makes and proves the sandbox of a permitted `command_run`, for its program as it was opened.
     ///
     /// # Errors
     /// [`ToolFailure`]; nothing was executed, and no process is left.
     pub async fn prepare_program(
         &self,
         permit: &Permit<ToolCall>,
+        opened: OpenedProgram,
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
         let ToolInput::CommandRun(input) = &permit.effect().input else {
@@ -81,12 +77,13 @@ impl Sandbox {
         let Some(world) = world else {
             return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
         };
-        self.prepare(input.clone(), world.clone(), roots.clone()).await
+        self.prepare(input.clone(), opened, world.clone(), roots.clone()).await
     }
 
     async fn prepare(
         &self,
         input: CommandRunInput,
+        opened: OpenedProgram,
         world: World,
         roots: RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
@@ -96,23 +93,23 @@ impl Sandbox {
         };
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
         let asked = input.clone();
-        let planned = off_thread(move || plan(&asked, &world, &roots)).await??;
-        let streams = Streams::new(&input).map_err(|error| out_of_descriptors(&error))?;
+        let planned = off_thread(move || plan(opened, &asked, &world, &roots)).await??;
+        let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
         let launch = async {
             let made = self.make(Order::Program, &[], PROGRAM_BOUNDS).await?;
-            send_plan(&made.channel, &planned, &streams).await?;
+            send_plan(&made.channel, &planned, &stdin).await?;
             self.prove(made, PROGRAM_PROFILE).await
         };
         let launched = within("be locked", launch).await.and_then(|proved| proved);
-        drop(planned);
+        let disks = planned.disks;
         let (channel, process, receipt, missing) = launched.map_err(|error| unavailable(&error))?;
         if let Some(boundary) = PROGRAM_NAMESPACES.into_iter().find(|one| !receipt.evidence(*one).is_proof())
         {
             let why = "it could not be read back".to_owned();
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
-        let NearEnds { feed, output, over } = streams.near()?;
-        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, output, over, _place: place })
+        let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
+        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, disks, _place: place })
     }
 
     /// There is no program sandbox with less than all of its namespaces.
@@ -128,9 +125,8 @@ impl Sandbox {
     }
 }
 
-async fn send_plan(channel: &FarChannel, planned: &Planned, streams: &Streams) -> Result<(), SandboxError> {
-    let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd()];
-    descriptors.extend(streams.far.iter().map(AsFd::as_fd));
+async fn send_plan(channel: &FarChannel, planned: &Planned, stdin: &Stdin) -> Result<(), SandboxError> {
+    let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd(), stdin.far.as_fd()];
     descriptors.extend(planned.script.iter().chain(&planned.shared).map(AsFd::as_fd));
     assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
     channel.send(&planned.plan, &descriptors).await
@@ -154,11 +150,11 @@ impl ProgramSandbox {
     pub async fn run(mut self, stop: impl Future<Output = ToolFailure>) -> ProgramEnd {
         let limit = Duration::from_secs(self.input.timeout_seconds);
         let seconds = self.input.timeout_seconds;
-        let over = Arc::clone(&self.over);
+        let disks = std::mem::take(&mut self.disks);
         let ended = tokio::select! {
             answer = self.converse() => answer,
+            failure = disks.overfilled() => Err(failure),
             failure = stop => Err(failure),
-            () = over.notified() => Err(too_much()),
             () = tokio::time::sleep(limit) => Err(ToolFailure::new(
                 ToolFailureKind::Timeout,
                 format!("the program ran longer than {seconds} s; it and all that it started were ended"),
@@ -173,14 +169,13 @@ impl ProgramSandbox {
             tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
         let sandbox = self.process.autopsy().await;
-        let ended = match sandbox.out_of_memory {
+        let mut result = match sandbox.out_of_memory {
             Some(limit) => Err(out_of_memory(limit)),
             None => ended,
         };
         if let Some(feed) = self.feed.take() {
             feed.abort();
         }
-        let mut result = self.result(ended).await;
         if let Err(failure) = &mut result
             && failure.kind == ToolFailureKind::WorkerLost
         {
@@ -189,38 +184,36 @@ impl ProgramSandbox {
         ProgramEnd { result, sandbox }
     }
 
-    async fn converse(&mut self) -> Result<i32, ToolFailure> {
+    async fn converse(&mut self) -> Result<String, ToolFailure> {
         let lost = |error: SandboxError| {
             let why = format!("the program's sandbox was lost: {error}; what it did is unknown");
             ToolFailure::new(ToolFailureKind::WorkerLost, why)
         };
         self.channel.send(&Start {}, &[]).await.map_err(lost)?;
         match self.channel.receive().await.map_err(lost)? {
-            ProgramReply::Ended { status } => Ok(status),
+            ProgramReply::Ended { status, stdout, stderr } if stdout.is_bounded() && stderr.is_bounded() => {
+                result(ExitStatus(status), stdout, stderr)
+            }
+            ProgramReply::Ended { .. } => Err(lost(SandboxError::Protocol { what: "a text over its limit" })),
+            ProgramReply::TooMuch {} => Err(too_much()),
             ProgramReply::NotStarted { step, errno } => Err(not_started(&self.input, &step, errno)),
             ProgramReply::Locked(_) => {
                 Err(lost(SandboxError::Protocol { what: "an answer that was not due" }))
             }
         }
     }
+}
 
-    async fn result(&mut self, ended: Result<i32, ToolFailure>) -> Result<String, ToolFailure> {
-        let [stdout, stderr] = &mut self.output;
-        let (out, err) = tokio::join!(stdout.finish(), stderr.finish());
-        let status = ExitStatus(ended?);
-        if out.is_over || err.is_over {
-            return Err(too_much());
-        }
-        let output = CommandRunOutput {
-            exit_code: status.code(),
-            truncated: out.truncated || err.truncated,
-            stdout: out.text,
-            stderr: err.text,
-        };
-        serde_json::to_string(&output).map_err(|error| {
-            ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
-        })
-    }
+fn result(status: ExitStatus, stdout: ProgramText, stderr: ProgramText) -> Result<String, ToolFailure> {
+    let output = CommandRunOutput {
+        exit_code: status.code(),
+        truncated: stdout.truncated || stderr.truncated,
+        stdout: stdout.text,
+        stderr: stderr.text,
+    };
+    serde_json::to_string(&output).map_err(|error| {
+        ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
+    })
 }
 
 fn unavailable(error: &SandboxError) -> ToolFailure {
@@ -270,41 +263,23 @@ fn out_of_descriptors(error: &std::io::Error) -> ToolFailure {
     ToolFailure::new(ToolFailureKind::Io, format!("the daemon is out of descriptors ({error}); try again"))
 }
 
-/// The three pipes of a program.
-struct Streams {
-    /// The program's ends: input, output, errors.
-    far: [OwnedFd; 3],
-    stdin: Option<(OwnedFd, String)>,
-    near: [OwnedFd; 2],
+/// A program's standard input.
+struct Stdin {
+    /// The program's end.
+    far: OwnedFd,
+    text: Option<(OwnedFd, String)>,
 }
 
-impl Streams {
+impl Stdin {
     fn new(input: &CommandRunInput) -> std::io::Result<Self> {
-        let (stdin, feed) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (out, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (err, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        let text = input.stdin.clone();
-        Ok(Self { far: [stdin, stdout, stderr], stdin: text.map(|text| (feed, text)), near: [out, err] })
+        let (far, near) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self { far, text: input.stdin.clone().map(|text| (near, text)) })
     }
 
-    /// The daemon's ends, at work.
-    fn near(self) -> Result<NearEnds, ToolFailure> {
-        let over = Arc::new(Notify::new());
-        let [out, err] = self.near;
-        let capture =
-            |pipe| Capture::start(pipe, Arc::clone(&over)).map_err(|error| out_of_descriptors(&error));
-        let output = [capture(out)?, capture(err)?];
-        let feed = self.stdin.map(|(pipe, text)| feed(pipe, text)).transpose();
-        Ok(NearEnds { feed: feed.map_err(|error| out_of_descriptors(&error))?, output, over })
+    /// Writes the text, where there is one, as the program reads it.
+    fn feed(self) -> std::io::Result<Option<JoinHandle<()>>> {
+        self.text.map(|(pipe, text)| feed(pipe, text)).transpose()
     }
-}
-
-/// The daemon's ends of a program's pipes, at work.
-struct NearEnds {
-    feed: Option<JoinHandle<()>>,
-    output: [Capture; 2],
-    /// Told when a stream has had more than it may.
-    over: Arc<Notify>,
 }
 
 /// Writes a program's standard input.
@@ -316,88 +291,6 @@ fn feed(pipe: OwnedFd, text: String) -> std::io::Result<JoinHandle<()>> {
             tracing::debug!(%error, "a program left some of its standard input unread");
         }
     }))
-}
-
-/// One output stream: its first and its last bytes, however many there are in between.
-#[derive(Debug)]
-struct Capture {
-    kept: Arc<Mutex<Kept>>,
-    drain: JoinHandle<()>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    head: Vec<u8>,
-    tail: VecDeque<u8>,
-    total: u64,
-}
-
-/// What a stream gave.
-struct Told {
-    text: String,
-    truncated: bool,
-    is_over: bool,
-}
-
-impl Capture {
-    fn start(pipe: OwnedFd, over: Arc<Notify>) -> std::io::Result<Self> {
-        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let kept = Arc::new(Mutex::new(Kept::default()));
-        let into = Arc::clone(&kept);
-        let drain = tokio::spawn(async move {
-            let mut step = vec![0; READ_STEP_BYTES];
-            // An error ends the pipe just as its end does.
-            while let Ok(got @ 1..) = pipe.read(&mut step).await {
-                let total = into.lock().unwrap_or_else(PoisonError::into_inner).add(&step[..got]);
-                if total > MAX_COMMAND_OUTPUT_BYTES {
-                    over.notify_one();
-                    return;
-                }
-            }
-        });
-        Ok(Self { kept, drain })
-    }
-
-    /// Waits for the last bytes of a program that is gone.
-    async fn finish(&mut self) -> Told {
-        let limit = Duration::from_millis(FAR_STOP_MS);
-        if tokio::time::timeout(limit, &mut self.drain).await.is_err() {
-            self.drain.abort();
-        }
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).tell()
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        self.drain.abort();
-    }
-}
-
-impl Kept {
-    fn add(&mut self, more: &[u8]) -> u64 {
-        let room = COMMAND_OUTPUT_HALF_BYTES - self.head.len();
-        let (first, rest) = more.split_at(more.len().min(room));
-        self.head.extend(first);
-        self.tail.extend(rest);
-        let over = self.tail.len().saturating_sub(COMMAND_OUTPUT_HALF_BYTES);
-        self.tail.drain(..over);
-        self.total = self.total.saturating_add(more.len() as u64);
-        assert!(self.head.len() + self.tail.len() <= 2 * COMMAND_OUTPUT_HALF_BYTES, "output is bounded");
-        self.total
-    }
-
-    fn tell(&self) -> Told {
-        let kept = (self.head.len() + self.tail.len()) as u64;
-        let left_out = self.total - kept;
-        let mut bytes = self.head.clone();
-        if left_out > 0 {
-            bytes.extend(format!("\n[… {left_out} bytes left out …]\n").into_bytes());
-        }
-        bytes.extend(&self.tail);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Told { text, truncated: left_out > 0, is_over: self.total > MAX_COMMAND_OUTPUT_BYTES }
-    }
 }
 
 #[cfg(test)]

@@ -1,35 +1,33 @@
 //! From a permitted `command_run` to the plan of its sandbox: what is executed, and what is around it.
 //!
-//! Invariants: the program is opened once and goes as a descriptor. A script is started by an interpreter that is
-//! granted, too, and the interpreter is no script. Whatever lies in a shown directory and is aaOS's own is hidden;
-//! where it could be moved or made by the program, nothing is started. A place that two grants reach has the rights of
-//! both.
+//! Invariants: the program goes as the descriptor that was looked at. Whatever lies in a shown directory and is aaOS's
+//! own is hidden; where it could be moved or made by the program, nothing is started. A place that two grants reach has
+//! the rights of both.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aaos_core::effect::FileRight;
-use aaos_core::limits::{MAX_PROGRAM_ROOTS, SCRIPT_HEAD_BYTES};
+use aaos_core::limits::MAX_PROGRAM_ROOTS;
 use aaos_core::path::AbsPath;
 use aaos_core::program::{Place, PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind};
 use aaos_core::world::{SharedRoot, World};
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 
-use crate::beneath::{BELOW_NO_LINKS, Base, Location, open_for_io, open_location};
+use crate::beneath::{BELOW_NO_LINKS, open_location};
+use crate::disk::Disks;
 use crate::observe::shown;
+use crate::program_file::OpenedProgram;
 use crate::protect::{Protection, kernel_path};
-use crate::roots::{RootError, RootTable, open_slash};
+use crate::roots::{RootError, RootTable};
 
 /// Places that a sandbox has of its own: nothing granted is shown there.
 const OWN_PLACES: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// The one directory of these below which granted ones are shown.
 const SHARED_MEMORY: &str = "/dev/shm";
-/// Execute permission for anybody.
-const EXECUTABLE: u32 = 0o111;
 
 /// A plan and what rides on it.
 #[derive(Debug)]
@@ -38,29 +36,26 @@ pub(crate) struct Planned {
     pub(crate) program: OwnedFd,
     pub(crate) script: Option<OwnedFd>,
     pub(crate) shared: Vec<OwnedFd>,
+    /// What the program may write to.
+    pub(crate) disks: Disks,
 }
 
-/// Opens what a call needs. Touches the file system.
+/// Opens what a call needs beside its program. Touches the file system.
 pub(crate) fn plan(
+    opened: OpenedProgram,
     input: &CommandRunInput,
     world: &World,
     table: &RootTable,
 ) -> Result<Planned, ToolFailure> {
-    let called = Executable::open(&input.program, table)?;
-    let started = match called.interpreter()? {
-        None => {
-            Started { program: called.location, script: None, arguments: vec![input.program.to_string()] }
-        }
-        Some(named) => start_by(&named, called, input, world, table)?,
-    };
-    let script =
-        started.script.as_ref().map(|_| u32::try_from(started.arguments.len() - 1).unwrap_or(u32::MAX));
-    let mut arguments = started.arguments;
+    let Started { program, script, mut arguments } = Started::of(opened);
+    let at = script.as_ref().map(|_| u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX));
     arguments.extend(input.args.iter().cloned());
-    let Shown { places, shared } = Around::of(world, table)?.shown(table.protection())?;
+    let around = Around::of(world, table)?;
+    let disks = around.disks()?;
+    let Shown { places, shared } = around.shown(table.protection())?;
     let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
-    let plan = ProgramPlan { places, arguments, script, directory };
-    Ok(Planned { plan, program: started.program, script: started.script, shared })
+    let plan = ProgramPlan { places, arguments, script: at, directory };
+    Ok(Planned { plan, program, script, shared, disks })
 }
 
 /// What is executed, with the arguments before the caller's own.
@@ -70,110 +65,16 @@ struct Started {
     arguments: Vec<String>,
 }
 
-/// What a script's first line names.
-struct Named {
-    interpreter: AbsPath,
-    argument: Option<String>,
-}
-
-fn start_by(
-    named: &Named,
-    script: Executable,
-    input: &CommandRunInput,
-    world: &World,
-    table: &RootTable,
-) -> Result<Started, ToolFailure> {
-    let Named { interpreter, argument } = named;
-    let (program, script_fd) = (&input.program, script.content);
-    if !world.programs.contains(interpreter) {
-        let why = format!(
-            "{program} is a script for {interpreter}, which may not be started; missing exec: {interpreter}"
-        );
-        return Err(ToolFailure::new(ToolFailureKind::Denied, why));
-    }
-    let by = Executable::open(interpreter, table)?;
-    if by.interpreter()?.is_some() {
-        let why =
-            format!("{interpreter}, the interpreter of {program}, is a script itself; start it by name");
-        return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
-    }
-    let mut arguments = vec![interpreter.to_string()];
-    arguments.extend(argument.clone());
-    arguments.push(program.to_string());
-    Ok(Started { program: by.location, script: script_fd, arguments })
-}
-
-/// A program that was found.
-struct Executable {
-    path: AbsPath,
-    /// To execute it by.
-    location: OwnedFd,
-    /// To read it by, where it may be read.
-    content: Option<OwnedFd>,
-    head: Vec<u8>,
-}
-
-impl Executable {
-    fn open(path: &AbsPath, table: &RootTable) -> Result<Self, ToolFailure> {
-        let found = find_program(path, table).map_err(|error| error.to_failure())?;
-        if found.facts.kind != FileKind::File {
-            let error = RootError::WrongKind { path: path.to_string(), found: found.facts.kind };
-            return Err(error.to_failure());
-        }
-        if found.facts.mode & EXECUTABLE == 0 {
-            let why =
-                format!("{path} is not executable; name a program, or its interpreter with it as argument");
-            return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
-        }
-        // What may be executed and not read is no script: its interpreter could not read it either.
-        let content = open_for_io(&found.fd, OFlags::RDONLY).ok();
-        let head = content.as_ref().map(read_head).transpose().map_err(|error| {
-            let error = RootError::Io { action: "read", path: path.to_string(), source: error };
-            error.to_failure()
-        })?;
-        Ok(Self { path: path.clone(), location: found.fd, content, head: head.unwrap_or_default() })
-    }
-
-    /// What it names to be started by; nothing where it is no script. Read as the kernel reads it.
-    fn interpreter(&self) -> Result<Option<Named>, ToolFailure> {
-        let Some(rest) = self.head.strip_prefix(b"#!") else { return Ok(None) };
-        let unusable = |why: &str| {
-            let why = format!("the first line of the script {} {why}", self.path);
-            ToolFailure::new(ToolFailureKind::WrongKind, why)
+impl Started {
+    fn of(OpenedProgram { called, by }: OpenedProgram) -> Self {
+        let name = called.path.to_string();
+        let Some((line, by)) = by else {
+            return Self { program: called.location.fd, script: None, arguments: vec![name] };
         };
-        let end = rest
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or_else(|| unusable("is too long or not ended"))?;
-        let line = std::str::from_utf8(&rest[..end]).map_err(|_| unusable("is not UTF-8"))?;
-        let line = line.trim_matches([' ', '\t']);
-        let (interpreter, argument) = line.split_once([' ', '\t']).unwrap_or((line, ""));
-        let interpreter =
-            AbsPath::parse(interpreter).map_err(|_| unusable("names no interpreter by an absolute path"))?;
-        let argument = argument.trim_matches([' ', '\t']);
-        if argument.contains('\0') {
-            return Err(unusable("holds a NUL"));
-        }
-        let argument = (!argument.is_empty()).then(|| argument.to_owned());
-        Ok(Some(Named { interpreter, argument }))
+        let interpreter = line.interpreter.to_string();
+        let arguments = [interpreter].into_iter().chain(line.argument).chain([name]).collect();
+        Self { program: by.location.fd, script: called.content, arguments }
     }
-}
-
-/// The file that a program's path leads to now.
-pub(crate) fn find_program(path: &AbsPath, table: &RootTable) -> Result<Location, RootError> {
-    let slash = open_slash()?;
-    let shown = path.as_str();
-    let base = Base { directory: slash.as_fd(), protection: table.protection(), exempt: false, shown };
-    base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
-}
-
-fn read_head(fd: &OwnedFd) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::with_capacity(SCRIPT_HEAD_BYTES);
-    let mut file = std::fs::File::from(fd.try_clone()?).take(SCRIPT_HEAD_BYTES as u64);
-    file.read_to_end(&mut head)?;
-    // A script is read from its beginning by whoever gets this descriptor.
-    rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0))?;
-    Ok(head)
 }
 
 /// One granted place.
@@ -246,6 +147,15 @@ impl Around {
                 one.writable |= writable;
             }
         }
+    }
+
+    /// The file systems that the program may write to.
+    fn disks(&self) -> Result<Disks, ToolFailure> {
+        let mut disks = Disks::default();
+        for (at, one) in self.granted.iter().filter(|(_, one)| one.writable) {
+            disks.add(at, &one.held)?;
+        }
+        Ok(disks)
     }
 
     fn shown(self, protection: &Protection) -> Result<Shown, ToolFailure> {

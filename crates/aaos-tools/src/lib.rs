@@ -10,6 +10,7 @@ mod list;
 mod page;
 mod read;
 mod scan;
+mod script;
 mod session;
 
 use std::os::fd::OwnedFd;
@@ -91,6 +92,7 @@ fn body(session: &mut Session<'_>, job: WorkerJob) -> Result<JobOutput, Stop> {
             let facts = page::PageFacts { status, content_type, final_url, truncated };
             page::read_page(session, facts, page)
         }
+        WorkerJob::ScriptLine { program } => script::script_line(session, program),
         WorkerJob::Probe { attempts } => Ok(JobOutput::Probe(aaos_confine::run_probes(&attempts))),
     }
 }

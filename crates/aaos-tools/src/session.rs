@@ -134,13 +134,14 @@ fn handle_of(handed: &Handed) -> Option<Handle> {
 fn handles_of(job: &WorkerJob) -> Vec<Handle> {
     match job {
         WorkerJob::Echo(_) | WorkerJob::Probe { .. } => Vec::new(),
-        WorkerJob::FileRead { file, .. } => handle_of(file).into_iter().collect(),
+        WorkerJob::FileRead { file, .. }
+        | WorkerJob::ReadPage { page: file, .. }
+        | WorkerJob::ScriptLine { program: file } => handle_of(file).into_iter().collect(),
         WorkerJob::FileList { target, .. } | WorkerJob::Grep { target, .. } => {
             handle_of(target).into_iter().collect()
         }
         WorkerJob::FileReadMany { files } => files.iter().filter_map(|(_, file)| handle_of(file)).collect(),
         WorkerJob::FileWrite { scratch, .. } => vec![*scratch],
         WorkerJob::FileEdit { file, scratch, .. } => handle_of(file).into_iter().chain([*scratch]).collect(),
-        WorkerJob::ReadPage { page, .. } => handle_of(page).into_iter().collect(),
     }
 }

@@ -27,18 +27,27 @@ pub(super) struct Surroundings {
     pub(super) through: Vec<GrantId>,
 }
 
+impl Surroundings {
+    /// It lasts no longer than this grant does.
+    fn lasts(&mut self, expires_at: Option<Timestamp>) {
+        self.world.until = self.world.until.into_iter().chain(expires_at).min();
+    }
+}
+
 impl Authority {
     /// The world of a program that is started under the chosen grant.
     pub(super) fn surroundings(&self, at: AgentIx, chosen: GrantIx, now: Timestamp) -> Surroundings {
         let node = self.agents.at(at);
         let free = |ix: &&GrantIx| self.is_free(at, **ix, now);
         let mut found = Surroundings::default();
+        found.lasts(self.grants.expires_at(chosen));
         for ix in node.index.exec.iter().filter(|ix| **ix == chosen || free(ix)) {
             if let Capability::Exec(program) = &self.grants.record(*ix).capability {
                 found.world.programs.push(program.clone());
             }
             if *ix != chosen {
                 found.through.push(self.grants.id(*ix));
+                found.lasts(self.grants.expires_at(*ix));
             }
         }
         let readable = node.index.read.all().iter().filter(|_| !asks_around(node, &READING));
@@ -46,6 +55,7 @@ impl Authority {
         for ix in readable.chain(changeable).filter(free) {
             found.world.roots.extend(self.shared(*ix));
             found.through.push(self.grants.id(*ix));
+            found.lasts(self.grants.expires_at(*ix));
         }
         found
     }

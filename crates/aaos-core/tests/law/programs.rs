@@ -8,7 +8,7 @@ use aaos_core::budget::Budget;
 use aaos_core::effect::FileRight;
 use aaos_core::name::ToolName;
 use aaos_core::path::PathPattern;
-use aaos_core::quantity::Quantity;
+use aaos_core::quantity::{Millis, Quantity};
 use aaos_core::world::World;
 
 use crate::support::{
@@ -99,6 +99,28 @@ fn what_is_counted_asked_about_or_only_handed_on_is_not_shown() {
     assert_eq!(shown(&["exec: /bin/a", expiring]), ["/bin/a", "read /r/*"], "the control");
     // The program that is started is in its own world, however it is bounded.
     assert_eq!(shown(&["{ exec: /bin/a, max_invocations: 2 }", "file_read: /r/*"]), ["/bin/a", "read /r/*"]);
+}
+
+#[test]
+fn a_world_lasts_as_long_as_the_first_of_its_grants() {
+    let until = |grants: &[&str]| seen(&mut world(grants), 1).0.until;
+    let after = |seconds: u64| Some(NOW.after(Millis(seconds * 1000)));
+    let (plain, long) = ("exec: /bin/a", "{ exec: /bin/a, expires_in_seconds: 90 }");
+    assert_eq!(until(&[plain, "exec: /bin/b", "file_read: /r/*"]), None);
+    assert_eq!(until(&[long, "exec: /bin/b"]), after(90));
+    for beside in ["exec: /bin/b", "file_read: /r/*", "file_write: /w/*"] {
+        let (form, words) = beside.split_once(": ").expect("a form");
+        let short = format!("{{ {form}: \"{words}\", expires_in_seconds: 60 }}");
+        assert_eq!(until(&[plain, &short]), after(60), "{beside}");
+        assert_eq!(until(&[long, &short]), after(60), "{beside}");
+        let later = short.replace("60", "120");
+        assert_eq!(until(&[long, &later]), after(90), "{beside}");
+    }
+    let not_shown = "{ file_read: \"/r/*\", expires_in_seconds: 60, max_invocations: 1 }";
+    assert_eq!(until(&[long, not_shown]), after(90), "what is not shown ends nothing");
+    let mut law = world(&[plain, "{ file_read: \"/r/*\", expires_in_seconds: 60 }"]);
+    child(&mut law, 1, 2, &[(1, 10, plain), (2, 11, "file_read: /r/*")]).expect("narrower");
+    assert_eq!(seen(&mut law, 2).0.until, after(60), "no longer than what it derives from");
 }
 
 #[test]

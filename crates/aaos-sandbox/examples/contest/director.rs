@@ -101,7 +101,7 @@ fn run_case(
     whole: Whole,
     case: &'static Case,
 ) -> io::Result<Outcome> {
-    let control = behind(stage, case, &Policy::none())?;
+    let control = behind_nothing(stage, case)?;
     let mut alone = Vec::new();
     if control.is_none() {
         for boundary in boundaries {
@@ -115,7 +115,7 @@ fn run_case(
             let worker = zygote.launch()?;
             in_worker(stage, zygote, case, worker)?
         }
-        Whole::Nothing => behind(stage, case, &Policy::none())?,
+        Whole::Nothing => behind_nothing(stage, case)?,
     };
     Ok(Outcome { case, control, confined, alone })
 }
@@ -124,6 +124,11 @@ fn in_worker(stage: &Stage, zygote: &Zygote, case: &Case, worker: Worker) -> io:
     stage.reset()?;
     let serial = worker.serial;
     ask(stage, case, worker.channel, Handing::AsTheDaemonDoes, || zygote.kill(serial))
+}
+
+/// Makes the attempt without confinement; `None`: it was reached.
+pub(crate) fn behind_nothing(stage: &Stage, case: &Case) -> io::Result<Option<Refusal>> {
+    behind(stage, case, &Policy::none())
 }
 
 /// Makes the attempt behind a policy; `None`: it was reached.

@@ -5,7 +5,7 @@
 //! what the same attempt gives unconfined (the control), what it gives in the worker, what should stop it, and which
 //! boundaries stop it alone. It ends with code 1 when anything is not as it must be, and says what on standard error.
 //! The last two arguments say what another machine than the table's cannot do, and what it can; `--without-worker`
-//! lets every attempt run free, and so fails.
+//! lets every attempt run free, and so fails. `--controls` and `--as-program` are described at [`program`].
 //!
 //! Invariants: the program is its own launcher (`--zygote`), so that its attempts run in a real worker; it harms
 //! nothing but its own stage, and never connects to `AF_VSOCK`.
@@ -20,6 +20,7 @@ mod impossible;
 mod kernel;
 mod launch;
 mod processes;
+mod program;
 mod raw;
 mod refusing;
 mod report;
@@ -93,6 +94,10 @@ fn main() -> ExitCode {
         }
         Some(LOCKED_FIRST) => return ended(Err(lock_and_become_zygote())),
         Some(word) if WHO.to_str() == Ok(word) => return who(),
+        Some(program::CONTROLS) => return ended(program::controls()),
+        Some(program::AS_PROGRAM) => {
+            return ended(program::attempt(&std::env::args().nth(2).unwrap_or_default()));
+        }
         _ => {}
     }
     let wanted = match Wanted::parse(std::env::args().skip(1)) {

@@ -11,7 +11,7 @@ use aaos_core::effect::ToolOutcome;
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GrantId};
 use aaos_core::name::AgentName;
-use aaos_core::path::PathPattern;
+use aaos_core::path::{AbsPath, PathPattern};
 use aaos_core::quantity::Timestamp;
 use aaos_core::tool::{ToolCall, find};
 use aaos_core::toolio::ToolFailure;
@@ -35,7 +35,7 @@ pub(crate) struct Lab {
     calls: u128,
 }
 
-fn built(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let exe = test.parent().and_then(Path::parent).expect("a profile's folder").join(name);
     assert!(exe.is_file(), "{} is missing: run `cargo build --workspace --examples` first", exe.display());
@@ -76,6 +76,9 @@ impl Lab {
                 if writes { Capability::FileWrite(pattern) } else { Capability::FileRead(pattern) };
             grants.push(GrantRequest { root: Some(opened.identity), ..Self::request(number, capability) });
         }
+        let contest = built("examples/contest").display().to_string();
+        let contest = AbsPath::parse(&contest).expect("an absolute path");
+        grants.push(Self::request(6, Capability::Exec(contest)));
         let name = AgentName::parse("tester").expect("a name");
         let admission = Admission::plain(AGENT, name, Budget::default());
         self.authority.admit_root(admission, grants, NOW).expect("admitted");

@@ -1,6 +1,9 @@
 //! Programs through the real daemon: `command_run` is decided, journalled, cut and ended like every other effect.
 
+use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use testkit::{Client, ProcessRef, descendants};
@@ -113,53 +116,72 @@ fn a_person_is_asked_about_programs_where_that_is_wanted() {
     assert_eq!(caller.reply_to(asked).expect("it runs")["result"]["stdout"], "hello\n");
 }
 
-/// A script of these words, granted with its interpreter to an agent that has to ask.
-fn asks_about_a_script(rig: &Rig, client: &mut Client) -> (std::path::PathBuf, Value) {
-    let script = rig.daemon.work_dir().join("script");
-    std::fs::write(&script, "#!/bin/sh\necho shown\n").expect("written");
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("set");
-    let granted = grants(&["exec: /bin/sh", &format!("exec: {}", script.display())]);
+/// A script for a shell of its own, granted with it to an agent that has to ask: script, shell and agent.
+fn asks_about_a_script(rig: &Rig, client: &mut Client) -> ([PathBuf; 2], Value) {
+    let [script, shell] = ["script", "shell"].map(|name| rig.daemon.work_dir().join(name));
+    fs::copy("/bin/sh", &shell).expect("copied");
+    fs::write(&script, format!("#!{}\necho shown\n", shell.display())).expect("written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("set");
+    let granted = [&script, &shell].map(|path| format!("exec: {}", path.display()));
+    let granted = grants(&granted.each_ref().map(String::as_str));
     let manifest = holding("runner", &granted) + "approval_required: [command_run]\n";
-    (script, spawn(client, &manifest).into())
+    let agent = spawn(client, &manifest).into();
+    ([script, shell], agent)
 }
 
-/// The one open question, about this content of the script.
-fn question(client: &mut Client, script: &std::path::Path) -> (Value, String) {
+/// The one open question, with the content that is shown of each of these.
+fn question(client: &mut Client, files: &[PathBuf; 2]) -> (Value, Vec<String>) {
     let pending = client.call("approval.list", json!({})).expect("a list")["pending"][0].clone();
-    let target = &pending["targets"][0];
-    assert_eq!(target["path"].as_str(), script.to_str(), "{pending}");
-    (pending["id"].clone(), target["content_hash"].as_str().expect("the script's").to_owned())
+    let targets = pending["targets"].as_array().expect("a list");
+    assert!(targets.iter().map(|one| one["path"].as_str()).eq(files.iter().map(|path| path.to_str())));
+    let hash = |one: &Value| one["content_hash"].as_str().expect("a file's").to_owned();
+    (pending["id"].clone(), targets.iter().map(hash).collect())
+}
+
+/// The question that is asked after these.
+fn new_question(
+    rig: &Rig,
+    client: &mut Client,
+    asked: &[Value],
+    files: &[PathBuf; 2],
+) -> (Value, Vec<String>) {
+    let is_new = |one: &Value| !asked.contains(&one["event"]["question"]["id"]);
+    wait_for_entry(&rig.daemon, "human_approval_requested", is_new);
+    question(client, files)
 }
 
 #[test]
 fn what_was_approved_is_what_is_started_and_a_person_is_asked_anew_about_other_content() {
     let rig = Rig::saying("done");
     let mut client = rig.client();
-    let (script, agent) = asks_about_a_script(&rig, &mut client);
+    let (files, agent) = asks_about_a_script(&rig, &mut client);
     let mut caller = rig.client();
-    let call = json!({ "agent_id": agent, "tool": "command_run", "input": { "program": script } });
+    let call = json!({ "agent_id": agent, "tool": "command_run", "input": { "program": files[0] } });
     let answer = |client: &mut Client, id: &Value, decision: &str| {
         client.call("approval.respond", json!({ "id": id, "decision": decision })).expect("answered");
     };
-
     let control = caller.send("tool.invoke", call.clone());
     wait_for_entry(&rig.daemon, "human_approval_requested", |_| true);
-    let (id, shown) = question(&mut client, &script);
+    let (id, _) = question(&mut client, &files);
     answer(&mut client, &id, "approve");
     assert_eq!(caller.reply_to(control).expect("the control")["result"]["stdout"], "shown\n");
 
-    let asked = caller.send("tool.invoke", call);
-    wait_for_entry(&rig.daemon, "human_approval_requested", |one| one["event"]["question"]["id"] != id);
-    let (second, same) = question(&mut client, &script);
-    assert_eq!(same, shown);
-    std::fs::write(&script, "#!/bin/sh\necho swapped\n").expect("rewritten");
-    answer(&mut client, &second, "approve");
-    let is_new =
-        |one: &Value| one["event"]["question"]["id"] != id && one["event"]["question"]["id"] != second;
-    wait_for_entry(&rig.daemon, "human_approval_requested", is_new);
-    let (third, other) = question(&mut client, &script);
-    assert_ne!(other, shown, "it is asked about what stands there now");
-    answer(&mut client, &third, "deny");
-    caller.reply_to(asked).expect_err("it was denied");
-    assert_eq!(entries(&mut client, &["tool_invoked"]).len(), 1, "of the second call nothing began");
+    let mut asked = vec![id];
+    // Of the script and of what it is started by: bytes behind a program's own are still that program.
+    for (swapped, more) in [(0, "echo swapped\n"), (1, "something else")] {
+        let waiting = caller.send("tool.invoke", call.clone());
+        let (id, before) = new_question(&rig, &mut client, &asked, &files);
+        let mut file = fs::OpenOptions::new().append(true).open(&files[swapped]).expect("opened");
+        file.write_all(more.as_bytes()).expect("changed");
+        drop(file);
+        answer(&mut client, &id, "approve");
+        asked.push(id);
+        let (id, now) = new_question(&rig, &mut client, &asked, &files);
+        assert_ne!(now[swapped], before[swapped], "it is asked about what stands there now");
+        assert_eq!(now[1 - swapped], before[1 - swapped]);
+        answer(&mut client, &id, "deny");
+        asked.push(id);
+        caller.reply_to(waiting).expect_err("it was denied");
+    }
+    assert_eq!(entries(&mut client, &["tool_invoked"]).len(), 1, "of the other calls nothing began");
 }

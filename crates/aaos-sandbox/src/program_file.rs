@@ -1,0 +1,166 @@
+//! The file that a program's path leads to, and for a script its interpreter: found and opened once, read by a worker,
+//! shown to a person, and executed.
+//!
+//! Invariants: agentd hashes what is in them and reads nothing else of it. What was looked at is what is executed, by
+//! the same descriptors. A script is started by an interpreter that is granted, too, and the interpreter is no script.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use aaos_core::approval::Target;
+use aaos_core::limits::MAX_OBSERVED_OUTPUT_BYTES;
+use aaos_core::path::AbsPath;
+use aaos_core::program::ScriptLine;
+use aaos_core::quantity::Bytes;
+use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
+use aaos_core::wire::{Handed, Handle, JobOutput, WorkerJob};
+use aaos_core::world::World;
+use rustix::fs::{OFlags, ResolveFlags};
+
+use crate::beneath::{Base, Location, facts, open_for_io};
+use crate::calls::off_thread;
+use crate::error::SandboxError;
+use crate::observe::{not_hashed, shown};
+use crate::roots::{RootError, RootTable, hash_file, open_slash};
+use crate::worker::Worker;
+
+/// Execute permission for anybody.
+const EXECUTABLE: u32 = 0o111;
+
+/// A program that was found.
+#[derive(Debug)]
+pub(crate) struct ProgramFile {
+    pub(crate) path: AbsPath,
+    /// To execute it by.
+    pub(crate) location: Location,
+    /// To read it by, where it may be read.
+    pub(crate) content: Option<OwnedFd>,
+}
+
+/// What a call would execute: the program, and for a script what it is started by.
+#[derive(Debug)]
+pub struct OpenedProgram {
+    pub(crate) called: ProgramFile,
+    pub(crate) by: Option<(ScriptLine, ProgramFile)>,
+}
+
+impl OpenedProgram {
+    /// What a person is shown of it: which files these are, and their content now. Reads them.
+    #[must_use]
+    pub fn observe(&self) -> Vec<Target> {
+        let interpreter = self.by.iter().map(|(_, file)| file);
+        std::iter::once(&self.called).chain(interpreter).map(ProgramFile::observe).collect()
+    }
+}
+
+impl ProgramFile {
+    /// Finds it and opens it. Touches the file system.
+    pub(crate) fn find(path: &AbsPath, table: &RootTable) -> Result<Self, ToolFailure> {
+        let location = find_program(path, table).map_err(|error| error.to_failure())?;
+        if location.facts.kind != FileKind::File {
+            let error = RootError::WrongKind { path: path.to_string(), found: location.facts.kind };
+            return Err(error.to_failure());
+        }
+        if location.facts.mode & EXECUTABLE == 0 {
+            let why =
+                format!("{path} is not executable; name a program, or its interpreter with it as argument");
+            return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
+        }
+        // What may be executed and not read is no script: its interpreter could not read it either.
+        let content = open_for_io(&location.fd, OFlags::RDONLY).ok();
+        Ok(Self { path: path.clone(), location, content })
+    }
+
+    fn observe(&self) -> Target {
+        let hash = self.hash().unwrap_or_else(|error| format!("unknown: {error}"));
+        Target {
+            path: self.path.to_string(),
+            root: String::new(),
+            place: shown(&self.location.path),
+            content_hash: Some(hash),
+        }
+    }
+
+    /// Read by a descriptor of its own: where the other one stands is the worker's matter.
+    fn hash(&self) -> Result<String, RootError> {
+        let fail = |errno| RootError::from_errno("look at", self.path.as_str(), errno);
+        let now = facts(&self.location.fd, b"").map_err(fail)?;
+        if now.size > MAX_OBSERVED_OUTPUT_BYTES {
+            return Ok(not_hashed(&now));
+        }
+        let file = open_for_io(&self.location.fd, OFlags::RDONLY).map_err(fail)?;
+        let (_, hash) = hash_file(file).map_err(|source| RootError::Io {
+            action: "read",
+            path: self.path.to_string(),
+            source,
+        })?;
+        Ok(hash)
+    }
+}
+
+/// The file that a program's path leads to now.
+fn find_program(path: &AbsPath, table: &RootTable) -> Result<Location, RootError> {
+    let slash = open_slash()?;
+    let shown = path.as_str();
+    let base = Base { directory: slash.as_fd(), protection: table.protection(), exempt: false, shown };
+    base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
+}
+
+impl Worker {
+    /// Opens a program, and where it is a script its interpreter, which has to be one of the world's: this worker reads
+    /// its first line. Dropping the future condemns the worker.
+    ///
+    /// # Errors
+    /// [`ToolFailure`] saying why it cannot be started; nothing was executed.
+    pub async fn open_program(
+        &mut self,
+        program: &AbsPath,
+        world: &World,
+        roots: &RootTable,
+    ) -> Result<OpenedProgram, ToolFailure> {
+        let called = find(program, roots).await?;
+        let Some(line) = self.script_line(&called).await? else {
+            return Ok(OpenedProgram { called, by: None });
+        };
+        let interpreter = &line.interpreter;
+        if !world.programs.contains(interpreter) {
+            let why = format!(
+                "{program} is a script for {interpreter}, which may not be started; missing exec: {interpreter}"
+            );
+            return Err(ToolFailure::new(ToolFailureKind::Denied, why));
+        }
+        let by = find(interpreter, roots).await?;
+        if self.script_line(&by).await?.is_some() {
+            let why =
+                format!("{interpreter}, the interpreter of {program}, is a script itself; start it by name");
+            return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
+        }
+        Ok(OpenedProgram { called, by: Some((line, by)) })
+    }
+
+    /// What the first line of a program names; nothing where it is no script.
+    async fn script_line(&mut self, program: &ProgramFile) -> Result<Option<ScriptLine>, ToolFailure> {
+        const PROGRAM: Handle = Handle(0);
+        let Some(content) = &program.content else { return Ok(None) };
+        let size = Bytes(program.location.facts.size);
+        let job = WorkerJob::ScriptLine { program: Handed::File { handle: PROGRAM, size } };
+        let copy = content.try_clone().map_err(|error| {
+            let why = format!("the daemon is out of descriptors ({error}); try again");
+            ToolFailure::new(ToolFailureKind::Io, why)
+        })?;
+        let path = &program.path;
+        let answer = self.ask("a look at a program", job, vec![copy], None).await;
+        let output = answer.map_err(|failure| {
+            let message = format!("{path} cannot be started: {}", failure.message);
+            ToolFailure { message, ..failure }
+        })?;
+        match output {
+            JobOutput::ScriptLine(line) if line.as_ref().is_none_or(ScriptLine::is_usable) => Ok(line),
+            _ => Err(self.broke(&SandboxError::Protocol { what: "no first line of a program" }).await),
+        }
+    }
+}
+
+async fn find(path: &AbsPath, roots: &RootTable) -> Result<ProgramFile, ToolFailure> {
+    let (path, roots) = (path.clone(), roots.clone());
+    off_thread(move || ProgramFile::find(&path, &roots)).await?
+}
