@@ -88,7 +88,7 @@ const fn contest(
 /// Everything that runs in the guests.
 const SUITES: &[Suite] = &[
     suite("examples/group_limits", &[]),
-    suite("deps/rpc", &["worker_memory"]),
+    suite("deps/rpc", &["worker_memory", "program_groups"]),
     contest(&[], CONTEST_ROOT, &[0]),
     contest(&[], CONTEST_NOBODY, &[NOBODY]),
     contest(WITHOUT, CONTEST_ROOT, &[0]),

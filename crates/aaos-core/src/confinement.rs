@@ -147,7 +147,7 @@ pub enum MemoryBound {
     Watchdog,
 }
 
-/// What a confined process uses of the machine.
+/// What a confined process, or a program with all that it started, uses of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ResourceUsage {
     /// What bounds its memory.
@@ -163,6 +163,12 @@ pub struct ResourceUsage {
     pub cpu_ms: Millis,
     /// Processes and threads.
     pub processes: u64,
+    /// Read from disks, where the kernel says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub read_bytes: Option<Bytes>,
+    /// Written to disks, where the kernel says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub written_bytes: Option<Bytes>,
 }
 
 /// What carries a confined process.

@@ -107,6 +107,7 @@ impl Kernel {
             (authority.purse(id, now), authority.grants_of(id))
         };
         let waiting_for = agent.waiting_for();
+        let programs = agent.program_resources();
         let live = agent.live();
         Ok(AgentStatus {
             id: view.id,
@@ -122,6 +123,7 @@ impl Kernel {
             grants,
             confinement: agent.receipt(),
             resources: agent.resources(),
+            programs,
             waiting_for,
             next_due: view.next_due,
             restarts: view.restarts,

@@ -42,6 +42,7 @@ impl Kernel {
             Err(failure) => return permit.settle(ToolOutcome::failed(failure, self.clock().since(begun))),
         };
         let worker = sandbox.receipt().worker;
+        let _shown = agent.show_program(&sandbox);
         let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()).await {
             Err(error) => ToolOutcome::of(Err(error.into_tool_failure())),
             Ok(()) => {

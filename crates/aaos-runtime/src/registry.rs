@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aaos_core::confinement::{ConfinementReceipt, ResourceUsage};
-use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId};
+use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId, WorkerId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::quantity::Timestamp;
 use aaos_core::supervision::Watch;
 use aaos_ipc::{Correlation, Mailbox};
+use aaos_sandbox::{Gauge, ProgramSandbox};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -96,6 +97,8 @@ pub(crate) struct Live {
     pub(crate) was_refused: bool,
     /// Questions to a person that calls of it wait for, in words.
     asking: Vec<String>,
+    /// Its programs that run, and what reads their use of the machine.
+    programs: Vec<(WorkerId, Gauge)>,
     pub(crate) mailbox: Mailbox<Mail>,
     /// Messages that are being journalled: each has its place in the mailbox already.
     arriving: usize,
@@ -157,6 +160,7 @@ impl Agent {
                 revoked: HashMap::new(),
                 was_refused: false,
                 asking: Vec::new(),
+                programs: Vec::new(),
                 mailbox: Mailbox::default(),
                 arriving: 0,
                 watch: Watch::default(),
@@ -221,6 +225,19 @@ impl Agent {
     /// What its worker uses of the machine, while it has one.
     pub(crate) fn resources(&self) -> Option<ResourceUsage> {
         self.worker.usage()
+    }
+
+    /// What its programs use of the machine, where control groups say it.
+    pub(crate) fn program_resources(&self) -> Vec<ResourceUsage> {
+        let gauges: Vec<Gauge> = self.live().programs.iter().map(|(_, gauge)| gauge.clone()).collect();
+        gauges.iter().filter_map(Gauge::read).collect()
+    }
+
+    /// Shows what a program uses, as long as what is returned lives.
+    pub(crate) fn show_program(&self, sandbox: &ProgramSandbox) -> ShownProgram<'_> {
+        let program = sandbox.receipt().worker;
+        self.live().programs.extend(sandbox.gauge().map(|gauge| (program, gauge)));
+        ShownProgram { agent: self, program }
     }
 
     pub(crate) fn receipt(&self) -> Option<ConfinementReceipt> {
@@ -312,6 +329,19 @@ impl Drop for ShownQuestion<'_> {
         if let Some(at) = asking.iter().position(|words| *words == self.words) {
             asking.remove(at);
         }
+    }
+}
+
+/// Shows what a program uses, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct ShownProgram<'a> {
+    agent: &'a Agent,
+    program: WorkerId,
+}
+
+impl Drop for ShownProgram<'_> {
+    fn drop(&mut self) {
+        self.agent.live().programs.retain(|(program, _)| *program != self.program);
     }
 }
 

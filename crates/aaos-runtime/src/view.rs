@@ -155,6 +155,9 @@ pub struct AgentStatus {
     pub confinement: Option<ConfinementReceipt>,
     /// What its worker uses of the machine, while it has one.
     pub resources: Option<ResourceUsage>,
+    /// What its running programs use, each with all that it started, where control groups say it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub programs: Vec<ResourceUsage>,
     /// What it waits for, in words.
     pub waiting_for: Option<String>,
     /// When its schedule is due next, milliseconds since the epoch; absent without a schedule and while it is paused.

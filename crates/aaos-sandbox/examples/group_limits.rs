@@ -1,17 +1,20 @@
 //! Shows that control groups limit what they say: for `cargo xtask vm-test`, on a kernel that has all controllers.
 //!
 //! Each case has its control, the same load without the limit; a case that fails ends the program with a panic. The
-//! program moves itself into a leaf first, so that it can give groups of their own to those that it starts.
+//! program moves itself into a leaf first, so that it can give groups of their own to those that it starts. Two of its
+//! roles are for itself alone: `hold STATE` leaves groups behind when it is killed, and `claim GROUP` tells where its
+//! groups are when it begins in a group; as process 1 it enters that group and starts itself once more.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use aaos_core::confinement::{Boundary, ConfinementPolicy, Evidence, MemoryBound};
 use aaos_core::quantity::Bytes;
-use aaos_sandbox::{GroupLimits, GroupName, Groups, Leaf, Sandbox, ZygoteSeed};
+use aaos_sandbox::{GroupLimits, GroupName, Groups, Leaf, Sandbox, Shortage, ZygoteSeed};
 
 const MIB: u64 = 1024 * 1024;
 /// Far more than any load here uses, but for the one that a case is about.
@@ -21,13 +24,24 @@ const BUSY_MS: u64 = 3_000;
 /// The most that they get.
 const MOST_BUSY_MS: u64 = 30_000;
 
+/// Where the control groups are.
+const TOP: &str = "/sys/fs/cgroup";
+
 fn main() {
-    if let Some(state) = std::env::args().nth(1) {
-        return hold_until_killed(Path::new(&state));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => show_everything(),
+        ["hold", state] => hold_until_killed(Path::new(state)),
+        ["claim", group] => tell_claim(Path::new(group)),
+        _ => panic!("{words:?} is no role"),
     }
-    let groups = Groups::claim(&GroupName::of_process());
+}
+
+fn show_everything() {
+    let groups = claimed();
     assert!(groups.why_none().is_none(), "no control groups: {:?}", groups.why_none());
     memory_is_limited(&groups);
+    a_limit_above_is_not_taken_for_the_own(&groups);
     processes_are_limited(&groups);
     shares_of_the_processor_follow_the_weights(&groups);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -38,6 +52,10 @@ fn main() {
     assert!(!before.exists(), "and its tree is gone");
     say("this process is back in its group, and the tree is gone");
     shared_groups_are_left_alone();
+}
+
+fn claimed() -> Groups {
+    Groups::claim(&GroupName::of_process().expect("a name"))
 }
 
 fn say(line: &str) {
@@ -60,7 +78,7 @@ fn memory_is_limited(groups: &Groups) {
     let load = "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c > /dev/null";
     let wide = groups.leaf(WIDE).expect("a leaf");
     assert!(ended(shell_in(&wide, load)).success(), "the control: with room for it the load ends well");
-    assert!(!wide.end(), "nobody ran out of memory there");
+    assert_eq!(wide.end(), None, "nobody ran out of memory there");
     let narrow = GroupLimits { memory: Bytes(32 * MIB), ..WIDE };
     let leaf = groups.leaf(narrow).expect("a leaf");
     let status = ended(shell_in(&leaf, load));
@@ -68,10 +86,26 @@ fn memory_is_limited(groups: &Groups) {
     let used = leaf.usage().expect("its numbers");
     assert_eq!((used.bound, used.memory_limit_bytes), (MemoryBound::Cgroup, narrow.memory));
     assert!(used.memory_peak_bytes.expect("this kernel says it") <= narrow.memory);
+    // Without a disk nothing moves, but the kernel says so.
+    assert!(
+        leaf.path().join("io.stat").exists() && used.read_bytes.is_some() && used.written_bytes.is_some()
+    );
     let path = leaf.path().to_owned();
-    assert!(leaf.end(), "the kernel says who ran out of memory");
+    assert_eq!(leaf.end(), Some(Shortage::OwnLimit), "the kernel says who ran out of memory");
     assert!(!path.exists(), "its group is gone");
     say("memory.max ends what needs more, and says so");
+}
+
+/// Where the whole tree gets less than a leaf may use, the leaf is not to blame. The control is the case above.
+fn a_limit_above_is_not_taken_for_the_own(groups: &Groups) {
+    let leaf = groups.leaf(WIDE).expect("a leaf");
+    let above = leaf.path().parent().expect("the tree").join("memory.max");
+    fs::write(&above, (64 * MIB).to_string()).expect("the tree is this program's");
+    let status = ended(shell_in(&leaf, "head -c 100000000 /dev/zero | tail -c 90000000 | wc -c > /dev/null"));
+    fs::write(&above, "max").expect("the tree is this program's");
+    assert!(!status.success(), "90 MB do not fit into 64 MiB: {status}");
+    assert_eq!(leaf.end(), Some(Shortage::Elsewhere), "the leaf itself was within its limit");
+    say("a want of memory above a group is not taken for its own");
 }
 
 fn processes_are_limited(groups: &Groups) {
@@ -136,8 +170,8 @@ async fn a_worker_is_born_in_its_leaf_and_the_leaf_goes_with_it(groups: Groups) 
     let sandbox = Sandbox::adopt(seed, required).expect("adopted");
     let worker = sandbox.launch_worker().await.expect("a worker, with a group as the policy requires");
     assert_eq!(worker.receipt().evidence(Boundary::Cgroup), Evidence::Observed, "{:#?}", worker.receipt());
-    let group = fs::read_to_string(format!("/proc/{}/cgroup", worker.receipt().pid)).expect("readable");
-    let group = Path::new("/sys/fs/cgroup").join(group.trim().trim_start_matches("0::/"));
+    let group =
+        group_in(&fs::read_to_string(format!("/proc/{}/cgroup", worker.receipt().pid)).expect("readable"));
     assert!(group.file_name().is_some_and(|name| name.to_string_lossy().starts_with("far-")), "{group:?}");
     assert_eq!(fs::read_to_string(group.join("memory.swap.max")).expect("there").trim(), "0");
     let used = worker.gauge().and_then(|gauge| gauge.read()).expect("its numbers");
@@ -155,19 +189,24 @@ fn worker_exe() -> PathBuf {
 }
 
 fn own_group() -> PathBuf {
-    let group = fs::read_to_string("/proc/self/cgroup").expect("readable");
-    Path::new("/sys/fs/cgroup").join(group.trim().trim_start_matches("0::/"))
+    group_in(&fs::read_to_string("/proc/self/cgroup").expect("readable"))
 }
 
-/// A process that shares its group moves nobody: an ordinary user gets none, root gets one at the top.
+/// The directory of what /proc/PID/cgroup says.
+fn group_in(told: &str) -> PathBuf {
+    Path::new(TOP).join(told.trim().trim_start_matches("0::/"))
+}
+
+/// A process that shares its group moves nobody: an ordinary user gets none, root gets one beside it.
 fn shared_groups_are_left_alone() {
     let before = own_group();
-    let mut neighbour = command("/bin/sleep").arg("1000").spawn().expect("a neighbour in the same group");
-    let groups = Groups::claim(&GroupName::of_process());
+    let mut neighbour = sleeping();
+    let groups = claimed();
     if rustix::process::geteuid().is_root() {
-        let leaf = groups.leaf(WIDE).expect("root makes its groups at the top");
-        assert_eq!(leaf.path().parent().and_then(Path::parent), Some(Path::new("/sys/fs/cgroup")));
+        let leaf = groups.leaf(WIDE).expect("root makes its groups beside it");
+        assert_eq!(leaf.path().parent().and_then(Path::parent), before.parent());
         what_a_killed_daemon_left_is_removed();
+        what_bounds_a_shared_group_from_above_bounds_far_processes_too();
     } else {
         let why = groups.why_none().expect("none").to_string();
         assert!(why.contains("1 other processes") && why.contains("Delegate"), "{why}");
@@ -178,12 +217,103 @@ fn shared_groups_are_left_alone() {
     say("a group that is shared is left alone");
 }
 
+fn sleeping() -> Child {
+    command("/bin/sleep").arg("1000").spawn().expect("a neighbour in the same group")
+}
+
+/// Two groups like those of a service manager: one with controllers for what is in it, and in that one for processes.
+fn what_bounds_a_shared_group_from_above_bounds_far_processes_too() {
+    let slice = Path::new(TOP).join(format!("slice-{}", std::process::id()));
+    let session = slice.join("session");
+    fs::create_dir_all(&session).expect("root may");
+    fs::write(slice.join("cgroup.subtree_control"), "+memory +pids").expect("it has them");
+    let in_session = |words: &[&str]| claim_told(&session, words);
+    let entering = "echo 0 > \"$2/cgroup.procs\" && exec \"$0\" \"$@\"";
+    let foreign = "echo 0 > \"$2/cgroup.procs\" && \"$0\" \"$@\"; exit $?";
+    let inside = ["/usr/bin/unshare", "--pid", "--fork", "--mount-proc"];
+
+    let alone = in_session(&["/bin/sh", "-c", entering]);
+    assert_eq!(alone.tree.parent(), Some(session.as_path()), "the control: alone in it, it has it to itself");
+    assert_eq!(alone.own, alone.tree.join("agentd"), "the control: and leaves it for a leaf");
+
+    let mut neighbour = sleeping();
+    fs::write(session.join("cgroup.procs"), neighbour.id().to_string()).expect("root may");
+    let shared = in_session(&["/bin/sh", "-c", entering]);
+    assert_eq!(
+        shared.tree.parent(),
+        Some(slice.as_path()),
+        "beside the group that is shared, not at the top"
+    );
+    assert_eq!(shared.own, session, "nobody was moved");
+    neighbour.kill().and_then(|()| neighbour.wait()).expect("ended");
+
+    let its_own = in_session(&inside);
+    assert_eq!(
+        its_own.tree.parent(),
+        Some(session.as_path()),
+        "process 1 that only stands in makes way, too"
+    );
+    assert_eq!(its_own.first, its_own.own, "{its_own:?}");
+    let anothers = in_session(&[&inside[..], &["/bin/sh", "-c", foreign]].concat());
+    assert_eq!(
+        anothers.tree.parent(),
+        Some(slice.as_path()),
+        "a process 1 of somebody else's shares the group"
+    );
+    assert_eq!((&anothers.first, &anothers.own), (&session, &session), "and is not moved");
+
+    for group in [&session, &slice] {
+        fs::remove_dir(group).expect("nothing is left in it");
+    }
+    say("groups beside a shared one stay below what bounds it, and no process of anybody else's is moved");
+}
+
+/// Where the groups of a process are, and where it and its process 1 are meanwhile.
+#[derive(Debug)]
+struct Claimed {
+    tree: PathBuf,
+    own: PathBuf,
+    first: PathBuf,
+}
+
+/// Has this program claim groups in `group`, started by `words`, and reads what it tells.
+fn claim_told(group: &Path, words: &[&str]) -> Claimed {
+    let this = std::env::current_exe().expect("a running program has a path");
+    let (program, args) = words.split_first().expect("a program");
+    let mut starting = command(program);
+    let starting = starting.args(args).arg(this).args(["claim".as_ref(), group.as_os_str()]);
+    let output = starting.stdin(Stdio::null()).stderr(Stdio::inherit()).output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{words:?}: {} {told}", output.status);
+    let mut paths = told.lines().map(PathBuf::from);
+    let mut next = || paths.next().expect("three paths");
+    Claimed { tree: next(), own: next(), first: next() }
+}
+
+/// The role `claim`.
+fn tell_claim(group: &Path) {
+    if std::process::id() == 1 {
+        fs::write(group.join("cgroup.procs"), "0").expect("root may");
+        let mut words = std::env::args_os();
+        let mut again = command("/proc/self/exe");
+        let again = again.arg0(words.next().expect("its name")).args(words);
+        assert!(again.status().expect("it starts").success());
+        return;
+    }
+    let groups = claimed();
+    let leaf = groups.leaf(WIDE).expect("a leaf");
+    let first = fs::read_to_string("/proc/1/cgroup").expect("readable");
+    let tree = leaf.path().parent().expect("the tree");
+    let told = [tree.to_owned(), own_group(), group_in(&first)].map(|path| format!("{}\n", path.display()));
+    std::io::stdout().lock().write_all(told.concat().as_bytes()).expect("standard output is open");
+}
+
 /// Another process of the same state finds what the first one left when it was killed.
 fn what_a_killed_daemon_left_is_removed() {
     let state = tempfile::tempdir().expect("a directory");
     let this = std::env::current_exe().expect("a running program has a path");
     let mut first = command(this);
-    let first = first.arg(state.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let first = first.arg("hold").arg(state.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut first = first.spawn().expect("the first starts");
     let mut told = String::new();
     BufReader::new(first.stdout.take().expect("a pipe")).read_line(&mut told).expect("it tells its leaf");
@@ -199,7 +329,7 @@ fn what_a_killed_daemon_left_is_removed() {
     say("groups that a killed daemon left are ended and removed by the next");
 }
 
-/// The first of the two: makes a leaf with somebody in it, tells its path, and waits.
+/// The role `hold`, the first of the two: makes a leaf with somebody in it, tells its path, and waits.
 fn hold_until_killed(state: &Path) {
     let groups = Groups::claim(&GroupName::of_state(state).expect("a name"));
     let leaf = groups.leaf(WIDE).expect("a leaf");

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::broker::{Answer, Broker};
 use crate::egress::FetchedPage;
 use crate::error::SandboxError;
-use crate::gauge::{Gauge, mebibytes};
+use crate::gauge::{Gauge, OutOfMemory};
 use crate::plan::{Plan, Request, claimed_bytes, fits, render};
 use crate::roots::RootTable;
 use crate::worker::Worker;
@@ -184,8 +184,8 @@ impl InCall<'_> {
     /// The failure of a call whose worker is gone or not to be trusted any more.
     async fn lost(&mut self, error: &SandboxError) -> ToolFailure {
         let end = self.worker.autopsy().await;
-        if let Some(limit) = end.out_of_memory {
-            return out_of_memory(limit);
+        if let Some(why) = end.out_of_memory {
+            return out_of_memory(why);
         }
         let mut message =
             format!("the confined worker was lost ({error}; {}); nothing was written", end.reason);
@@ -199,15 +199,16 @@ impl InCall<'_> {
     async fn overran(&mut self) -> ToolFailure {
         let end = self.worker.end_overrun().await;
         // Whatever else ended it meanwhile, this is why the call is over.
-        out_of_memory(end.out_of_memory.unwrap_or(Bytes(WORKER_MEMORY_BYTES)))
+        out_of_memory(end.out_of_memory.unwrap_or(OutOfMemory::Limit(Bytes(WORKER_MEMORY_BYTES))))
     }
 }
 
-fn out_of_memory(limit: Bytes) -> ToolFailure {
-    let limit = mebibytes(limit);
-    let message = format!(
-        "out of memory: limit {limit}; the worker was ended and nothing was written; ask for less at once"
-    );
+fn out_of_memory(why: OutOfMemory) -> ToolFailure {
+    let next = match why {
+        OutOfMemory::Limit(_) => "ask for less at once",
+        OutOfMemory::Elsewhere(_) => "try again when there is more",
+    };
+    let message = format!("{why}; the worker was ended and nothing was written; {next}");
     ToolFailure::new(ToolFailureKind::OutOfMemory, message)
 }
 

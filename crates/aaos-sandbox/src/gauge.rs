@@ -13,7 +13,7 @@ use aaos_core::limits::MEMORY_WATCH_MS;
 use aaos_core::quantity::{Bytes, Millis};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::leaf::{GroupLimits, Leaf};
+use crate::leaf::{GroupLimits, Leaf, Shortage};
 use crate::receipt::{read_proc, status_of};
 
 /// Milliseconds of one tick in /proc/PID/stat: the kernel shows a hundred a second on every x86-64 machine.
@@ -69,6 +69,38 @@ impl Hold {
     }
 }
 
+/// Why a far process was ended for the memory that it needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// It needed more than this limit of its own.
+    Limit(Bytes),
+    /// It was within this limit of its own; a control group above it, or the machine, had no memory left.
+    Elsewhere(Bytes),
+}
+
+impl OutOfMemory {
+    pub(crate) fn of(shortage: Shortage, limit: Bytes) -> Self {
+        match shortage {
+            Shortage::OwnLimit => Self::Limit(limit),
+            Shortage::Elsewhere => Self::Elsewhere(limit),
+        }
+    }
+}
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Limit(limit) => write!(out, "out of memory: limit {}", mebibytes(*limit)),
+            Self::Elsewhere(limit) => write!(
+                out,
+                "out of memory: the machine, or a control group above, has no more; the own limit of {} was not \
+                 reached",
+                mebibytes(*limit)
+            ),
+        }
+    }
+}
+
 /// `256 MiB`.
 pub(crate) fn mebibytes(bytes: Bytes) -> String {
     format!("{} MiB", bytes.0 / (1024 * 1024))
@@ -83,12 +115,13 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// What it uses now; `None` once it has ended.
+    /// What it uses now; `None` once it has ended, and of a tree of processes without a control group.
     #[must_use]
     pub fn read(&self) -> Option<ResourceUsage> {
         match &self.hold {
             Hold::Group(leaf) => leaf.usage(),
-            Hold::Watch { limits, .. } | Hold::Each { limits, .. } => {
+            Hold::Each { .. } => None,
+            Hold::Watch { limits, .. } => {
                 let usage = usage_of(self.pid, limits.memory)?;
                 // A number is given anew only after its process has ended.
                 self.runs().then_some(usage)
@@ -128,6 +161,8 @@ fn usage_of(pid: u32, memory_limit_bytes: Bytes) -> Option<ResourceUsage> {
         memory_limit_bytes,
         cpu_ms: cpu_of(&read_proc(Path::new(&format!("/proc/{pid}/stat"))).ok()?)?,
         processes: number("Threads")?,
+        read_bytes: None,
+        written_bytes: None,
     })
 }
 
@@ -140,9 +175,17 @@ fn cpu_of(stat: &str) -> Option<Millis> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cpu_of, usage_of};
+    use super::{OutOfMemory, cpu_of, usage_of};
     use aaos_core::confinement::MemoryBound;
     use aaos_core::quantity::{Bytes, Millis};
+
+    #[test]
+    fn a_want_of_memory_names_whose_it_was() {
+        let limit = Bytes(256 * 1024 * 1024);
+        assert_eq!(OutOfMemory::Limit(limit).to_string(), "out of memory: limit 256 MiB");
+        let elsewhere = OutOfMemory::Elsewhere(limit).to_string();
+        assert!(elsewhere.contains("the machine") && elsewhere.ends_with("256 MiB was not reached"));
+    }
 
     #[test]
     fn times_are_found_behind_any_name() {

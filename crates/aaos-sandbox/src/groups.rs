@@ -1,9 +1,9 @@
 //! The control groups (cgroup v2) of this daemon's far processes: one sub-tree, and in it one leaf for each process.
 //!
-//! Invariants: a group that holds processes of somebody else is never changed, but for root's own at the top of the
-//! hierarchy, which may hold any; what an earlier daemon left under the same name is ended and removed before anything
-//! is made; the tree goes away with its last handle, and the daemon is back where it was. Groups that cannot be had are
-//! a reason in words, which every receipt repeats.
+//! Invariants: a group that holds processes of somebody else is never changed, but for the root of the hierarchy, which
+//! may hold any; nobody is moved but this process and process 1 where that stands in for it; what an earlier daemon left
+//! under the same name is ended and removed before anything is made; the tree goes away with its last handle, and the
+//! daemon is back where it was. Groups that cannot be had are a reason in words, which every receipt repeats.
 
 use std::fs;
 use std::io;
@@ -85,10 +85,14 @@ impl GroupName {
         Ok(Self(format!("aaos-{}", &hash.as_str()[..16])))
     }
 
-    /// Of this very process, for one that owns no state.
-    #[must_use]
-    pub fn of_process() -> Self {
-        Self(format!("aaos-process-{}", std::process::id()))
+    /// Of this very process, for one that owns no state: no other has it while this one runs, in no PID namespace of
+    /// the machine.
+    ///
+    /// # Errors
+    /// When the process cannot look at its own PID namespace.
+    pub fn of_process() -> io::Result<Self> {
+        let namespace = fs::metadata("/proc/self/ns/pid")?;
+        Ok(Self(format!("aaos-process-{:x}-{}", namespace.ino(), std::process::id())))
     }
 }
 
@@ -141,6 +145,8 @@ struct Tree {
     shown: String,
     /// Those who moved into it: this process, and process 1 where that stands in for it.
     movers: Vec<u32>,
+    /// Whether controllers may be switched on in `base`.
+    may_switch: bool,
     /// What was switched on in `base` for it.
     switched_on: Vec<&'static str>,
     made: AtomicU32,
@@ -152,7 +158,7 @@ impl Tree {
             return Err(GroupsError::Filtered);
         }
         let mount = Mount::find()?;
-        let (base, movers) = mount.place()?;
+        let Base { group: base, movers, may_switch } = mount.base()?;
         let available =
             words(&base.path.join("cgroup.controllers")).map_err(failed("reading controllers"))?;
         let lacks = |needed: &&&str| !available.iter().any(|one| one == **needed);
@@ -172,8 +178,8 @@ impl Tree {
         }
         let shown = base.child(&name.0);
         // From here on the value puts back what was changed, also where a step fails.
-        let mut tree =
-            Self { base: base.path, path, shown, movers, switched_on: Vec::new(), made: AtomicU32::new(0) };
+        let (switched_on, made) = (Vec::new(), AtomicU32::new(0));
+        let mut tree = Self { base: base.path, path, shown, movers, may_switch, switched_on, made };
         tree.settle().map_err(failed("setting up its control groups"))?;
         Ok(tree)
     }
@@ -191,7 +197,8 @@ impl Tree {
         let available = words(&self.base.join("cgroup.controllers"))?;
         for name in NEEDED.into_iter().chain(WELCOME) {
             let is_needed = NEEDED.contains(&name);
-            if !on.iter().any(|one| one == name) && available.iter().any(|one| one == name) {
+            let is_off = !on.iter().any(|one| one == name);
+            if is_off && self.may_switch && available.iter().any(|one| one == name) {
                 match switch(&self.base, '+', name) {
                     Ok(()) => self.switched_on.push(name),
                     Err(error) if is_needed => return Err(error),
@@ -278,6 +285,23 @@ impl Group {
         format!("{}/{name}", self.shown.trim_end_matches('/'))
     }
 
+    fn parent(&self) -> Option<Self> {
+        let shown = self.shown.rsplit_once('/')?.0;
+        let shown = if shown.is_empty() { "/" } else { shown };
+        Some(Self { path: self.path.parent()?.to_owned(), shown: shown.to_owned() })
+    }
+
+    /// Whether it is the root of the whole hierarchy, which alone may hold processes beside groups with limits.
+    fn is_root(&self) -> bool {
+        !self.path.join("cgroup.type").exists()
+    }
+
+    /// Whether groups in it have what is needed, as it is.
+    fn hands_down(&self) -> bool {
+        let on = words(&self.path.join("cgroup.subtree_control")).unwrap_or_default();
+        NEEDED.iter().all(|needed| on.iter().any(|one| one == needed))
+    }
+
     fn processes(&self) -> io::Result<Vec<u32>> {
         let all = words(&self.path.join("cgroup.procs"))?;
         Ok(all.iter().map(|pid| pid.parse().unwrap_or(0)).collect())
@@ -319,26 +343,75 @@ impl Mount {
         })
     }
 
-    /// The group that is to hold the tree, and who has to leave it for that.
-    fn place(self) -> Result<(Group, Vec<u32>), GroupsError> {
+    /// The group that is to hold the tree: the own one where nobody else is in it; for root else the nearest above that
+    /// hands the controllers down, so that what bounds the daemon from there on upwards bounds them too. Below its own
+    /// group they cannot be: one that holds processes has no groups with limits.
+    fn base(self) -> Result<Base, GroupsError> {
         let inside = self.own.processes().map_err(failed("reading who is in its group"))?;
-        let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
-        // Process 1 of a container is agentd too; it only stands in.
-        let is_ours = |pid: &&u32| **pid == std::process::id() || (**pid == 1 && parent == 1);
-        let others = inside.iter().filter(|pid| !is_ours(pid)).count();
+        let ours = ours();
+        let others = inside.iter().filter(|pid| !ours.contains(pid)).count();
         if others == 0 {
-            return Ok((self.own, inside));
+            return Ok(Base { group: self.own, movers: inside, may_switch: true });
         }
-        if rustix::process::geteuid().is_root() {
-            return Ok((self.top, Vec::new()));
-        }
-        Err(GroupsError::Shared { group: self.own.shown, others })
+        let above = if rustix::process::geteuid().is_root() { self.above() } else { None };
+        let Some(base) = above else {
+            return Err(GroupsError::Shared { group: self.own.shown, others });
+        };
+        tracing::info!(
+            own = self.own.shown,
+            others,
+            place = base.group.shown,
+            "this process shares its control group: those of far processes are made beside it, where limits of its own \
+             group do not hold; start it in a group of its own (systemd: Delegate=yes) to have them below"
+        );
+        Ok(base)
     }
+
+    fn above(&self) -> Option<Base> {
+        let mut group = self.own.clone();
+        loop {
+            let is_root = group.is_root();
+            if is_root || group.hands_down() {
+                return Some(Base { group, movers: Vec::new(), may_switch: is_root });
+            }
+            if group.path == self.top.path {
+                return None;
+            }
+            group = group.parent()?;
+        }
+    }
+}
+
+/// Where a tree is made.
+#[derive(Debug, PartialEq, Eq)]
+struct Base {
+    group: Group,
+    /// Who has to leave it for that.
+    movers: Vec<u32>,
+    /// Whether controllers may be switched on in it: nobody else has it, or it is the root of the hierarchy.
+    may_switch: bool,
+}
+
+/// This process, and process 1 where that started it to be what itself is: agentd in a container, which only stands in.
+fn ours() -> Vec<u32> {
+    let own = std::process::id();
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if parent == 1 && is_alike(parent) { vec![own, parent] } else { vec![own] }
+}
+
+/// Whether another process was started as this one was: by the same words and, where this one may see that, from the
+/// same file.
+fn is_alike(pid: u32) -> bool {
+    let words = |of: &str| fs::read(format!("/proc/{of}/cmdline")).ok().filter(|words| !words.is_empty());
+    let file = |of: &str| fs::metadata(format!("/proc/{of}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    let pid = pid.to_string();
+    let same_file = file(&pid).is_none_or(|other| file("self") == Some(other));
+    words(&pid).is_some() && words(&pid) == words("self") && same_file
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Groups, GroupsError, Mount};
+    use super::{Group, GroupName, Groups, GroupsError, Mount, is_alike};
     use crate::leaf::GroupLimits;
     use aaos_core::quantity::Bytes;
     use std::path::Path;
@@ -367,6 +440,38 @@ mod tests {
         assert_eq!(Mount::of(&part, "0::/user\n"), None);
         assert_eq!(Mount::of(MOUNTS, "4:memory:/\n"), None, "no cgroup v2 at all");
         assert_eq!(Mount::of(&MOUNTS.replace("cgroup2 ", "cgroup "), "0::/\n"), None);
+    }
+
+    #[test]
+    fn the_groups_above_are_named_up_to_the_top() {
+        let group = |path: &str, shown: &str| Group { path: path.into(), shown: shown.to_owned() };
+        let found = Mount::of(MOUNTS, "0::/system.slice/agentd.service\n").expect("found");
+        let above = found.own.parent().expect("one");
+        assert_eq!(above, group("/sys/fs/cgroup/system.slice", "/system.slice"));
+        assert_eq!(above.parent().expect("the top"), found.top);
+        let part =
+            Mount::of(&MOUNTS.replace("0:30 / ", "0:30 /machine "), "0::/machine/one\n").expect("found");
+        assert_eq!(part.own.parent().expect("one"), part.top);
+    }
+
+    #[test]
+    fn only_a_process_that_was_started_like_this_one_is_taken_for_it() {
+        assert!(is_alike(std::process::id()));
+        let parent = rustix::process::getppid().expect("whoever runs the tests").as_raw_nonzero().get();
+        assert!(!is_alike(parent.unsigned_abs()));
+        assert!(!is_alike(u32::MAX), "nobody");
+    }
+
+    #[test]
+    fn a_process_without_state_has_a_name_of_its_own_in_the_whole_machine() {
+        let GroupName(name) = GroupName::of_process().expect("a name");
+        let namespace = std::fs::read_link("/proc/self/ns/pid").expect("readable");
+        let number: u64 = namespace
+            .to_string_lossy()
+            .trim_matches(|one: char| !one.is_ascii_digit())
+            .parse()
+            .expect("pid:[N]");
+        assert_eq!(name, format!("aaos-process-{number:x}-{}", std::process::id()));
     }
 
     #[test]

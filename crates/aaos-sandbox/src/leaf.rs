@@ -1,7 +1,7 @@
 //! The control group of one far process.
 //!
 //! Invariants: its limits are set before anybody is in it, and it is removed when nobody is any more; whether the kernel
-//! ended somebody in it for want of memory is asked before it is removed.
+//! ended somebody in it for want of memory, and whose memory was wanting, is asked before it is removed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -37,7 +37,16 @@ pub struct Leaf {
     limits: GroupLimits,
     directory: File,
     /// Set when it has ended: whether the kernel ended somebody for want of memory.
-    ran_out: OnceLock<bool>,
+    shortage: OnceLock<Option<Shortage>>,
+}
+
+/// For want of whose memory the kernel ended somebody in a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// What was asked for went beyond the group's own limit.
+    OwnLimit,
+    /// The group was within its limit: a group above it, or the machine, had no memory left.
+    Elsewhere,
 }
 
 impl Leaf {
@@ -45,7 +54,7 @@ impl Leaf {
         fs::create_dir(&path)?;
         let made = set_limits(&path, limits).and_then(|()| File::open(&path));
         match made {
-            Ok(directory) => Ok(Self { path, shown, limits, directory, ran_out: OnceLock::new() }),
+            Ok(directory) => Ok(Self { path, shown, limits, directory, shortage: OnceLock::new() }),
             Err(error) => {
                 fs::remove_dir(&path)?;
                 Err(error)
@@ -94,6 +103,8 @@ impl Leaf {
     pub fn usage(&self) -> Option<ResourceUsage> {
         let number = |name: &str| self.read(name).ok()?.trim().parse::<u64>().ok();
         let cpu = field(&self.read("cpu.stat").ok()?, "usage_usec")?;
+        let disks = self.read("io.stat").ok();
+        let moved = |kind| disks.as_ref().map(|stat| disk_bytes(stat, kind));
         Some(ResourceUsage {
             bound: MemoryBound::Cgroup,
             memory_bytes: Bytes(number("memory.current")?),
@@ -102,23 +113,26 @@ impl Leaf {
             memory_limit_bytes: self.limits.memory,
             cpu_ms: Millis(cpu / 1000),
             processes: number("pids.current")?,
+            read_bytes: moved("rbytes"),
+            written_bytes: moved("wbytes"),
         })
     }
 
     /// Ends whatever is in it, removes it, and says whether the kernel had ended somebody for want of memory.
-    pub fn end(&self) -> bool {
-        *self.ran_out.get_or_init(|| {
-            let killed = self.read("memory.events").ok().and_then(|events| field(&events, "oom_kill"));
+    pub fn end(&self) -> Option<Shortage> {
+        *self.shortage.get_or_init(|| {
+            // What happened to groups below is not its own; there are none.
+            let shortage = self.read("memory.events.local").ok().and_then(|events| shortage_in(&events));
             if let Err(error) = end_group(&self.path) {
                 tracing::warn!(%error, group = %self.path.display(), "a control group could not be removed");
             }
-            killed.is_some_and(|killed| killed > 0)
+            shortage
         })
     }
 
     /// Whether the kernel ended somebody in it for want of memory, known once it has ended.
-    pub(crate) fn ran_out(&self) -> bool {
-        self.ran_out.get().is_some_and(|ran_out| *ran_out)
+    pub(crate) fn shortage(&self) -> Option<Shortage> {
+        self.shortage.get().copied().flatten()
     }
 
     fn read(&self, name: &str) -> io::Result<String> {
@@ -150,6 +164,25 @@ fn set_limits(group: &Path, limits: GroupLimits) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What memory.events.local says of a group. The kernel counts under `oom_kill` whom it ended, for whatever want of
+/// memory; under `oom`, how often the group's own limit left nothing to give.
+fn shortage_in(events: &str) -> Option<Shortage> {
+    let count = |key| field(events, key).unwrap_or(0);
+    match (count("oom_kill"), count("oom")) {
+        (0, _) => None,
+        (_, 0) => Some(Shortage::Elsewhere),
+        (_, _) => Some(Shortage::OwnLimit),
+    }
+}
+
+/// Bytes of a kind in io.stat, all disks together: a line for each, `8:0 rbytes=1 wbytes=2 …`.
+fn disk_bytes(stat: &str, kind: &str) -> Bytes {
+    let words = stat.split_whitespace().filter_map(|word| word.split_once('='));
+    let numbers =
+        words.filter(|(name, _)| *name == kind).filter_map(|(_, number)| number.parse::<u64>().ok());
+    Bytes(numbers.fold(0, u64::saturating_add))
 }
 
 /// The number behind a key in a file of `key number` lines.
@@ -196,7 +229,8 @@ fn wait_empty(group: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::field;
+    use super::{Shortage, disk_bytes, field, shortage_in};
+    use aaos_core::quantity::Bytes;
 
     #[test]
     fn numbers_stand_behind_their_keys() {
@@ -205,5 +239,27 @@ mod tests {
         assert_eq!(field(events, "oom_group_kill"), Some(2));
         assert_eq!(field(events, "kill"), None);
         assert_eq!(field("oom_kill x\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn a_limit_is_named_only_where_it_was_reached() {
+        let events = |oom: u64, killed: u64| {
+            format!("low 0\nhigh 0\nmax 12\noom {oom}\noom_kill {killed}\noom_group_kill {killed}\n")
+        };
+        assert_eq!(shortage_in(&events(0, 0)), None);
+        assert_eq!(shortage_in(&events(2, 0)), None, "it was told that there is no more, and lived");
+        assert_eq!(shortage_in(&events(1, 3)), Some(Shortage::OwnLimit));
+        assert_eq!(shortage_in(&events(0, 1)), Some(Shortage::Elsewhere));
+        assert_eq!(shortage_in(""), None);
+    }
+
+    #[test]
+    fn what_went_to_and_from_all_disks_is_added() {
+        let stat = "8:0 rbytes=4096 wbytes=10 rios=1 wios=2 dbytes=7 dios=0\n254:16 rbytes=1 wbytes=5\n";
+        assert_eq!(disk_bytes(stat, "rbytes"), Bytes(4097));
+        assert_eq!(disk_bytes(stat, "wbytes"), Bytes(15));
+        assert_eq!(disk_bytes("", "rbytes"), Bytes::ZERO);
+        let endless = format!("8:0 rbytes={0}\n8:16 rbytes={0}\n8:32 rbytes=x", u64::MAX);
+        assert_eq!(disk_bytes(&endless, "rbytes"), Bytes(u64::MAX));
     }
 }

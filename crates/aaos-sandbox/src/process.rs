@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use aaos_confine::control::{Order, Serial};
 use aaos_core::limits::{FAR_GRACE_MS, FAR_STOP_MS, KEPT_STDERR_BYTES};
-use aaos_core::quantity::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
@@ -19,7 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::gauge::{Gauge, Hold, mebibytes};
+use crate::gauge::{Gauge, Hold, OutOfMemory};
 use crate::launcher::Launcher;
 use crate::leaf::Leaf;
 
@@ -33,8 +32,8 @@ pub struct WorkerEnd {
     pub reason: String,
     /// The end of what it printed, made harmless.
     pub stderr_tail: String,
-    /// The limit of its memory, where it ended because it needed more.
-    pub out_of_memory: Option<Bytes>,
+    /// Where it ended for want of memory: whose.
+    pub out_of_memory: Option<OutOfMemory>,
 }
 
 /// A far process; ended when dropped.
@@ -142,7 +141,7 @@ impl FarProcess {
             (None, false) => "did not end in time after it was killed".to_owned(),
         };
         let reason = match out_of_memory {
-            Some(limit) => format!("out of memory: limit {} ({reason})", mebibytes(limit)),
+            Some(why) => format!("{why} ({reason})"),
             None => reason,
         };
         WorkerEnd { reason, stderr_tail: self.stderr.tail(), out_of_memory }
@@ -154,9 +153,13 @@ impl FarProcess {
         self.kill();
     }
 
-    fn out_of_memory(&self) -> Option<Bytes> {
-        let by_kernel = matches!(&self.hold, Hold::Group(leaf) if leaf.ran_out());
-        (by_kernel || self.overran).then_some(self.hold.limits().memory)
+    fn out_of_memory(&self) -> Option<OutOfMemory> {
+        let limit = self.hold.limits().memory;
+        let by_kernel = match &self.hold {
+            Hold::Group(leaf) => leaf.shortage().map(|shortage| OutOfMemory::of(shortage, limit)),
+            Hold::Watch { .. } | Hold::Each { .. } => None,
+        };
+        by_kernel.or(self.overran.then_some(OutOfMemory::Limit(limit)))
     }
 
     /// Reads what it uses; `None` before it is known.
@@ -187,10 +190,11 @@ impl FarProcess {
 async fn remove_after(mut ended: watch::Receiver<Option<ExitStatus>>, leaf: Arc<Leaf>) {
     // An error says that the zygote, and with it every far process, is gone.
     drop(ended.wait_for(Option::is_some).await);
-    let limit = mebibytes(leaf.limits().memory);
+    let limit = leaf.limits().memory;
     // It fails where the runtime is closing; the whole tree is removed then.
-    if tokio::task::spawn_blocking(move || leaf.end()).await.unwrap_or(false) {
-        tracing::warn!(%limit, "a far process was ended by the kernel: out of memory");
+    if let Ok(Some(shortage)) = tokio::task::spawn_blocking(move || leaf.end()).await {
+        let why = OutOfMemory::of(shortage, limit);
+        tracing::warn!(%why, "a far process was ended by the kernel");
     }
 }
 

@@ -14,7 +14,6 @@ use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
 use aaos_core::program::{ProgramReply, ProgramText, Start};
-use aaos_core::quantity::Bytes;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_core::world::World;
@@ -29,7 +28,7 @@ use crate::calls::off_thread;
 use crate::channel::FarChannel;
 use crate::disk::Disks;
 use crate::error::SandboxError;
-use crate::gauge::mebibytes;
+use crate::gauge::{Gauge, OutOfMemory};
 use crate::launch::{Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
 use crate::program_file::OpenedProgram;
@@ -145,6 +144,12 @@ impl ProgramSandbox {
         &self.missing
     }
 
+    /// Reads what the program and all that it started use.
+    #[must_use]
+    pub fn gauge(&self) -> Option<Gauge> {
+        self.process.gauge()
+    }
+
     /// Starts the program and waits for its end, its time, or `stop`. Nothing in the sandbox runs any more when this
     /// answers.
     pub async fn run(mut self, stop: impl Future<Output = ToolFailure>) -> ProgramEnd {
@@ -170,7 +175,7 @@ impl ProgramSandbox {
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
         let sandbox = self.process.autopsy().await;
         let mut result = match sandbox.out_of_memory {
-            Some(limit) => Err(out_of_memory(limit)),
+            Some(why) => Err(out_of_memory(why)),
             None => ended,
         };
         if let Some(feed) = self.feed.take() {
@@ -245,12 +250,12 @@ fn too_much() -> ToolFailure {
 }
 
 /// Only where a control group holds it; else the program itself is told that there is no more.
-fn out_of_memory(limit: Bytes) -> ToolFailure {
-    let limit = mebibytes(limit);
-    let why = format!(
-        "out of memory: limit {limit} for the program and all that it started; they were ended, what was done stays"
-    );
-    ToolFailure::new(ToolFailureKind::OutOfMemory, why)
+fn out_of_memory(why: OutOfMemory) -> ToolFailure {
+    let ended = match why {
+        OutOfMemory::Limit(_) => " for the program and all that it started; they were ended",
+        OutOfMemory::Elsewhere(_) => "; the program and all that it started were ended",
+    };
+    ToolFailure::new(ToolFailureKind::OutOfMemory, format!("{why}{ended}, what was done stays"))
 }
 
 /// Only a file system that does not answer holds a killed process up.

@@ -19,8 +19,9 @@ use rustix::fs::{OFlags, ResolveFlags};
 use crate::beneath::{Base, Location, facts, open_for_io};
 use crate::calls::off_thread;
 use crate::error::SandboxError;
+use crate::observe::hash_file;
 use crate::observe::{not_hashed, shown};
-use crate::roots::{RootError, RootTable, hash_file, open_slash};
+use crate::roots::{RootError, RootTable, open_slash};
 use crate::worker::Worker;
 
 /// Execute permission for anybody.

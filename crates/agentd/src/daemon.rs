@@ -1,7 +1,8 @@
 //! Hosting a daemon: the lock, the zygote, the journal, the kernel, the socket, and their end.
 //!
 //! Invariants: the zygote is started while this process has one thread; the state directory belongs to whoever
-//! holds `state.lock`; a daemon is ready only when everything that the journal recorded has been taken up.
+//! holds `state.lock`, which is given back only when nothing of the daemon is left, its control groups included; a
+//! daemon is ready only when everything that the journal recorded has been taken up.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -44,7 +45,6 @@ struct Groundwork {
     /// How this process itself is locked.
     own: ConfinementReceipt,
     descriptors: u64,
-    _lock: File,
 }
 
 /// The `serve` command.
@@ -53,10 +53,9 @@ pub(crate) fn serve(settings: Settings) -> Result<Exit> {
     let Some(lock) = take_lock(&settings)? else {
         bail!("another agentd owns {}; `agentd status` asks it", state_dir.display());
     };
-    let groundwork = lay(settings, lock)?;
+    let groundwork = lay(settings)?;
     let socket = groundwork.settings.socket.clone();
-    let runtime = start_runtime()?;
-    runtime.block_on(async move {
+    lock.hold_while(async move {
         // Before anybody is told that the daemon is ready, so that no signal meets the default action after it.
         let mut signals = Signals::receive()?;
         let (daemon, told) = Daemon::start_unless_hurried(groundwork, &mut signals).await?;
@@ -102,8 +101,8 @@ where
         });
     };
     settings.serve_nobody_else();
-    let groundwork = lay(settings, lock)?;
-    start_runtime()?.block_on(async move {
+    let groundwork = lay(settings)?;
+    lock.hold_while(async move {
         let mut early = Signals::receive()?;
         let (daemon, told) = Daemon::start_unless_hurried(groundwork, &mut early).await?;
         let done = if told {
@@ -158,8 +157,25 @@ fn start_runtime() -> Result<Runtime> {
         .context("cannot start the async runtime")
 }
 
+/// The state directory, taken.
+struct StateLock(File);
+
+impl StateLock {
+    /// Does all of a daemon's work, ends whatever of it still goes on elsewhere, and gives the state directory back.
+    ///
+    /// Tasks hold the far processes and their control groups, and the next daemon of this state uses groups of the same
+    /// name: it may not begin before the last task has ended and they are gone.
+    fn hold_while<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let runtime = start_runtime()?;
+        let done = runtime.block_on(work);
+        drop(runtime);
+        drop(self.0);
+        done
+    }
+}
+
 /// Takes the state directory; `None` when another daemon has it.
-fn take_lock(settings: &Settings) -> Result<Option<File>> {
+fn take_lock(settings: &Settings) -> Result<Option<StateLock>> {
     let directory = &settings.state_dir;
     private_directory(directory)?;
     let path = directory.join("state.lock");
@@ -171,7 +187,7 @@ fn take_lock(settings: &Settings) -> Result<Option<File>> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
+        Ok(()) => Ok(Some(StateLock(lock))),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
@@ -186,7 +202,7 @@ fn private_directory(path: &Path) -> Result<()> {
 }
 
 /// Everything that has to happen while there is one thread.
-fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
+fn lay(settings: Settings) -> Result<Groundwork> {
     private_directory(&settings.state_dir.join("workspace"))?;
     let descriptors = raise_descriptor_limit();
     let principals = settings.principals()?;
@@ -198,7 +214,7 @@ fn lay(settings: Settings, lock: File) -> Result<Groundwork> {
     let own =
         aaos_sandbox::lock_this_daemon().context("cannot prove that the daemon itself is locked down")?;
     let seed = seed.within(groups);
-    Ok(Groundwork { settings, principals, listener, seed, own, descriptors, _lock: lock })
+    Ok(Groundwork { settings, principals, listener, seed, own, descriptors })
 }
 
 /// Control groups for far processes, before any of them exists. What another policy than the default makes of their
@@ -314,12 +330,11 @@ struct Daemon {
     sandbox: Sandbox,
     serving: tokio::task::JoinHandle<()>,
     socket: PathBuf,
-    _lock: File,
 }
 
 impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
-        let Groundwork { mut settings, principals, listener, seed, own, descriptors, _lock } = groundwork;
+        let Groundwork { mut settings, principals, listener, seed, own, descriptors } = groundwork;
         let path = settings.state_dir.join("journal.db");
         let opening = JournalConfig { audit_stdout: settings.audit_stdout, ..JournalConfig::at(&path) };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
@@ -332,7 +347,7 @@ impl Daemon {
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
         let serving = tokio::spawn(server::serve(kernel.clone(), listener, most));
-        Ok(Self { kernel, sandbox, serving, socket: settings.socket, _lock })
+        Ok(Self { kernel, sandbox, serving, socket: settings.socket })
     }
 
     /// Starts, and says whether a signal has come meanwhile; a second one ends the process.

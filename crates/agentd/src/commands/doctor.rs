@@ -120,7 +120,8 @@ fn program(path: &Path) -> Program {
 
 /// `doctor`.
 pub(super) fn doctor(settings: &Settings, args: &JsonArgs, screen: Screen) -> Result<Exit> {
-    let groups = Groups::claim(&GroupName::of_process());
+    let name = GroupName::of_process().context("cannot look at this process's own PID namespace")?;
+    let groups = Groups::claim(&name);
     let start = || Ok(ZygoteSeed::start(&settings.worker, None)?.within(groups.clone()));
     let seeds = start().and_then(|survey| Ok((survey, start()?)));
     // As in agentd: after the launchers were started, before there is any thread.

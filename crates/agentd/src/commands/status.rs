@@ -140,6 +140,7 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     let worker = status.confinement.as_ref().map_or("none now".to_owned(), evidence);
     facts.push(("worker", worker));
     facts.extend(status.resources.as_ref().map(|used| ("resources", resources(used))));
+    facts.extend(status.programs.iter().map(|used| ("program", resources(used))));
     facts
 }
 
@@ -157,7 +158,7 @@ fn evidence(receipt: &ConfinementReceipt) -> String {
     lines.join("\n")
 }
 
-/// What a worker uses of the machine, and what bounds its memory.
+/// What a worker or a program uses of the machine, and what bounds its memory.
 fn resources(used: &ResourceUsage) -> String {
     let peak =
         used.memory_peak_bytes.map_or(String::new(), |peak| format!(", at most {} so far", size(peak.0)));
@@ -165,8 +166,14 @@ fn resources(used: &ResourceUsage) -> String {
         MemoryBound::Cgroup => "a control group",
         MemoryBound::Watchdog => "the daemon's watch",
     };
+    let disks = match (used.read_bytes, used.written_bytes) {
+        (Some(read), Some(written)) => {
+            format!("\n{} read from disks, {} written to them", size(read.0), size(written.0))
+        }
+        _ => String::new(),
+    };
     format!(
-        "{} of memory{peak}, limit {} by {bound}\n{} on a processor\n{} processes and threads",
+        "{} of memory{peak}, limit {} by {bound}\n{} on a processor\n{} processes and threads{disks}",
         size(used.memory_bytes.0),
         size(used.memory_limit_bytes.0),
         span(used.cpu_ms),

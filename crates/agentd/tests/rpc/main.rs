@@ -14,6 +14,7 @@ mod methods;
 mod paths;
 mod persistent;
 mod principals;
+mod program_groups;
 mod programs;
 mod purses;
 mod restart;
