@@ -52,7 +52,7 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
     let mut baseline = Forker::start(program(&forker), &words(&["/bin/true"]))?;
     let mut bubblewrap = other("bubblewrap", bubblewrap(&forker), report);
     let mut crun = other("crun", crun(&forker, folder), report);
-    let mut programs = Programs::new(TRIVIAL)?;
+    let mut programs = Programs::new(TRIVIAL, far)?;
     let [mut plain, mut fresh, mut next, mut parked, mut ran, mut bwrapped, mut contained] =
         std::array::from_fn(|_| Samples::default());
     for _ in 0..effort.launches {

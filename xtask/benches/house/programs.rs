@@ -1,13 +1,15 @@
 //! `command_run` of a program that does nothing, without a daemon around it: from the permit to the receipt.
 //!
-//! Invariant: each call is authorised and journalled as in agentd, but for the sandbox's receipt, which agentd writes to
-//! the disk before it starts the program: that takes as long as the disk does.
+//! Invariants: each call is authorised and journalled as in agentd, but for the sandbox's receipt, which agentd writes to
+//! the disk before it starts the program: that takes as long as the disk does. The agent has its worker already.
 
 use std::time::{Duration, Instant};
 
 use aaos_core::effect::ToolOutcome;
-use aaos_sandbox::ProgramEnd;
-use anyhow::{Result, anyhow};
+use aaos_core::path::AbsPath;
+use aaos_core::toolio::ToolFailure;
+use aaos_sandbox::{ProgramEnd, Worker};
+use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
 use crate::far::Far;
@@ -16,29 +18,34 @@ use crate::permits::Permits;
 /// Runs one program again and again.
 pub(crate) struct Programs {
     program: &'static str,
-    permits: Option<Permits>,
+    held: Option<(Permits, Worker)>,
 }
 
 impl Programs {
-    pub(crate) fn new(program: &'static str) -> Result<Self> {
-        Ok(Self { program, permits: Some(Permits::new(program)?) })
+    pub(crate) fn new(program: &'static str, far: &Far) -> Result<Self> {
+        let worker =
+            far.on_a_task(async |sandbox| sandbox.launch_worker().await.context("launch a worker"))?;
+        Ok(Self { program, held: Some((Permits::new(program)?, worker)) })
     }
 
     /// From the permit of one call to its receipt.
     pub(crate) fn once(&mut self, far: &Far) -> Result<Duration> {
-        let mut permits = self.permits.take().ok_or_else(|| anyhow!("an earlier run failed"))?;
+        let (mut permits, mut worker) = self.held.take().context("an earlier run failed")?;
+        let path = AbsPath::parse(self.program).map_err(|error| anyhow!("{error:?}"))?;
         let input = json!({ "program": self.program, "args": [] });
-        let (permits, took) = far.on_a_task(async move |sandbox| {
+        let (held, took) = far.on_a_task(async move |sandbox| {
             let permit = permits.next("command_run", input).await?;
             let begun = Instant::now();
-            let prepared = sandbox.prepare_program(&permit, permits.roots()).await;
-            let prepared = prepared.map_err(|failure| anyhow!("{}", failure.message))?;
+            let world = permit.all().iter().find_map(|access| access.world.as_deref()).context("a world")?;
+            let failed = |failure: ToolFailure| anyhow!("{}", failure.message);
+            let opened = worker.open_program(&path, world, permits.roots()).await.map_err(failed)?;
+            let prepared = sandbox.prepare_program(&permit, opened, permits.roots()).await.map_err(failed)?;
             let ProgramEnd { result, .. } = prepared.run(std::future::pending()).await;
             let took = begun.elapsed();
             permits.finish(permit.settle(ToolOutcome::of(result))).await?;
-            anyhow::Ok((permits, took))
+            anyhow::Ok(((permits, worker), took))
         })?;
-        self.permits = Some(permits);
+        self.held = Some(held);
         Ok(took)
     }
 }
