@@ -211,6 +211,14 @@ pub const MAX_WEB_FETCH_BYTES: u64 = 5 * 1024 * 1024;
 pub const WEB_FETCH_TIME_MS: u64 = 30_000;
 /// `web_fetch`: redirects followed.
 pub const MAX_REDIRECTS: usize = 5;
+/// Proxied connections of programs that are open at once.
+pub const MAX_PROXIED: usize = 256;
+/// Time for a program to say where its connection is to go, and then for its first TLS message, milliseconds.
+pub const PROXY_HEAD_MS: u64 = 10_000;
+/// How long a proxied connection may stand still, milliseconds.
+pub const PROXY_IDLE_MS: u64 = 120_000;
+/// Longest time that a proxied connection is open, milliseconds.
+pub const PROXY_TIME_MS: u64 = 3_600_000;
 /// Longest URL, bytes.
 pub const MAX_URL_BYTES: usize = 8192;
 /// Kept tail of a confined process's standard error, bytes.

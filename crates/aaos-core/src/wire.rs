@@ -392,6 +392,44 @@ pub enum EgressRequest {
         /// Which.
         serial: RequestSerial,
     },
+    /// Serve as the proxy of a program, over the stream that rides as a descriptor. Asks where it wants to go, and
+    /// waits for `Open` or `Refuse`.
+    Proxy {
+        /// Names the connection from here on.
+        serial: RequestSerial,
+        /// Give up after this long, whatever happens.
+        time: Millis,
+    },
+    /// The connection that was asked for may be opened.
+    Open {
+        /// Which.
+        serial: RequestSerial,
+        /// The rules that cover it, as for a fetch.
+        hosts: Vec<HostRule>,
+        /// Whether any public host is allowed besides (ports 80 and 443).
+        public: bool,
+        /// What may be moved, both ways together, before more is asked for.
+        lease: Bytes,
+    },
+    /// It may not.
+    Refuse {
+        /// Which.
+        serial: RequestSerial,
+        /// Why, for the program.
+        why: String,
+    },
+    /// More may be moved over an open connection.
+    Lease {
+        /// Which.
+        serial: RequestSerial,
+        /// How much more.
+        bytes: Bytes,
+    },
+    /// End a proxied connection at once. It answers with `Closed`.
+    Close {
+        /// Which.
+        serial: RequestSerial,
+    },
 }
 
 /// From the gateway's `egress` role to agentd.
@@ -421,6 +459,31 @@ pub enum EgressReply {
         serial: RequestSerial,
         /// Why.
         failure: ToolFailure,
+    },
+    /// Where a program wants to go. Nothing has been looked up yet.
+    Wants {
+        /// Which connection.
+        serial: RequestSerial,
+        /// Name or address, lower case, without brackets and final dot.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// What was leased is used up; the connection stands still until more comes.
+    Spent {
+        /// Which connection.
+        serial: RequestSerial,
+    },
+    /// A proxied connection is over. Always the last word about it.
+    Closed {
+        /// Which connection.
+        serial: RequestSerial,
+        /// Bytes that went out to the host.
+        sent: Bytes,
+        /// Bytes that came from it.
+        received: Bytes,
+        /// Why it ended before its time; `None` when both sides were done.
+        failure: Option<ToolFailure>,
     },
 }
 

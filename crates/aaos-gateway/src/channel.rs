@@ -47,6 +47,9 @@ pub enum ChannelError {
         /// How many came.
         found: usize,
     },
+    /// More orders for one connection than there were questions.
+    #[error("agentd spoke out of turn about connection {}", .0.0)]
+    OutOfTurn(RequestSerial),
     /// A serial that is still in use was used again.
     #[error("request {} is already running", .0.0)]
     SerialInUse(RequestSerial),

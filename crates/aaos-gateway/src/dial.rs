@@ -208,7 +208,11 @@ impl Dialer {
         speak(stream, request).await
     }
 
-    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
+    /// A connection to the first of `addresses` that accepts one.
+    ///
+    /// # Errors
+    /// [`DialError::Connect`] of the last one, when none does.
+    pub async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
         assert!(!addresses.is_empty(), "the caller has an address or an error");
         let mut last = None;
         for address in addresses.iter().copied().take(MAX_ADDRESSES) {

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
 
 use aaos_core::capability::HostRule;
 use aaos_core::limits::{MAX_REDIRECTS, MAX_URL_BYTES, MAX_WEB_FETCH_BYTES};
@@ -14,9 +13,9 @@ use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::header;
 
-use super::target::{HostName, Passage, Target};
+use super::target::{HostName, Target};
 use crate::USER_AGENT;
-use crate::dial::{Answer, DialError, Dialer, LOOPBACK, Layer, NameScope};
+use crate::dial::{Answer, Dialer, Layer};
 use crate::words::harmless;
 
 /// Longest media type that is passed on.
@@ -76,8 +75,8 @@ impl<'a> Job<'a> {
 
     async fn hop(&self, target: &Target) -> Result<Answer, ToolFailure> {
         let passage = target.authorise(&self.hosts, self.public)?;
-        let addresses = self.addresses(target, passage).await?;
-        let request = hyper::Request::get(path_and_query(target))
+        let addresses = target.addresses(self.dialer, passage).await?;
+        let request = hyper::Request::get(target.path_and_query())
             .header(header::HOST, target.authority())
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, ACCEPT)
@@ -90,31 +89,7 @@ impl<'a> Job<'a> {
             (HostName::Name(name), true) => Layer::Tls(name.clone()),
             (HostName::Address(ip), true) => Layer::Tls(ip.to_string()),
         };
-        self.dialer.exchange(&addresses, &layer, request).await.map_err(|error| unreachable(target, &error))
-    }
-
-    /// The checked addresses of a target. Of a name with several, those that are refused are left out; with none left
-    /// the first refusal is the answer.
-    async fn addresses(&self, target: &Target, passage: Passage) -> Result<Vec<SocketAddr>, ToolFailure> {
-        let addresses: Vec<IpAddr> = match passage {
-            Passage::Granted(ip) | Passage::Public(ip) => vec![ip],
-            Passage::Loopback => LOOPBACK.to_vec(),
-            Passage::Resolve(name) => {
-                let found = self
-                    .dialer
-                    .resolve(&name, NameScope::Absolute)
-                    .await
-                    .map_err(|error| unreachable(target, &error))?;
-                let (kept, refused): (Vec<_>, Vec<_>) =
-                    found.into_iter().map(|ip| target.public(ip)).partition(Result::is_ok);
-                if kept.is_empty() {
-                    let nothing = || network(format!("the name {name} has no address"));
-                    return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(nothing));
-                }
-                kept.into_iter().flatten().collect()
-            }
-        };
-        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect())
+        self.dialer.exchange(&addresses, &layer, request).await.map_err(|error| target.unreachable(&error))
     }
 
     async fn keep(&mut self, target: &Target, answer: &mut Answer) -> Result<Page, ToolFailure> {
@@ -153,11 +128,6 @@ impl<'a> Job<'a> {
     }
 }
 
-fn path_and_query(target: &Target) -> String {
-    let path = target.url.path();
-    target.url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
-}
-
 /// Where an answer sends us, if it does.
 fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFailure> {
     let is_redirect = matches!(
@@ -172,8 +142,4 @@ fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFail
         Some(location) if is_redirect => target.redirected(location).map(Some),
         _ => Ok(None),
     }
-}
-
-fn unreachable(target: &Target, error: &DialError) -> ToolFailure {
-    network(format!("{} cannot be fetched: {}", target.url, harmless(&error.to_string(), None)))
 }

@@ -1,4 +1,4 @@
-//! The `egress` role: fetches pages for agents, without keys.
+//! The `egress` role: fetches pages for agents and connects their programs, without keys.
 //!
 //! Invariants: every hop of every fetch is authorised before a name is asked for and its address checked before
 //! a connection is made to exactly that address; no cookie, credential or compression is offered; a body never
@@ -6,100 +6,203 @@
 
 pub mod address;
 mod fetch;
+mod proxy;
 pub mod target;
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::limits::WEB_FETCH_TIME_MS;
+use aaos_core::capability::HostRule;
+use aaos_core::limits::{MAX_PROXIED, PROXY_TIME_MS, WEB_FETCH_TIME_MS};
+use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
-use aaos_core::wire::{EgressReply, EgressRequest};
+use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Received, Running, only_descriptor};
 use crate::dial::Dialer;
 use fetch::Job;
+use proxy::Order;
 
 /// Most fetches at once.
 const MAX_RUNNING: usize = 64;
+/// Orders that one connection may have waiting: agentd answers one question at a time.
+const WAITING_ORDERS: usize = 4;
 
 /// Serves agentd until the channel ends.
 ///
 /// # Errors
 /// [`ChannelError`] when agentd says something that it never should; the process is then of no more use.
 pub async fn serve(stream: UnixStream, dialer: Dialer) -> Result<(), ChannelError> {
-    let dialer = Arc::new(dialer);
     let (input, output) = stream.into_split();
     let mut reader = FrameReader::new(input, Descriptors::Accepted);
-    let outbox = Outbox::start(output);
-    let mut running = Running::new(MAX_RUNNING);
+    let mut role = Role {
+        dialer: Arc::new(dialer),
+        outbox: Outbox::start(output),
+        fetches: Running::new(MAX_RUNNING),
+        proxied: Running::new(MAX_PROXIED),
+        lines: HashMap::new(),
+    };
     loop {
         tokio::select! {
             received = reader.next::<EgressRequest>() => match received? {
                 None => return Ok(()),
-                Some(received) => take(received, &dialer, &outbox, &mut running).await?,
+                Some(received) => role.take(received).await?,
             },
-            ended = running.ended() => {
+            ended = role.fetches.ended() => {
                 if let Some(serial) = ended {
-                    let failure = ToolFailure::new(ToolFailureKind::Network,
-                        "the gateway made a mistake with this page; this is a bug in aaOS");
-                    outbox.send(&EgressReply::Failed { serial, failure }).await;
+                    role.outbox.send(&EgressReply::Failed { serial, failure: own_mistake() }).await;
+                }
+            }
+            ended = role.proxied.ended() => {
+                role.lines.retain(|_, line| !line.orders.is_closed());
+                if let Some(serial) = ended {
+                    role.outbox.send(&closed_at_once(serial, own_mistake())).await;
                 }
             }
         }
     }
 }
 
-async fn take(
-    received: Received<EgressRequest>,
-    dialer: &Arc<Dialer>,
-    outbox: &Outbox,
-    running: &mut Running,
-) -> Result<(), ChannelError> {
-    let (serial, url, max_bytes, hosts, public, time) = match received.message {
-        EgressRequest::Cancel { serial } => {
-            running.cancel(serial);
-            return no_descriptor(&received.descriptors);
-        }
-        EgressRequest::Fetch { serial, url, max_bytes, hosts, public, time } => {
-            (serial, url, max_bytes, hosts, public, time)
-        }
-    };
-    let page = File::from(only_descriptor(received.descriptors)?);
-    if running.is_full() {
-        let failure = ToolFailure::new(
-            ToolFailureKind::LimitReached,
-            format!("{MAX_RUNNING} pages are being fetched already; try again later"),
-        );
-        outbox.send(&EgressReply::Failed { serial, failure }).await;
-        return Ok(());
-    }
-    let (dialer, outbox) = (Arc::clone(dialer), outbox.clone());
-    let milliseconds = time.0.min(WEB_FETCH_TIME_MS);
-    running.start(serial, async move {
-        let mut job = Job::new(&dialer, hosts, public, max_bytes, page);
-        let limit = Duration::from_millis(milliseconds);
-        let reply = match tokio::time::timeout(limit, job.fetch(&url)).await {
-            Ok(Ok(page)) => EgressReply::Fetched {
-                serial,
-                status: page.status,
-                content_type: page.content_type,
-                final_url: page.final_url,
-                bytes: page.bytes,
-                truncated: page.truncated,
-            },
-            Ok(Err(failure)) => EgressReply::Failed { serial, failure },
-            Err(_) => {
-                let message = format!("{url} gave no complete answer within {milliseconds} ms");
-                EgressReply::Failed { serial, failure: ToolFailure::new(ToolFailureKind::Timeout, message) }
-            }
-        };
-        outbox.send(&reply).await;
-    })
+fn own_mistake() -> ToolFailure {
+    let message = "the gateway made a mistake with this connection; this is a bug in aaOS";
+    ToolFailure::new(ToolFailureKind::Network, message)
 }
 
-fn no_descriptor(descriptors: &[std::os::fd::OwnedFd]) -> Result<(), ChannelError> {
+fn closed_at_once(serial: RequestSerial, failure: ToolFailure) -> EgressReply {
+    EgressReply::Closed { serial, sent: Bytes::ZERO, received: Bytes::ZERO, failure: Some(failure) }
+}
+
+/// What agentd can still say to one proxied connection. Dropping it ends the connection.
+#[derive(Debug)]
+struct Line {
+    orders: mpsc::Sender<Order>,
+    _open: oneshot::Sender<()>,
+}
+
+/// What one page is fetched with.
+struct Fetch {
+    serial: RequestSerial,
+    url: String,
+    max_bytes: Bytes,
+    hosts: Vec<HostRule>,
+    public: bool,
+    time: Millis,
+}
+
+struct Role {
+    dialer: Arc<Dialer>,
+    outbox: Outbox,
+    fetches: Running,
+    proxied: Running,
+    lines: HashMap<RequestSerial, Line>,
+}
+
+impl Role {
+    async fn take(&mut self, received: Received<EgressRequest>) -> Result<(), ChannelError> {
+        let descriptors = received.descriptors;
+        let order = match received.message {
+            EgressRequest::Fetch { serial, url, max_bytes, hosts, public, time } => {
+                let page = File::from(only_descriptor(descriptors)?);
+                return self.fetch(Fetch { serial, url, max_bytes, hosts, public, time }, page).await;
+            }
+            EgressRequest::Proxy { serial, time } => {
+                return self.proxy(serial, time, only_descriptor(descriptors)?).await;
+            }
+            EgressRequest::Cancel { serial } => {
+                self.fetches.cancel(serial);
+                None
+            }
+            EgressRequest::Close { serial } => {
+                self.lines.remove(&serial);
+                None
+            }
+            EgressRequest::Open { serial, hosts, public, lease } => {
+                Some((serial, Order::Open { hosts, public, lease }))
+            }
+            EgressRequest::Refuse { serial, why } => Some((serial, Order::Refuse(why))),
+            EgressRequest::Lease { serial, bytes } => Some((serial, Order::Lease(bytes))),
+        };
+        no_descriptor(&descriptors)?;
+        match order {
+            Some((serial, order)) => self.order(serial, order),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes an order on. A connection that is over by now needs none.
+    fn order(&self, serial: RequestSerial, order: Order) -> Result<(), ChannelError> {
+        let Some(line) = self.lines.get(&serial) else { return Ok(()) };
+        match line.orders.try_send(order) {
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ChannelError::OutOfTurn(serial)),
+        }
+    }
+
+    async fn fetch(&mut self, fetch: Fetch, page: File) -> Result<(), ChannelError> {
+        let serial = fetch.serial;
+        if self.fetches.is_full() {
+            let message = format!("{MAX_RUNNING} pages are being fetched already; try again later");
+            let failure = ToolFailure::new(ToolFailureKind::LimitReached, message);
+            self.outbox.send(&EgressReply::Failed { serial, failure }).await;
+            return Ok(());
+        }
+        let (dialer, outbox) = (Arc::clone(&self.dialer), self.outbox.clone());
+        self.fetches.start(serial, async move { outbox.send(&fetched(&dialer, fetch, page).await).await })
+    }
+
+    async fn proxy(
+        &mut self,
+        serial: RequestSerial,
+        time: Millis,
+        program: OwnedFd,
+    ) -> Result<(), ChannelError> {
+        if self.proxied.is_full() {
+            let message = format!("{MAX_PROXIED} connections are open already; try again later");
+            let failure = ToolFailure::new(ToolFailureKind::LimitReached, message);
+            self.outbox.send(&closed_at_once(serial, failure)).await;
+            return Ok(());
+        }
+        let program = std::os::unix::net::UnixStream::from(program);
+        program.set_nonblocking(true)?;
+        let program = UnixStream::from_std(program)?;
+        let time = Duration::from_millis(time.0.min(PROXY_TIME_MS));
+        let (orders, received) = mpsc::channel(WAITING_ORDERS);
+        let (open, closed) = oneshot::channel();
+        let (dialer, outbox) = (Arc::clone(&self.dialer), self.outbox.clone());
+        let session = proxy::serve(dialer, outbox, (serial, time), program, received, closed);
+        self.proxied.start(serial, session)?;
+        self.lines.insert(serial, Line { orders, _open: open });
+        Ok(())
+    }
+}
+
+async fn fetched(dialer: &Dialer, fetch: Fetch, page: File) -> EgressReply {
+    let Fetch { serial, url, max_bytes, hosts, public, time } = fetch;
+    let milliseconds = time.0.min(WEB_FETCH_TIME_MS);
+    let mut job = Job::new(dialer, hosts, public, max_bytes, page);
+    match tokio::time::timeout(Duration::from_millis(milliseconds), job.fetch(&url)).await {
+        Ok(Ok(page)) => EgressReply::Fetched {
+            serial,
+            status: page.status,
+            content_type: page.content_type,
+            final_url: page.final_url,
+            bytes: page.bytes,
+            truncated: page.truncated,
+        },
+        Ok(Err(failure)) => EgressReply::Failed { serial, failure },
+        Err(_) => {
+            let message = format!("{url} gave no complete answer within {milliseconds} ms");
+            EgressReply::Failed { serial, failure: ToolFailure::new(ToolFailureKind::Timeout, message) }
+        }
+    }
+}
+
+fn no_descriptor(descriptors: &[OwnedFd]) -> Result<(), ChannelError> {
     match descriptors.len() {
         0 => Ok(()),
         found => Err(ChannelError::Descriptors { wanted: 0, found }),

@@ -4,7 +4,7 @@
 //! for its address; an address that is not public is reached only if a rule spells that very address.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use aaos_core::capability::{HostRule, is_public_web};
 use aaos_core::limits::MAX_URL_BYTES;
@@ -13,6 +13,7 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use url::Url;
 
 use super::address;
+use crate::dial::{DialError, Dialer, LOOPBACK, NameScope};
 use crate::words::harmless;
 
 /// Ports that `web_search` and a rule without a port mean.
@@ -28,8 +29,17 @@ pub enum HostName {
 }
 
 impl HostName {
+    /// Without the brackets of an address: as rules and needs spell it.
+    #[must_use]
+    pub fn plain(&self) -> String {
+        match self {
+            Self::Name(name) => name.clone(),
+            Self::Address(ip) => ip.to_string(),
+        }
+    }
+
     /// Whether the strict reading of the same text names this host.
-    fn is_spelled(&self, read: &str) -> bool {
+    pub(super) fn is_spelled(&self, read: &str) -> bool {
         match self {
             Self::Name(name) => *name == read,
             Self::Address(ip) => read.parse() == Ok(*ip),
@@ -144,6 +154,17 @@ impl Target {
         self.url.port().map_or_else(|| self.host.to_string(), |port| format!("{}:{port}", self.host))
     }
 
+    /// Whether the port is the one that its scheme means by itself.
+    pub(super) fn is_own_port(&self) -> bool {
+        self.url.port().is_none()
+    }
+
+    /// What is asked of the host.
+    pub(super) fn path_and_query(&self) -> String {
+        let path = self.url.path();
+        self.url.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+    }
+
     /// Whether the rules cover this target, and how it may be reached.
     ///
     /// # Errors
@@ -208,6 +229,36 @@ impl Target {
             HostName::Address(ip),
             self.port
         )))
+    }
+
+    /// The checked addresses of this target. Of a name with several, those that are refused are left out; with none
+    /// left the first refusal is the answer.
+    pub(super) async fn addresses(
+        &self,
+        dialer: &Dialer,
+        passage: Passage,
+    ) -> Result<Vec<SocketAddr>, ToolFailure> {
+        let addresses: Vec<IpAddr> = match passage {
+            Passage::Granted(ip) | Passage::Public(ip) => vec![ip],
+            Passage::Loopback => LOOPBACK.to_vec(),
+            Passage::Resolve(name) => {
+                let found = dialer.resolve(&name, NameScope::Absolute).await;
+                let found = found.map_err(|error| self.unreachable(&error))?;
+                let (kept, refused): (Vec<_>, Vec<_>) =
+                    found.into_iter().map(|ip| self.public(ip)).partition(Result::is_ok);
+                if kept.is_empty() {
+                    let nothing = || network(format!("the name {name} has no address"));
+                    return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(nothing));
+                }
+                kept.into_iter().flatten().collect()
+            }
+        };
+        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
+    }
+
+    /// The failure of whoever could not be reached.
+    pub(super) fn unreachable(&self, error: &DialError) -> ToolFailure {
+        network(format!("{} cannot be fetched: {}", self.url, harmless(&error.to_string(), None)))
     }
 
     fn denied(&self, public: bool) -> ToolFailure {

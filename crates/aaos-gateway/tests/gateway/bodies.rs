@@ -108,7 +108,7 @@ async fn what_keeps_busy_without_saying_anything_ends_at_the_time_limit() {
 }
 
 /// Moves the paused clock on in small steps, so that no step jumps over what the others do meanwhile.
-fn small_steps() {
+pub(crate) fn small_steps() {
     tokio::spawn(async {
         let mut step = tokio::time::interval(Duration::from_millis(5));
         loop {

@@ -126,12 +126,12 @@ impl Egress {
                 assert_eq!(serial, RequestSerial(self.serial));
                 Err(failure)
             }
-            EgressReply::Locked(_) => panic!("the tests do not lock"),
+            other => panic!("not about a page: {other:?}"),
         }
     }
 }
 
-fn parse_rule(text: &str) -> HostRule {
+pub(crate) fn parse_rule(text: &str) -> HostRule {
     let (host, port) = text.rsplit_once(':').expect("host:port");
     HostRule { host: host.to_owned(), subdomains: false, port: Some(port.parse().expect("a port")) }
 }

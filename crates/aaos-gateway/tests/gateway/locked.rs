@@ -117,7 +117,7 @@ impl Gateway {
                 Ok(body)
             }
             EgressReply::Failed { failure, .. } => Err(failure.kind),
-            EgressReply::Locked(_) => panic!("locked twice"),
+            other => panic!("not about a page: {other:?}"),
         }
     }
 }

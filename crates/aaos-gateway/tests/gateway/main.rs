@@ -7,4 +7,5 @@ mod harness;
 mod locked;
 mod models;
 mod names;
+mod proxy;
 mod spellings;
