@@ -1,4 +1,5 @@
-//! Near end of the egress gateway: many fetches at once over one connection, told apart by serial number.
+//! Near end of the egress gateway: many fetches and proxied connections at once over one channel, told apart by serial
+//! number.
 //!
 //! Invariants: bytes from the network are never read here; they lie in a memfd that agentd made, sealed and
 //! measured, and only a worker looks into it. At most `MAX_FETCHES_IN_FLIGHT` wait at once. A connection that
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aaos_core::effect::{Access, Need};
-use aaos_core::limits::{MAX_FETCHES_IN_FLIGHT, MAX_WEB_FETCH_BYTES, WEB_FETCH_TIME_MS};
+use aaos_core::limits::{MAX_FETCHES_IN_FLIGHT, MAX_PROXIED, MAX_WEB_FETCH_BYTES, WEB_FETCH_TIME_MS};
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -29,10 +30,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commit::{scratch, take_over};
 
+pub(crate) mod proxied;
+
+use proxied::ProxyNews;
+
 /// How much longer than the gateway's own limit agentd waits for its answer.
 const GRACE: Duration = Duration::from_secs(2);
-/// Frames that wait to be sent: one fetch and one cancellation each.
-const SEND_QUEUE: usize = 2 * MAX_FETCHES_IN_FLIGHT;
+/// Frames that wait to be sent: one fetch and one cancellation each, and an order and the end of a connection.
+const SEND_QUEUE: usize = 2 * (MAX_FETCHES_IN_FLIGHT + MAX_PROXIED);
 
 /// A fetched page, not yet looked into.
 #[derive(Debug)]
@@ -97,6 +102,7 @@ struct Pending {
 struct Waiting {
     closed: bool,
     fetches: HashMap<RequestSerial, oneshot::Sender<EgressReply>>,
+    proxied: HashMap<RequestSerial, mpsc::Sender<ProxyNews>>,
 }
 
 impl Egress {
@@ -136,10 +142,43 @@ impl Pending {
         }
     }
 
+    fn enter_proxied(&self, news: mpsc::Sender<ProxyNews>) -> Result<RequestSerial, ToolFailure> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(gateway_lost());
+        }
+        if waiting.proxied.len() >= MAX_PROXIED {
+            return Err(proxied::too_many());
+        }
+        let serial = RequestSerial(self.next.fetch_add(1, Ordering::Relaxed));
+        waiting.proxied.insert(serial, news);
+        Ok(serial)
+    }
+
+    fn forget_proxied(&self, serial: RequestSerial) {
+        self.lock().proxied.remove(&serial);
+    }
+
+    /// Whether a gateway may say that: it says nothing more before it was answered.
+    fn tell(&self, serial: RequestSerial, news: ProxyNews) -> bool {
+        let mut waiting = self.lock();
+        let is_last = matches!(news, ProxyNews::Closed { .. });
+        let told = match waiting.proxied.get(&serial) {
+            Some(sender) => !matches!(sender.try_send(news), Err(mpsc::error::TrySendError::Full(_))),
+            // It was given up meanwhile.
+            None => true,
+        };
+        if is_last {
+            waiting.proxied.remove(&serial);
+        }
+        told
+    }
+
     fn close(&self) {
         let mut waiting = self.lock();
         waiting.closed = true;
         waiting.fetches.clear();
+        waiting.proxied.clear();
     }
 }
 
@@ -251,7 +290,10 @@ fn finish(reply: EgressReply, memfd: &OwnedFd, max_bytes: u64) -> Result<PageFac
             Ok(PageFacts { status, content_type, final_url, truncated, bytes })
         }
         EgressReply::Failed { failure, .. } => Err(failure),
-        EgressReply::Locked(_) => Err(gateway_lost()),
+        EgressReply::Locked(_)
+        | EgressReply::Wants { .. }
+        | EgressReply::Spent { .. }
+        | EgressReply::Closed { .. } => Err(gateway_lost()),
     }
 }
 
@@ -263,10 +305,12 @@ fn io_failure(error: &io::Error) -> ToolFailure {
 async fn read_replies(mut reader: impl AsyncRead + Unpin, pending: Arc<Pending>) {
     loop {
         match read_reply(&mut reader).await {
-            Ok(reply) => match serial_of(&reply) {
-                Some(serial) => pending.deliver(serial, reply),
-                None => break,
-            },
+            Ok(reply) => {
+                if !hand_on(&pending, reply) {
+                    tracing::warn!("the egress gateway said what was not due, and is given up");
+                    break;
+                }
+            }
             Err(error) => {
                 // Its end is nothing strange when agentd ends it; a fetch in flight gets an error of its own.
                 tracing::debug!(%error, "the egress gateway's connection ended");
@@ -277,10 +321,15 @@ async fn read_replies(mut reader: impl AsyncRead + Unpin, pending: Arc<Pending>)
     pending.close();
 }
 
-fn serial_of(reply: &EgressReply) -> Option<RequestSerial> {
+/// Whether it was something that a gateway may say.
+fn hand_on(pending: &Pending, reply: EgressReply) -> bool {
     match reply {
-        EgressReply::Fetched { serial, .. } | EgressReply::Failed { serial, .. } => Some(*serial),
-        EgressReply::Locked(_) => None,
+        EgressReply::Fetched { serial, .. } | EgressReply::Failed { serial, .. } => {
+            pending.deliver(serial, reply);
+            true
+        }
+        EgressReply::Locked(_) => false,
+        other => proxied::news_of(other).is_some_and(|(serial, news)| pending.tell(serial, news)),
     }
 }
 

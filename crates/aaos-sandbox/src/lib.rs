@@ -38,6 +38,7 @@ mod zygote;
 pub use aaos_confine::GatewayRole;
 pub use aaos_confine::namespaces::{Abilities, NamespaceSet};
 pub use config::SandboxConfig;
+pub use egress::proxied::{Proxied, ProxyNews};
 pub use egress::{Egress, Fetched, FetchedPage};
 pub use error::SandboxError;
 pub use gauge::{Gauge, OutOfMemory};

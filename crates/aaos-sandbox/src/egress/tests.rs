@@ -1,19 +1,20 @@
 //! The near end against a gateway played by the test.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 
 use aaos_confine::Channel;
 use aaos_core::effect::{Access, Need};
-use aaos_core::quantity::Bytes;
+use aaos_core::limits::MAX_PROXIED;
+use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::tool::{ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use tokio::net::UnixStream;
 
-use super::{Egress, FetchedPage};
+use super::{Egress, FetchedPage, ProxyNews};
 
 fn pair() -> (Egress, Channel) {
     let (near, far) = StdStream::pair().expect("a socket pair");
@@ -175,4 +176,108 @@ async fn what_arrived_before_a_failure_or_a_stop_is_counted() {
     let stopped = egress.fetch_until(&input("http://example.org/"), &access(), stop).await;
     assert_eq!((stopped.received, stopped.page.expect_err("x").kind), (Bytes(4), ToolFailureKind::Cancelled));
     drop(gateway.await.expect("ran"));
+}
+
+fn program_end() -> (StdStream, OwnedFd) {
+    let (program, far) = StdStream::pair().expect("a socket pair");
+    (program, far.into())
+}
+
+fn next_proxied(far: &Channel) -> (RequestSerial, OwnedFd) {
+    let (request, mut descriptors) = far.receive::<EgressRequest>().expect("a request");
+    let EgressRequest::Proxy { serial, time: Millis(7) } = request else { panic!("{request:?}") };
+    (serial, descriptors.pop().expect("the program's connection"))
+}
+
+fn order(far: &Channel) -> EgressRequest {
+    let (request, descriptors) = far.receive::<EgressRequest>().expect("a request");
+    assert!(descriptors.is_empty());
+    request
+}
+
+#[tokio::test]
+async fn a_proxied_connection_is_asked_for_leased_and_ends_once() {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || {
+        let (serial, program) = next_proxied(&far);
+        far.send(&EgressReply::Wants { serial, host: "a.test".to_owned(), port: 443 }).expect("sent");
+        let open = EgressRequest::Open { serial, hosts: Vec::new(), public: true, lease: Bytes(5) };
+        assert_eq!(order(&far), open);
+        StdStream::from(program).write_all(b"hello").expect("the program's end is the one that was made");
+        far.send(&EgressReply::Spent { serial }).expect("sent");
+        assert_eq!(order(&far), EgressRequest::Lease { serial, bytes: Bytes(3) });
+        let (sent, received) = (Bytes(1), Bytes(7));
+        far.send(&EgressReply::Closed { serial, sent, received, failure: None }).expect("sent");
+        far
+    });
+    let (mut program, far_end) = program_end();
+    let mut proxied = egress.proxy(far_end, Millis(7)).await.expect("room");
+    assert_eq!(proxied.news().await, ProxyNews::Wants { host: "a.test".to_owned(), port: 443 });
+    proxied.open(Vec::new(), true, Bytes(5)).await;
+    assert_eq!(proxied.news().await, ProxyNews::Spent);
+    let mut said = [0; 5];
+    program.read_exact(&mut said).expect("said");
+    assert_eq!(&said, b"hello");
+    proxied.lease(Bytes(3)).await;
+    let end = ProxyNews::Closed { sent: Bytes(1), received: Bytes(7), failure: None };
+    assert_eq!(proxied.news().await, end);
+    let far = gateway.await.expect("no panic");
+    // Over is over: dropping it says nothing more, and the next frame is the next request.
+    drop(proxied);
+    let next = egress.proxy(program_end().1, Millis(7)).await.expect("room");
+    let far = tokio::task::spawn_blocking(move || {
+        let (serial, _program) = next_proxied(&far);
+        assert_eq!(serial, RequestSerial(1));
+        far
+    });
+    let far = far.await.expect("no panic");
+    // One that is dropped while it is open is closed.
+    drop(next);
+    let closed = tokio::task::spawn_blocking(move || order(&far)).await.expect("no panic");
+    assert_eq!(closed, EgressRequest::Close { serial: RequestSerial(1) });
+}
+
+#[tokio::test]
+async fn a_gateway_that_floods_or_ends_loses_every_connection() {
+    for floods in [false, true] {
+        let (egress, far) = pair();
+        let mut proxied = egress.proxy(program_end().1, Millis(7)).await.expect("room");
+        let gateway = tokio::task::spawn_blocking(move || {
+            let (serial, _program) = next_proxied(&far);
+            if floods {
+                for _ in 0..100 {
+                    if far.send(&EgressReply::Spent { serial }).is_err() {
+                        break;
+                    }
+                }
+                // It is given up though it still listens.
+                return Some(far);
+            }
+            None
+        });
+        let far = gateway.await.expect("no panic");
+        let mut heard = 0;
+        while proxied.news().await != ProxyNews::Lost {
+            heard += 1;
+        }
+        assert!(heard <= 4, "{heard} answers without a question");
+        assert_eq!(proxied.news().await, ProxyNews::Lost);
+        assert!(egress.is_closed());
+        assert!(egress.proxy(program_end().1, Millis(7)).await.is_err());
+        drop(far);
+    }
+}
+
+#[tokio::test]
+async fn connections_have_a_most() {
+    let (egress, far) = pair();
+    let mut open = Vec::new();
+    for _ in 0..MAX_PROXIED {
+        open.push(egress.proxy(program_end().1, Millis(7)).await.expect("room"));
+    }
+    let failure = egress.proxy(program_end().1, Millis(7)).await.expect_err("full");
+    assert_eq!(failure.kind, ToolFailureKind::LimitReached);
+    open.pop();
+    assert!(egress.proxy(program_end().1, Millis(7)).await.is_ok(), "the control");
+    drop(far);
 }
