@@ -479,6 +479,40 @@ pub enum Event {
         /// Bytes received.
         bytes: Bytes,
     },
+    /// Intent of a program's connection, or of a further lease of one.
+    ConnectionRequested {
+        /// Joins it with its outcome.
+        call: CallId,
+        /// The tool call whose program connects.
+        under: CallId,
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+        /// What it may move, both ways together.
+        lease: Bytes,
+        /// The first lease of the same connection.
+        continues: Option<CallId>,
+        /// Grants used.
+        access: Vec<Access>,
+        /// What was charged.
+        charges: Vec<Charge>,
+    },
+    /// Outcome of a program's connection, or of one lease of it.
+    ConnectionEnded {
+        /// Joins it with its intent.
+        call: CallId,
+        /// Bytes to the host.
+        sent: Bytes,
+        /// Bytes from it.
+        received: Bytes,
+        /// Why it ended before its time.
+        failure: Option<ToolFailure>,
+        /// What it used of its reservations.
+        spent: Amounts,
+        /// How long it lasted.
+        elapsed: Millis,
+    },
     /// The workspace of a goal that ended long ago was removed.
     WorkspaceRemoved {
         /// Files, directories and whatever else it held.
@@ -609,6 +643,8 @@ kinds! {
     ConfinementDegraded => "confinement_degraded",
     WorkerStopped => "worker_stopped",
     NetworkFetched => "network_fetched",
+    ConnectionRequested => "connection_requested",
+    ConnectionEnded => "connection_ended",
     WorkspaceRemoved => "workspace_removed",
     AuditStdoutStopped => "audit_stdout_stopped",
     JournalPruned => "journal_pruned",

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod budget;
 pub mod capability;
 pub mod confinement;
+pub mod connection;
 pub mod effect;
 pub mod event;
 pub mod exit;

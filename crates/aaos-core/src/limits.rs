@@ -219,6 +219,8 @@ pub const PROXY_HEAD_MS: u64 = 10_000;
 pub const PROXY_IDLE_MS: u64 = 120_000;
 /// Longest time that a proxied connection is open, milliseconds.
 pub const PROXY_TIME_MS: u64 = 3_600_000;
+/// What a proxied connection may move before it needs the next lease, bytes.
+pub const CONNECTION_LEASE_BYTES: u64 = 1024 * 1024;
 /// Longest URL, bytes.
 pub const MAX_URL_BYTES: usize = 8192;
 /// Kept tail of a confined process's standard error, bytes.

@@ -319,6 +319,11 @@ pub enum PendingKind {
         /// The child, once it was admitted.
         admitted: Option<AgentId>,
     },
+    /// A program's connection.
+    Connection {
+        /// The tool call whose program connects.
+        under: CallId,
+    },
 }
 
 /// A tool call that began, with all that is needed to make it again.

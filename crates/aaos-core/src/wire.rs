@@ -473,6 +473,10 @@ pub enum EgressReply {
     Spent {
         /// Which connection.
         serial: RequestSerial,
+        /// Bytes that went out to the host so far.
+        sent: Bytes,
+        /// Bytes that came from it so far.
+        received: Bytes,
     },
     /// A proxied connection is over. Always the last word about it.
     Closed {

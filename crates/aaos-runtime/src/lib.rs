@@ -13,6 +13,7 @@ mod capabilities;
 mod ceiling;
 mod clock;
 mod config;
+mod connections;
 mod denials;
 mod dispatch;
 mod error;

@@ -38,6 +38,8 @@ pub(crate) const UNKNOWN_OUTCOME: &str =
 const SPAWN_CUT: &str = "agentd was killed before the child was admitted";
 /// What is said of a message that a restart cut short before it was delivered.
 const MESSAGE_CUT: &str = "agentd was killed before the message was delivered";
+/// What is recorded for a connection that a killed daemon left.
+const CONNECTION_CUT: &str = "agentd was killed while the connection was open; what moved is unknown";
 /// What is recorded for a question whose agent did not outlive the daemon.
 const ENDED_BY_RESTART: &str = "its agent ended with the restart of agentd";
 
@@ -87,6 +89,15 @@ impl Plan {
                 let spent = Amounts::of(Quantity::JournalBytes, CALL_JOURNAL_BYTES);
                 Event::SpawnCompleted { call, child: None, failure, spent }
             }
+            // What moved nobody knows, and all that was leased is spent.
+            PendingKind::Connection { .. } => Event::ConnectionEnded {
+                call,
+                sent: Bytes::ZERO,
+                received: Bytes::ZERO,
+                failure: Some(ToolFailure::new(ToolFailureKind::WorkerLost, CONNECTION_CUT)),
+                spent: reserved_by(&pending.charges),
+                elapsed: state.latest.since(pending.since),
+            },
             PendingKind::Tool(_) if pending.class == EffectClass::Safe => return,
             PendingKind::Tool(tool) if tool.tool.as_str() == tool::SendMessage::NAME => {
                 settled(state.latest, pending, tool, sent_or_not(tool))
@@ -198,7 +209,7 @@ fn awaited(state: &State) -> BTreeMap<AgentId, &PendingCall> {
 fn goes_on(state: &State, alive: &BTreeSet<AgentId>, pending: &PendingCall) -> bool {
     let by_its_run = match &pending.kind {
         PendingKind::Tool(tool) => tool.model_call.is_some(),
-        PendingKind::Inference { .. } | PendingKind::Spawn { .. } => false,
+        PendingKind::Inference { .. } | PendingKind::Spawn { .. } | PendingKind::Connection { .. } => false,
     };
     let agent = pending.agent.filter(|id| alive.contains(id)).and_then(|id| state.agents.get(&id));
     by_its_run && may_go_on(pending) && agent.is_some_and(|agent| agent.open_run().is_some())

@@ -54,7 +54,9 @@ impl Under {
         let pending = self.earlier.as_ref().and_then(|state| state.pending.get(&self.call))?;
         match &pending.kind {
             PendingKind::Tool(tool) => tool.delivered,
-            PendingKind::Inference { .. } | PendingKind::Spawn { .. } => None,
+            PendingKind::Inference { .. } | PendingKind::Spawn { .. } | PendingKind::Connection { .. } => {
+                None
+            }
         }
     }
 }

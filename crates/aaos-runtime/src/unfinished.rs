@@ -78,7 +78,7 @@ impl Kernel {
         let (result, entry) = self.settle_as_left(agent, &pending).await?;
         let count = match &pending.kind {
             PendingKind::Tool(made) => made.repeats,
-            PendingKind::Inference { .. } | PendingKind::Spawn { .. } => 0,
+            PendingKind::Inference { .. } | PendingKind::Spawn { .. } | PendingKind::Connection { .. } => 0,
         };
         Ok(Some(Invoked { result, count, entry: Some(entry) }))
     }

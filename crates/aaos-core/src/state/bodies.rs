@@ -43,6 +43,8 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::SpawnRequested
         | EventKind::SpawnCompleted
         | EventKind::ChildEnded
+        | EventKind::ConnectionRequested
+        | EventKind::ConnectionEnded
         | EventKind::JournalPruned
         // Never recorded: a header that says so was not written by a journal.
         | EventKind::BodyErased => true,

@@ -68,10 +68,13 @@ impl State {
                 self.end_child(entry.goal_id, *call, *index, name.as_ref(), outcome);
             }
             Event::MessageDelivered { .. } | Event::AgentMessageReceived {} => self.apply_mail(entry),
-            Event::ToolInvoked { .. } | Event::InferenceRequested { .. } | Event::SpawnRequested { .. } => {
-                self.apply_intent(entry);
-            }
-            Event::ToolResult { call, spent, .. } | Event::SpawnCompleted { call, spent, .. } => {
+            Event::ToolInvoked { .. }
+            | Event::InferenceRequested { .. }
+            | Event::SpawnRequested { .. }
+            | Event::ConnectionRequested { .. } => self.apply_intent(entry),
+            Event::ToolResult { call, spent, .. }
+            | Event::SpawnCompleted { call, spent, .. }
+            | Event::ConnectionEnded { call, spent, .. } => {
                 self.settle(*call, spent);
             }
             Event::InferenceRetried { call, failure, wait } => {
@@ -256,6 +259,9 @@ impl State {
                 let child = child.clone();
                 let spawn = PendingKind::Spawn { child, under: *under, index: *index, admitted: None };
                 (*call, spawn, EffectClass::Once, charges)
+            }
+            Event::ConnectionRequested { call, under, charges, .. } => {
+                (*call, PendingKind::Connection { under: *under }, EffectClass::Once, charges)
             }
             _ => return,
         };

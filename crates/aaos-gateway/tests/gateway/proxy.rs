@@ -370,7 +370,7 @@ async fn no_byte_moves_beyond_the_lease() {
     host.write_all(&[b'x'; 250]).await.expect("the gateway listens");
     one.told_exactly(&"x".repeat(100)).await;
     let spent = one.egress.near.receive::<EgressReply>().await;
-    assert_eq!(spent, EgressReply::Spent { serial: one.serial() });
+    assert_eq!(spent, EgressReply::Spent { serial: one.serial(), sent: Bytes(0), received: Bytes(100) });
     // Nor does anything go the other way.
     one.say("y").await;
     let mut nothing = [0; 1];

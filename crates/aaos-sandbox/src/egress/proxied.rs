@@ -7,10 +7,13 @@
 use std::os::fd::OwnedFd;
 
 use aaos_core::capability::HostRule;
+use aaos_core::connection::Connection;
+use aaos_core::effect::Need;
 use aaos_core::limits::MAX_PROXIED;
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial, encode_frame};
+use aaos_journal::Permit;
 use tokio::sync::mpsc;
 
 use super::{Egress, gateway_lost};
@@ -29,7 +32,12 @@ pub enum ProxyNews {
         port: u16,
     },
     /// What was leased is used up.
-    Spent,
+    Spent {
+        /// Bytes to the host so far.
+        sent: Bytes,
+        /// Bytes from it so far.
+        received: Bytes,
+    },
     /// It is over, and this is what moved.
     Closed {
         /// Bytes to the host.
@@ -78,8 +86,14 @@ impl Proxied {
         news
     }
 
-    /// Lets it go to what was asked for, under these rules, and move so much.
-    pub async fn open(&self, hosts: Vec<HostRule>, public: bool, lease: Bytes) {
+    /// Lets it go where the permit says, and move as much as that leases.
+    pub async fn open(&self, permit: &Permit<Connection>) {
+        let access = permit.all().iter().find(|access| matches!(access.need, Need::Host { .. }));
+        let (hosts, public) = access.map_or((Vec::new(), false), |one| (one.hosts.clone(), one.public));
+        self.open_under(hosts, public, permit.effect().lease).await;
+    }
+
+    pub(super) async fn open_under(&self, hosts: Vec<HostRule>, public: bool, lease: Bytes) {
         self.say(EgressRequest::Open { serial: self.serial, hosts, public, lease }).await;
     }
 
@@ -88,8 +102,12 @@ impl Proxied {
         self.say(EgressRequest::Refuse { serial: self.serial, why }).await;
     }
 
-    /// Lets it move more.
-    pub async fn lease(&self, bytes: Bytes) {
+    /// Lets it move as much more as the permit leases.
+    pub async fn lease(&self, permit: &Permit<Connection>) {
+        self.lease_more(permit.effect().lease).await;
+    }
+
+    pub(super) async fn lease_more(&self, bytes: Bytes) {
         self.say(EgressRequest::Lease { serial: self.serial, bytes }).await;
     }
 
@@ -126,7 +144,7 @@ impl Drop for Proxied {
 pub(super) fn news_of(reply: EgressReply) -> Option<(RequestSerial, ProxyNews)> {
     match reply {
         EgressReply::Wants { serial, host, port } => Some((serial, ProxyNews::Wants { host, port })),
-        EgressReply::Spent { serial } => Some((serial, ProxyNews::Spent)),
+        EgressReply::Spent { serial, sent, received } => Some((serial, ProxyNews::Spent { sent, received })),
         EgressReply::Closed { serial, sent, received, failure } => {
             Some((serial, ProxyNews::Closed { sent, received, failure }))
         }

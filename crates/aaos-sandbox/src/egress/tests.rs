@@ -204,7 +204,7 @@ async fn a_proxied_connection_is_asked_for_leased_and_ends_once() {
         let open = EgressRequest::Open { serial, hosts: Vec::new(), public: true, lease: Bytes(5) };
         assert_eq!(order(&far), open);
         StdStream::from(program).write_all(b"hello").expect("the program's end is the one that was made");
-        far.send(&EgressReply::Spent { serial }).expect("sent");
+        far.send(&EgressReply::Spent { serial, sent: Bytes(0), received: Bytes(5) }).expect("sent");
         assert_eq!(order(&far), EgressRequest::Lease { serial, bytes: Bytes(3) });
         let (sent, received) = (Bytes(1), Bytes(7));
         far.send(&EgressReply::Closed { serial, sent, received, failure: None }).expect("sent");
@@ -213,12 +213,12 @@ async fn a_proxied_connection_is_asked_for_leased_and_ends_once() {
     let (mut program, far_end) = program_end();
     let mut proxied = egress.proxy(far_end, Millis(7)).await.expect("room");
     assert_eq!(proxied.news().await, ProxyNews::Wants { host: "a.test".to_owned(), port: 443 });
-    proxied.open(Vec::new(), true, Bytes(5)).await;
-    assert_eq!(proxied.news().await, ProxyNews::Spent);
+    proxied.open_under(Vec::new(), true, Bytes(5)).await;
+    assert_eq!(proxied.news().await, ProxyNews::Spent { sent: Bytes(0), received: Bytes(5) });
     let mut said = [0; 5];
     program.read_exact(&mut said).expect("said");
     assert_eq!(&said, b"hello");
-    proxied.lease(Bytes(3)).await;
+    proxied.lease_more(Bytes(3)).await;
     let end = ProxyNews::Closed { sent: Bytes(1), received: Bytes(7), failure: None };
     assert_eq!(proxied.news().await, end);
     let far = gateway.await.expect("no panic");
@@ -246,7 +246,7 @@ async fn a_gateway_that_floods_or_ends_loses_every_connection() {
             let (serial, _program) = next_proxied(&far);
             if floods {
                 for _ in 0..100 {
-                    if far.send(&EgressReply::Spent { serial }).is_err() {
+                    if far.send(&EgressReply::Spent { serial, sent: Bytes(0), received: Bytes(5) }).is_err() {
                         break;
                     }
                 }

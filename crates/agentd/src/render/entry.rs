@@ -109,7 +109,9 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         | Event::ConfinementReceipt { .. }
         | Event::ConfinementDegraded { .. }
         | Event::WorkerStopped { .. }
-        | Event::NetworkFetched { .. } => far(event),
+        | Event::NetworkFetched { .. }
+        | Event::ConnectionRequested { .. }
+        | Event::ConnectionEnded { .. } => far(event),
         Event::CapabilityGranted { .. }
         | Event::CapabilityDenied { .. }
         | Event::DenialsSuppressed { .. }
@@ -329,6 +331,14 @@ fn far(event: &Event) -> String {
             let moved = final_url.as_ref().filter(|last| *last != url);
             let moved = moved.map(|last| format!(" → {}", cut(last, VALUE_CHARS))).unwrap_or_default();
             format!("{}{moved}, {}", cut(url, VALUE_CHARS), size(bytes.0))
+        }
+        Event::ConnectionRequested { host, port, continues, .. } => {
+            let again = if continues.is_some() { ", a further lease" } else { "" };
+            format!("{}:{port}{again}", cut(host, VALUE_CHARS))
+        }
+        Event::ConnectionEnded { sent, received, failure, .. } => {
+            let why = failure.as_ref().map(|one| format!(": {}", failure_words(one))).unwrap_or_default();
+            format!("{} sent, {} received{why}", size(sent.0), size(received.0))
         }
         _ => String::new(),
     }

@@ -255,7 +255,9 @@ impl Timeline {
                 line.used.calls += 1;
                 line.used.failed_calls += 1;
             }
-            Event::SpawnCompleted { spent, .. } => line.used.spent = line.used.spent.plus(spent),
+            Event::SpawnCompleted { spent, .. } | Event::ConnectionEnded { spent, .. } => {
+                line.used.spent = line.used.spent.plus(spent)
+            }
             Event::AgentStopped { end } => {
                 line.ended_at = Some(entry.timestamp);
                 line.end = Some(end.clone());

@@ -68,7 +68,10 @@ impl Meter {
             let leased = self.leased.notified();
             match self.try_pay(most, way) {
                 Ok(paid) => return paid,
-                Err(true) => self.outbox.send(&EgressReply::Spent { serial: self.serial }).await,
+                Err(true) => {
+                    let (sent, received) = self.moved();
+                    self.outbox.send(&EgressReply::Spent { serial: self.serial, sent, received }).await;
+                }
                 Err(false) => {}
             }
             leased.await;
