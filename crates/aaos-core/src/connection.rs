@@ -115,3 +115,92 @@ impl Effect for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, Moved};
+    use crate::effect::{AuthorizedParts, Effect, EffectClass, Need};
+    use crate::event::Event;
+    use crate::id::{AgentId, CallId};
+    use crate::limits::{CALL_JOURNAL_BYTES, CONNECTION_LEASE_BYTES};
+    use crate::quantity::{Amounts, Bytes, Millis, Quantity};
+
+    fn call(number: u128) -> CallId {
+        CallId::from_uuid(uuid::Uuid::from_u128(number))
+    }
+
+    fn connection(remaining: Option<u64>) -> Connection {
+        Connection::new(call(1), "a.test".to_owned(), 443, remaining)
+    }
+
+    fn parts(effect: Connection) -> AuthorizedParts<Connection> {
+        let agent = AgentId::from_uuid(uuid::Uuid::from_u128(9));
+        AuthorizedParts {
+            call: call(2),
+            agent,
+            effect,
+            all: Vec::new(),
+            each: Vec::new(),
+            charges: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_lease_is_as_large_as_the_purse_allows_and_at_least_one_byte() {
+        for (remaining, lease) in [
+            (None, CONNECTION_LEASE_BYTES),
+            (Some(u64::MAX), CONNECTION_LEASE_BYTES),
+            (Some(CONNECTION_LEASE_BYTES - 1), CONNECTION_LEASE_BYTES - 1),
+            (Some(1), 1),
+            (Some(0), 1),
+        ] {
+            let first = connection(remaining);
+            assert_eq!(first.lease, Bytes(lease), "{remaining:?}");
+            assert_eq!(connection(None).again(call(2), remaining).lease, Bytes(lease), "{remaining:?}");
+            let needs = first.needs();
+            assert_eq!(needs.amounts.get(Quantity::EgressBytes), lease);
+            assert_eq!(needs.amounts.get(Quantity::JournalBytes), CALL_JOURNAL_BYTES);
+        }
+    }
+
+    #[test]
+    fn the_right_to_the_host_is_needed_once() {
+        let first = connection(None);
+        assert_eq!(first.needs().all, [Need::Host { host: "a.test".to_owned(), port: 443 }]);
+        let next = first.again(call(2), None);
+        assert_eq!((next.needs().all.len(), next.continues, next.under), (0, Some(call(2)), call(1)));
+        assert_eq!((first.class(), first.label()), (EffectClass::Once, "connection"));
+        let subject = first.subject().expect("a person can be asked");
+        assert_eq!(subject.input, serde_json::json!({ "host": "a.test", "port": 443 }));
+    }
+
+    #[test]
+    fn what_moved_is_charged_and_all_of_it_where_nobody_knows() {
+        let moved = |unknown| Moved {
+            sent: Bytes(3),
+            received: Bytes(4),
+            unknown,
+            failure: None,
+            elapsed: Millis(5),
+        };
+        let amounts = |bytes| {
+            Amounts::of(Quantity::EgressBytes, bytes).with(Quantity::JournalBytes, CALL_JOURNAL_BYTES)
+        };
+        let parts = parts(connection(Some(100)));
+        assert_eq!(Connection::spent(&parts, &moved(false)), amounts(7));
+        assert_eq!(Connection::spent(&parts, &moved(true)), amounts(100));
+        let Event::ConnectionEnded { call: ended, sent, received, spent, elapsed, .. } =
+            Connection::result(&parts, &moved(false))
+        else {
+            panic!("an end")
+        };
+        assert_eq!((ended, sent, received, elapsed), (call(2), Bytes(3), Bytes(4), Millis(5)));
+        assert_eq!(spent, amounts(7));
+        let Event::ConnectionRequested { call: begun, under, host, port, lease, .. } =
+            Connection::intent(&parts)
+        else {
+            panic!("a beginning")
+        };
+        assert_eq!((begun, under, host.as_str(), port, lease), (call(2), call(1), "a.test", 443, Bytes(100)));
+    }
+}

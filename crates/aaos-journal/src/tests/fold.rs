@@ -222,7 +222,26 @@ fn spawns() -> impl Strategy<Value = Event> {
         name: None,
         outcome: Err(failed.clone()),
     });
-    prop_oneof![spawning, child_ended]
+    let connecting = (ids(CallId::from_uuid), ids(CallId::from_uuid), charges());
+    let connecting = connecting.prop_map(|(call, under, charges)| Event::ConnectionRequested {
+        call,
+        under,
+        host: "a.test".to_owned(),
+        port: 443,
+        lease: Bytes(9),
+        continues: None,
+        access: Vec::new(),
+        charges,
+    });
+    let connected = ids(CallId::from_uuid).prop_map(|call| Event::ConnectionEnded {
+        call,
+        sent: Bytes(1),
+        received: Bytes(2),
+        failure: None,
+        spent: Amounts::of(Quantity::EgressBytes, 3),
+        elapsed: Millis(1),
+    });
+    prop_oneof![spawning, child_ended, connecting, connected]
 }
 
 fn goals() -> impl Strategy<Value = Event> {
