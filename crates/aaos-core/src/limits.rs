@@ -219,6 +219,8 @@ pub const PROXY_HEAD_MS: u64 = 10_000;
 pub const PROXY_IDLE_MS: u64 = 120_000;
 /// Longest time that a proxied connection is open, milliseconds.
 pub const PROXY_TIME_MS: u64 = 3_600_000;
+/// Connections that the programs of one sandbox may have open at once; further ones wait to be accepted.
+pub const MAX_RELAYED: usize = 32;
 /// What a proxied connection may move before it needs the next lease, bytes.
 pub const CONNECTION_LEASE_BYTES: u64 = 1024 * 1024;
 /// Longest URL, bytes.

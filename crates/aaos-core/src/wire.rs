@@ -367,6 +367,17 @@ pub enum ModelsReply {
     },
 }
 
+/// From the relay of a program sandbox to agentd: a program has connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knock {}
+
+/// Its answer, in the order of the knocks: with the descriptor of a stream to the proxy, or without any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Door {
+    /// Whether a stream rides on it.
+    pub open: bool,
+}
+
 /// From agentd to the gateway's `egress` role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
