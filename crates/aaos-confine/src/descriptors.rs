@@ -4,7 +4,7 @@
 //! [`CHANNEL_FD`], and nothing else.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::channel::CHANNEL_FD;
 use crate::sys::answer;
@@ -59,6 +59,25 @@ fn park(descriptor: RawFd) -> io::Result<RawFd> {
 fn put(from: RawFd, to: RawFd) -> io::Result<()> {
     // SAFETY: the numbers below the parking place belong to this module's caller, which owns nothing there.
     answer(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+}
+
+/// Puts these descriptors on the numbers from [`CHANNEL_FD`] on, and closes everything above them.
+///
+/// Whoever owns a descriptor of this process must not use or close it afterwards.
+pub(crate) fn keep_alone<const COUNT: usize>(kept: [BorrowedFd<'_>; COUNT]) -> io::Result<[OwnedFd; COUNT]> {
+    let mut parked = [-1; COUNT];
+    for (into, descriptor) in parked.iter_mut().zip(kept) {
+        *into = park(descriptor.as_raw_fd())?;
+    }
+    let mut next = CHANNEL_FD;
+    for descriptor in parked {
+        put(descriptor, next)?;
+        next += 1;
+    }
+    close_from(next, 0)?;
+    // SAFETY: each number was just put there, and nobody else closes it.
+    let own = |at: usize| unsafe { OwnedFd::from_raw_fd(CHANNEL_FD + RawFd::try_from(at).unwrap_or(0)) };
+    Ok(std::array::from_fn(own))
 }
 
 /// Closes everything above the channel.

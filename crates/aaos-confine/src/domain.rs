@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 use crate::sys::answer;
@@ -25,6 +25,8 @@ pub(crate) enum Tcp {
     Nothing,
     /// Bind only: a gateway connects, to hosts that it checks itself.
     ConnectOnly,
+    /// Bind, and connect to any port but this one: a program reaches its proxy.
+    ConnectTo(u16),
 }
 
 /// The Landlock ABI that this kernel has and this crate uses; 0 for none.
@@ -42,6 +44,13 @@ pub(crate) struct Domain {
     pub(crate) abi: u32,
     /// BLAKE3 of all that it refuses, hexadecimal; empty without a domain.
     pub(crate) hash: String,
+}
+
+impl Domain {
+    /// Whether it knows TCP ports.
+    pub(crate) fn refuses_ports(&self) -> bool {
+        abi_of(self.abi).is_some_and(|abi| abi >= ABI::V4)
+    }
 }
 
 /// What a program may do at one place and below it.
@@ -139,6 +148,9 @@ fn restrict(abi: ABI, tcp: Tcp, rules: &[Rule<'_>]) -> Result<RulesetStatus, lan
     for rule in rules.iter().filter(|rule| !rule.access.is_empty()) {
         created = created.add_rule(PathBeneath::new(rule.place.as_fd(), rule.access))?;
     }
+    if let Some(port) = allowed_port(abi, tcp) {
+        created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+    }
     Ok(created.restrict_self()?.ruleset)
 }
 
@@ -146,8 +158,16 @@ fn restrict(abi: ABI, tcp: Tcp, rules: &[Rule<'_>]) -> Result<RulesetStatus, lan
 fn refused_ports(abi: ABI, tcp: Tcp) -> BitFlags<AccessNet> {
     match tcp {
         _ if abi < ABI::V4 => BitFlags::empty(),
-        Tcp::Nothing => AccessNet::from_all(abi),
+        Tcp::Nothing | Tcp::ConnectTo(_) => AccessNet::from_all(abi),
         Tcp::ConnectOnly => AccessNet::BindTcp.into(),
+    }
+}
+
+/// The one port that may be connected to, where ports are refused.
+fn allowed_port(abi: ABI, tcp: Tcp) -> Option<u16> {
+    match tcp {
+        Tcp::ConnectTo(port) if abi >= ABI::V4 => Some(port),
+        Tcp::Nothing | Tcp::ConnectOnly | Tcp::ConnectTo(_) => None,
     }
 }
 
@@ -158,6 +178,9 @@ fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule<'_>]) -> String {
     hasher.update(&AccessFs::from_all(abi).bits().to_le_bytes());
     hasher.update(&refused_ports(abi, tcp).bits().to_le_bytes());
     hasher.update(&Scope::from_all(abi).bits().to_le_bytes());
+    if let Some(port) = allowed_port(abi, tcp) {
+        hasher.update(&port.to_le_bytes());
+    }
     for Rule { access, identity: [device, inode], .. } in rules {
         hasher
             .update(&device.to_le_bytes())
@@ -191,7 +214,7 @@ pub(crate) fn open_root() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ABI, AccessNet, Allowed, BitFlags, Reach, Tcp, hash_of, refused_ports};
+    use super::{ABI, AccessNet, Allowed, BitFlags, Reach, Tcp, allowed_port, hash_of, refused_ports};
 
     #[test]
     fn a_hash_tells_domains_apart_and_says_the_same_of_the_same() {
@@ -200,6 +223,7 @@ mod tests {
         assert_eq!(worker.len(), 64);
         for other in [
             hash_of(ABI::V7, 7, Tcp::ConnectOnly, &[]),
+            hash_of(ABI::V7, 7, Tcp::ConnectTo(1), &[]),
             hash_of(ABI::V6, 6, Tcp::Nothing, &[]),
             hash_of(ABI::V3, 3, Tcp::Nothing, &[]),
         ] {
@@ -219,5 +243,9 @@ mod tests {
         assert_eq!(refused_ports(ABI::V3, Tcp::Nothing), BitFlags::empty());
         assert_eq!(refused_ports(ABI::V4, Tcp::Nothing), AccessNet::BindTcp | AccessNet::ConnectTcp);
         assert_eq!(refused_ports(ABI::V4, Tcp::ConnectOnly), AccessNet::BindTcp);
+        assert_eq!(refused_ports(ABI::V4, Tcp::ConnectTo(9)), AccessNet::BindTcp | AccessNet::ConnectTcp);
+        assert_eq!(allowed_port(ABI::V4, Tcp::ConnectTo(9)), Some(9));
+        assert_eq!(allowed_port(ABI::V3, Tcp::ConnectTo(9)), None, "it knows no ports");
+        assert_eq!([Tcp::Nothing, Tcp::ConnectOnly].map(|tcp| allowed_port(ABI::V7, tcp)), [None; 2]);
     }
 }

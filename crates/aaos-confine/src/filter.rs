@@ -128,7 +128,9 @@ mod tests {
     use super::{Filter, Meaning};
     use crate::privilege::set_no_new_privs;
     use crate::sys::in_child;
-    use crate::tables::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
+    use crate::tables::{
+        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, RELAY, WORKER, program_refused,
+    };
 
     /// The error number of a call, 0 for success.
     fn errno(result: libc::c_long) -> i32 {
@@ -385,6 +387,65 @@ mod tests {
             PROGRAM_CALLS.iter().map(|(call, _, filtered)| (*call, *filtered)).collect();
         assert_eq!(first_wrong(None, &outside), 0, "the control");
         assert_eq!(first_wrong(Some(&filter), &inside), 0);
+    }
+
+    fn connect_nothing() -> i32 {
+        let nowhere = [0_u8; 16];
+        // SAFETY: the address outlives the call; the descriptor is none.
+        errno(unsafe { libc::syscall(libc::SYS_connect, -1, nowhere.as_ptr(), nowhere.len()) })
+    }
+
+    fn listen_nowhere() -> i32 {
+        // SAFETY: plain numbers; the descriptor is none.
+        errno(unsafe { libc::syscall(libc::SYS_listen, -1, 1) })
+    }
+
+    /// Sockets, and what is made of them behind the filter of a program that has a proxy.
+    const SOCKET_CALLS: &[Filtered] = &[
+        (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), 0, 0),
+        (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK), 0, 0),
+        (|| socket_of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_TCP), 0, 0),
+        (connect_nothing, libc::EBADF, libc::EBADF),
+        (listen_nowhere, libc::EBADF, libc::EPERM),
+        (|| socket_of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), 0, libc::EPERM),
+        (|| raw_socket(libc::AF_INET, libc::SOCK_DGRAM), 0, libc::EPERM),
+        (|| raw_socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC), 0, libc::EPERM),
+        (|| raw_socket(libc::AF_INET, libc::SOCK_SEQPACKET), libc::ESOCKTNOSUPPORT, libc::EPERM),
+        (|| raw_socket(libc::AF_UNIX, libc::SOCK_STREAM), 0, libc::EPERM),
+        (|| raw_socket(libc::AF_NETLINK, libc::SOCK_RAW), 0, libc::EPERM),
+        (|| pair(libc::SOCK_STREAM), 0, 0),
+        (|| pair(libc::SOCK_DGRAM), 0, libc::EPERM),
+        (memfd, 0, libc::EPERM),
+    ];
+
+    #[test]
+    fn a_program_with_a_proxy_has_sockets_of_tcp_over_ipv4_and_no_others() {
+        let filter = Filter::compile_without(&program_refused(true), Meaning::DenyList, PROGRAM_ABSENT);
+        let filter = filter.expect("compiles");
+        let outside: Vec<Expected> = SOCKET_CALLS.iter().map(|(call, kernel, _)| (*call, *kernel)).collect();
+        let inside: Vec<Expected> =
+            SOCKET_CALLS.iter().map(|(call, _, filtered)| (*call, *filtered)).collect();
+        assert_eq!(first_wrong(None, &outside), 0, "the control");
+        assert_eq!(first_wrong(Some(&filter), &inside), 0);
+    }
+
+    #[test]
+    fn a_relay_moves_bytes_and_makes_no_socket_process_or_program() {
+        let filter = Filter::compile(RELAY, Meaning::AllowList).expect("compiles");
+        let expected: &[Expected] = &[
+            (|| map(libc::PROT_READ | libc::PROT_WRITE), 0),
+            (|| map(EXECUTABLE), libc::EPERM),
+            (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
+            (|| pair(libc::SOCK_STREAM), libc::EPERM),
+            (connect_nothing, libc::EPERM),
+            (clone3, libc::ENOSYS),
+            (clone_thread_in_new_namespace, libc::EPERM),
+            (execute_nothing, libc::EPERM),
+            (execute_a_descriptor, libc::EPERM),
+            (stat_by_path, libc::EPERM),
+            (duplicate, libc::EPERM),
+        ];
+        assert_eq!(first_wrong(Some(&filter), expected), 0);
     }
 
     #[test]

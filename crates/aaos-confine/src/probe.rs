@@ -57,11 +57,17 @@ pub(crate) fn self_probes(descriptors: i32) -> Vec<ProbeResult> {
 /// single call; one that got through would end the launch, so none has to be undone.
 ///
 /// So many descriptors are kept above the channel, to be executed and handed on; all lie below the second number.
-pub(crate) fn program_probes(kept: usize, descriptors: i32) -> Vec<ProbeResult> {
+pub(crate) fn program_probes(kept: usize, descriptors: i32, proxied: bool) -> Vec<ProbeResult> {
     type Attempt = fn() -> io::Result<()>;
-    let attempts: [(Boundary, &str, Attempt); 7] = [
+    let internet: (Boundary, &str, Attempt) = if proxied {
+        (Boundary::Seccomp, "socket(AF_INET, SOCK_DGRAM)", || socket_of(libc::AF_INET, libc::SOCK_DGRAM))
+    } else {
+        (Boundary::Seccomp, "socket(AF_INET)", || socket(libc::AF_INET))
+    };
+    let attempts: [(Boundary, &str, Attempt); 8] = [
         (Boundary::Seccomp, "socket(AF_UNIX)", || socket(libc::AF_UNIX)),
-        (Boundary::Seccomp, "socket(AF_INET)", || socket(libc::AF_INET)),
+        internet,
+        (Boundary::Seccomp, "socket(AF_INET6)", || socket(libc::AF_INET6)),
         (Boundary::Seccomp, "socket(AF_VSOCK)", || socket(libc::AF_VSOCK)),
         (Boundary::Seccomp, "unshare(CLONE_NEWUSER)", new_user_namespace),
         (Boundary::Seccomp, "io_uring_setup()", io_uring),
@@ -131,14 +137,17 @@ fn stat(path: &AbsPath) -> io::Result<()> {
     answer(unsafe { libc::syscall(libc::SYS_stat, path.as_ptr(), into.as_mut_ptr()) }).map(drop)
 }
 
-fn new_socket(family: i32) -> io::Result<libc::c_long> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+fn new_socket(family: i32, kind: i32) -> io::Result<libc::c_long> {
     // SAFETY: plain numbers.
-    answer(unsafe { libc::syscall(libc::SYS_socket, family, kind, 0) })
+    answer(unsafe { libc::syscall(libc::SYS_socket, family, kind | libc::SOCK_CLOEXEC, 0) })
 }
 
 fn socket(family: i32) -> io::Result<()> {
-    close(new_socket(family)?)
+    socket_of(family, libc::SOCK_STREAM)
+}
+
+fn socket_of(family: i32, kind: i32) -> io::Result<()> {
+    close(new_socket(family, kind)?)
 }
 
 fn datagram_pair() -> io::Result<()> {
@@ -151,17 +160,47 @@ fn datagram_pair() -> io::Result<()> {
 
 /// A socket is enough to be allowed; whether anybody listens on the discard port does not matter.
 fn inet() -> io::Result<()> {
+    let socket = new_socket(libc::AF_INET, libc::SOCK_STREAM)?;
+    // Its result does not matter.
+    drop(discard_on(socket));
+    close(socket)
+}
+
+/// Connects a socket to the discard port of this machine, or of this network namespace.
+fn discard_on(socket: libc::c_long) -> io::Result<()> {
     const DISCARD_PORT: u16 = 9;
-    let socket = new_socket(libc::AF_INET)?;
     let address = libc::sockaddr_in {
         sin_family: libc::AF_INET as libc::sa_family_t,
         sin_port: DISCARD_PORT.to_be(),
         sin_addr: libc::in_addr { s_addr: u32::from_be_bytes([127, 0, 0, 1]).to_be() },
         sin_zero: [0; 8],
     };
-    // SAFETY: the address outlives the call and is as long as said. Its result does not matter.
-    unsafe { libc::syscall(libc::SYS_connect, socket, &raw const address, size_of_val(&address)) };
-    close(socket)
+    // SAFETY: the address outlives the call and is as long as said.
+    answer(unsafe { libc::syscall(libc::SYS_connect, socket, &raw const address, size_of_val(&address)) })
+        .map(drop)
+}
+
+/// What a program with a proxy tries besides: a port that is not its proxy's is to be refused by Landlock, not for want
+/// of somebody who listens.
+pub(crate) fn another_port() -> ProbeResult {
+    let result = new_socket(libc::AF_INET, libc::SOCK_STREAM).and_then(|socket| {
+        let connected = discard_on(socket);
+        close(socket)?;
+        Ok(connected)
+    });
+    let (refused, detail) = match result {
+        Ok(Err(error)) | Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(0);
+            (errno == libc::EACCES, errno_name(errno))
+        }
+        Ok(Ok(())) => (false, "allowed".to_owned()),
+    };
+    ProbeResult {
+        boundary: Boundary::Landlock,
+        attempt: "connect() to a port that is not the proxy's".to_owned(),
+        refused,
+        detail,
+    }
 }
 
 /// Runs an attempt that would change the caller in a child, or here if no child can be made.

@@ -5,25 +5,28 @@
 //! can be read by nothing in the sandbox. Nothing is executed before agentd has read the lock-down back. Of the program
 //! it tells its exit status and the text of what it wrote.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
-use aaos_core::program::{PROGRAM_DESCRIPTORS, ProgramPlan, ProgramReply, Start};
+use aaos_core::program::{PROGRAM_DESCRIPTORS, PROXY_PORT, ProgramPlan, ProgramReply, Start};
 
 use crate::channel::{CHANNEL_FD, Channel};
 use crate::domain::{Allowed, Reach, Tcp};
 use crate::filter::{Filter, Meaning};
+use crate::loopback;
 use crate::mounts::Unchangeable;
 use crate::namespaces::{Identity, NamespaceSet, ProcSelf, chdir, enter_user_namespace, write_maps};
 use crate::privilege::become_uid;
-use crate::probe::program_probes;
+use crate::probe::{another_port, program_probes};
 use crate::program_output::Output;
 use crate::program_world::World;
+use crate::relay::start_relay;
 use crate::rlimits::{self, PROGRAM_LIMITS};
 use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
-use crate::tables::{PROGRAM_ABSENT, PROGRAM_REFUSED};
+use crate::tables::{PROGRAM_ABSENT, program_refused};
 use crate::worker::{enter_domain_with, give_up_privilege};
 
 /// Without these there is no program sandbox.
@@ -46,7 +49,7 @@ pub(crate) struct ProgramMaker<'a> {
     pub(crate) zygote: Identity,
     /// What `getppid` answers in it as long as the zygote lives.
     pub(crate) parent: u32,
-    /// The compiled table.
+    /// The compiled table, for programs without a proxy.
     pub(crate) filter: &'a Filter,
 }
 
@@ -54,8 +57,8 @@ pub(crate) struct ProgramMaker<'a> {
 ///
 /// # Errors
 /// Never for the table of this version.
-pub(crate) fn program_filter() -> io::Result<Filter> {
-    Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT)
+pub(crate) fn program_filter(proxied: bool) -> io::Result<Filter> {
+    Filter::compile_without(&program_refused(proxied), Meaning::DenyList, PROGRAM_ABSENT)
 }
 
 /// What is executed, and the script that it reads: by mounts that are read-only. Agentd opened them on the machine's
@@ -71,7 +74,16 @@ struct Handed {
     program: OwnedFd,
     stdin: OwnedFd,
     script: Option<OwnedFd>,
+    doorbell: Option<OwnedFd>,
     shared: Vec<OwnedFd>,
+}
+
+/// What a sandbox is once it is locked.
+struct Locked {
+    report: LockedReport,
+    own: Own,
+    /// Of the proxy, where there is one.
+    listener: Option<OwnedFd>,
 }
 
 /// Builds the sandbox, runs its one program and tells how that ended. When it returns, the caller exits, which ends
@@ -80,10 +92,14 @@ struct Handed {
 /// # Errors
 /// Names the step of the lock-down that failed; nothing was executed.
 pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
-    let Handed { plan, program, stdin, script, shared } = receive(channel)?;
+    let Handed { plan, program, stdin, script, doorbell, shared } = receive(channel)?;
     // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
     rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
-    let (report, own) = lock_program(maker, &plan, shared, Own { program, script })?;
+    let opened = Own { program, script };
+    let Locked { report, own, listener } = lock_program(maker, &plan, shared, opened)?;
+    if let Some((listener, doorbell)) = listener.zip(doorbell) {
+        start_relay(&listener, &doorbell)?;
+    }
     tell(channel, &ProgramReply::Locked(report))?;
     let (_, extra) = channel.receive::<Start>().map_err(io::Error::other).at("waiting for the start")?;
     if !extra.is_empty() {
@@ -121,9 +137,10 @@ fn receive(channel: &Channel) -> Result<Handed, LockError> {
     let mut next = || descriptors.next().ok_or_else(wrong);
     let (program, stdin) = (next()?, next()?);
     let script = plan.script.map(|_| next()).transpose()?;
+    let doorbell = plan.proxy.then(&mut next).transpose()?;
     let shared: Vec<OwnedFd> = descriptors.collect();
     assert!(shared.len() + PROGRAM_DESCRIPTORS <= plan.descriptors(), "each descriptor has its place");
-    Ok(Handed { plan, program, stdin, script, shared })
+    Ok(Handed { plan, program, stdin, script, doorbell, shared })
 }
 
 fn lock_program(
@@ -131,7 +148,14 @@ fn lock_program(
     plan: &ProgramPlan,
     shared: Vec<OwnedFd>,
     opened: Own,
-) -> Result<(LockedReport, Own), LockError> {
+) -> Result<Locked, LockError> {
+    check_namespaces(maker)?;
+    // While the caller has the rights over its network namespace.
+    let listener = plan.proxy.then(loopback::listener).transpose().at("listening for its connections")?;
+    let filter = match plan.proxy {
+        true => Cow::Owned(program_filter(true).at("compiling the seccomp filter")?),
+        false => Cow::Borrowed(maker.filter),
+    };
     let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
     drop(shared);
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
@@ -140,20 +164,31 @@ fn lock_program(
     }
     rlimits::apply(PROGRAM_LIMITS).at("resource limits")?;
     give_up_privilege(maker.parent)?;
-    let (domain, landlock_probe) = enter_domain_with(Tcp::Nothing, &allowed)?;
+    let tcp = if plan.proxy { Tcp::ConnectTo(PROXY_PORT) } else { Tcp::Nothing };
+    let (domain, landlock_probe) = enter_domain_with(tcp, &allowed)?;
     drop(allowed);
-    maker.filter.install().at("the seccomp filter")?;
-    let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some());
-    let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS));
+    filter.install().at("the seccomp filter")?;
+    // The listener and the doorbell go to the relay.
+    let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some()) + 2 * usize::from(plan.proxy);
+    let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS), plan.proxy);
     probes.extend(landlock_probe);
+    probes.extend((plan.proxy && domain.refuses_ports()).then(another_port));
     let report = LockedReport {
         landlock_abi: domain.abi,
         landlock_rules_hash: domain.hash,
-        seccomp_filter_hash: maker.filter.hash().to_owned(),
+        seccomp_filter_hash: filter.hash().to_owned(),
         namespaces: maker.namespaces.boundaries(),
         probes,
     };
-    Ok((report, own))
+    Ok(Locked { report, own, listener })
+}
+
+fn check_namespaces(maker: &ProgramMaker<'_>) -> Result<(), LockError> {
+    let Some(missing) = PROGRAM_NAMESPACES.into_iter().find(|kind| !maker.namespaces.has(*kind)) else {
+        return Ok(());
+    };
+    let why = io::Error::other(format!("this machine gives no {missing:?}"));
+    Err(why).at("a program sandbox needs its namespaces")
 }
 
 /// Identity and root: the maps first where the caller is an ordinary user, the uid last where it is root, because the
@@ -164,10 +199,6 @@ fn enter_world(
     shared: &[OwnedFd],
     opened: Own,
 ) -> Result<(Vec<Allowed>, Own), LockError> {
-    if let Some(missing) = PROGRAM_NAMESPACES.into_iter().find(|kind| !maker.namespaces.has(*kind)) {
-        let why = io::Error::other(format!("this machine gives no {missing:?}"));
-        return Err(why).at("a program sandbox needs its namespaces");
-    }
     let proc = ProcSelf::open().at("opening /proc/self")?;
     // It fails only where the score is higher already.
     drop(proc.write(c"oom_score_adj", OOM_SCORE));
@@ -195,17 +226,19 @@ fn enter_world(
 /// Everything that the program's process needs, made before it exists.
 struct Call {
     arguments: Vec<CString>,
+    environment: Vec<CString>,
     directory: CString,
 }
 
 impl Call {
     fn new(plan: &ProgramPlan) -> Result<Self, LockError> {
         let text = |text: &str| CString::new(text).map_err(io::Error::other).at("its arguments");
-        let mut arguments = plan.arguments.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>()?;
+        let texts = |all: &[String]| all.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>();
+        let (mut arguments, environment) = (texts(&plan.arguments)?, texts(&plan.environment)?);
         if let Some(place) = plan.script.and_then(|at| arguments.get_mut(usize::try_from(at).ok()?)) {
             *place = text(SCRIPT_PATH)?;
         }
-        Ok(Self { arguments, directory: text(plan.directory.as_str())? })
+        Ok(Self { arguments, environment, directory: text(plan.directory.as_str())? })
     }
 }
 
@@ -265,8 +298,9 @@ fn become_program(
         close_on_exec(first).at("closing descriptors")?;
         default_signals().at("its signals")?;
         rustix::process::setsid().map_err(io::Error::from).at("its session")?;
-        let arguments: Vec<&CStr> = call.arguments.iter().map(CString::as_c_str).collect();
-        execute(program, &arguments).at("executing it")
+        let [arguments, environment] = [&call.arguments, &call.environment]
+            .map(|texts| texts.iter().map(CString::as_c_str).collect::<Vec<&CStr>>());
+        execute(program, &arguments, &environment).at("executing it")
     })();
     match prepared {
         Ok(()) => unreachable!("an executed program does not come back"),

@@ -6,7 +6,7 @@
 //! that waits but `poll`, and the doorbell's frames, which agentd sends whole.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use aaos_core::limits::MAX_RELAYED;
@@ -16,13 +16,22 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 
 use crate::channel::{Channel, ChannelError};
+use crate::descriptors::keep_alone;
+use crate::filter::{Filter, Meaning};
+use crate::sys::{AtStep, LockError, exit_now, fork_with};
+use crate::tables::RELAY;
 
+/// Exit code of a relay that ended before its doorbell did.
+const RELAY_FAILED: i32 = 73;
 /// Bytes that wait in one direction of one connection.
 const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Why a relay ended before its doorbell did.
 #[derive(Debug, thiserror::Error)]
-pub enum RelayError {
+enum RelayError {
+    /// A step of its own lock-down failed.
+    #[error("{}: {}", .0.step, .0.source)]
+    Lock(#[from] LockError),
     /// agentd said what was not due.
     #[error("agentd answered a knock that there was not, or with another number of descriptors")]
     OutOfTurn,
@@ -34,9 +43,39 @@ pub enum RelayError {
     Poll(#[source] io::Error),
 }
 
+/// Has a new child of the caller relay from the listener, over streams that the doorbell brings. The caller
+/// drops both: without them in anybody else's hands their end is seen.
+///
+/// The child is behind everything that the caller is behind, and behind a filter of its own besides.
+pub(crate) fn start_relay(listener: &OwnedFd, doorbell: &OwnedFd) -> Result<(), LockError> {
+    // SAFETY: this process is single-threaded.
+    let pid = unsafe { fork_with(0) }.at("making the relay")?;
+    if pid == 0 {
+        // Nothing of the caller's is dropped in here: its descriptors are closed already.
+        let relayed = lock_relay(listener, doorbell).map_err(RelayError::from).and_then(Relay::run);
+        let code = relayed.map_or_else(|error| told(&error), |()| 0);
+        exit_now(code);
+    }
+    Ok(())
+}
+
+fn told(error: &RelayError) -> i32 {
+    // With standard error gone there is nobody left to tell.
+    drop(writeln!(io::stderr(), "the relay of a program's connections: {error}"));
+    RELAY_FAILED
+}
+
+fn lock_relay(listener: &OwnedFd, doorbell: &OwnedFd) -> Result<Relay, LockError> {
+    let filter = Filter::compile(RELAY, Meaning::AllowList).at("compiling the relay's filter")?;
+    let kept = keep_alone([doorbell.as_fd(), listener.as_fd()]).at("the relay's descriptors")?;
+    filter.install().at("the relay's filter")?;
+    let [doorbell, listener] = kept;
+    Ok(Relay::new(listener, Channel::new(doorbell)))
+}
+
 /// A listener, the channel to agentd, and the connections between.
 #[derive(Debug)]
-pub struct Relay {
+struct Relay {
     listener: OwnedFd,
     doorbell: Channel,
     /// Accepted, and not answered by agentd yet.
@@ -55,16 +94,12 @@ enum Watched {
 
 impl Relay {
     /// Over a listener that does not block and a channel to agentd.
-    #[must_use]
-    pub const fn new(listener: OwnedFd, doorbell: Channel) -> Self {
+    const fn new(listener: OwnedFd, doorbell: Channel) -> Self {
         Self { listener, doorbell, waiting: VecDeque::new(), lines: Vec::new() }
     }
 
-    /// Relays until agentd hangs up.
-    ///
-    /// # Errors
-    /// [`RelayError`]; every connection is over then.
-    pub fn run(mut self) -> Result<(), RelayError> {
+    /// Relays until agentd hangs up. After an error every connection is over.
+    fn run(mut self) -> Result<(), RelayError> {
         loop {
             let ready = self.wait()?;
             for (watched, flags) in ready {

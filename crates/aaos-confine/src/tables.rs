@@ -259,6 +259,15 @@ const NOT_A_STREAM_PAIR: When = Any(&[
     &[Arg(1, Test::Masked(TYPE_MASK, 6))],
     &[Arg(1, Test::Masked(TYPE_MASK, 10))],
 ]);
+/// Any socket but one of TCP over IPv4, named or as the default of its type, which is the lowest bit of the type alone.
+const NOT_TCP_OVER_IPV4: When = Any(&[
+    &[Arg(0, Test::Not(INET))],
+    &[Arg(1, Test::Clear(STREAM))],
+    &[Arg(1, Test::Set(2))],
+    &[Arg(1, Test::Set(4))],
+    &[Arg(1, Test::Set(8))],
+    &[Arg(2, Test::Not(0)), Arg(2, Test::Not(TCP))],
+]);
 const ANOTHER_FIRST: When = Any(&[&[Arg(0, Test::Not(0))]]);
 const ANOTHER_SECOND: When = Any(&[&[Arg(1, Test::Not(0))]]);
 /// `PER_LINUX`, and the number that only asks.
@@ -271,6 +280,44 @@ const OPEN_TREE_ATTR: libc::c_long = 467;
 /// Of a program: calls that it finds absent, as on an older kernel, so that libraries fall back to those that a filter
 /// can judge. Both take flags by a pointer. `clone3` is absent everywhere.
 pub const PROGRAM_ABSENT: &[libc::c_long] = &[libc::SYS_openat2, OPEN_TREE_ATTR];
+
+/// Of a program that has a proxy: refused instead of what [`PROGRAM_REFUSED`] says of [`PROXIED_CALLS`]. Its network
+/// namespace holds a loopback interface and one listener, and Landlock lets it connect to that port alone.
+pub const PROXIED_REFUSED: &[Rule] = table![
+    SYS_socket NOT_TCP_OVER_IPV4, "the proxy is reached by TCP over IPv4, and nothing else is to be reached";
+];
+/// Calls without which no program reaches its proxy.
+pub const PROXIED_CALLS: [libc::c_long; 2] = [libc::SYS_socket, libc::SYS_connect];
+
+/// What a program is refused.
+#[must_use]
+pub fn program_refused(proxied: bool) -> Vec<Rule> {
+    let judged_anew = |rule: &&Rule| proxied && PROXIED_CALLS.contains(&rule.number);
+    let kept = PROGRAM_REFUSED.iter().filter(|rule| !judged_anew(rule));
+    kept.chain(PROXIED_REFUSED.iter().filter(|_| proxied)).copied().collect()
+}
+
+const SET_NON_BLOCKING: When = Any(&[&[Arg(1, Test::Is(NON_BLOCKING))]]);
+
+/// Of the relay between a program and its proxy: allowed, all else answers EPERM.
+pub const RELAY: &[Rule] = table![
+    SYS_ppoll Always, "waits for connections, bytes and agentd";
+    SYS_restart_syscall Always, "a wait that SIGSTOP and SIGCONT interrupted";
+    SYS_accept4 Always, "connections of the program";
+    SYS_recvmsg Always, "streams to the proxy, from agentd";
+    SYS_sendmsg Always, "asks agentd for a stream";
+    SYS_ioctl SET_NON_BLOCKING, "a stream to the proxy does not block";
+    SYS_read Always, "bytes of either side";
+    SYS_sendto Always, "bytes for either side; only on a socket that is connected already";
+    SYS_shutdown Always, "a side that says nothing more";
+    SYS_close Always, "connections end";
+    SYS_write Always, "last words on standard error";
+    SYS_brk Always, "buffers of connections";
+    SYS_mmap NOT_EXECUTABLE, "buffers of connections";
+    SYS_mremap Always, "heap of lists that grow; keeps the protection it finds";
+    SYS_munmap Always, "buffers of connections";
+    SYS_exit_group Always, "end";
+];
 
 /// Of a program: refused with EPERM, all else is allowed.
 pub const PROGRAM_REFUSED: &[Rule] = table![
@@ -363,12 +410,15 @@ pub const PROGRAM_REFUSED: &[Rule] = table![
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
+    use super::{
+        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, PROXIED_CALLS, RELAY, WORKER,
+        program_refused,
+    };
     use crate::filter::{Filter, Meaning};
 
     #[test]
     fn each_call_stands_once_and_with_a_reason() {
-        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED] {
+        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED, &program_refused(true), RELAY] {
             let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
             assert_eq!(numbers.len(), table.len());
             assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");
@@ -380,6 +430,18 @@ mod tests {
         let judged = |number: &libc::c_long| PROGRAM_REFUSED.iter().any(|rule| rule.number == *number);
         assert!(!PROGRAM_ABSENT.iter().any(judged));
         assert!(PROGRAM_ABSENT.len() <= 8, "the filter's head jumps over them in one step");
+    }
+
+    #[test]
+    fn with_a_proxy_a_program_is_refused_all_else_as_without_one() {
+        let others = |proxied| {
+            let mut rules = program_refused(proxied);
+            rules.retain(|rule| !PROXIED_CALLS.contains(&rule.number));
+            rules
+        };
+        assert_eq!(program_refused(false), PROGRAM_REFUSED);
+        assert_eq!(others(true), others(false));
+        assert_eq!(program_refused(true).len(), PROGRAM_REFUSED.len() - 1, "connect alone is not refused");
     }
 
     #[test]

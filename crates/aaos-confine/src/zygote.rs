@@ -100,7 +100,7 @@ impl Zygote {
         set_subreaper().at("becoming the reaper")?;
         set_no_new_privs().at("no_new_privs")?;
         let filter = worker_filter().at("compiling the worker's filter")?;
-        let program_filter = program_filter().at("compiling the filter of programs")?;
+        let program_filter = program_filter(false).at("compiling the filter of programs")?;
         // SAFETY: this process is single-threaded: it was executed to be a zygote and starts no thread.
         let abilities = unsafe { find_abilities() };
         let ends = ends_of_children().at("watching for the ends of children")?;
@@ -425,7 +425,7 @@ fn become_gateway(program: &OwnedFd, role: GatewayRole) -> io::Result<()> {
         GatewayRole::Models => c"models",
         GatewayRole::Egress => c"egress",
     };
-    execute(program, &[c"aaos-gateway", c"--role", role])
+    execute(program, &[c"aaos-gateway", c"--role", role], &[])
 }
 
 fn kill_now(pid: libc::pid_t) -> io::Result<()> {

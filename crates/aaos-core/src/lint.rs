@@ -117,9 +117,14 @@ impl<'m> Held<'m> {
         self.going(way).any(|spec| kind_of(&spec.capability) == Some(kind))
     }
 
-    /// Whether a tool that acts on such a resource goes this way.
+    /// Whether a tool that acts on such a resource goes this way, or a program that does.
     fn acts_on(&self, way: Way, kind: ResourceKind) -> bool {
-        acting_on(kind).any(|tool| self.has_tool(way, tool))
+        let by_tool = acting_on(kind).any(|tool| self.has_tool(way, tool));
+        by_tool || (OF_PROGRAMS.contains(&kind) && self.starts_programs(way))
+    }
+
+    fn starts_programs(&self, way: Way) -> bool {
+        self.has_kind(way, ResourceKind::Exec) && self.acts_on(way, ResourceKind::Exec)
     }
 
     /// Whether a grant has an effect this way: a resource needs a tool that acts on it.
@@ -132,6 +137,10 @@ impl<'m> Held<'m> {
         tool.resources.iter().copied().filter(|kind| !self.has_kind(way, *kind)).collect()
     }
 }
+
+/// What the programs that an agent starts may use of its grants.
+const OF_PROGRAMS: [ResourceKind; 3] =
+    [ResourceKind::FileRead, ResourceKind::FileWrite, ResourceKind::Network];
 
 fn acting_on(kind: ResourceKind) -> impl Iterator<Item = &'static ToolDescriptor> {
     CATALOGUE.iter().filter(move |tool| tool.resources.contains(&kind))

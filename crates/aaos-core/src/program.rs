@@ -2,7 +2,7 @@
 //!
 //! agentd sends one [`ProgramPlan`]; the sandbox builds its world, locks itself and answers `Locked`; agentd reads that
 //! back and only then sends [`Start`]. On the plan ride, in this order: the program, its standard input, the script where
-//! there is one, and one descriptor for each shared place.
+//! there is one, the doorbell where there is a proxy, and one descriptor for each shared place.
 //!
 //! Invariant: no path in a plan is trusted by itself: what is found there has to be what the descriptor holds.
 
@@ -12,10 +12,15 @@ use crate::confinement::LockedReport;
 use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
 use crate::path::AbsPath;
 
-/// Descriptors before those of shared places, where the program is no script.
+/// Descriptors before those of shared places, where the program is no script and has no proxy.
 pub const PROGRAM_DESCRIPTORS: usize = 2;
 /// The system's programs and libraries, which every program is shown: what of these is there, as it is there.
 pub const SYSTEM_PLACES: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// Where a program finds its proxy, on the loopback interface of its own network namespace.
+pub const PROXY_PORT: u16 = 3128;
+/// The variables by which programs are told of a proxy.
+const PROXY_VARIABLES: [&str; 6] =
+    ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
 
 /// What the first line of a script names to start it by, as a worker read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +52,16 @@ pub struct ProgramPlan {
     pub script: Option<u32>,
     /// Where it starts.
     pub directory: AbsPath,
+    /// Its environment, each as `NAME=value`.
+    pub environment: Vec<String>,
+    /// Whether a proxy listens on [`PROXY_PORT`]. The doorbell rides, on which its connections are announced.
+    pub proxy: bool,
+}
+
+/// The environment by which programs find their proxy.
+#[must_use]
+pub fn proxy_environment() -> Vec<String> {
+    PROXY_VARIABLES.iter().map(|name| format!("{name}=http://127.0.0.1:{PROXY_PORT}")).collect()
 }
 
 impl ProgramPlan {
@@ -54,7 +69,7 @@ impl ProgramPlan {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let shared = self.places.iter().filter(|place| matches!(place.kind, PlaceKind::Shared { .. }));
-        PROGRAM_DESCRIPTORS + usize::from(self.script.is_some()) + shared.count()
+        PROGRAM_DESCRIPTORS + usize::from(self.script.is_some()) + usize::from(self.proxy) + shared.count()
     }
 }
 
@@ -136,7 +151,9 @@ impl ProgramText {
 
 #[cfg(test)]
 mod tests {
-    use super::{ProgramText, ScriptLine};
+    use super::{
+        PROGRAM_DESCRIPTORS, Place, PlaceKind, ProgramPlan, ProgramText, ScriptLine, proxy_environment,
+    };
     use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
     use crate::path::AbsPath;
 
@@ -155,5 +172,30 @@ mod tests {
         assert!(usable(None) && usable(Some("-e")) && !usable(Some("")) && !usable(Some("a\0b")));
         let longest = SCRIPT_HEAD_BYTES - "/bin/sh".len();
         assert!(usable(Some(&"x".repeat(longest))) && !usable(Some(&"x".repeat(longest + 1))));
+    }
+
+    #[test]
+    fn each_descriptor_that_rides_is_counted() {
+        let path = |text: &str| AbsPath::parse(text).expect("a path");
+        let plan = |script, proxy, kinds: Vec<PlaceKind>| ProgramPlan {
+            places: kinds.into_iter().map(|kind| Place { at: path("/a"), kind }).collect(),
+            arguments: Vec::new(),
+            script,
+            directory: path("/"),
+            environment: Vec::new(),
+            proxy,
+        };
+        let shared = || PlaceKind::Shared { readable: true, writable: false };
+        assert_eq!(plan(None, false, vec![PlaceKind::Hidden]).descriptors(), PROGRAM_DESCRIPTORS);
+        assert_eq!(plan(None, true, Vec::new()).descriptors(), PROGRAM_DESCRIPTORS + 1);
+        assert_eq!(plan(Some(1), true, vec![shared(), shared()]).descriptors(), PROGRAM_DESCRIPTORS + 4);
+    }
+
+    #[test]
+    fn programs_are_told_of_the_proxy_by_its_address() {
+        let told = proxy_environment();
+        assert_eq!(told.len(), 6);
+        assert!(told.iter().all(|one| one.ends_with("_proxy=http://127.0.0.1:3128")
+            || one.ends_with("_PROXY=http://127.0.0.1:3128")));
     }
 }

@@ -108,7 +108,7 @@ pub enum Quantity {
     WallMillis,
     /// Child agents spawned, descendants included.
     Children,
-    /// Bytes received through the egress gateway.
+    /// Bytes received through the egress gateway, and those that programs send through it.
     EgressBytes,
     /// Bytes written to files.
     WrittenBytes,

@@ -21,6 +21,9 @@ pub struct World {
     /// When the first of its grants expires: nothing runs in it any more then. Never when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// Whether it finds a proxy: its agent holds a grant of hosts. Where a connection may go is decided for each.
+    #[serde(default)]
+    pub network: bool,
 }
 
 /// One granted root, as a program is shown it.

@@ -361,6 +361,26 @@ fn a_grant_without_its_tool_completes_nothing() {
 }
 
 #[test]
+fn programs_use_the_file_and_network_grants_of_their_agent() {
+    let programs = ["tool: command_run", "exec: /usr/bin/wc"];
+    for resource in ["\"file_read: /data/*\"", "\"file_write: /out/*\"", "network: example.org", "web_search"]
+    {
+        clean(&[&programs[..], &[resource]].concat());
+        for half in programs {
+            assert_eq!(
+                of("resource-without-tool", &[half, resource]).len(),
+                if half == programs[0] { 1 } else { 2 }
+            );
+        }
+    }
+    let sent = ["message_send: [keeper]"];
+    assert_eq!(of("resource-without-tool", &[&programs[..], &sent].concat()).len(), 1, "and no other");
+    let meeting = [&programs[..], &["\"file_read: /data/*\"", "web_search"]].concat();
+    assert_eq!(one("lethal-trifecta", &meeting).level, Level::Warning);
+    assert_eq!(of("lethal-trifecta", &meeting[1..]), [], "nothing starts a program");
+}
+
+#[test]
 fn findings_come_worst_first_and_say_what_to_do() {
     let entries = [
         "tool: \"*\"",

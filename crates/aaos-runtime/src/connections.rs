@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aaos_core::authority::Refusal;
 use aaos_core::connection::{Connection, Moved};
+use aaos_core::effect::Effect;
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{FAR_STOP_MS, PROXY_TIME_MS};
 use aaos_core::quantity::{Bytes, Millis, Quantity, Timestamp};
@@ -136,7 +138,7 @@ impl Kernel {
                     return self.cut_connection(proxied, open, why).await;
                 }
             };
-            if let Err(why) = self.renew(agent, of, stop, proxied, open, Totals { sent, received }).await {
+            if let Err(why) = self.renew(agent, of, proxied, open, Totals { sent, received }).await {
                 return self.cut_connection(proxied, open, why).await;
             }
         }
@@ -147,7 +149,6 @@ impl Kernel {
         &self,
         agent: &Arc<Agent>,
         of: &ForProgram,
-        stop: &CancellationToken,
         proxied: &Proxied,
         open: &mut Open,
         totals: Totals,
@@ -160,8 +161,15 @@ impl Kernel {
         } else {
             open.first.until = Some(totals);
         }
-        let effect = open.first.permit.effect().again(open.first.permit.call(), self.egress_left(agent));
-        let permit = self.begin_until(stop, agent, of.trace, effect).await?;
+        // The first lease is used up, and stays reserved as long as the connection.
+        let first = open.first.permit.effect();
+        let left = self.egress_left(agent).map(|left| left.saturating_sub(first.lease.0));
+        if left == Some(0) {
+            let empty = Refusal::Budget { quantity: Quantity::EgressBytes, wanted: 1, remaining: 0 };
+            let told = self.journal_refusal(agent, first.label(), empty).await;
+            return Err(KernelError::from(told).into_tool_failure());
+        }
+        let permit = self.begin_at_once(agent, of.trace, first.again(open.first.permit.call(), left)).await?;
         proxied.lease(&permit).await;
         open.later = Some(Lease { permit, begun: self.clock().now(), from: totals, until: None });
         Ok(())
@@ -183,7 +191,7 @@ impl Kernel {
                 }
             }
         };
-        let end = tokio::time::timeout(Duration::from_millis(FAR_STOP_MS), until_closed).await;
+        let end = self.clock().timeout(Duration::from_millis(FAR_STOP_MS), until_closed).await;
         end.unwrap_or(ProxyNews::Lost)
     }
 

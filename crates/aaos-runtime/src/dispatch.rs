@@ -276,7 +276,7 @@ impl Kernel {
             }
             ToolPlace::Worker => self.run_worker_tool(agent, cancel, permit, None).await,
             ToolPlace::EgressAndWorker => self.run_fetch(agent, cancel, permit).await,
-            ToolPlace::Program => self.run_program(agent, cancel, permit).await,
+            ToolPlace::Program => self.run_program(agent, trace, cancel, permit).await,
         };
         self.ended(agent, receipt).await
     }
@@ -315,6 +315,28 @@ impl Kernel {
     ) -> Result<Permit<E>, ToolFailure> {
         let authorized = self.admit_effect(stop, agent, trace, effect).await?;
         self.begin_admitted(agent, trace, authorized).await
+    }
+
+    /// The same for an effect that waits for nothing, because what it would wait for may be waiting for it. Where a person
+    /// would have to be asked it is refused.
+    pub(crate) async fn begin_at_once<E: Effect>(
+        &self,
+        agent: &Agent,
+        trace: Option<TraceId>,
+        effect: E,
+    ) -> Result<Permit<E>, ToolFailure> {
+        let (label, call) = (effect.label(), CallId::from_uuid(self.clock().fresh()));
+        let decision = {
+            let now = self.clock().now();
+            self.authority().authorize(agent.id, call, effect, now)
+        };
+        match decision {
+            Ok(authorized) => self.begin_admitted(agent, trace, authorized).await,
+            Err(refusal) => {
+                let told = self.journal_refusal(agent, label, refusal).await;
+                Err(KernelError::from(told).into_tool_failure())
+            }
+        }
     }
 
     /// Journals the intent of an effect that was admitted.

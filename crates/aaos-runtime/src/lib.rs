@@ -16,6 +16,7 @@ mod config;
 mod connections;
 mod denials;
 mod dispatch;
+mod doorbell;
 mod error;
 mod far;
 mod fork;

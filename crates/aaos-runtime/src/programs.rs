@@ -2,12 +2,14 @@
 //!
 //! Invariants: the receipt of a sandbox is on the disk before its program starts; whoever cancels the call ends the
 //! sandbox, and so does the moment at which the first grant expires that the program is shown; the call is over only
-//! when nothing in the sandbox runs any more.
+//! when nothing in the sandbox runs any more, and each of its connections is settled.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::{Need, ToolOutcome};
+use aaos_core::id::TraceId;
 use aaos_core::quantity::Timestamp;
 use aaos_core::tool::ToolCall;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
@@ -15,6 +17,7 @@ use aaos_journal::{Permit, Receipt};
 use aaos_sandbox::{ProgramEnd, ProgramSandbox};
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::ForProgram;
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::far::receipt_events;
@@ -25,7 +28,8 @@ impl Kernel {
     /// `command_run`: a sandbox is made and proved, its program started, and both ended.
     pub(crate) async fn run_program(
         &self,
-        agent: &Agent,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
         cancel: &CancellationToken,
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
@@ -46,7 +50,9 @@ impl Kernel {
         let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()).await {
             Err(error) => ToolOutcome::of(Err(error.into_tool_failure())),
             Ok(()) => {
-                let ProgramEnd { result, sandbox: end } = sandbox.run(stop).await;
+                let of = ForProgram { call: permit.call(), trace, stop: cancel.child_token() };
+                let ran = self.run_connected(agent, of, sandbox, stop).await;
+                let ProgramEnd { result, sandbox: end } = ran;
                 if !end.stderr_tail.is_empty() {
                     tracing::warn!(words = end.stderr_tail, "a program's sandbox had something to say");
                 }

@@ -96,6 +96,11 @@ impl FarChannel {
         Ok(frame)
     }
 
+    /// Resolves when something has come, or the far side has hung up; takes nothing.
+    pub(crate) async fn readable(&self) -> Result<(), SandboxError> {
+        self.stream.readable().await.map_err(SandboxError::Socket)
+    }
+
     fn begin(&self) -> Result<(), SandboxError> {
         if self.torn.swap(true, Ordering::Relaxed) { Err(SandboxError::Closed) } else { Ok(()) }
     }

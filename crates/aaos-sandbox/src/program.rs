@@ -27,13 +27,14 @@ use tokio::task::JoinHandle;
 use crate::calls::off_thread;
 use crate::channel::FarChannel;
 use crate::disk::Disks;
+use crate::doorbell::Doorbell;
 use crate::error::SandboxError;
 use crate::gauge::{Gauge, OutOfMemory};
 use crate::launch::{Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
 use crate::program_file::OpenedProgram;
 use crate::program_plan::{Planned, plan};
-use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE};
+use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE, PROXIED_PROFILE};
 use crate::roots::RootTable;
 
 /// A program sandbox that is proved and has executed nothing yet; ended when dropped.
@@ -46,6 +47,7 @@ pub struct ProgramSandbox {
     input: CommandRunInput,
     feed: Option<JoinHandle<()>>,
     disks: Disks,
+    doorbell: Option<Doorbell>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -94,12 +96,18 @@ impl Sandbox {
         let asked = input.clone();
         let planned = off_thread(move || plan(opened, &asked, &world, &roots)).await??;
         let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
+        let rings = if planned.plan.proxy { Some(Doorbell::pair()) } else { None };
+        let rings = rings.transpose().map_err(|error| unavailable(&error))?;
+        let (doorbell, button) = rings.unzip();
+        let profile = if planned.plan.proxy { PROXIED_PROFILE } else { PROGRAM_PROFILE };
         let launch = async {
             let made = self.make(Order::Program, &[], PROGRAM_BOUNDS).await?;
-            send_plan(&made.channel, &planned, &stdin).await?;
-            self.prove(made, PROGRAM_PROFILE).await
+            send_plan(&made.channel, &planned, &stdin, button.as_ref()).await?;
+            self.prove(made, profile).await
         };
         let launched = within("be locked", launch).await.and_then(|proved| proved);
+        // What the sandbox holds is its alone from here on.
+        drop(button);
         let disks = planned.disks;
         let (channel, process, receipt, missing) = launched.map_err(|error| unavailable(&error))?;
         if let Some(boundary) = PROGRAM_NAMESPACES.into_iter().find(|one| !receipt.evidence(*one).is_proof())
@@ -108,7 +116,8 @@ impl Sandbox {
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
         let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
-        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, disks, _place: place })
+        let _place = place;
+        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, disks, doorbell, _place })
     }
 
     /// There is no program sandbox with less than all of its namespaces.
@@ -124,9 +133,14 @@ impl Sandbox {
     }
 }
 
-async fn send_plan(channel: &FarChannel, planned: &Planned, stdin: &Stdin) -> Result<(), SandboxError> {
+async fn send_plan(
+    channel: &FarChannel,
+    planned: &Planned,
+    stdin: &Stdin,
+    button: Option<&OwnedFd>,
+) -> Result<(), SandboxError> {
     let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd(), stdin.far.as_fd()];
-    descriptors.extend(planned.script.iter().chain(&planned.shared).map(AsFd::as_fd));
+    descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
     assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
     channel.send(&planned.plan, &descriptors).await
 }
@@ -136,6 +150,11 @@ impl ProgramSandbox {
     #[must_use]
     pub fn receipt(&self) -> &ConfinementReceipt {
         &self.receipt
+    }
+
+    /// Where its connections are announced, if it has a proxy. Gives it once.
+    pub fn take_doorbell(&mut self) -> Option<Doorbell> {
+        self.doorbell.take()
     }
 
     /// Preferred boundaries that it lacks.

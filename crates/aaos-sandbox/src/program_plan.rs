@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use aaos_core::effect::FileRight;
 use aaos_core::limits::MAX_PROGRAM_ROOTS;
 use aaos_core::path::AbsPath;
-use aaos_core::program::{Place, PlaceKind, ProgramPlan, SYSTEM_PLACES};
+use aaos_core::program::{Place, PlaceKind, ProgramPlan, SYSTEM_PLACES, proxy_environment};
 use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind};
 use aaos_core::world::{SharedRoot, World};
 use rustix::fs::OFlags;
@@ -54,7 +54,9 @@ pub(crate) fn plan(
     let disks = around.disks()?;
     let Shown { places, shared } = around.shown(table.protection())?;
     let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
-    let plan = ProgramPlan { places, arguments, script: at, directory };
+    let proxy = world.network;
+    let environment = if proxy { proxy_environment() } else { Vec::new() };
+    let plan = ProgramPlan { places, arguments, script: at, directory, environment, proxy };
     Ok(Planned { plan, program, script, shared, disks })
 }
 

@@ -21,6 +21,7 @@ use aaos_core::limits::{
     GATEWAY_MEMORY_BYTES, GATEWAY_PROCESSES, GATEWAY_WEIGHT, MAX_PROGRAM_PROCESSES, PROGRAM_MEMORY_BYTES,
     WORKER_MEMORY_BYTES, WORKER_PROCESSES, WORKER_WEIGHT,
 };
+use aaos_core::program::PROXY_PORT;
 use aaos_core::quantity::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
@@ -28,6 +29,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::error::SandboxError;
 use crate::gauge::{Bounds, Hold};
 use crate::leaf::GroupLimits;
+use crate::network::NetworkSeen;
 
 /// Which boundaries apply to a kind of far process, and its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(crate) struct Profile {
     pub(crate) descriptors: Counted,
     /// What its root is.
     pub(crate) root: Root,
+    /// The port of its proxy, which is all that its network namespace may hold then.
+    pub(crate) proxy: Option<u16>,
 }
 
 /// The root directory of a far process that has its own mounts.
@@ -104,6 +108,7 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
     limits: aaos_confine::rlimits::WORKER_LIMITS,
     descriptors: Counted::FromOutside(0),
     root: Root::Empty,
+    proxy: None,
 };
 
 /// A program sandbox: everything, too. Its first process holds the program, its three streams and a script.
@@ -112,7 +117,11 @@ pub(crate) const PROGRAM_PROFILE: Profile = Profile {
     limits: aaos_confine::rlimits::PROGRAM_LIMITS,
     descriptors: Counted::FromOutside(5),
     root: Root::Private,
+    proxy: None,
 };
+
+/// The same with a proxy; the descriptors of that are its relay's by the time it is looked at.
+pub(crate) const PROXIED_PROFILE: Profile = Profile { proxy: Some(PROXY_PORT), ..PROGRAM_PROFILE };
 
 /// The daemon itself: what it refuses itself, as one process.
 pub(crate) const DAEMON_PROFILE: Profile = Profile {
@@ -120,6 +129,7 @@ pub(crate) const DAEMON_PROFILE: Profile = Profile {
     limits: aaos_confine::rlimits::DAEMON_LIMITS,
     descriptors: Counted::FromInside,
     root: Root::Empty,
+    proxy: None,
 };
 
 /// A gateway role: it keeps the host's network and mounts, and a root launcher makes it no user namespace.
@@ -129,6 +139,7 @@ pub(crate) fn gateway_profile() -> Profile {
         limits: aaos_confine::rlimits::gateway_limits(rustix::process::geteuid().is_root()),
         descriptors: Counted::FromInside,
         root: Root::Empty,
+        proxy: None,
     }
 }
 
@@ -174,7 +185,7 @@ pub(crate) fn write_receipt(
     profile: Profile,
     policy: &ConfinementPolicy,
 ) -> io::Result<ConfinementReceipt> {
-    let seen = Seen::read(pid, origin)?;
+    let seen = Seen::read(pid, origin, profile)?;
     let mut boundaries: Vec<BoundaryReceipt> = profile
         .boundaries
         .iter()
@@ -233,6 +244,8 @@ struct Seen {
     root_entries: Option<usize>,
     /// Whether its root is on another file system than the daemon's.
     root_differs: Option<bool>,
+    /// Of a process that has a proxy.
+    network: Option<NetworkSeen>,
     /// Filters that it was born with: those of the process that made it.
     inherited_filters: u32,
 }
@@ -246,7 +259,7 @@ enum Namespace {
 }
 
 impl Seen {
-    fn read(pid: u32, origin: &Origin) -> io::Result<Self> {
+    fn read(pid: u32, origin: &Origin, profile: Profile) -> io::Result<Self> {
         let place = PathBuf::from(format!("/proc/{pid}"));
         let status = status_of(pid)?;
         let beside = KINDS.iter().zip(&origin.namespaces);
@@ -260,7 +273,17 @@ impl Seen {
             device_of(&place.join("root")).zip(device_of(Path::new("/"))).map(|(its, own)| its != own);
         let limits = read_proc(&place.join("limits"))?;
         let inherited_filters = origin.filters;
-        Ok(Self { status, limits, namespaces, descriptors, root_entries, root_differs, inherited_filters })
+        let network = profile.proxy.and_then(|_| NetworkSeen::read(&place).ok());
+        Ok(Self {
+            status,
+            limits,
+            namespaces,
+            descriptors,
+            root_entries,
+            root_differs,
+            network,
+            inherited_filters,
+        })
     }
 
     fn judge(
@@ -285,9 +308,12 @@ impl Seen {
             Boundary::UserNamespace
             | Boundary::PidNamespace
             | Boundary::IpcNamespace
-            | Boundary::NetNamespace
             | Boundary::UtsNamespace
             | Boundary::CgroupNamespace => self.own_namespace(boundary, report),
+            Boundary::NetNamespace => match profile.proxy {
+                None => self.own_namespace(boundary, report),
+                Some(port) => self.proxied_network(report, port),
+            },
             Boundary::Cgroup => unreachable!("what holds the process is asked for that"),
         }
     }
@@ -384,6 +410,23 @@ impl Seen {
             }
             (Evidence::Observed, None) => {
                 (Evidence::Reported, format!("{}; its root could not be looked at", own.1))
+            }
+            _ => own,
+        }
+    }
+
+    fn proxied_network(&self, report: &LockedReport, port: u16) -> (Evidence, String) {
+        let own = self.own_namespace(Boundary::NetNamespace, report);
+        match (own.0, &self.network) {
+            (Evidence::Observed, Some(seen)) if seen.is_listener_alone(port) => {
+                let detail = format!("{}; in it are loopback and the proxy's port {port}, no more", own.1);
+                (Evidence::Observed, detail)
+            }
+            (Evidence::Observed, Some(seen)) => {
+                (Evidence::Missing, format!("{}, but in it are {}", own.1, seen.words()))
+            }
+            (Evidence::Observed, None) => {
+                (Evidence::Reported, format!("{}; it could not be looked into", own.1))
             }
             _ => own,
         }
@@ -508,6 +551,7 @@ mod tests {
             descriptors: None,
             root_entries: None,
             root_differs: None,
+            network: None,
             inherited_filters,
         };
         seen.seccomp().0

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a program uses a grant as often as it likes and asks nobody, so a grant whose uses are counted, or about
 //! which a person is to be asked, is no part of its world; neither is one that its holder may only hand on. What is
-//! changed by a program is not counted, so where a purse bounds that, it may change nothing.
+//! changed by a program is not counted, so where a purse bounds that, it may change nothing. Each of its connections is
+//! an effect of its own, which is decided, counted and asked about by itself: here stands only whether there can be any.
 
 use crate::capability::Capability;
 use crate::effect::FileRight;
@@ -19,6 +20,8 @@ use super::{AgentIx, AgentNode, Authority};
 const READING: [&str; 4] = ["file_read", "file_read_many", "file_list", "grep"];
 /// Tools that change files, likewise.
 const WRITING: [&str; 2] = ["file_write", "file_edit"];
+/// Tools that reach the network, likewise.
+const REACHING: [&str; 1] = ["web_fetch"];
 
 /// A world, and the grants that it is made of beside the one that is used.
 #[derive(Debug, Default)]
@@ -57,7 +60,14 @@ impl Authority {
             found.through.push(self.grants.id(*ix));
             found.lasts(self.grants.expires_at(*ix));
         }
+        found.world.network = self.may_connect(node, now);
         found
+    }
+
+    /// Whether some host can be reached at all.
+    fn may_connect(&self, node: &AgentNode, now: Timestamp) -> bool {
+        let mut held = node.index.network.iter().chain(&node.index.web);
+        !asks_around(node, &REACHING) && held.any(|ix| self.grants.usable(*ix, now).is_ok())
     }
 
     /// Whether a grant may be used any number of times without a question.

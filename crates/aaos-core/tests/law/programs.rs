@@ -12,7 +12,7 @@ use aaos_core::quantity::{Millis, Quantity};
 use aaos_core::world::World;
 
 use crate::support::{
-    NOW, act, admission, agent, all, ask, child, denial, exec, fresh_call, grant, request, world,
+    NOW, act, admission, agent, all, ask, child, denial, exec, fresh_call, grant, host, request, world,
 };
 
 /// The world of /bin/a for an agent, and the grants that it is made of beside the one of /bin/a.
@@ -185,6 +185,39 @@ fn a_revocation_of_anything_that_is_shown_cuts_the_program() {
     let parts = ask(&mut law, 1, all([exec("/bin/a")])).expect("granted").into_parts();
     assert_eq!(law.revoke(grant(2)).calls, [], "the control: it is not shown");
     assert!(!law.is_cut(parts.call));
+}
+
+#[test]
+fn a_program_finds_a_proxy_where_some_host_can_be_reached() {
+    let finds = |grants: &[&str]| {
+        let all: Vec<&str> = [&["exec: /bin/a"], grants].concat();
+        seen(&mut world(&all), 1)
+    };
+    for none in [&[][..], &["tool: *", "file_read: /r/*"], &["{ network: a.org, use: false }"]] {
+        assert!(!finds(none).0.network, "{none:?}");
+    }
+    for one in ["network: a.org", "web_search"] {
+        let (world, through) = finds(&[one]);
+        assert!(world.network, "{one}");
+        assert_eq!(through, [], "a revocation cuts connections, not the program");
+        assert!(finds(&["{ network: b.org, use: false }", one]).0.network, "one is enough: {one}");
+    }
+    // Each connection is counted and asked about by itself.
+    for bound in ["max_invocations: 1", "approval_required: true"] {
+        assert!(finds(&[&format!("{{ network: a.org, {bound} }}")]).0.network, "{bound}");
+    }
+    let mut law = world(&["exec: /bin/a", "{ network: a.org, max_invocations: 1 }"]);
+    act(&mut law, 1, host("a.org", 443)).expect("one use");
+    assert!(!seen(&mut law, 1).0.network, "used up");
+}
+
+#[test]
+fn where_a_person_is_asked_about_pages_a_program_does_not_go_past_them() {
+    let grants = ["exec: /bin/a", "network: a.org"];
+    let under = |tools: &[&str]| seen(&mut holding(&grants, tools, Budget::default()), 1).0.network;
+    assert!(!under(&["web_fetch"]));
+    assert!(under(&["file_read", "file_write", "echo"]), "the control");
+    assert!(under(&["web_fetch", "command_run"]), "the question about the program is the one that is asked");
 }
 
 #[test]

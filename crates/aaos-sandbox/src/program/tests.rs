@@ -2,6 +2,8 @@
 //!
 //! Every refusal has its control: the same program, outside.
 
+mod proxied;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -9,7 +9,7 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 11] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 13] = [
     // Somebody has to fork a goal.
     (
         "goal_forked",
@@ -42,6 +42,17 @@ const SHOWN_ELSEWHERE: [(&str, &str, &str); 11] = [
         "denials_suppressed",
         "crates/agentd/tests/rpc/limits.rs",
         "a_flood_of_refused_calls_is_counted_and_not_journalled_one_by_one",
+    ),
+    // A program has to connect.
+    (
+        "connection_requested",
+        "crates/agentd/tests/rpc/proxied.rs",
+        "a_program_reaches_a_granted_host_and_each_connection_is_journalled",
+    ),
+    (
+        "connection_ended",
+        "crates/agentd/tests/rpc/proxied.rs",
+        "a_program_reaches_a_granted_host_and_each_connection_is_journalled",
     ),
     // It depends on the machine: one with control groups for the daemon may lack nothing.
     (

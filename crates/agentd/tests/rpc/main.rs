@@ -16,6 +16,7 @@ mod persistent;
 mod principals;
 mod program_groups;
 mod programs;
+mod proxied;
 mod purses;
 mod restart;
 mod revocation;

@@ -91,6 +91,7 @@ async fn accept_all(listener: &TcpListener, handler: &Handler, hangups: &Ledger<
 async fn converse(stream: TcpStream, handler: Handler, hangups: Ledger<()>) {
     let mut stream = BufReader::new(stream);
     while let Ok(Some(request)) = read_request(&mut stream).await {
+        let is_last = request.header("connection") == Some("close");
         let mut reply = handler(request);
         if let Some(gate) = reply.gate.take() {
             let left = tokio::select! {
@@ -103,6 +104,7 @@ async fn converse(stream: TcpStream, handler: Handler, hangups: Ledger<()>) {
             }
         }
         match write_reply(&mut stream, reply).await {
+            Ok(Written::KeepAlive) if is_last => return,
             Ok(Written::KeepAlive) => {}
             Ok(Written::Close) => return,
             Ok(Written::Withheld) => {

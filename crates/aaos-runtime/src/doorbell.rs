@@ -1,0 +1,98 @@
+//! Serving the connections of a program while it runs.
+//!
+//! Invariants: nothing is served after the program's end, and its end is told when every connection is settled. A
+//! sandbox has so many connections at once and in all, and one that breaks the protocol has no further ones.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use aaos_core::limits::{MAX_CALL_CONNECTIONS, MAX_RELAYED};
+use aaos_core::toolio::ToolFailure;
+use aaos_sandbox::{Doorbell, ProgramEnd, ProgramSandbox, SandboxError};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::connections::ForProgram;
+use crate::kernel::Kernel;
+use crate::registry::Agent;
+
+/// Connections that are being served.
+type Served = JoinSet<Result<(), ToolFailure>>;
+
+impl Kernel {
+    /// Runs a program until its end or `stop`, and serves its connections meanwhile.
+    pub(crate) async fn run_connected(
+        &self,
+        agent: &Arc<Agent>,
+        of: ForProgram,
+        mut sandbox: ProgramSandbox,
+        stop: impl Future<Output = ToolFailure>,
+    ) -> ProgramEnd {
+        let doorbell = sandbox.take_doorbell();
+        let mut served = Served::new();
+        let end = tokio::select! {
+            end = sandbox.run(stop) => end,
+            never = self.serve_doorbell(agent, &of, doorbell, &mut served) => match never {},
+        };
+        of.stop.cancel();
+        while let Some(ended) = served.join_next().await {
+            note_end(ended);
+        }
+        end
+    }
+
+    async fn serve_doorbell(
+        &self,
+        agent: &Arc<Agent>,
+        of: &ForProgram,
+        doorbell: Option<Doorbell>,
+        served: &mut Served,
+    ) -> Infallible {
+        let Some(mut doorbell) = doorbell else { return std::future::pending().await };
+        let mut left = MAX_CALL_CONNECTIONS;
+        loop {
+            let rung = tokio::select! {
+                rung = doorbell.rung(), if served.len() < MAX_RELAYED => rung,
+                Some(ended) = served.join_next(), if !served.is_empty() => {
+                    note_end(ended);
+                    continue;
+                }
+            };
+            let answered = match rung {
+                Ok(()) => open_door(&mut doorbell, &mut left).await,
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok(Some(program)) => {
+                    let (kernel, agent, of) = (self.clone(), Arc::clone(agent), of.clone());
+                    served.spawn(async move { kernel.serve_connection(&agent, &of, program).await });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a program's doorbell is silent from here on");
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+}
+
+/// Answers a knock as long as the call has connections left.
+async fn open_door(doorbell: &mut Doorbell, left: &mut usize) -> Result<Option<OwnedFd>, SandboxError> {
+    match left.checked_sub(1) {
+        Some(fewer) => {
+            *left = fewer;
+            doorbell.answer().await
+        }
+        None => doorbell.refuse().await.map(|()| None),
+    }
+}
+
+/// A connection that was refused is the program's business, which was told; it stands in the journal.
+fn note_end(ended: Result<Result<(), ToolFailure>, JoinError>) {
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::debug!(why = failure.message, "a program's connection was not made"),
+        Err(error) => tracing::error!(%error, "serving a program's connection died"),
+    }
+}
