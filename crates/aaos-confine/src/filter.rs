@@ -128,7 +128,7 @@ mod tests {
     use super::{Filter, Meaning};
     use crate::privilege::set_no_new_privs;
     use crate::sys::in_child;
-    use crate::tables::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
+    use crate::tables::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, SEALED_REFUSED, WORKER};
 
     /// The error number of a call, 0 for success.
     fn errno(result: libc::c_long) -> i32 {
@@ -201,6 +201,13 @@ mod tests {
         errno(unsafe {
             libc::syscall(libc::SYS_execveat, 1000, path, nothing.as_ptr(), nothing.as_ptr(), flags)
         })
+    }
+
+    fn execute_below_a_descriptor() -> i32 {
+        let nothing: [*const libc::c_char; 1] = [std::ptr::null()];
+        let path = c"nonexistent".as_ptr();
+        // SAFETY: path and arrays outlive the call, which finds no program below a closed descriptor.
+        errno(unsafe { libc::syscall(libc::SYS_execveat, 1000, path, nothing.as_ptr(), nothing.as_ptr(), 0) })
     }
 
     fn pair(kind: i32) -> i32 {
@@ -385,6 +392,21 @@ mod tests {
             PROGRAM_CALLS.iter().map(|(call, _, filtered)| (*call, *filtered)).collect();
         assert_eq!(first_wrong(None, &outside), 0, "the control");
         assert_eq!(first_wrong(Some(&filter), &inside), 0);
+    }
+
+    #[test]
+    fn a_sealed_program_executes_nothing_but_what_its_sandbox_starts() {
+        let table = [PROGRAM_REFUSED, SEALED_REFUSED].concat();
+        let filter = Filter::compile_without(&table, Meaning::DenyList, PROGRAM_ABSENT).expect("compiles");
+        let sealed: &[Expected] = &[
+            (execute_nothing, libc::EPERM),
+            (execute_a_descriptor, libc::EBADF),
+            (execute_below_a_descriptor, libc::EPERM),
+            (|| map(EXECUTABLE), 0),
+        ];
+        assert_eq!(first_wrong(Some(&filter), sealed), 0);
+        let free: &[Expected] = &[(execute_nothing, libc::ENOENT), (execute_below_a_descriptor, libc::EBADF)];
+        assert_eq!(first_wrong(None, free), 0, "the control");
     }
 
     #[test]

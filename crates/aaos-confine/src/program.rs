@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
-use aaos_core::program::{PROGRAM_DESCRIPTORS, ProgramPlan, ProgramReply, Start};
+use aaos_core::program::{Executes, PROGRAM_DESCRIPTORS, ProgramPlan, ProgramReply, Start};
 
 use crate::channel::{CHANNEL_FD, Channel};
 use crate::domain::{Allowed, Reach, Tcp};
@@ -23,7 +23,7 @@ use crate::program_output::Output;
 use crate::program_world::World;
 use crate::rlimits::{self, PROGRAM_LIMITS};
 use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
-use crate::tables::{PROGRAM_ABSENT, PROGRAM_REFUSED};
+use crate::tables::{PROGRAM_ABSENT, PROGRAM_REFUSED, SEALED_REFUSED};
 use crate::worker::{enter_domain_with, give_up_privilege};
 
 /// Without these there is no program sandbox.
@@ -50,12 +50,16 @@ pub(crate) struct ProgramMaker<'a> {
     pub(crate) filter: &'a Filter,
 }
 
-/// Compiles the table of programs.
+/// Compiles the table of programs that may execute this.
 ///
 /// # Errors
 /// Never for the table of this version.
-pub(crate) fn program_filter() -> io::Result<Filter> {
-    Filter::compile_without(PROGRAM_REFUSED, Meaning::DenyList, PROGRAM_ABSENT)
+pub(crate) fn program_filter(executes: Executes) -> io::Result<Filter> {
+    let sealed = match executes {
+        Executes::Shown => &[],
+        Executes::Nothing => SEALED_REFUSED,
+    };
+    Filter::compile_without(&[PROGRAM_REFUSED, sealed].concat(), Meaning::DenyList, PROGRAM_ABSENT)
 }
 
 /// What is executed, and the script that it reads: by mounts that are read-only. Agentd opened them on the machine's
@@ -132,6 +136,11 @@ fn lock_program(
     shared: Vec<OwnedFd>,
     opened: Own,
 ) -> Result<(LockedReport, Own), LockError> {
+    let sealed = match plan.executes {
+        Executes::Shown => None,
+        executes => Some(program_filter(executes).at("compiling the seccomp filter")?),
+    };
+    let filter = sealed.as_ref().unwrap_or(maker.filter);
     let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
     drop(shared);
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
@@ -142,14 +151,14 @@ fn lock_program(
     give_up_privilege(maker.parent)?;
     let (domain, landlock_probe) = enter_domain_with(Tcp::Nothing, &allowed)?;
     drop(allowed);
-    maker.filter.install().at("the seccomp filter")?;
+    filter.install().at("the seccomp filter")?;
     let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some());
     let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS));
     probes.extend(landlock_probe);
     let report = LockedReport {
         landlock_abi: domain.abi,
         landlock_rules_hash: domain.hash,
-        seccomp_filter_hash: maker.filter.hash().to_owned(),
+        seccomp_filter_hash: filter.hash().to_owned(),
         namespaces: maker.namespaces.boundaries(),
         probes,
     };
@@ -195,6 +204,7 @@ fn enter_world(
 /// Everything that the program's process needs, made before it exists.
 struct Call {
     arguments: Vec<CString>,
+    environment: Vec<CString>,
     directory: CString,
 }
 
@@ -205,7 +215,8 @@ impl Call {
         if let Some(place) = plan.script.and_then(|at| arguments.get_mut(usize::try_from(at).ok()?)) {
             *place = text(SCRIPT_PATH)?;
         }
-        Ok(Self { arguments, directory: text(plan.directory.as_str())? })
+        let environment = plan.environment.iter().map(|one| text(one)).collect::<Result<_, _>>()?;
+        Ok(Self { arguments, environment, directory: text(plan.directory.as_str())? })
     }
 }
 
@@ -266,7 +277,8 @@ fn become_program(
         default_signals().at("its signals")?;
         rustix::process::setsid().map_err(io::Error::from).at("its session")?;
         let arguments: Vec<&CStr> = call.arguments.iter().map(CString::as_c_str).collect();
-        execute(program, &arguments).at("executing it")
+        let environment: Vec<&CStr> = call.environment.iter().map(CString::as_c_str).collect();
+        execute(program, &arguments, &environment).at("executing it")
     })();
     match prepared {
         Ok(()) => unreachable!("an executed program does not come back"),

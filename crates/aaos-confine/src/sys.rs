@@ -94,12 +94,13 @@ pub fn makes_processes_in_groups() -> bool {
     asked.is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL))
 }
 
-/// Executes the program that a descriptor holds, with these arguments and an empty environment; comes back only when that
+/// Executes the program that a descriptor holds, with these arguments and this environment; comes back only when that
 /// fails.
-pub(crate) fn execute(program: &OwnedFd, arguments: &[&CStr]) -> io::Result<()> {
-    let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|one| one.as_ptr()).collect();
-    pointers.push(std::ptr::null());
-    let environment: [*const libc::c_char; 1] = [std::ptr::null()];
+pub(crate) fn execute(program: &OwnedFd, arguments: &[&CStr], environment: &[&CStr]) -> io::Result<()> {
+    let ended = |texts: &[&CStr]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|one| one.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (pointers, environment) = (ended(arguments), ended(environment));
     // SAFETY: strings and null-terminated arrays outlive the call.
     answer(unsafe {
         libc::syscall(

@@ -272,6 +272,15 @@ const OPEN_TREE_ATTR: libc::c_long = 467;
 /// can judge. Both take flags by a pointer. `clone3` is absent everywhere.
 pub const PROGRAM_ABSENT: &[libc::c_long] = &[libc::SYS_openat2, OPEN_TREE_ATTR];
 
+/// `AT_EMPTY_PATH` of linux/fcntl.h.
+const NOT_BY_DESCRIPTOR: When = Any(&[&[Arg(4, Test::Not(0x1000))]]);
+
+/// Of a program that executes nothing else: refused besides. What its sandbox starts is started by its descriptor.
+pub const SEALED_REFUSED: &[Rule] = table![
+    SYS_execve Always, "whoever names a program to it, in a configuration or in a file, names it in vain";
+    SYS_execveat NOT_BY_DESCRIPTOR, "as for execve";
+];
+
 /// Of a program: refused with EPERM, all else is allowed.
 pub const PROGRAM_REFUSED: &[Rule] = table![
     SYS_socket Always, "a path socket of the machine is reachable from every namespace; there is no network";
@@ -363,12 +372,12 @@ pub const PROGRAM_REFUSED: &[Rule] = table![
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, WORKER};
+    use super::{DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, SEALED_REFUSED, WORKER};
     use crate::filter::{Filter, Meaning};
 
     #[test]
     fn each_call_stands_once_and_with_a_reason() {
-        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED] {
+        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED, SEALED_REFUSED] {
             let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
             assert_eq!(numbers.len(), table.len());
             assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");

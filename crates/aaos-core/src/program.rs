@@ -47,6 +47,20 @@ pub struct ProgramPlan {
     pub script: Option<u32>,
     /// Where it starts.
     pub directory: AbsPath,
+    /// Its environment, each variable as `NAME=value`.
+    pub environment: Vec<String>,
+    /// What else it may execute.
+    pub executes: Executes,
+}
+
+/// What a program may execute when it has been started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executes {
+    /// Whatever it is shown and may not change.
+    Shown,
+    /// Nothing: neither a program of the system nor a file of a granted place, whoever names it.
+    Nothing,
 }
 
 impl ProgramPlan {

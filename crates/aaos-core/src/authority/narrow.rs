@@ -121,6 +121,7 @@ pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
         (Capability::SpawnChild(set), Need::Spawn(name))
         | (Capability::MessageSend(set), Need::Message(name)) => set.contains(name),
         (Capability::Exec(granted), Need::Exec(program)) => granted == program,
+        (Capability::Exec(granted), Need::Program(known)) => known.is_at(granted),
         _ => false,
     }
 }
