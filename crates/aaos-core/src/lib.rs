@@ -31,5 +31,6 @@ pub mod state;
 pub mod supervision;
 pub mod tool;
 pub mod toolio;
+pub mod variables;
 pub mod wire;
 pub mod world;

@@ -95,6 +95,10 @@ pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 pub const MAX_GIT_DRIVERS: usize = 64;
 /// Time for everything in a killed program's sandbox to be gone, milliseconds.
 pub const PROGRAM_STOP_MS: u64 = 30_000;
+/// Environment variables that a manifest may name.
+pub const MAX_VARIABLES: usize = 32;
+/// Names and values of these together, bytes.
+pub const MAX_VARIABLE_BYTES: usize = 4_096;
 /// Programs that run at once, all agents together.
 pub const MAX_PROGRAMS_AT_ONCE: usize = 32;
 /// Granted directories and files that one program may be shown.

@@ -393,7 +393,8 @@ impl Tool for CommandRun {
     const NAME: &'static str = "command_run";
     const DESCRIPTION: &'static str = "Starts one granted program, without a shell, and waits for its end. It sees \
         the system's programs and libraries, the granted directories at their own paths (those granted for \
-        reading alone cannot be changed) and an empty /tmp of its own; it has no network and an empty environment. \
+        reading alone cannot be changed) and an empty /tmp of its own; it has no network and no variables but \
+        those of the agent's manifest. \
         Of each of stdout and stderr, the first and the last 64 KiB come back.";
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Program;

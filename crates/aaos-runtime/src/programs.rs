@@ -44,7 +44,7 @@ impl Kernel {
         let mut running = Running { agent, cancel, permit: &permit, worker: None };
         let result = match &permit.effect().input {
             ToolInput::Git(input) => self.run_git(&mut running, input).await,
-            _ => match ProgramCall::command(&permit) {
+            _ => match ProgramCall::command(&permit, &agent.manifest.environment) {
                 Ok(call) => self.run_one(&mut running, call).await,
                 Err(failure) => Err(failure),
             },

@@ -9,6 +9,7 @@ use aaos_core::path::AbsPath;
 use aaos_core::program::Executes;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunInput, ToolFailure, ToolFailureKind};
+use aaos_core::variables::Variables;
 use aaos_core::world::World;
 use aaos_journal::Permit;
 
@@ -42,11 +43,11 @@ impl ProgramCall {
         self.is_granted
     }
 
-    /// The program of a permitted `command_run`.
+    /// The program of a permitted `command_run`, with the variables of its agent.
     ///
     /// # Errors
     /// [`ToolFailure`] where the permit names no program.
-    pub fn command(permit: &Permit<ToolCall>) -> Result<Self, ToolFailure> {
+    pub fn command(permit: &Permit<ToolCall>, variables: &Variables) -> Result<Self, ToolFailure> {
         let ToolInput::CommandRun(input) = &permit.effect().input else {
             return Err(ToolFailure::new(
                 ToolFailureKind::UnknownTool,
@@ -55,7 +56,13 @@ impl ProgramCall {
         };
         let (_, world) = granted(permit)?;
         let (input, world) = (input.clone(), world.clone());
-        Ok(Self { input, environment: Vec::new(), executes: Executes::Shown, world, is_granted: true })
+        Ok(Self {
+            input,
+            environment: variables.assignments(),
+            executes: Executes::Shown,
+            world,
+            is_granted: true,
+        })
     }
 
     /// The call of git that lists the filters of a repository.

@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use aaos_core::effect::ToolOutcome;
+use aaos_core::variables::Variables;
 use aaos_sandbox::ProgramCall;
 use lab::{Lab, NOW};
 use serde::Deserialize;
@@ -98,7 +99,7 @@ async fn attempt(lab: &mut Lab, scene: &str, case: &str) -> String {
     let program = lab::built("examples/contest");
     let arguments = json!({ "program": program, "args": ["--as-program", case], "stdin": scene });
     let permit = lab.permit("command_run", arguments).await.expect("granted");
-    let call = ProgramCall::command(&permit).expect("a program's");
+    let call = ProgramCall::command(&permit, &Variables::default()).expect("a program's");
     let opened = lab.worker.open_program(call.program(), call.world(), &lab.roots).await.expect("opened");
     let sandbox = lab.sandbox.prepare_program(call, opened, &lab.roots).await.expect("a sandbox");
     let result = sandbox.run(std::future::pending()).await.result;

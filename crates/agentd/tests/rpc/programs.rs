@@ -243,3 +243,34 @@ fn git_looks_into_a_granted_repository_and_starts_nothing_that_it_names() {
     assert!(said["stderr"].as_str().is_some_and(|words| words.contains("mark")), "it was started: {said}");
     assert_intact(&mut client);
 }
+
+#[test]
+fn programs_have_the_variables_of_the_manifest_and_a_child_has_none_but_its_parent_s() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let granted = grants(&["exec: /usr/bin/env", "tool: spawn_agent", "spawn_child: [*]"]);
+    let manifest = holding("runner", &granted) + "environment: { COLOUR: dark blue, LANG: C }\n";
+    let agent = spawn(&mut client, &manifest);
+    let said = invoke(&mut client, &agent, "command_run", json!({ "program": "/usr/bin/env" }));
+    assert_eq!(said.expect("it runs")["stdout"], "COLOUR=dark blue\nLANG=C\n");
+    let status = client.call("agent.status", json!({ "agent_id": agent })).expect("its status");
+    assert_eq!(status["environment"], json!({ "COLOUR": "dark blue", "LANG": "C" }));
+    let plain = spawn(&mut client, &holding("plain", &grants(&["exec: /usr/bin/env"])));
+    let said = invoke(&mut client, &plain, "command_run", json!({ "program": "/usr/bin/env" }));
+    assert_eq!(said.expect("it runs")["stdout"], "", "the control: nothing comes from the daemon's own");
+
+    let child = |variables: &str| {
+        let manifest = holding("child", &grants(&["exec: /usr/bin/env"])) + variables;
+        json!({ "manifest": manifest, "message": "Go." })
+    };
+    for wider in ["environment: { OTHER: x }\n", "environment: { LANG: de }\n"] {
+        let refused =
+            invoke(&mut client, &agent, "spawn_agent", child(wider)).expect_err("its parent has none");
+        assert!(refused.code == 1002 && refused.message.contains("environment: "), "{refused:?}");
+    }
+    let narrower = invoke(&mut client, &agent, "spawn_agent", child("environment: { LANG: C }\n"));
+    assert_eq!(narrower.expect("it is spawned")["response"], "done");
+    let refused = client.call("agent.spawn", json!({ "manifest": manifest.replace("COLOUR", "LD_PRELOAD") }));
+    assert!(refused.expect_err("reserved").message.contains("LD_PRELOAD"));
+    assert_intact(&mut client);
+}
