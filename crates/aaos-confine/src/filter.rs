@@ -129,7 +129,8 @@ mod tests {
     use crate::privilege::set_no_new_privs;
     use crate::sys::in_child;
     use crate::tables::{
-        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, RELAY, WORKER, program_refused,
+        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, RELAY, SEALED_REFUSED, WORKER,
+        program_refused,
     };
 
     /// The error number of a call, 0 for success.
@@ -203,6 +204,13 @@ mod tests {
         errno(unsafe {
             libc::syscall(libc::SYS_execveat, 1000, path, nothing.as_ptr(), nothing.as_ptr(), flags)
         })
+    }
+
+    fn execute_below_a_descriptor() -> i32 {
+        let nothing: [*const libc::c_char; 1] = [std::ptr::null()];
+        let path = c"nonexistent".as_ptr();
+        // SAFETY: path and arrays outlive the call, which finds no program below a closed descriptor.
+        errno(unsafe { libc::syscall(libc::SYS_execveat, 1000, path, nothing.as_ptr(), nothing.as_ptr(), 0) })
     }
 
     fn pair(kind: i32) -> i32 {
@@ -446,6 +454,21 @@ mod tests {
             (duplicate, libc::EPERM),
         ];
         assert_eq!(first_wrong(Some(&filter), expected), 0);
+    }
+
+    #[test]
+    fn a_sealed_program_executes_nothing_but_what_its_sandbox_starts() {
+        let table = [PROGRAM_REFUSED, SEALED_REFUSED].concat();
+        let filter = Filter::compile_without(&table, Meaning::DenyList, PROGRAM_ABSENT).expect("compiles");
+        let sealed: &[Expected] = &[
+            (execute_nothing, libc::EPERM),
+            (execute_a_descriptor, libc::EBADF),
+            (execute_below_a_descriptor, libc::EPERM),
+            (|| map(EXECUTABLE), 0),
+        ];
+        assert_eq!(first_wrong(Some(&filter), sealed), 0);
+        let free: &[Expected] = &[(execute_nothing, libc::ENOENT), (execute_below_a_descriptor, libc::EBADF)];
+        assert_eq!(first_wrong(None, free), 0, "the control");
     }
 
     #[test]

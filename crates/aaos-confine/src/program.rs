@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
-use aaos_core::program::{PROGRAM_DESCRIPTORS, PROXY_PORT, ProgramPlan, ProgramReply, Start};
+use aaos_core::program::{Executes, PROGRAM_DESCRIPTORS, PROXY_PORT, ProgramPlan, ProgramReply, Start};
 
 use crate::channel::{CHANNEL_FD, Channel};
 use crate::domain::{Allowed, Reach, Tcp};
@@ -26,7 +26,7 @@ use crate::program_world::World;
 use crate::relay::start_relay;
 use crate::rlimits::{self, PROGRAM_LIMITS};
 use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
-use crate::tables::{PROGRAM_ABSENT, program_refused};
+use crate::tables::{PROGRAM_ABSENT, SEALED_REFUSED, program_refused};
 use crate::worker::{enter_domain_with, give_up_privilege};
 
 /// Without these there is no program sandbox.
@@ -53,12 +53,17 @@ pub(crate) struct ProgramMaker<'a> {
     pub(crate) filter: &'a Filter,
 }
 
-/// Compiles the table of programs.
+/// Compiles the table of programs that may execute this.
 ///
 /// # Errors
 /// Never for the table of this version.
-pub(crate) fn program_filter(proxied: bool) -> io::Result<Filter> {
-    Filter::compile_without(&program_refused(proxied), Meaning::DenyList, PROGRAM_ABSENT)
+pub(crate) fn program_filter(proxied: bool, executes: Executes) -> io::Result<Filter> {
+    let mut table = program_refused(proxied);
+    match executes {
+        Executes::Shown => {}
+        Executes::Nothing => table.extend_from_slice(SEALED_REFUSED),
+    }
+    Filter::compile_without(&table, Meaning::DenyList, PROGRAM_ABSENT)
 }
 
 /// What is executed, and the script that it reads: by mounts that are read-only. Agentd opened them on the machine's
@@ -152,9 +157,11 @@ fn lock_program(
     check_namespaces(maker)?;
     // While the caller has the rights over its network namespace.
     let listener = plan.proxy.then(loopback::listener).transpose().at("listening for its connections")?;
-    let filter = match plan.proxy {
-        true => Cow::Owned(program_filter(true).at("compiling the seccomp filter")?),
-        false => Cow::Borrowed(maker.filter),
+    let filter = match (plan.proxy, plan.executes) {
+        (false, Executes::Shown) => Cow::Borrowed(maker.filter),
+        (proxied, executes) => {
+            Cow::Owned(program_filter(proxied, executes).at("compiling the seccomp filter")?)
+        }
     };
     let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
     drop(shared);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use aaos_core::limits::{PROGRAM_SCRATCH_BYTES, PROGRAM_SCRATCH_FILES};
 use aaos_core::path::AbsPath;
-use aaos_core::program::{PlaceKind, ProgramPlan, SYSTEM_PLACES};
+use aaos_core::program::{Executes, PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use rustix::fs::{Mode, OFlags};
 
 use crate::domain::{Allowed, Reach};
@@ -49,6 +49,8 @@ const STREAMS: [(&str, &str); 4] = [
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
+/// Loaders of programs with shared libraries: glibc's and musl's.
+const LOADERS: [&CStr; 2] = [c"/lib64/ld-linux-x86-64.so.2", c"/lib/ld-musl-x86_64.so.1"];
 /// Where the new root is put together before it is the root.
 const PLACE: &CStr = c"/proc";
 /// A file without content or rights, in front of files of aaOS's own.
@@ -77,6 +79,7 @@ pub(crate) struct World {
     root: Detached,
     proc: Option<Detached>,
     allowed: Vec<(CString, Reach)>,
+    executes: Executes,
 }
 
 impl World {
@@ -91,7 +94,7 @@ impl World {
         let root =
             Detached::fresh(c"tmpfs", ROOT_OPTIONS, NO_SUID | NO_DEVICES | NO_EXEC).at("the private root")?;
         let proc = private_proc();
-        let mut world = Self { pieces: Vec::new(), root, proc, allowed: Vec::new() };
+        let mut world = Self { pieces: Vec::new(), root, proc, allowed: Vec::new(), executes: plan.executes };
         world.gather_system(plan).at("the view of the system")?;
         world.gather_places(plan, shared, as_own)?;
         Ok(world)
@@ -104,8 +107,9 @@ impl World {
                 .iter()
                 .any(|place| matches!(place.kind, PlaceKind::Shared { .. }) && granted(&place.at))
         };
+        let reach = if self.executes == Executes::Nothing { Reach::Read } else { Reach::Execute };
         for path in SYSTEM_PLACES.iter().filter(|path| !is_shared(path)) {
-            self.gather_host(path, NO_SUID | NO_DEVICES | READ_ONLY, Reach::Execute)?;
+            self.gather_host(path, NO_SUID | NO_DEVICES | READ_ONLY, reach)?;
         }
         for path in SETTINGS.iter().filter(|path| !is_shared(path)) {
             self.gather_host(path, NO_SUID | NO_DEVICES | NO_EXEC | READ_ONLY, Reach::Read)?;
@@ -167,7 +171,10 @@ impl World {
                         .at("sharing a granted place")?;
                     self.add(at, what).at("sharing a granted place")?;
                     self.pieces.extend(inner.into_iter().map(|at| Piece { at, what: What::Hidden }));
-                    let reach = Reach::Granted { readable: *readable, writable: *writable };
+                    let reach = match (self.executes, readable, writable) {
+                        (Executes::Nothing, true, false) => Reach::Read,
+                        _ => Reach::Granted { readable: *readable, writable: *writable },
+                    };
                     self.allow(at, reach).at("sharing a granted place")?;
                 }
                 PlaceKind::Hidden => self.add(at, What::Hidden).at("hiding aaOS's own")?,
@@ -217,11 +224,19 @@ impl World {
         for path in OWN_SETTINGS {
             allowed.push((CString::new(path).map_err(io::Error::other).at("naming a place")?, Reach::Read));
         }
-        allowed
+        let places = allowed
             .into_iter()
-            .map(|(at, reach)| Ok(Allowed { place: find(&at).at("finding a place")?, reach }))
-            .collect()
+            .map(|(at, reach)| Ok(Allowed { place: find(&at).at("finding a place")?, reach }));
+        let loaders = if self.executes == Executes::Nothing { loaders() } else { Vec::new() };
+        places.chain(loaders.into_iter().map(Ok)).collect()
     }
+}
+
+/// The loaders that the new root has, for a program that executes nothing else: the kernel opens its loader as it opens
+/// a program.
+fn loaders() -> Vec<Allowed> {
+    let open = |path: &&CStr| rustix::fs::open(*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok();
+    LOADERS.iter().filter_map(open).map(|place| Allowed { place, reach: Reach::Program }).collect()
 }
 
 const ROOT_OPTIONS: &[(&CStr, &CStr)] = &[(c"size", c"256k"), (c"nr_inodes", c"1024"), (c"mode", c"755")];

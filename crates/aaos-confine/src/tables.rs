@@ -319,6 +319,15 @@ pub const RELAY: &[Rule] = table![
     SYS_exit_group Always, "end";
 ];
 
+/// `AT_EMPTY_PATH` of linux/fcntl.h.
+const NOT_BY_DESCRIPTOR: When = Any(&[&[Arg(4, Test::Not(0x1000))]]);
+
+/// Of a program that executes nothing else: refused besides. What its sandbox starts is started by its descriptor.
+pub const SEALED_REFUSED: &[Rule] = table![
+    SYS_execve Always, "whoever names a program to it, in a configuration or in a file, names it in vain";
+    SYS_execveat NOT_BY_DESCRIPTOR, "as for execve";
+];
+
 /// Of a program: refused with EPERM, all else is allowed.
 pub const PROGRAM_REFUSED: &[Rule] = table![
     SYS_socket Always, "a path socket of the machine is reachable from every namespace; there is no network";
@@ -411,14 +420,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{
-        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, PROXIED_CALLS, RELAY, WORKER,
-        program_refused,
+        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, PROXIED_CALLS, RELAY, SEALED_REFUSED,
+        WORKER, program_refused,
     };
     use crate::filter::{Filter, Meaning};
 
     #[test]
     fn each_call_stands_once_and_with_a_reason() {
-        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED, &program_refused(true), RELAY] {
+        let proxied = program_refused(true);
+        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED, &proxied, RELAY, SEALED_REFUSED] {
             let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
             assert_eq!(numbers.len(), table.len());
             assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");

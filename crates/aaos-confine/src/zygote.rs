@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aaos_core::confinement::Boundary;
+use aaos_core::program::Executes;
 use aaos_core::wire::WorkerReply;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -100,7 +101,7 @@ impl Zygote {
         set_subreaper().at("becoming the reaper")?;
         set_no_new_privs().at("no_new_privs")?;
         let filter = worker_filter().at("compiling the worker's filter")?;
-        let program_filter = program_filter(false).at("compiling the filter of programs")?;
+        let program_filter = program_filter(false, Executes::Shown).at("compiling the filter of programs")?;
         // SAFETY: this process is single-threaded: it was executed to be a zygote and starts no thread.
         let abilities = unsafe { find_abilities() };
         let ends = ends_of_children().at("watching for the ends of children")?;

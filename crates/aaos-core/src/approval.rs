@@ -98,7 +98,12 @@ impl ApprovalScope {
     pub fn all_lie<'n>(needs: impl IntoIterator<Item = &'n Need>, below: &PathPattern) -> bool {
         let mut files = needs.into_iter().filter_map(|need| match need {
             Need::File { path, .. } => Some(path),
-            Need::Tool(_) | Need::Host { .. } | Need::Spawn(_) | Need::Message(_) | Need::Exec(_) => None,
+            Need::Tool(_)
+            | Need::Host { .. }
+            | Need::Spawn(_)
+            | Need::Message(_)
+            | Need::Exec(_)
+            | Need::Program(_) => None,
         });
         let lies = |path: &AbsPath| !path.has_parent_component() && below.matches(path).is_some();
         files.next().is_some_and(lies) && files.all(lies)

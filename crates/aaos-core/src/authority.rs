@@ -280,6 +280,10 @@ impl Authority {
             ResourceKind::SpawnChild => lives(&index.spawn),
             ResourceKind::MessageSend => lives(&index.message),
             ResourceKind::Exec => lives(&index.exec),
+            ResourceKind::Git => index
+                .exec
+                .iter()
+                .any(|ix| kind.is_of(&self.grants.record(*ix).capability) && self.grants.lives(*ix, now)),
         };
         let resources = RESOURCE_KINDS.map(|kind| reach(&kind));
         let has = |kind: &ResourceKind| {
@@ -454,11 +458,12 @@ impl Authority {
     }
 }
 
-const RESOURCE_KINDS: [ResourceKind; 6] = [
+const RESOURCE_KINDS: [ResourceKind; 7] = [
     ResourceKind::FileRead,
     ResourceKind::FileWrite,
     ResourceKind::Network,
     ResourceKind::SpawnChild,
     ResourceKind::MessageSend,
     ResourceKind::Exec,
+    ResourceKind::Git,
 ];

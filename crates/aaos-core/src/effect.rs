@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::capability::HostRule;
 use crate::event::{Event, Outcome, content_hash};
 use crate::id::{AgentId, ApprovalId, CallId, GrantId, WorkerId};
+use crate::known::KnownProgram;
 use crate::limits::{CALL_JOURNAL_BYTES, JOURNAL_BYTES_PER_TOKEN, MAX_BYTES_PER_TOKEN};
 use crate::manifest::Manifest;
 use crate::model::{ModelFailure, ModelReply, ModelRequest};
@@ -73,6 +74,8 @@ pub enum Need {
     Message(AgentName),
     /// To start this program.
     Exec(AbsPath),
+    /// To start the program of this name, wherever a grant says that it is. An access says which one it is.
+    Program(KnownProgram),
 }
 
 /// All that an effect needs.

@@ -91,8 +91,14 @@ pub const COMMAND_OUTPUT_HALF_BYTES: usize = 64 * 1024;
 pub const MAX_COMMAND_TEXT_BYTES: usize = 3 * 2 * COMMAND_OUTPUT_HALF_BYTES + 128;
 /// `command_run`: most bytes that each output stream may have; whoever writes more is ended.
 pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
+/// `git`: filters that a repository may name.
+pub const MAX_GIT_DRIVERS: usize = 64;
 /// Time for everything in a killed program's sandbox to be gone, milliseconds.
 pub const PROGRAM_STOP_MS: u64 = 30_000;
+/// Environment variables that a manifest may name.
+pub const MAX_VARIABLES: usize = 32;
+/// Names and values of these together, bytes.
+pub const MAX_VARIABLE_BYTES: usize = 4_096;
 /// Programs that run at once, all agents together.
 pub const MAX_PROGRAMS_AT_ONCE: usize = 32;
 /// Granted directories and files that one program may be shown.

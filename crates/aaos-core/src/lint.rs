@@ -114,7 +114,7 @@ impl<'m> Held<'m> {
     }
 
     fn has_kind(&self, way: Way, kind: ResourceKind) -> bool {
-        self.going(way).any(|spec| kind_of(&spec.capability) == Some(kind))
+        self.going(way).any(|spec| kind.is_of(&spec.capability))
     }
 
     /// Whether a tool that acts on such a resource goes this way, or a program that does.
@@ -129,7 +129,11 @@ impl<'m> Held<'m> {
 
     /// Whether a grant has an effect this way: a resource needs a tool that acts on it.
     fn has_effect(&self, way: Way, spec: &GrantSpec) -> bool {
-        self.goes(way, spec) && kind_of(&spec.capability).is_none_or(|kind| self.acts_on(way, kind))
+        let acts = |tool: &&ToolDescriptor| {
+            tool.resources.iter().any(|kind| kind.is_of(&spec.capability)) && self.has_tool(way, tool)
+        };
+        self.goes(way, spec)
+            && (ResourceKind::of(&spec.capability).is_none() || CATALOGUE.iter().any(|tool| acts(&tool)))
     }
 
     /// The kinds of resource that a tool lacks this way.
@@ -144,19 +148,6 @@ const OF_PROGRAMS: [ResourceKind; 3] =
 
 fn acting_on(kind: ResourceKind) -> impl Iterator<Item = &'static ToolDescriptor> {
     CATALOGUE.iter().filter(move |tool| tool.resources.contains(&kind))
-}
-
-/// The kind of resource that a capability is over; `None` for the right to a tool.
-fn kind_of(capability: &Capability) -> Option<ResourceKind> {
-    match capability {
-        Capability::FileRead(_) => Some(ResourceKind::FileRead),
-        Capability::FileWrite(_) => Some(ResourceKind::FileWrite),
-        Capability::WebSearch | Capability::Network(_) => Some(ResourceKind::Network),
-        Capability::SpawnChild(_) => Some(ResourceKind::SpawnChild),
-        Capability::MessageSend(_) => Some(ResourceKind::MessageSend),
-        Capability::Exec(_) => Some(ResourceKind::Exec),
-        Capability::Tool(_) => None,
-    }
 }
 
 /// Grants in their own words, for a sentence.

@@ -21,6 +21,7 @@ use crate::name::{AgentName, ModelName, NameError, ToolName};
 use crate::quantity::{Bytes, MicroUsd, Millis, Quantity, Tokens};
 use crate::schedule::{ScheduleError, ScheduleSpec};
 use crate::supervision::Supervision;
+use crate::variables::{VariableError, Variables};
 
 pub use parse::inline_prompt_file;
 pub use yaml::Place;
@@ -174,6 +175,9 @@ pub struct Manifest {
     pub child_models: Vec<ModelName>,
     /// Whether it is started again when it ends.
     pub supervision: Supervision,
+    /// Environment variables of the programs that it starts.
+    #[serde(default, skip_serializing_if = "Variables::is_empty")]
+    pub environment: Variables,
     /// JSON Schema of the messages it takes.
     pub accepts: Option<serde_json::Value>,
     /// Free notes.
@@ -240,6 +244,9 @@ pub enum Problem {
     /// An unusable capability.
     #[error("{0}")]
     Capability(#[from] CapabilityError),
+    /// Variables that no program can be given, or not by a manifest.
+    #[error("`environment`: {0}")]
+    Variables(#[from] VariableError),
     /// A `lifecycle.scheduled` that is no schedule.
     #[error("`lifecycle.scheduled`: {0}")]
     Schedule(#[from] ScheduleError),

@@ -52,8 +52,10 @@ pub struct ProgramPlan {
     pub script: Option<u32>,
     /// Where it starts.
     pub directory: AbsPath,
-    /// Its environment, each as `NAME=value`.
+    /// Its environment, each variable as `NAME=value`.
     pub environment: Vec<String>,
+    /// What else it may execute.
+    pub executes: Executes,
     /// Whether a proxy listens on [`PROXY_PORT`]. The doorbell rides, on which its connections are announced.
     pub proxy: bool,
 }
@@ -62,6 +64,16 @@ pub struct ProgramPlan {
 #[must_use]
 pub fn proxy_environment() -> Vec<String> {
     PROXY_VARIABLES.iter().map(|name| format!("{name}=http://127.0.0.1:{PROXY_PORT}")).collect()
+}
+
+/// What a program may execute when it has been started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executes {
+    /// Whatever it is shown and may not change.
+    Shown,
+    /// Nothing: neither a program of the system nor a file of a granted place, whoever names it.
+    Nothing,
 }
 
 impl ProgramPlan {
@@ -152,7 +164,8 @@ impl ProgramText {
 #[cfg(test)]
 mod tests {
     use super::{
-        PROGRAM_DESCRIPTORS, Place, PlaceKind, ProgramPlan, ProgramText, ScriptLine, proxy_environment,
+        Executes, PROGRAM_DESCRIPTORS, Place, PlaceKind, ProgramPlan, ProgramText, ScriptLine,
+        proxy_environment,
     };
     use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
     use crate::path::AbsPath;
@@ -183,6 +196,7 @@ mod tests {
             script,
             directory: path("/"),
             environment: Vec::new(),
+            executes: Executes::Shown,
             proxy,
         };
         let shared = || PlaceKind::Shared { readable: true, writable: false };

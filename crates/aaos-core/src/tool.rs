@@ -8,7 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Ceilings;
+use crate::capability::Capability;
 use crate::effect::{EffectClass, FileRight, Need, Needs};
+use crate::git::GitInput;
+use crate::known::KnownProgram;
 use crate::limits;
 use crate::model::ModelCallId;
 use crate::name::ToolName;
@@ -62,6 +65,33 @@ pub enum ResourceKind {
     MessageSend,
     /// `exec` grants.
     Exec,
+    /// `exec` grants of a program called `git`.
+    Git,
+}
+
+impl ResourceKind {
+    /// The kind of resource that a capability is over, whatever it names; `None` for the right to a tool.
+    #[must_use]
+    pub const fn of(capability: &Capability) -> Option<Self> {
+        match capability {
+            Capability::FileRead(_) => Some(Self::FileRead),
+            Capability::FileWrite(_) => Some(Self::FileWrite),
+            Capability::WebSearch | Capability::Network(_) => Some(Self::Network),
+            Capability::SpawnChild(_) => Some(Self::SpawnChild),
+            Capability::MessageSend(_) => Some(Self::MessageSend),
+            Capability::Exec(_) => Some(Self::Exec),
+            Capability::Tool(_) => None,
+        }
+    }
+
+    /// Whether a capability is over a resource of this kind.
+    #[must_use]
+    pub fn is_of(self, capability: &Capability) -> bool {
+        match (self, capability) {
+            (Self::Git, Capability::Exec(program)) => KnownProgram::Git.is_at(program),
+            (kind, capability) => Self::of(capability) == Some(kind),
+        }
+    }
 }
 
 /// What every tool declares. The body lives where [`ToolPlace`] says.
@@ -221,6 +251,7 @@ tools! {
     FileRead => FileRead(FileReadInput),
     FileReadMany => FileReadMany(FileReadManyInput),
     FileWrite => FileWrite(FileWriteInput),
+    Git => Git(GitInput),
     Grep => Grep(GrepInput),
     SendMessage => SendMessage(SendMessageInput),
     SpawnAgent => SpawnAgent(SpawnAgentInput),
@@ -363,7 +394,8 @@ impl Tool for CommandRun {
     const DESCRIPTION: &'static str = "Starts one granted program, without a shell, and waits for its end. It sees \
         the system's programs and libraries, the granted directories at their own paths (those granted for \
         reading alone cannot be changed) and an empty /tmp of its own. It reaches granted hosts through the HTTP proxy \
-        that http_proxy and https_proxy name, and no other network; its environment is empty otherwise. \
+        that http_proxy and https_proxy name, and no other network; else it has no variables but those of the agent's \
+        manifest. \
         Of each of stdout and stderr, the first and the last 64 KiB come back.";
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Program;
@@ -486,6 +518,27 @@ impl Tool for FileWrite {
     const OUTPUT_LIMIT: usize = 16 * 1024;
     fn resources(input: &FileWriteInput) -> Result<Needs, ToolFailure> {
         only(vec![file(FileRight::Write, &input.path)])
+    }
+}
+
+/// `git`.
+#[derive(Debug)]
+pub struct Git;
+impl Tool for Git {
+    type Input = GitInput;
+    const NAME: &'static str = "git";
+    const DESCRIPTION: &'static str = "Looks into a git repository that the agent may read: one subcommand that only \
+        reads, with the arguments that git takes after it. Nothing is changed, and no hook, filter, pager or other \
+        program that the repository names is started. shortlog needs a revision such as HEAD.";
+    const CLASS: EffectClass = EffectClass::Once;
+    const PLACE: ToolPlace = ToolPlace::Program;
+    const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead, ResourceKind::Git];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
+    const PARALLEL_SAFE: bool = true;
+    const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
+    fn resources(input: &GitInput) -> Result<Needs, ToolFailure> {
+        input.check()?;
+        only(vec![Need::Program(KnownProgram::Git), file(FileRight::Read, &input.directory)])
     }
 }
 

@@ -91,6 +91,7 @@ fn a_resource_needs_a_tool_that_acts_on_it() {
         ("spawn_child: [helper]", "tool: spawn_agents"),
         ("message_send: [keeper]", "tool: send_message"),
         ("exec: /usr/bin/wc", "tool: command_run"),
+        ("exec: /usr/bin/git", "tool: command_run"),
     ] {
         for entries in [vec!["tool: echo", resource], vec![resource]] {
             let found = one("resource-without-tool", &entries);
@@ -101,6 +102,16 @@ fn a_resource_needs_a_tool_that_acts_on_it() {
         clean(&[resource, tool]);
         assert_eq!(of("resource-without-tool", &[resource, "tool: \"*\""]), [], "{resource}");
     }
+}
+
+#[test]
+fn git_is_a_tool_of_a_program_of_its_name() {
+    let (tool, read) = ("tool: git", "\"file_read: /data/*\"");
+    clean(&["exec: /usr/bin/git", read, tool]);
+    let found = one("tool-without-resource", &["exec: /usr/bin/wc", read, tool, "tool: command_run"]);
+    assert!(found.message.contains("called `git`"), "{}", found.message);
+    let found = one("resource-without-tool", &["exec: /usr/bin/wc", "exec: /usr/bin/git", read, tool]);
+    assert_eq!(found.grant, Some(0), "git starts nothing but git");
 }
 
 #[test]
@@ -179,7 +190,7 @@ fn any_tool_is_told_which_ones_stay_idle() {
         "web_search",
         "spawn_child: [helper]",
         "message_send: [keeper]",
-        "exec: /usr/bin/wc",
+        "exec: /usr/bin/git",
     ];
     assert_eq!(of("any-tool-partly-unusable", &all), []);
 }

@@ -56,6 +56,29 @@ fn defaults_are_those_of_the_specification() {
 }
 
 #[test]
+fn an_environment_is_a_map_of_texts() {
+    let manifest = with("environment: { LANG: C.UTF-8, EMPTY: '' }");
+    assert_eq!(manifest.environment.assignments(), ["EMPTY=", "LANG=C.UTF-8"]);
+    assert!(with("environment: {}").environment.is_empty() && with("").environment.is_empty());
+    for (more, words) in [
+        ("environment: [A]", "`environment` must be a map"),
+        ("environment: { A: 1 }", "`environment` must be text (put it in quotes), not 1"),
+        ("environment: { A: }", "`environment` must be text"),
+        ("environment: { A-B: x }", "\"A-B\" names no variable"),
+        ("environment: { LD_PRELOAD: x }", "LD_PRELOAD is not a manifest's to set"),
+        ("environment: { A: x, A: y }", "A"),
+        ("enviroment: { A: x }", "nearest: \"environment\""),
+    ] {
+        let refused = refusal(more);
+        assert!(refused.contains(words), "{more}: {refused}");
+    }
+    let written = serde_json::to_string(&manifest).expect("written");
+    assert_eq!(serde_json::from_str::<Manifest>(&written).expect("read"), manifest);
+    let without = serde_json::to_string(&with("")).expect("written");
+    assert!(!without.contains("environment"), "what has none is written as before: {without}");
+}
+
+#[test]
 fn supervision_is_read_field_by_field() {
     let supervision =
         |fields: &str| with(&format!("lifecycle: persistent\nsupervision: {{ {fields} }}")).supervision;

@@ -121,6 +121,7 @@ impl Kernel {
             purse: purse.as_ref().map(PurseReport::of),
             usage: live.usage,
             grants,
+            environment: agent.manifest.environment.clone(),
             confinement: agent.receipt(),
             resources: agent.resources(),
             programs,

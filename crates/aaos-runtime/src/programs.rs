@@ -1,4 +1,4 @@
-//! The kernel's hold on programs: each call of `command_run` has a sandbox of its own.
+//! The kernel's hold on programs: each program that a call starts has a sandbox of its own.
 //!
 //! Invariants: the receipt of a sandbox is on the disk before its program starts; whoever cancels the call ends the
 //! sandbox, and so does the moment at which the first grant expires that the program is shown; the call is over only
@@ -8,13 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::effect::{Need, ToolOutcome};
-use aaos_core::id::TraceId;
+use aaos_core::effect::ToolOutcome;
+use aaos_core::git::{GitDrivers, GitInput};
+use aaos_core::id::{TraceId, WorkerId};
 use aaos_core::quantity::Timestamp;
-use aaos_core::tool::ToolCall;
-use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::tool::{ToolCall, ToolInput};
+use aaos_core::toolio::{CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_journal::{Permit, Receipt};
-use aaos_sandbox::{ProgramEnd, ProgramSandbox};
+use aaos_sandbox::{ProgramCall, ProgramEnd, ProgramSandbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::ForProgram;
@@ -24,8 +25,18 @@ use crate::far::receipt_events;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 
+/// A permitted call on the way: each program that it starts has a sandbox of its own, one after the other.
+struct Running<'r> {
+    agent: &'r Arc<Agent>,
+    cancel: &'r CancellationToken,
+    permit: &'r Permit<ToolCall>,
+    trace: Option<TraceId>,
+    /// The sandbox of the program that was started last.
+    worker: Option<WorkerId>,
+}
+
 impl Kernel {
-    /// `command_run`: a sandbox is made and proved, its program started, and both ended.
+    /// A tool that starts programs: for each of them a sandbox is made and proved, the program started, and both ended.
     pub(crate) async fn run_program(
         &self,
         agent: &Arc<Agent>,
@@ -34,51 +45,59 @@ impl Kernel {
         permit: Permit<ToolCall>,
     ) -> Receipt<ToolCall> {
         let begun = self.clock().now();
-        let until = permit.all().iter().find_map(|access| access.world.as_ref()?.until);
-        let mut stop = pin!(self.end_of_program(cancel, until));
-        let prepared = tokio::select! {
+        let mut running = Running { agent, cancel, permit: &permit, trace, worker: None };
+        let result = match &permit.effect().input {
+            ToolInput::Git(input) => self.run_git(&mut running, input).await,
+            _ => match ProgramCall::command(&permit, &agent.manifest.environment) {
+                Ok(call) => self.run_one(&mut running, call).await,
+                Err(failure) => Err(failure),
+            },
+        };
+        let (worker, elapsed) = (running.worker, self.clock().since(begun));
+        permit.settle(ToolOutcome { worker, elapsed, ..ToolOutcome::of(result) })
+    }
+
+    /// `git`: first the repository is asked which filters it names, then the call is made past them.
+    async fn run_git(&self, running: &mut Running<'_>, input: &GitInput) -> Result<String, ToolFailure> {
+        let listed = self.run_one(running, ProgramCall::git_drivers(running.permit, input)?).await?;
+        let drivers = GitDrivers::parse(&text_of(&listed)?.stdout)?;
+        self.run_one(running, ProgramCall::git(running.permit, input, &drivers)?).await
+    }
+
+    async fn run_one(&self, running: &mut Running<'_>, call: ProgramCall) -> Result<String, ToolFailure> {
+        let mut stop = pin!(self.end_of_program(running.cancel, call.world().until));
+        let sandbox = tokio::select! {
             biased;
-            failure = &mut stop => Err(failure),
-            prepared = self.prepare_program(agent, &permit) => prepared,
+            failure = &mut stop => return Err(failure),
+            prepared = self.prepare_program(running, call) => prepared?,
         };
-        let sandbox = match prepared {
-            Ok(sandbox) => sandbox,
-            Err(failure) => return permit.settle(ToolOutcome::failed(failure, self.clock().since(begun))),
+        running.worker = Some(sandbox.receipt().worker);
+        let _shown = running.agent.show_program(&sandbox);
+        let journalled = self.journal_program(running.agent, sandbox.receipt(), sandbox.missing()).await;
+        journalled.map_err(KernelError::into_tool_failure)?;
+        let of = ForProgram {
+            call: running.permit.call(),
+            trace: running.trace,
+            stop: running.cancel.child_token(),
         };
-        let worker = sandbox.receipt().worker;
-        let _shown = agent.show_program(&sandbox);
-        let outcome = match self.journal_program(agent, sandbox.receipt(), sandbox.missing()).await {
-            Err(error) => ToolOutcome::of(Err(error.into_tool_failure())),
-            Ok(()) => {
-                let of = ForProgram { call: permit.call(), trace, stop: cancel.child_token() };
-                let ran = self.run_connected(agent, of, sandbox, stop).await;
-                let ProgramEnd { result, sandbox: end } = ran;
-                if !end.stderr_tail.is_empty() {
-                    tracing::warn!(words = end.stderr_tail, "a program's sandbox had something to say");
-                }
-                ToolOutcome::of(result)
-            }
-        };
-        let elapsed = self.clock().since(begun);
-        permit.settle(ToolOutcome { worker: Some(worker), elapsed, ..outcome })
+        let ProgramEnd { result, sandbox: end } = self.run_connected(running.agent, of, sandbox, stop).await;
+        if !end.stderr_tail.is_empty() {
+            tracing::warn!(words = end.stderr_tail, "a program's sandbox had something to say");
+        }
+        result
     }
 
     /// Opens a program, has it be what was approved, and makes its sandbox.
     async fn prepare_program(
         &self,
-        agent: &Agent,
-        permit: &Permit<ToolCall>,
+        running: &Running<'_>,
+        call: ProgramCall,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        let asked = permit.all().iter().find_map(|access| match &access.need {
-            Need::Exec(program) => Some((program, access.world.as_deref()?)),
-            _ => None,
-        });
-        let Some((program, world)) = asked else {
-            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
-        };
-        let opened = self.open_program(agent, program, world).await?;
-        let opened = self.check_opened(permit, opened).await?;
-        self.sandbox().prepare_program(permit, opened, self.roots()).await
+        let mut opened = self.open_program(running.agent, call.program(), call.world()).await?;
+        if call.is_granted() {
+            opened = self.check_opened(running.permit, opened).await?;
+        }
+        self.sandbox().prepare_program(call, opened, self.roots()).await
     }
 
     /// Resolves when a program may run no longer, and says why.
@@ -116,4 +135,12 @@ fn expired() -> ToolFailure {
         "a grant that this program was shown expired while it ran; it and all that it started were ended, and what it \
          did stays; do without it",
     )
+}
+
+/// What a program wrote, which the sandbox gave as JSON.
+fn text_of(result: &str) -> Result<CommandRunOutput, ToolFailure> {
+    let parsed = serde_json::from_str(result);
+    parsed.map_err(|error| {
+        ToolFailure::new(ToolFailureKind::Io, format!("a program's result is no JSON ({error})"))
+    })
 }

@@ -15,6 +15,7 @@ use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Quantity, Timestamp, Tokens};
 use aaos_core::state::{PendingCall, PendingTool};
 use aaos_core::toolio::StopReason;
+use aaos_core::variables::Variables;
 use serde::{Deserialize, Serialize};
 
 /// Where an agent stands.
@@ -151,6 +152,9 @@ pub struct AgentStatus {
     pub usage: Usage,
     /// The grants, with ids.
     pub grants: Vec<GrantRecord>,
+    /// Environment variables of the programs that it starts.
+    #[serde(skip_serializing_if = "Variables::is_empty", default)]
+    pub environment: Variables,
     /// The receipt of its worker, while it has one.
     pub confinement: Option<ConfinementReceipt>,
     /// What its worker uses of the machine, while it has one.

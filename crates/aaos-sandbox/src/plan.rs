@@ -134,9 +134,9 @@ impl Request {
             ToolInput::FileReadMany(input) => Ok(self.plan_read_many(input)),
             ToolInput::FileWrite(input) => self.plan_write(input),
             ToolInput::FileEdit(input) => self.plan_edit(input),
-            ToolInput::CommandRun(_) => Err(ToolFailure::new(
+            ToolInput::CommandRun(_) | ToolInput::Git(_) => Err(ToolFailure::new(
                 ToolFailureKind::UnknownTool,
-                "command_run runs in a sandbox of its own, not in a worker",
+                format!("{} runs in a sandbox of its own, not in a worker", self.input.name()),
             )),
             ToolInput::SendMessage(_) | ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => {
                 Err(ToolFailure::new(

@@ -14,10 +14,7 @@ use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
 use aaos_core::program::{ProgramReply, ProgramText, Start};
-use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
-use aaos_core::world::World;
-use aaos_journal::Permit;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -32,6 +29,7 @@ use crate::error::SandboxError;
 use crate::gauge::{Gauge, OutOfMemory};
 use crate::launch::{Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
+use crate::program_call::ProgramCall;
 use crate::program_file::OpenedProgram;
 use crate::program_plan::{Planned, plan};
 use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE, PROXIED_PROFILE};
@@ -61,31 +59,23 @@ pub struct ProgramEnd {
 }
 
 impl Sandbox {
-    /// Makes and proves the sandbox of a permitted `command_run`, for its program as it was opened.
+    /// Makes and proves the sandbox of a permitted call, for its program as it was opened.
     ///
     /// # Errors
     /// [`ToolFailure`]; nothing was executed, and no process is left.
     pub async fn prepare_program(
         &self,
-        permit: &Permit<ToolCall>,
+        call: ProgramCall,
         opened: OpenedProgram,
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        let ToolInput::CommandRun(input) = &permit.effect().input else {
-            return Err(ToolFailure::new(ToolFailureKind::UnknownTool, "only command_run starts programs"));
-        };
-        let world = permit.all().iter().find_map(|access| access.world.as_deref());
-        let Some(world) = world else {
-            return Err(ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program"));
-        };
-        self.prepare(input.clone(), opened, world.clone(), roots.clone()).await
+        self.prepare(call, opened, roots.clone()).await
     }
 
     async fn prepare(
         &self,
-        input: CommandRunInput,
+        call: ProgramCall,
         opened: OpenedProgram,
-        world: World,
         roots: RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
         let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
@@ -93,8 +83,8 @@ impl Sandbox {
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
         };
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
-        let asked = input.clone();
-        let planned = off_thread(move || plan(opened, &asked, &world, &roots)).await??;
+        let input = call.input.clone();
+        let planned = off_thread(move || plan(opened, &call, &roots)).await??;
         let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
         let rings = if planned.plan.proxy { Some(Doorbell::pair()) } else { None };
         let rings = rings.transpose().map_err(|error| unavailable(&error))?;

@@ -13,13 +13,14 @@ use aaos_core::effect::FileRight;
 use aaos_core::limits::MAX_PROGRAM_ROOTS;
 use aaos_core::path::AbsPath;
 use aaos_core::program::{Place, PlaceKind, ProgramPlan, SYSTEM_PLACES, proxy_environment};
-use aaos_core::toolio::{CommandRunInput, FileKind, ToolFailure, ToolFailureKind};
+use aaos_core::toolio::{FileKind, ToolFailure, ToolFailureKind};
 use aaos_core::world::{SharedRoot, World};
 use rustix::fs::OFlags;
 
 use crate::beneath::{BELOW_NO_LINKS, open_location};
 use crate::disk::Disks;
 use crate::observe::shown;
+use crate::program_call::ProgramCall;
 use crate::program_file::OpenedProgram;
 use crate::protect::{Protection, kernel_path};
 use crate::roots::{RootError, RootTable};
@@ -43,10 +44,10 @@ pub(crate) struct Planned {
 /// Opens what a call needs beside its program. Touches the file system.
 pub(crate) fn plan(
     opened: OpenedProgram,
-    input: &CommandRunInput,
-    world: &World,
+    call: &ProgramCall,
     table: &RootTable,
 ) -> Result<Planned, ToolFailure> {
+    let ProgramCall { input, world, .. } = call;
     let Started { program, script, mut arguments } = Started::of(opened);
     let at = script.as_ref().map(|_| u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX));
     arguments.extend(input.args.iter().cloned());
@@ -54,9 +55,11 @@ pub(crate) fn plan(
     let disks = around.disks()?;
     let Shown { places, shared } = around.shown(table.protection())?;
     let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
-    let proxy = world.network;
-    let environment = if proxy { proxy_environment() } else { Vec::new() };
-    let plan = ProgramPlan { places, arguments, script: at, directory, environment, proxy };
+    let (mut environment, executes, proxy) = (call.environment.clone(), call.executes, world.network);
+    if proxy {
+        environment.extend(proxy_environment());
+    }
+    let plan = ProgramPlan { places, arguments, script: at, directory, environment, executes, proxy };
     Ok(Planned { plan, program, script, shared, disks })
 }
 

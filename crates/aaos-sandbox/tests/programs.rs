@@ -11,6 +11,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use aaos_core::effect::ToolOutcome;
+use aaos_core::variables::Variables;
+use aaos_sandbox::ProgramCall;
 use lab::{Lab, NOW};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -97,11 +99,9 @@ async fn attempt(lab: &mut Lab, scene: &str, case: &str) -> String {
     let program = lab::built("examples/contest");
     let arguments = json!({ "program": program, "args": ["--as-program", case], "stdin": scene });
     let permit = lab.permit("command_run", arguments).await.expect("granted");
-    let access = permit.all().iter().find(|access| access.world.is_some()).expect("a program's");
-    let world = access.world.as_deref().expect("it has one");
-    let path = world.programs.first().expect("itself");
-    let opened = lab.worker.open_program(path, world, &lab.roots).await.expect("opened");
-    let sandbox = lab.sandbox.prepare_program(&permit, opened, &lab.roots).await.expect("a sandbox");
+    let call = ProgramCall::command(&permit, &Variables::default()).expect("a program's");
+    let opened = lab.worker.open_program(call.program(), call.world(), &lab.roots).await.expect("opened");
+    let sandbox = lab.sandbox.prepare_program(call, opened, &lab.roots).await.expect("a sandbox");
     let result = sandbox.run(std::future::pending()).await.result;
     let receipt = permit.settle(ToolOutcome::of(result.clone()));
     lab.journal.finish(receipt, NOW).await.expect("journalled");

@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use aaos_core::effect::ToolOutcome;
-use aaos_core::path::AbsPath;
 use aaos_core::toolio::ToolFailure;
-use aaos_sandbox::{ProgramEnd, Worker};
+use aaos_core::variables::Variables;
+use aaos_sandbox::{ProgramCall, ProgramEnd, Worker};
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
@@ -31,16 +31,15 @@ impl Programs {
     /// From the permit of one call to its receipt.
     pub(crate) fn once(&mut self, far: &Far) -> Result<Duration> {
         let (mut permits, mut worker) = self.held.take().context("an earlier run failed")?;
-        let path = AbsPath::parse(self.program).map_err(|error| anyhow!("{error:?}"))?;
+        let failed = |failure: ToolFailure| anyhow!("{}", failure.message);
         let input = json!({ "program": self.program, "args": [] });
         let (held, took) = far.on_a_task(async move |sandbox| {
             let permit = permits.next("command_run", input).await?;
             let begun = Instant::now();
-            let world = permit.all().iter().find_map(|access| access.world.as_deref()).context("a world")?;
-            let failed = |failure: ToolFailure| anyhow!("{}", failure.message);
-            let opened = worker.open_program(&path, world, permits.roots()).await.map_err(failed)?;
-            let prepared = sandbox.prepare_program(&permit, opened, permits.roots()).await.map_err(failed)?;
-            let ProgramEnd { result, .. } = prepared.run(std::future::pending()).await;
+            let call = ProgramCall::command(&permit, &Variables::default()).map_err(failed)?;
+            let opened = worker.open_program(call.program(), call.world(), permits.roots()).await;
+            let prepared = sandbox.prepare_program(call, opened.map_err(failed)?, permits.roots()).await;
+            let ProgramEnd { result, .. } = prepared.map_err(failed)?.run(std::future::pending()).await;
             let took = begun.elapsed();
             permits.finish(permit.settle(ToolOutcome::of(result))).await?;
             anyhow::Ok(((permits, worker), took))

@@ -132,12 +132,16 @@ impl Authority {
             _ => Hosts::default(),
         };
         let mut world = None;
-        if matches!(need, Need::Exec(_)) {
-            let Surroundings { world: seen, through: grants } = self.surroundings(at, ix, now);
+        if matches!(need, Need::Exec(_) | Need::Program(_)) {
+            let Surroundings { world: seen, through: grants } = self.surroundings(at, ix, need, now);
             (world, through) = (Some(Box::new(seen)), grants);
         }
         let grant = self.grants.id(ix);
-        let need = need.clone();
+        let need = match (need, &self.grants.record(ix).capability) {
+            // From here on it is known which one it is.
+            (Need::Program(_), Capability::Exec(program)) => Need::Exec(program.clone()),
+            (need, _) => need.clone(),
+        };
         Ok((ix, Access { need, grant, relative, hosts, public, through, world, no_links: false }))
     }
 
@@ -170,7 +174,7 @@ impl Authority {
             Need::Host { host, port } => first(&mut self.host_grants(index, host, *port).into_iter()),
             Need::Spawn(name) => first(&mut self.naming(&index.spawn, name)),
             Need::Message(name) => first(&mut self.naming(&index.message, name)),
-            Need::Exec(_) => {
+            Need::Exec(_) | Need::Program(_) => {
                 let held = index.exec.iter().copied();
                 first(&mut held.filter(|ix| covers_need(self.grants.record(*ix), need)))
             }

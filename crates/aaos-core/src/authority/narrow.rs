@@ -121,6 +121,7 @@ pub(super) fn covers_need(record: &GrantRecord, need: &Need) -> bool {
         (Capability::SpawnChild(set), Need::Spawn(name))
         | (Capability::MessageSend(set), Need::Message(name)) => set.contains(name),
         (Capability::Exec(granted), Need::Exec(program)) => granted == program,
+        (Capability::Exec(granted), Need::Program(known)) => known.is_at(granted),
         _ => false,
     }
 }
@@ -152,7 +153,8 @@ fn is_public_name(rule: &HostRule) -> bool {
 /// Computes a child's manifest under its parent's: the fields that restrain or spend are never looser.
 ///
 /// # Errors
-/// [`Denied`] when the child asks to outlive its goal, or for a model that its parent may not hand out.
+/// [`Denied`] when the child asks to outlive its goal, for a model that its parent may not hand out, or for a variable
+/// that its parent does not have with that value.
 pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifest, Denied> {
     if child.lifecycle.outlives_a_run() {
         return Err(Denied {
@@ -165,6 +167,9 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
         if !may_hand_out(parent, model) {
             return Err(foreign_model(parent, model));
         }
+    }
+    if let Some(name) = parent.environment.first_beyond(&child.environment) {
+        return Err(foreign_variable(parent, name));
     }
     let (mine, own) = (&mut child.memory, &parent.memory);
     mine.context_window = mine.context_window.min(own.context_window);
@@ -191,5 +196,17 @@ fn foreign_model(parent: &Manifest, model: &ModelName) -> Denied {
         missing: format!("child_models: [{model}]"),
         reason: format!("a child of {} may not use the model {model} or hand it on", parent.name),
         hint: format!("use one of: {}", allowed.join(", ")),
+    }
+}
+
+fn foreign_variable(parent: &Manifest, name: &str) -> Denied {
+    let mut own: Vec<&str> = parent.environment.iter().map(|(name, _)| name).collect();
+    if own.is_empty() {
+        own.push("none");
+    }
+    Denied {
+        missing: format!("environment: {name}"),
+        reason: format!("{} has no variable {name} with this value to hand on", parent.name),
+        hint: format!("leave it out; the parent has: {}", own.join(", ")),
     }
 }

@@ -6,8 +6,9 @@
 //! an effect of its own, which is decided, counted and asked about by itself: here stands only whether there can be any.
 
 use crate::capability::Capability;
-use crate::effect::FileRight;
+use crate::effect::{FileRight, Need};
 use crate::id::GrantId;
+use crate::known::KnownProgram;
 use crate::quantity::{Quantity, Timestamp};
 use crate::tool::{CommandRun, Tool};
 use crate::world::{SharedRoot, World};
@@ -38,13 +39,24 @@ impl Surroundings {
 }
 
 impl Authority {
-    /// The world of a program that is started under the chosen grant.
-    pub(super) fn surroundings(&self, at: AgentIx, chosen: GrantIx, now: Timestamp) -> Surroundings {
+    /// The world of a program that is started under the chosen grant, because of this need.
+    pub(super) fn surroundings(
+        &self,
+        at: AgentIx,
+        chosen: GrantIx,
+        need: &Need,
+        now: Timestamp,
+    ) -> Surroundings {
         let node = self.agents.at(at);
+        let (tool, company) = match need {
+            Need::Program(known) => (known.tool(), Company::of(*known)),
+            _ => (CommandRun::NAME, Company::Free),
+        };
+        let is_free = company == Company::Free;
         let free = |ix: &&GrantIx| self.is_free(at, **ix, now);
         let mut found = Surroundings::default();
         found.lasts(self.grants.expires_at(chosen));
-        for ix in node.index.exec.iter().filter(|ix| **ix == chosen || free(ix)) {
+        for ix in node.index.exec.iter().filter(|ix| **ix == chosen || (is_free && free(ix))) {
             if let Capability::Exec(program) = &self.grants.record(*ix).capability {
                 found.world.programs.push(program.clone());
             }
@@ -53,21 +65,21 @@ impl Authority {
                 found.lasts(self.grants.expires_at(*ix));
             }
         }
-        let readable = node.index.read.all().iter().filter(|_| !asks_around(node, &READING));
-        let changeable = node.index.write.all().iter().filter(|_| self.may_change(at, now));
+        let readable = node.index.read.all().iter().filter(|_| !asks_around(node, tool, &READING));
+        let changeable = node.index.write.all().iter().filter(|_| is_free && self.may_change(at, tool, now));
         for ix in readable.chain(changeable).filter(free) {
             found.world.roots.extend(self.shared(*ix));
             found.through.push(self.grants.id(*ix));
             found.lasts(self.grants.expires_at(*ix));
         }
-        found.world.network = self.may_connect(node, now);
+        found.world.network = is_free && self.may_connect(node, tool, now);
         found
     }
 
     /// Whether some host can be reached at all.
-    fn may_connect(&self, node: &AgentNode, now: Timestamp) -> bool {
+    fn may_connect(&self, node: &AgentNode, tool: &str, now: Timestamp) -> bool {
         let mut held = node.index.network.iter().chain(&node.index.web);
-        !asks_around(node, &REACHING) && held.any(|ix| self.grants.usable(*ix, now).is_ok())
+        !asks_around(node, tool, &REACHING) && held.any(|ix| self.grants.usable(*ix, now).is_ok())
     }
 
     /// Whether a grant may be used any number of times without a question.
@@ -81,9 +93,9 @@ impl Authority {
             && !self.asking(at).any(|asking| meets(&asking.capability))
     }
 
-    fn may_change(&self, at: AgentIx, now: Timestamp) -> bool {
+    fn may_change(&self, at: AgentIx, tool: &str, now: Timestamp) -> bool {
         let is_bounded = |quantity| self.remaining(at, quantity, now).is_some();
-        !asks_around(self.agents.at(at), &WRITING)
+        !asks_around(self.agents.at(at), tool, &WRITING)
             && !is_bounded(Quantity::WrittenBytes)
             && !is_bounded(Quantity::Files)
     }
@@ -99,8 +111,25 @@ impl Authority {
     }
 }
 
-/// Whether a person is asked about one of these tools and not about starting programs.
-fn asks_around(node: &AgentNode, tools: &[&str]) -> bool {
+/// What a program has beside it of its agent's grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// All that may be used freely.
+    Free,
+    /// Directories to read, and no other program.
+    ToRead,
+}
+
+impl Company {
+    const fn of(known: KnownProgram) -> Self {
+        match known {
+            KnownProgram::Git => Self::ToRead,
+        }
+    }
+}
+
+/// Whether a person is asked about one of these tools and not about the one that starts the program.
+fn asks_around(node: &AgentNode, starting: &str, tools: &[&str]) -> bool {
     let asks = |tool: &str| node.approval_required.iter().any(|one| one.as_str() == tool);
-    !asks(CommandRun::NAME) && tools.iter().any(|tool| asks(tool))
+    !asks(starting) && tools.iter().any(|tool| asks(tool))
 }

@@ -66,6 +66,7 @@ pub(super) fn missing(need: &Need) -> String {
         }
         Need::Spawn(name) => Capability::SpawnChild(NameSet::Only(vec![name.clone()])).to_string(),
         Need::Message(name) => Capability::MessageSend(NameSet::Only(vec![name.clone()])).to_string(),
+        Need::Program(known) => format!("an exec grant of a program called {}", known.file_name()),
         Need::Exec(program) => {
             let wanted = Capability::Exec(program.clone());
             match GrantSpec::parse(&wanted.to_string()) {
@@ -98,6 +99,7 @@ fn none_covers_hint(need: &Need) -> &'static str {
         Need::Spawn(_) => "give the child a name that the spawn_child grant lists",
         Need::Message(_) => "write to one of the agents that the message_send grant lists",
         Need::Exec(_) => "start one of the granted programs, spelled as the grant spells it",
+        Need::Program(_) => "ask for a grant of it, by its whole path",
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::capability::{Capability, GrantSpec};
 use crate::tool::ResourceKind;
 
-use super::{Finding, Held, Level, Way, kind_of, named};
+use super::{Finding, Held, Level, Way, named};
 
 const RULE: &str = "lethal-trifecta";
 
@@ -22,7 +22,7 @@ impl<'m> Meeting<'m> {
         let effective = |kind| -> Vec<&'m GrantSpec> {
             held.grants
                 .iter()
-                .filter(|spec| kind_of(&spec.capability) == Some(kind))
+                .filter(|spec| ResourceKind::of(&spec.capability) == Some(kind))
                 .filter(|spec| ways.iter().any(|way| held.has_effect(*way, spec)))
                 .collect()
         };

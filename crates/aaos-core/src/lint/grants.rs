@@ -4,7 +4,7 @@ use crate::authority::narrow::covers;
 use crate::capability::{Constraints, GrantSpec};
 use crate::tool::ResourceKind;
 
-use super::{Finding, Held, Level, Way, acting_on, kind_of};
+use super::{Finding, Held, Level, Way, acting_on};
 
 pub(super) fn findings(held: &Held<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -36,7 +36,7 @@ fn unusable(held: &Held<'_>, at: usize, spec: &GrantSpec) -> Option<Finding> {
             "add `tool: spawn_agent` and a `spawn_child` grant that it may use, or leave out `use: false`",
         );
     }
-    let kind = kind_of(&spec.capability)?;
+    let kind = ResourceKind::of(&spec.capability)?;
     if held.has_effect(Way::Use, spec) || held.has_effect(Way::HandOn, spec) {
         return None;
     }

@@ -78,6 +78,7 @@ const fn needed(kind: ResourceKind) -> (&'static str, &'static str) {
         ResourceKind::SpawnChild => ("a `spawn_child` grant", "`spawn_child: [reader]`"),
         ResourceKind::MessageSend => ("a `message_send` grant", "`message_send: [keeper]`"),
         ResourceKind::Exec => ("an `exec` grant", "`exec: /usr/bin/wc`"),
+        ResourceKind::Git => ("an `exec` grant of a program called `git`", "`exec: /usr/bin/git`"),
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::capability::nearest;
 use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_METADATA};
 use crate::quantity::{MicroUsd, Millis, Tokens};
+use crate::variables::Variables;
 
 use super::yaml::{Content, Node, Pair, Place};
 use super::{ManifestError, Problem};
@@ -120,4 +121,10 @@ pub(super) fn metadata(node: &Node) -> Parsed<BTreeMap<String, String>> {
         return Err(wrong(node, "metadata", "at most 256 entries"));
     }
     pairs.iter().map(|pair| Ok((pair.key.clone(), text(&pair.value, "metadata")?.to_owned()))).collect()
+}
+
+pub(super) fn environment(node: &Node) -> Parsed<Variables> {
+    let pair = |pair: &Pair| Ok((pair.key.clone(), text(&pair.value, "environment")?.to_owned()));
+    let all = map(node, "environment")?.iter().map(pair).collect::<Parsed<BTreeMap<String, String>>>()?;
+    Variables::new(all).map_err(|why| error(node.place, Problem::Variables(why)))
 }

@@ -6,22 +6,24 @@ use crate::capability::{GrantSpec, tool_name};
 use crate::limits::{MAX_CAPABILITIES, MAX_SYSTEM_PROMPT_BYTES};
 use crate::name::{AgentName, ModelName, NameError, ToolName};
 use crate::supervision::{RestartPolicy, Supervision};
+use crate::variables::Variables;
 
 use super::budget::budget;
 use super::fields::{
-    Parsed, count, error, list, map, metadata, names, text, unknown, unsupported, window, wrong,
+    Parsed, count, environment, error, list, map, metadata, names, text, unknown, unsupported, window, wrong,
 };
 use super::lifecycle::lifecycle;
 use super::supervision::supervision;
 use super::yaml::{self, Content, Node, Pair, Place};
 use super::{BudgetConfig, Lifecycle, Manifest, ManifestError, MemoryConfig, Problem};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "accepts",
     "approval_required",
     "budget_config",
     "capabilities",
     "child_models",
+    "environment",
     "lifecycle",
     "memory",
     "metadata",
@@ -71,6 +73,7 @@ struct Draft {
     approval_required: Vec<ToolName>,
     child_models: Vec<ModelName>,
     supervision: Supervision,
+    environment: Variables,
     accepts: Option<serde_json::Value>,
     metadata: std::collections::BTreeMap<String, String>,
 }
@@ -96,6 +99,7 @@ impl Draft {
                 self.child_models = names(value, "child_models", model)?;
             }
             "supervision" => self.supervision = supervision(value)?,
+            "environment" => self.environment = environment(value)?,
             "misfire" => {
                 return Err(unknown(pair, "the manifest", &["lifecycle: { scheduled: …, misfire: … }"]));
             }
@@ -121,6 +125,7 @@ impl Draft {
             approval_required: self.approval_required,
             child_models: self.child_models,
             supervision: self.supervision,
+            environment: self.environment,
             accepts: self.accepts,
             metadata: self.metadata,
         })

@@ -264,6 +264,10 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
     assert_eq!(names(&["tool: *", "message_send: [a]"]), ["echo", "send_message"]);
     assert_eq!(names(&["tool: *", "exec: /bin/ls"]), ["command_run", "echo"]);
     assert_eq!(names(&["tool: command_run", "{ exec: /bin/ls, use: false }"]), [""; 0]);
+    assert_eq!(names(&["tool: git", "exec: /usr/bin/git", "file_read: /a/*"]), ["git"]);
+    assert_eq!(names(&["tool: git", "exec: /usr/bin/gitk", "file_read: /a/*"]), [""; 0]);
+    assert_eq!(names(&["tool: git", "exec: /usr/bin/git"]), [""; 0]);
+    assert_eq!(names(&["tool: git", "{ exec: /usr/bin/git, use: false }", "file_read: /a/*"]), [""; 0]);
     assert!(names(&["{ tool: echo, use: false }"]).is_empty());
     let mut law = world(&["{ tool: echo, max_invocations: 1 }"]);
     act(&mut law, 1, tool("echo")).expect("one use");

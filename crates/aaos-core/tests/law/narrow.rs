@@ -281,6 +281,28 @@ fn a_child_has_a_model_that_its_parent_may_hand_out() {
 }
 
 #[test]
+fn a_child_has_no_variable_but_its_parent_s_own() {
+    let parent = manifest("model: m\nenvironment: { A: '1', B: '2' }");
+    for allowed in ["environment: {}", "environment: { A: '1' }", "environment: { B: '2', A: '1' }"] {
+        let wanted = manifest(&format!("model: m\n{allowed}"));
+        let given = narrow_manifest(&parent, wanted.clone()).expect(allowed);
+        assert_eq!(given.environment, wanted.environment, "none comes of itself");
+    }
+    for refused in
+        ["environment: { C: '1' }", "environment: { A: '1', C: '' }", "environment: { C: '2', B: '2' }"]
+    {
+        let denied = narrow_manifest(&parent, manifest(&format!("model: m\n{refused}"))).expect_err(refused);
+        assert_eq!(denied.missing, "environment: C");
+        assert_eq!(denied.hint, "leave it out; the parent has: A, B");
+    }
+    let other =
+        narrow_manifest(&parent, manifest("model: m\nenvironment: { A: '2' }")).expect_err("another value");
+    assert!(other.reason.contains("a has no variable A with this value"), "{}", other.reason);
+    let alone = narrow_manifest(&manifest("model: m"), parent).expect_err("the parent has none");
+    assert_eq!(alone.hint, "leave it out; the parent has: none");
+}
+
+#[test]
 fn each_ceiling_is_the_lower_of_the_two() {
     for field in [
         "max_tokens",

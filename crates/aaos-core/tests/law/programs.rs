@@ -5,7 +5,8 @@
 
 use aaos_core::authority::{Admission, Authority, AuthorityLimits};
 use aaos_core::budget::Budget;
-use aaos_core::effect::FileRight;
+use aaos_core::effect::{FileRight, Need};
+use aaos_core::known::KnownProgram;
 use aaos_core::name::ToolName;
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{Millis, Quantity};
@@ -185,6 +186,64 @@ fn a_revocation_of_anything_that_is_shown_cuts_the_program() {
     let parts = ask(&mut law, 1, all([exec("/bin/a")])).expect("granted").into_parts();
     assert_eq!(law.revoke(grant(2)).calls, [], "the control: it is not shown");
     assert!(!law.is_cut(parts.call));
+}
+
+/// The access of git's program for agent 1, or why there is none.
+fn git(law: &mut Authority) -> Result<aaos_core::effect::Access, (String, String)> {
+    match ask(law, 1, all([Need::Program(KnownProgram::Git)])) {
+        Ok(granted) => {
+            let parts = granted.into_parts();
+            law.refund(parts.call, parts.charges);
+            Ok(parts.all[0].clone())
+        }
+        Err(refusal) => Err(denial(Err(refusal))),
+    }
+}
+
+#[test]
+fn git_is_the_granted_program_of_that_name() {
+    let mut law = world(&["exec: /opt/gitk", "{ exec: /opt/git, use: false }", "exec: /usr/bin/git"]);
+    let access = git(&mut law).expect("granted");
+    assert_eq!(access.need, exec("/usr/bin/git"), "from here on it is known which one");
+    assert_eq!(access.grant, grant(3));
+    let (missing, why) = git(&mut world(&["exec: /opt/gitk", "tool: *"])).expect_err("there is none");
+    assert_eq!(missing, "an exec grant of a program called git");
+    assert!(why.contains("no grant covers it"), "{why}");
+    let mut used = world(&["{ exec: /usr/bin/git, max_invocations: 1 }"]);
+    act(&mut used, 1, Need::Program(KnownProgram::Git)).expect("one use");
+    assert!(git(&mut used).expect_err("no second").1.contains("used up"));
+}
+
+#[test]
+fn git_is_shown_what_may_be_read_and_no_other_program() {
+    let mut reaching = world(&["exec: /usr/bin/git", "exec: /bin/a", "network: a.org"]);
+    let world_of_git = git(&mut reaching).expect("granted").world.expect("a world");
+    assert!(
+        !world_of_git.network && seen(&mut reaching, 1).0.network,
+        "git reaches no host, another program does"
+    );
+    let grants =
+        ["exec: /usr/bin/git", "exec: /bin/b", "file_read: /r/*", "file_write: /w/*", "file_read: /w/*"];
+    let access = git(&mut world(&grants)).expect("granted");
+    let seen = *access.world.expect("a world");
+    assert_eq!(words(&seen), ["/usr/bin/git", "read /r/*", "read /w/*"]);
+    assert_eq!(access.through, [grant(3), grant(5)], "a revocation of what it is not shown is nothing to it");
+    let control = shown(&["exec: /bin/a", "exec: /usr/bin/git", "file_write: /w/*"]);
+    assert_eq!(control, ["/bin/a", "/usr/bin/git", "write /w/*"]);
+}
+
+#[test]
+fn git_reads_past_a_question_about_files_only_where_it_is_asked_about_itself() {
+    let grants = ["exec: /usr/bin/git", "file_read: /r/*"];
+    let under = |tools: &[&str]| {
+        let access = git(&mut holding(&grants, tools, Budget::default())).expect("granted");
+        words(&access.world.expect("a world"))
+    };
+    assert_eq!(under(&["file_read", "command_run"]), ["/usr/bin/git"]);
+    assert_eq!(under(&["file_read", "git"]), ["/usr/bin/git", "read /r/*"]);
+    assert_eq!(under(&["file_write"]), ["/usr/bin/git", "read /r/*"]);
+    let mut law = holding(&["exec: /bin/a", "file_read: /r/*"], &["file_read", "git"], Budget::default());
+    assert_eq!(words(&seen(&mut law, 1).0), ["/bin/a"], "a question about git is none about other programs");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use aaos_core::model::{ModelReply, ModelStop, Usage};
 use aaos_core::name::{AgentName, ModelName};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::supervision::Supervision;
+use aaos_core::variables::Variables;
 use uuid::Uuid;
 
 const CALLS: usize = 2;
@@ -51,6 +52,7 @@ fn spawned(agent: usize) -> Event {
             child_models: Vec::new(),
             accepts: None,
             supervision: Supervision::default(),
+            environment: Variables::default(),
             metadata: BTreeMap::from([("number".to_owned(), agent.to_string())]),
         }),
         budget: Budget::of(Quantity::Tokens, 100_000),

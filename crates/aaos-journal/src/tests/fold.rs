@@ -18,6 +18,7 @@ use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::state::State;
 use aaos_core::supervision::Supervision;
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
+use aaos_core::variables::Variables;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use uuid::Uuid;
@@ -82,6 +83,7 @@ fn tester() -> Box<Manifest> {
         approval_required: Vec::new(),
         child_models: Vec::new(),
         supervision: Supervision::default(),
+        environment: Variables::default(),
         accepts: Some(serde_json::json!({ "type": "object", "maximum": 1.1 })),
         metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
     })

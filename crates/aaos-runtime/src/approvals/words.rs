@@ -29,6 +29,7 @@ fn want(need: &Need) -> Option<String> {
         Need::Spawn(name) => format!("spawn the child {name}"),
         Need::Message(name) => format!("send a message to {name}"),
         Need::Exec(program) => format!("start the program {:?}", program.as_str()),
+        Need::Program(known) => format!("start {}", known.file_name()),
     })
 }
 

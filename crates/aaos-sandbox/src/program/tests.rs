@@ -17,6 +17,7 @@ use aaos_core::effect::FileRight;
 use aaos_core::id::GrantId;
 use aaos_core::limits::{COMMAND_OUTPUT_HALF_BYTES, MAX_PROGRAM_PROCESSES};
 use aaos_core::path::{AbsPath, PathPattern};
+use aaos_core::program::Executes;
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_core::world::{SharedRoot, World};
 use tempfile::TempDir;
@@ -25,9 +26,12 @@ use uuid::Uuid;
 
 use crate::launch::Sandbox;
 use crate::program::ProgramSandbox;
+use crate::program_call::ProgramCall;
 use crate::roots::RootTable;
 use crate::worker::Worker;
 use crate::zygote::ZygoteSeed;
+
+mod git;
 
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
@@ -80,19 +84,32 @@ impl Rig {
         self.world.roots.push(SharedRoot { grant, right, pattern: opened.pattern, spelled });
     }
 
+    fn call(&self, input: CommandRunInput) -> ProgramCall {
+        let (environment, world) = (Vec::new(), self.world.clone());
+        ProgramCall { input, environment, executes: Executes::Shown, world, is_granted: true }
+    }
+
     async fn prepare(&self, input: CommandRunInput) -> Result<ProgramSandbox, ToolFailure> {
+        self.prepare_call(self.call(input)).await
+    }
+
+    async fn prepare_call(&self, call: ProgramCall) -> Result<ProgramSandbox, ToolFailure> {
         let mut held = self.worker.lock().await;
         let worker = match held.take() {
             Some(worker) => worker,
             None => self.sandbox.launch_worker().await.expect("a worker"),
         };
-        let opened = held.insert(worker).open_program(&input.program, &self.world, &self.roots).await?;
+        let opened = held.insert(worker).open_program(call.program(), call.world(), &self.roots).await?;
         drop(held);
-        self.sandbox.prepare(input, opened, self.world.clone(), self.roots.clone()).await
+        self.sandbox.prepare(call, opened, self.roots.clone()).await
     }
 
     async fn run(&self, input: CommandRunInput) -> Result<CommandRunOutput, ToolFailure> {
-        let prepared = self.prepare(input).await?;
+        self.run_call(self.call(input)).await
+    }
+
+    async fn run_call(&self, call: ProgramCall) -> Result<CommandRunOutput, ToolFailure> {
+        let prepared = self.prepare_call(call).await?;
         let end = prepared.run(std::future::pending()).await;
         end.result.map(|text| serde_json::from_str(&text).expect("the tool's own JSON"))
     }

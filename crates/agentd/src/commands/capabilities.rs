@@ -347,6 +347,7 @@ pub(super) fn need_words(need: &Need) -> String {
         Need::Spawn(name) => format!("spawn_child: [{name}]"),
         Need::Message(name) => format!("message_send: [{name}]"),
         Need::Exec(program) => format!("exec: {}", line(program.as_str())),
+        Need::Program(known) => format!("exec: a program called {}", known.file_name()),
     }
 }
 

@@ -137,6 +137,11 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
         .map(|grant| format!("{}  ({})", cut(&grant.capability.to_string(), REASON_CHARS), grant.id))
         .collect();
     facts.push(("grants", if grants.is_empty() { "none".to_owned() } else { grants.join("\n") }));
+    if !status.environment.is_empty() {
+        let shown = |one: &String| cut(one, REASON_CHARS);
+        let variables: Vec<String> = status.environment.assignments().iter().map(shown).collect();
+        facts.push(("environment", variables.join("\n")));
+    }
     let worker = status.confinement.as_ref().map_or("none now".to_owned(), evidence);
     facts.push(("worker", worker));
     facts.extend(status.resources.as_ref().map(|used| ("resources", resources(used))));

@@ -185,3 +185,92 @@ fn what_was_approved_is_what_is_started_and_a_person_is_asked_anew_about_other_c
     }
     assert_eq!(entries(&mut client, &["tool_invoked"]).len(), 1, "of the other calls nothing began");
 }
+
+/// A repository without commits whose configuration names a monitor that leaves a mark.
+fn hostile_repository(rig: &Rig) -> (std::path::PathBuf, std::path::PathBuf) {
+    let repository = rig.daemon.work_dir().join("repository");
+    let (mark, monitor) = (rig.daemon.work_dir().join("mark"), rig.daemon.work_dir().join("monitor"));
+    for folder in ["objects", "refs"] {
+        std::fs::create_dir_all(repository.join(".git").join(folder)).expect("made");
+    }
+    std::fs::write(&monitor, format!("#!/bin/sh\n: > {}\n", mark.display())).expect("written");
+    std::fs::set_permissions(&monitor, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let config = format!("[core]\n\trepositoryformatversion = 0\n\tfsmonitor = {}\n", monitor.display());
+    std::fs::write(repository.join(".git/HEAD"), "ref: refs/heads/main\n").expect("written");
+    std::fs::write(repository.join(".git/config"), config).expect("written");
+    std::fs::write(repository.join("new.txt"), "text\n").expect("written");
+    (repository, mark)
+}
+
+fn real_git() -> &'static str {
+    let places = ["/usr/bin/git", "/usr/local/bin/git"];
+    places.into_iter().find(|path| std::path::Path::new(path).is_file()).expect("git is installed")
+}
+
+#[test]
+fn git_looks_into_a_granted_repository_and_starts_nothing_that_it_names() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let (repository, mark) = hostile_repository(&rig);
+    let read = format!("file_read: {}/*", rig.daemon.work_dir().display());
+    let (tool, exec) = ("tool: git".to_owned(), format!("exec: {}", real_git()));
+    let agent = spawn(&mut client, &holding("reader", &[tool.clone(), exec.clone(), read.clone()]));
+    let look = |args: &[&str]| json!({ "subcommand": "status", "args": args, "directory": repository });
+    let said = invoke(&mut client, &agent, "git", look(&["--short"])).expect("it runs");
+    assert_eq!((&said["exit_code"], &said["stdout"]), (&json!(0), &json!("?? new.txt\n")), "{said}");
+    assert!(!mark.exists(), "the monitor did not run");
+    let refused = invoke(&mut client, &agent, "git", look(&["-v"])).expect_err("it would convert content");
+    assert_eq!(refused.code, -32602, "{refused:?}");
+    let invoked = wait_for_entry(&rig.daemon, "tool_invoked", |one| one["event"]["tool"] == "git");
+    let accesses = invoked["event"]["access"].as_array().expect("a list");
+    assert!(accesses.iter().any(|one| one["need"]["exec"] == real_git()), "it says which git: {invoked}");
+
+    let without = spawn(&mut client, &holding("without", &[tool.clone(), "exec: /bin/sh".to_owned(), read]));
+    let denied = invoke(&mut client, &without, "git", look(&[])).expect_err("no git is granted");
+    assert!(denied.code == 1002 && denied.message.contains("called git"), "{denied:?}");
+    let blind = spawn(&mut client, &holding("blind", &[tool, exec.clone()]));
+    let denied = invoke(&mut client, &blind, "git", look(&[])).expect_err("nothing to read is granted");
+    assert!(denied.code == 1002 && denied.message.contains("file_read"), "{denied:?}");
+
+    // The control: in a sandbox that is not sealed the same git starts the monitor.
+    let granted =
+        [exec, "exec: /bin/sh".to_owned(), format!("file_read: {}/*", rig.daemon.work_dir().display())];
+    let granted: Vec<&str> = granted.iter().map(String::as_str).collect();
+    let runner = spawn(&mut client, &holding("runner", &grants(&granted)));
+    let args = json!(["-c", "safe.directory=*", "-C", repository, "status"]);
+    let input = json!({ "program": real_git(), "args": args });
+    let said = invoke(&mut client, &runner, "command_run", input).expect("it runs");
+    assert!(said["stderr"].as_str().is_some_and(|words| words.contains("mark")), "it was started: {said}");
+    assert_intact(&mut client);
+}
+
+#[test]
+fn programs_have_the_variables_of_the_manifest_and_a_child_has_none_but_its_parent_s() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let granted = grants(&["exec: /usr/bin/env", "tool: spawn_agent", "spawn_child: [*]"]);
+    let manifest = holding("runner", &granted) + "environment: { COLOUR: dark blue, LANG: C }\n";
+    let agent = spawn(&mut client, &manifest);
+    let said = invoke(&mut client, &agent, "command_run", json!({ "program": "/usr/bin/env" }));
+    assert_eq!(said.expect("it runs")["stdout"], "COLOUR=dark blue\nLANG=C\n");
+    let status = client.call("agent.status", json!({ "agent_id": agent })).expect("its status");
+    assert_eq!(status["environment"], json!({ "COLOUR": "dark blue", "LANG": "C" }));
+    let plain = spawn(&mut client, &holding("plain", &grants(&["exec: /usr/bin/env"])));
+    let said = invoke(&mut client, &plain, "command_run", json!({ "program": "/usr/bin/env" }));
+    assert_eq!(said.expect("it runs")["stdout"], "", "the control: nothing comes from the daemon's own");
+
+    let child = |variables: &str| {
+        let manifest = holding("child", &grants(&["exec: /usr/bin/env"])) + variables;
+        json!({ "manifest": manifest, "message": "Go." })
+    };
+    for wider in ["environment: { OTHER: x }\n", "environment: { LANG: de }\n"] {
+        let refused =
+            invoke(&mut client, &agent, "spawn_agent", child(wider)).expect_err("its parent has none");
+        assert!(refused.code == 1002 && refused.message.contains("environment: "), "{refused:?}");
+    }
+    let narrower = invoke(&mut client, &agent, "spawn_agent", child("environment: { LANG: C }\n"));
+    assert_eq!(narrower.expect("it is spawned")["response"], "done");
+    let refused = client.call("agent.spawn", json!({ "manifest": manifest.replace("COLOUR", "LD_PRELOAD") }));
+    assert!(refused.expect_err("reserved").message.contains("LD_PRELOAD"));
+    assert_intact(&mut client);
+}

@@ -1,0 +1,103 @@
+//! What is started under a permit: which program, with which arguments and variables, and what it may execute besides.
+//!
+//! Invariant: a call is made from the permit of a tool and from nothing else; its program is the one of the grant that
+//! the permit names.
+
+use aaos_core::effect::Need;
+use aaos_core::git::{GitDrivers, GitInput};
+use aaos_core::path::AbsPath;
+use aaos_core::program::Executes;
+use aaos_core::tool::{ToolCall, ToolInput};
+use aaos_core::toolio::{CommandRunInput, ToolFailure, ToolFailureKind};
+use aaos_core::variables::Variables;
+use aaos_core::world::World;
+use aaos_journal::Permit;
+
+/// One program that a permitted call starts.
+#[derive(Debug, Clone)]
+pub struct ProgramCall {
+    pub(crate) input: CommandRunInput,
+    pub(crate) environment: Vec<String>,
+    pub(crate) executes: Executes,
+    pub(crate) world: World,
+    /// Whether the program is a granted one, and not something that a granted one has made.
+    pub(crate) is_granted: bool,
+}
+
+impl ProgramCall {
+    /// What is started.
+    #[must_use]
+    pub const fn program(&self) -> &AbsPath {
+        &self.input.program
+    }
+
+    /// What is around it.
+    #[must_use]
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Whether what is started is itself granted, and what a person approved has to be it.
+    #[must_use]
+    pub const fn is_granted(&self) -> bool {
+        self.is_granted
+    }
+
+    /// The program of a permitted `command_run`, with the variables of its agent.
+    ///
+    /// # Errors
+    /// [`ToolFailure`] where the permit names no program.
+    pub fn command(permit: &Permit<ToolCall>, variables: &Variables) -> Result<Self, ToolFailure> {
+        let ToolInput::CommandRun(input) = &permit.effect().input else {
+            return Err(ToolFailure::new(
+                ToolFailureKind::UnknownTool,
+                "only command_run starts any program",
+            ));
+        };
+        let (_, world) = granted(permit)?;
+        let (input, world) = (input.clone(), world.clone());
+        Ok(Self {
+            input,
+            environment: variables.assignments(),
+            executes: Executes::Shown,
+            world,
+            is_granted: true,
+        })
+    }
+
+    /// The call of git that lists the filters of a repository.
+    ///
+    /// # Errors
+    /// As for [`Self::command`].
+    pub fn git_drivers(permit: &Permit<ToolCall>, input: &GitInput) -> Result<Self, ToolFailure> {
+        let (program, world) = granted(permit)?;
+        Ok(Self::sealed(input.drivers_command(program), input.environment(&GitDrivers::default()), world))
+    }
+
+    /// The call of git that was asked for, past these filters.
+    ///
+    /// # Errors
+    /// As for [`Self::command`].
+    pub fn git(
+        permit: &Permit<ToolCall>,
+        input: &GitInput,
+        drivers: &GitDrivers,
+    ) -> Result<Self, ToolFailure> {
+        let (program, world) = granted(permit)?;
+        Ok(Self::sealed(input.command(program), input.environment(drivers), world))
+    }
+
+    pub(crate) fn sealed(input: CommandRunInput, environment: Vec<String>, world: &World) -> Self {
+        Self { input, environment, executes: Executes::Nothing, world: world.clone(), is_granted: true }
+    }
+}
+
+/// The program that a permit lets start, and what is around it.
+fn granted(permit: &Permit<ToolCall>) -> Result<(&AbsPath, &World), ToolFailure> {
+    let mut found = permit.all().iter().filter_map(|access| match &access.need {
+        Need::Exec(program) => Some((program, access.world.as_deref()?)),
+        _ => None,
+    });
+    let none = || ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program");
+    found.next().ok_or_else(none)
+}
