@@ -101,7 +101,9 @@ pub(crate) fn count_extra(limit: RawFd) -> usize {
     (CHANNEL_FD + 1..limit)
         .filter(|number| {
             // SAFETY: plain numbers; changes nothing.
-            answer(unsafe { libc::syscall(libc::SYS_fcntl, *number, libc::F_GETFD) }).is_ok()
+            let asked = answer(unsafe { libc::syscall(libc::SYS_fcntl, *number, libc::F_GETFD) });
+            // Only this says that it is closed; a question that was refused says nothing.
+            asked.err().and_then(|error| error.raw_os_error()) != Some(libc::EBADF)
         })
         .count()
 }

@@ -105,6 +105,11 @@ impl Detached {
 
     /// Puts it on top of what a descriptor of this mount namespace holds.
     pub(crate) fn attach(self, on: BorrowedFd<'_>) -> io::Result<()> {
+        self.attach_held(on).map(drop)
+    }
+
+    /// The same; gives the mount, by which it is held whatever is attached on it later.
+    pub(crate) fn attach_held(self, on: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         // SAFETY: constant paths; plain numbers.
         answer(unsafe {
             libc::syscall(
@@ -115,8 +120,8 @@ impl Detached {
                 c"".as_ptr(),
                 FROM_DESCRIPTOR | ONTO_DESCRIPTOR,
             )
-        })
-        .map(drop)
+        })?;
+        Ok(self.0)
     }
 
     fn change(&self, depth: Depth, set: u64, clear: u64, map: Option<&IdMap>) -> io::Result<()> {
@@ -126,10 +131,10 @@ impl Detached {
     }
 }
 
-/// Makes what is mounted at a path read-only.
-pub(crate) fn make_read_only(at: &CStr) -> io::Result<()> {
+/// Makes a mount read-only, whose root a descriptor holds.
+pub(crate) fn make_read_only(root: BorrowedFd<'_>) -> io::Result<()> {
     let wanted = MountAttributes { set: READ_ONLY, clear: 0, propagation: 0, user_namespace: 0 };
-    set_attributes(libc::AT_FDCWD, at, 0, &wanted)
+    set_attributes(root.as_raw_fd(), c"", libc::AT_EMPTY_PATH, &wanted)
 }
 
 fn set_attributes(directory: RawFd, path: &CStr, flags: i32, wanted: &MountAttributes) -> io::Result<()> {

@@ -32,6 +32,10 @@ impl Output {
     pub(crate) fn new() -> io::Result<Self> {
         let (out, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (err, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        // The program can open its streams for reading too, and take what was there a moment ago: nobody waits for that.
+        for near in [&out, &err] {
+            rustix::io::ioctl_fionbio(near, true)?;
+        }
         Ok(Self { far: [stdout, stderr], near: [out, err] })
     }
 
@@ -79,7 +83,7 @@ impl Stream {
         let Some(pipe) = &self.pipe else { return };
         match rustix::io::read(pipe, &mut *step) {
             Ok(got @ 1..) => self.kept.add(&step[..got]),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Ok(_) | Err(_) => self.pipe = None,
         }
     }

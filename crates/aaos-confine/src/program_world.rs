@@ -210,16 +210,15 @@ impl World {
             pieces.push(Piece { at: CString::from(PLACE), what: What::Directory(proc) });
             allowed.push((CString::from(PLACE), Reach::Read));
         }
-        let mut building = Building { own: vec![device_of(c"/").at("looking at the new root")?] };
-        let mut sealed = vec![CString::from(c"/")];
+        let root = find(c"/").at("looking at the new root")?;
+        let mut building =
+            Building { own: vec![device_of(c"/").at("looking at the new root")?], covers: Vec::new() };
         for Piece { at, what } in pieces {
-            if matches!(what, What::Hidden) {
-                sealed.push(at.clone());
-            }
             building.attach(&at, what).at("attaching a place")?;
         }
-        for at in &sealed {
-            make_read_only(at).at("sealing the root")?;
+        // By their descriptors: a granted place can be attached on a cover, and what is at its path is then that.
+        for mount in building.covers.iter().chain([&root]) {
+            make_read_only(mount.as_fd()).at("sealing the root")?;
         }
         for path in OWN_SETTINGS {
             allowed.push((CString::new(path).map_err(io::Error::other).at("naming a place")?, Reach::Read));
@@ -307,6 +306,8 @@ fn copy_shared(
 struct Building {
     /// Devices of the file systems that are the program's own: mount points are made nowhere else.
     own: Vec<u64>,
+    /// What covers directories of aaOS's own, and mounts that nobody is shown.
+    covers: Vec<OwnedFd>,
 }
 
 impl Building {
@@ -352,12 +353,13 @@ impl Building {
             other => other?,
         };
         if path.is_dir() {
-            Detached::fresh(c"tmpfs", COVER_OPTIONS, attributes)?.attach(target.as_fd())?;
+            let cover = Detached::fresh(c"tmpfs", COVER_OPTIONS, attributes)?.attach_held(target.as_fd())?;
+            self.covers.push(cover);
             self.own.push(device_of(at)?);
             return Ok(());
         }
         let cover = rustix::fs::open(COVER, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        Detached::copy(cover.as_fd(), Depth::One, attributes)?.attach(target.as_fd())
+        Detached::copy(cover.as_fd(), Depth::One, attributes | READ_ONLY)?.attach(target.as_fd())
     }
 
     fn is_own(&self, path: &Path) -> bool {

@@ -53,7 +53,8 @@ pub struct Target {
     pub root: String,
     /// Where the file really lies, links followed as the change would follow them.
     pub place: String,
-    /// BLAKE3 of the content, hexadecimal; in words what else stands there; absent where nothing does.
+    /// BLAKE3 of the content, hexadecimal, and for a script what starts it; in words what else stands there; absent where
+    /// nothing does.
     pub content_hash: Option<String>,
 }
 

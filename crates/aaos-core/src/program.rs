@@ -6,6 +6,8 @@
 //!
 //! Invariant: no path in a plan is trusted by itself: what is found there has to be what the descriptor holds.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::confinement::LockedReport;
@@ -29,6 +31,13 @@ pub struct ScriptLine {
     pub interpreter: AbsPath,
     /// The one argument that it gets before the script.
     pub argument: Option<String>,
+}
+
+impl fmt::Display for ScriptLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.interpreter)?;
+        self.argument.iter().try_for_each(|argument| write!(f, " {argument:?}"))
+    }
 }
 
 impl ScriptLine {

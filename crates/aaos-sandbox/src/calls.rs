@@ -2,8 +2,8 @@
 //!
 //! Invariants: the worker runs one call at a time and never outlives a call that was given up: a dropped
 //! future, a timeout or a broken protocol condemns it. A write is committed only after the worker is done, so a
-//! worker that dies writes nothing. The file system is touched on an async thread only where the kernel answers from its
-//! memory and promises not to wait.
+//! worker that dies writes nothing. The file system is touched on an async thread only to open a file whose name and inode
+//! the kernel has in memory, on a disk of this machine.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;

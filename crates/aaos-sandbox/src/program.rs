@@ -166,9 +166,11 @@ impl ProgramSandbox {
         let seconds = self.input.timeout_seconds;
         let disks = std::mem::take(&mut self.disks);
         let ended = tokio::select! {
+            // What was to stop while the receipt was written is not started at all.
+            biased;
+            failure = stop => Err(failure),
             answer = self.converse() => answer,
             failure = disks.overfilled() => Err(failure),
-            failure = stop => Err(failure),
             () = tokio::time::sleep(limit) => Err(ToolFailure::new(
                 ToolFailureKind::Timeout,
                 format!("the program ran longer than {seconds} s; it and all that it started were ended"),

@@ -1,8 +1,9 @@
 //! The file that a program's path leads to, and for a script its interpreter: found and opened once, read by a worker,
 //! shown to a person, and executed.
 //!
-//! Invariants: agentd hashes what is in them and reads nothing else of it. What was looked at is what is executed, by
-//! the same descriptors. A script is started by an interpreter that is granted, too, and the interpreter is no script.
+//! Invariants: agentd hashes what is in them and reads nothing else of it. The file that was looked at is the one that is
+//! executed, by the same descriptors; who may change its content meanwhile can still do that. A script is started by an
+//! interpreter that is granted, too, and the interpreter is no script.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -48,8 +49,11 @@ impl OpenedProgram {
     /// What a person is shown of it: which files these are, and their content now. Reads them.
     #[must_use]
     pub fn observe(&self) -> Vec<Target> {
-        let interpreter = self.by.iter().map(|(_, file)| file);
-        std::iter::once(&self.called).chain(interpreter).map(ProgramFile::observe).collect()
+        let called = self.called.observe();
+        let Some((line, interpreter)) = &self.by else { return vec![called] };
+        // The first line was read by a worker, whose word counts for what a person was shown of it and for nothing else.
+        let content_hash = called.content_hash.map(|hash| format!("{hash}, started by {line}"));
+        vec![Target { content_hash, ..called }, interpreter.observe()]
     }
 }
 

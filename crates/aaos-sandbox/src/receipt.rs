@@ -14,7 +14,8 @@ use aaos_confine::namespaces::KINDS;
 use aaos_confine::rlimits::Limit;
 use aaos_confine::{CHANNEL_FD, FarUids, kernel_abi};
 use aaos_core::confinement::{
-    Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, Substrate,
+    Boundary, BoundaryReceipt, ConfinementPolicy, ConfinementReceipt, Evidence, LockedReport, ProbeResult,
+    Substrate,
 };
 use aaos_core::id::WorkerId;
 use aaos_core::limits::{
@@ -111,11 +112,11 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
     proxy: None,
 };
 
-/// A program sandbox: everything, too. Its first process holds the program, its three streams and a script.
+/// A program sandbox: everything, too. Its first process holds the program, its input and a script beside the output.
 pub(crate) const PROGRAM_PROFILE: Profile = Profile {
     boundaries: WORKER_PROFILE.boundaries,
     limits: aaos_confine::rlimits::PROGRAM_LIMITS,
-    descriptors: Counted::FromOutside(5),
+    descriptors: Counted::FromOutside(3),
     root: Root::Private,
     proxy: None,
 };
@@ -447,6 +448,10 @@ impl Seen {
     }
 
     fn closed_descriptors(&self, report: &LockedReport, counted: Counted) -> (Evidence, String) {
+        let counts = |probe: &&ProbeResult| probe.boundary == Boundary::ClosedDescriptors && !probe.refused;
+        if let Some(more) = report.probes.iter().find(counts) {
+            return (Evidence::Missing, format!("{}: {}", more.attempt, more.detail));
+        }
         if let (Some(open), Counted::FromOutside(wanted)) = (&self.descriptors, counted) {
             let extra: Vec<&i32> = open.iter().filter(|number| **number > CHANNEL_FD).collect();
             let detail = format!("{} open, {} above the channel", open.len(), extra.len());
