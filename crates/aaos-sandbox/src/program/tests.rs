@@ -363,6 +363,59 @@ async fn a_program_sees_its_own_processes_alone() {
     rig.sandbox.shutdown().await;
 }
 
+/// Names the directory in which something is mounted, for the run of the test below that it starts itself.
+const MOUNTED_IN: &str = "AAOS_TEST_MOUNTED_IN";
+
+/// Runs one test of this program where a file system is mounted in a directory, as this user and as nobody.
+#[expect(clippy::disallowed_methods, reason = "only another process has mounts of its own")]
+fn with_a_mount(directory: &Path, as_nobody: bool, test: &str) -> Output {
+    let folder = testkit::scratch();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::create_dir(folder.path().join("deps")).expect("made");
+    let this = std::env::current_exe().expect("a running program has a path");
+    for (from, to) in [(this, "deps/tests"), (built("aaos-worker"), "aaos-worker")] {
+        fs::copy(from, folder.path().join(to)).expect("copied");
+    }
+    let drop = if as_nobody { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
+    let script = format!(
+        "mount -t tmpfs none \"${MOUNTED_IN}/in\" && echo secret > \"${MOUNTED_IN}/in/f\" && exec {drop} \"$0\" \
+         --exact {test}"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "/bin/sh", "-c", &script]).arg(folder.path().join("deps/tests"));
+    command.env(MOUNTED_IN, directory).current_dir("/").output().expect("it starts")
+}
+
+#[tokio::test]
+async fn what_is_mounted_in_a_granted_directory_is_not_shown_and_stops_no_program() {
+    #[expect(clippy::disallowed_methods, reason = "of the test itself")]
+    let mounted_in = std::env::var(MOUNTED_IN);
+    if let Ok(directory) = mounted_in {
+        let mut rig = Rig::new(&["/bin/sh"]);
+        rig.grant_pattern(FileRight::Read, &format!("{directory}/*"));
+        let script = format!("cat {directory}/plain {directory}/in/f; ls {directory}");
+        let said = rig.shell(&script).await;
+        assert!(said.contains("plain text\n") && said.contains("in\n") && !said.contains("secret"), "{said}");
+        assert!(text_of(&outside("/bin/sh", &["-c", &script])).contains("secret"), "the control");
+        rig.sandbox.shutdown().await;
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing can be mounted; a run of root's tests this as both");
+        return;
+    }
+    let home = testkit::scratch();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::create_dir(home.path().join("in")).expect("made");
+    fs::write(home.path().join("plain"), "plain text\n").expect("written");
+    let test = "program::tests::what_is_mounted_in_a_granted_directory_is_not_shown_and_stops_no_program";
+    for as_nobody in [false, true] {
+        let output = with_a_mount(home.path(), as_nobody, test);
+        let said = text_of(&output);
+        assert!(output.status.success() && said.contains("1 passed"), "nobody: {as_nobody}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_script_needs_its_interpreter_granted() {
     let mut rig = Rig::new(&[]);
