@@ -489,6 +489,29 @@ async fn what_a_program_leaves_running_ends_with_it_and_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn whoever_ends_in_the_background_is_reaped_while_the_program_goes_on() {
+    let rig = Rig::new(&["/bin/sh"]);
+    let rounds = 2 * MAX_PROGRAM_PROCESSES;
+    let script = format!("i=0; while [ $i -lt {rounds} ]; do (true &); i=$((i+1)); done; echo all $i");
+    assert_eq!(rig.shell(&script).await, format!("all {rounds}\n"), "no more than one is there at once");
+    // The control: those that are not reaped count.
+    let waiting = format!("i=0; while [ $i -lt {rounds} ]; do (sleep 1000 &); i=$((i+1)); done; echo all $i");
+    assert_ne!(rig.shell(&waiting).await, format!("all {rounds}\n"));
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_program_that_closes_its_streams_is_waited_for() {
+    let mut rig = Rig::new(&["/bin/sh"]);
+    let write = rig.grant(FileRight::Write, "write");
+    let script = format!("echo first; exec >&- 2>&-; sleep 0.3; echo late > {write}/f; exit 3");
+    let said = rig.run(input("/bin/sh", &["-c", &script])).await.expect("it runs");
+    assert_eq!((said.exit_code, said.stdout.as_str()), (3, "first\n"));
+    assert_eq!(fs::read_to_string(format!("{write}/f")).expect("it went on"), "late\n");
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_call_that_is_given_up_ends_its_program() {
     let mut rig = Rig::new(&["/bin/sh"]);
     let write = rig.grant(FileRight::Write, "write");
