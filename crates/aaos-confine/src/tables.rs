@@ -2,7 +2,7 @@
 //!
 //! Invariants: no call of the worker's table takes a path, makes a process, a socket or executable memory. No
 //! number stands twice in a table. Whoever adds a row says why nothing already in the table will do; a row of the
-//! worker's that no worker needs fails `aaos-sandbox::used_calls`.
+//! worker's that no worker needs fails `aaos-sandbox::used_calls`, one of the gateway's `aaos-gateway::gateway`.
 
 use crate::filter::{Arg, Rule, Test, When};
 
@@ -102,15 +102,9 @@ const OWN_PROCESS: When = Any(&[&[Arg(0, Test::Is(0))]]);
 
 /// Of a gateway role: allowed, all else answers EPERM.
 pub const GATEWAY: &[Rule] = table![
-    SYS_read Always, "sockets, wake-ups, setup";
-    SYS_pread64 Always, "a body in its memfd, at an offset";
-    SYS_readv Always, "sockets, into several buffers";
+    SYS_read Always, "sets back a counter of wake-ups that is full";
     SYS_write Always, "sockets, memfds of fetched bodies, last words on standard error";
-    SYS_pwrite64 Always, "a body in its memfd, at an offset";
     SYS_writev Always, "sockets, from several buffers";
-    SYS_lseek Always, "a body in its memfd";
-    SYS_fstat Always, "size of a memfd";
-    SYS_ftruncate Always, "size of a memfd";
     SYS_close Always, "connections end";
     SYS_fcntl DUPLICATES_AND_FLAGS, "non-blocking sockets and their duplicates";
     SYS_ioctl READ_PENDING_ONLY, "non-blocking sockets, as the standard library makes them";
@@ -118,26 +112,19 @@ pub const GATEWAY: &[Rule] = table![
     SYS_socketpair UNIX_STREAM_PAIR, "wake-ups of the signal driver; reaches nobody else";
     SYS_connect Always, "connections to permitted hosts and name servers";
     SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
-    SYS_getsockname Always, "the local port of a name query";
-    SYS_getpeername Always, "whether a connection stands";
+    SYS_getpeername Always, "whom a name is asked of over TCP";
     SYS_getsockopt Always, "whether a connection failed";
-    SYS_setsockopt Always, "no delay, keep-alive";
+    SYS_setsockopt Always, "no delay of name queries over TCP";
     SYS_sendto Always, "name queries, connections";
     SYS_recvfrom Always, "name answers, connections";
     SYS_sendmsg Always, "replies to agentd";
-    SYS_sendmmsg Always, "name queries in batches";
     SYS_recvmsg Always, "requests and their descriptors";
-    SYS_recvmmsg Always, "name answers in batches";
     SYS_shutdown Always, "the orderly end of a connection";
     SYS_epoll_create1 Always, "the runtime's reactor";
     SYS_epoll_ctl Always, "the runtime's reactor";
     SYS_epoll_wait Always, "the runtime's reactor";
     SYS_epoll_pwait Always, "the runtime's reactor";
     SYS_eventfd2 Always, "wakes the reactor";
-    SYS_timerfd_create Always, "timers of the reactor";
-    SYS_timerfd_settime Always, "timers of the reactor";
-    SYS_poll Always, "waits of blocking helpers for one descriptor";
-    SYS_pipe2 Always, "wake-ups of the signal driver";
     SYS_brk Always, "heap";
     SYS_mmap NOT_EXECUTABLE, "heap and stacks of threads";
     SYS_mremap Always, "heap of large buffers that grow; keeps the protection it finds";
@@ -145,20 +132,15 @@ pub const GATEWAY: &[Rule] = table![
     SYS_mprotect NOT_EXECUTABLE, "guard pages of stacks";
     SYS_madvise Always, "gives freed heap and stacks back";
     SYS_futex Always, "locks";
-    SYS_membarrier Always, "lock-free structures of the runtime";
     SYS_clone THREAD_ONLY, "threads of the runtime";
     SYS_set_robust_list Always, "start of a thread";
     SYS_rseq Always, "start of a thread";
-    SYS_set_tid_address Always, "start of a thread";
     SYS_prctl SET_NAME_ONLY, "names of threads";
     SYS_sched_getaffinity OWN_PROCESS, "how many processors there are";
     SYS_sched_yield Always, "spinning locks of the runtime";
     SYS_gettid Always, "names of threads in messages";
-    SYS_getpid Always, "reseeds random generators after a fork that never comes";
     SYS_getrandom Always, "keys of connections, seeds of hash tables";
     SYS_clock_gettime Always, "time, where the vDSO has no clock";
-    SYS_clock_nanosleep Always, "waits of helper threads";
-    SYS_nanosleep Always, "waits of helper threads";
     SYS_rt_sigaction Always, "abort restores the default action";
     SYS_rt_sigprocmask Always, "start of a thread";
     SYS_rt_sigreturn Always, "return from a handler";

@@ -7,7 +7,10 @@
 mod lab;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use aaos_core::effect::ToolOutcome;
@@ -16,10 +19,11 @@ use aaos_sandbox::ProgramCall;
 use lab::{Lab, NOW};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testkit::scratch;
 
 /// What programs are there for, within their limits, and what compilers and interpreters do to memory.
-const MAY: [&str; 9] = [
+const MAY: [&str; 10] = [
     "fork",
     "start a thread",
     "execute a program",
@@ -29,6 +33,8 @@ const MAY: [&str; 9] = [
     "map memory to execute",
     "turn memory executable",
     "open a device",
+    // Of its own sandbox: the relay of its proxy, which serves nobody else.
+    "signal everybody",
 ];
 /// What a grant for reading is for.
 const MAY_WITH_A_GRANT: [&str; 8] = [
@@ -41,6 +47,7 @@ const MAY_WITH_A_GRANT: [&str; 8] = [
     "list a directory",
     "watch a directory",
 ];
+const NOBODY: u32 = 65_534;
 /// The least number of attempts that run free, as an ordinary user.
 const CONTROLS: usize = 50;
 
@@ -133,6 +140,45 @@ async fn hold(directory: &str, may: &[&str]) {
     let alive = lab.call("echo", json!({ "message": "hello" })).await;
     assert_eq!(alive.expect("the worker that read the first lines serves on")["message"], "hello");
     lab.end().await;
+}
+
+/// This program, the launcher and the attempts, where every user can execute them; else as they lie in their folder.
+fn copied() -> TempDir {
+    let folder = scratch();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("ours");
+    for name in ["deps", "examples"] {
+        fs::create_dir(folder.path().join(name)).expect("made");
+    }
+    let this = std::env::current_exe().expect("a running program has a path");
+    let files = [
+        (this, "deps/programs"),
+        (lab::built("aaos-worker"), "aaos-worker"),
+        (lab::built("examples/contest"), "examples/contest"),
+    ];
+    for (from, to) in files {
+        fs::copy(from, folder.path().join(to)).expect("copied");
+    }
+    folder
+}
+
+/// The tests above once more, as an ordinary user.
+#[test]
+fn an_ordinary_user_s_programs_get_nowhere_either() {
+    if !rustix::process::geteuid().is_root() {
+        // The tests above are that.
+        return;
+    }
+    let folder = copied();
+    let tests = [
+        "a_program_gets_nowhere",
+        "a_program_that_may_read_a_directory_reads_it_and_does_nothing_else_there",
+    ];
+    #[expect(clippy::disallowed_methods, reason = "this very program, as somebody else")]
+    let mut command = Command::new(folder.path().join("deps/programs"));
+    command.args(tests).arg("--exact").current_dir("/").uid(NOBODY).gid(NOBODY);
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}");
 }
 
 #[tokio::test]

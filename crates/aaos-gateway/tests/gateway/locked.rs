@@ -22,20 +22,32 @@ use tokio::net::UnixStream;
 use crate::common::{Near, tls_server};
 use crate::models::{LONG, model, provider, request};
 
-struct Gateway {
-    near: Near,
-    child: Child,
+/// How a shell becomes the gateway.
+const EXECUTED: &str = "exec \"$0\" --role \"$1\" 3<&0 </dev/null";
+
+pub(crate) struct Gateway {
+    pub(crate) near: Near,
+    pub(crate) child: Child,
     serial: u64,
 }
 
 impl Gateway {
     /// Starts a role as the zygote does: the channel on descriptor 3, an empty environment.
-    #[expect(clippy::disallowed_methods, reason = "the test stands in for the zygote")]
     fn start(role: &str) -> Self {
+        Self::start_by(EXECUTED, role)
+    }
+
+    /// The same, stopped before it is executed: SIGCONT has it go on.
+    pub(crate) fn start_stopped(role: &str) -> Self {
+        Self::start_by(&format!("kill -STOP $$; {EXECUTED}"), role)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test stands in for the zygote")]
+    fn start_by(script: &str, role: &str) -> Self {
         let (near, far) = StdStream::pair().expect("a socket pair");
         near.set_nonblocking(true).expect("a socket");
         let child = Command::new("/bin/sh")
-            .args(["-c", "exec \"$0\" --role \"$1\" 3<&0 </dev/null"])
+            .args(["-c", script])
             .args([env!("CARGO_BIN_EXE_aaos-gateway"), role])
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(far)))
@@ -65,7 +77,7 @@ impl Gateway {
     }
 
     /// The channel ends, and so does the process, properly.
-    fn end(self) {
+    pub(crate) fn end(self) {
         let Self { near, mut child, .. } = self;
         drop(near);
         let status = child.wait().expect("our child");
@@ -130,8 +142,8 @@ fn to(provider: &str) -> ModelRequest {
     ModelRequest { model: model(&format!("{provider}::m")), ..request() }
 }
 
-#[tokio::test]
-async fn the_locked_models_role_still_asks_every_kind_of_provider() {
+/// Has the locked `models` role ask every kind of provider.
+pub(crate) async fn ask_everybody(gateway: &mut Gateway) {
     let server = ModelServer::start(Script::dynamic(|_| Turn::say("hi")));
     let (tls, _unknown) = tls_server(&["127.0.0.1"]).await;
     let by_name = format!("http://localhost:{}/v1", server.address().port());
@@ -146,10 +158,6 @@ async fn the_locked_models_role_still_asks_every_kind_of_provider() {
         ],
         aliases: Vec::new(),
     };
-    let mut gateway = Gateway::start("models");
-    // It locks itself while nothing was sent to it: a key that it cannot have yet, it cannot lose.
-    let ModelsReply::Locked(report) = gateway.near.receive().await else { panic!("not locked") };
-    gateway.assert_locked(&report);
     gateway.near.send(&setup).await;
     for provider in ["openai", "by-name", "anthropic"] {
         assert_eq!(gateway.ask(to(provider)).await.expect("a reply").text, "hi", "{provider}");
@@ -163,23 +171,37 @@ async fn the_locked_models_role_still_asks_every_kind_of_provider() {
     let planned = gateway.ask(to("builtin")).await;
     let broke_off = |failure: &ModelFailure| failure.kind == ModelFailureKind::MalformedReply;
     assert!(!planned.as_ref().is_err_and(broke_off), "the planner's thread starts: {planned:?}");
-    gateway.end();
 }
 
-#[tokio::test]
-async fn the_locked_egress_role_still_fetches() {
+/// Has the locked `egress` role fetch whatever there is to be had.
+pub(crate) async fn fetch_everything(gateway: &mut Gateway) {
     let server = WebServer::start([("/a", Page::Text("page".into()))]);
     let port = server.authority().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
     let (tls, _unknown) = tls_server(&["127.0.0.1"]).await;
-    let mut gateway = Gateway::start("egress");
-    let EgressReply::Locked(report) = gateway.near.receive().await else { panic!("not locked") };
-    gateway.assert_locked(&report);
     assert_eq!(gateway.fetch(&server.url("/a"), "127.0.0.1", port).await.as_deref(), Ok("page"));
     let by_name = format!("http://localhost:{port}/a");
     assert_eq!(gateway.fetch(&by_name, "localhost", port).await.as_deref(), Ok("page"));
     let secure = gateway.fetch(&format!("https://{tls}/"), "127.0.0.1", tls.port()).await;
     assert_eq!(secure, Err(ToolFailureKind::Network));
     assert_eq!(gateway.fetch(&server.url("/a"), "127.0.0.1", 1).await, Err(ToolFailureKind::Denied));
+}
+
+#[tokio::test]
+async fn the_locked_models_role_still_asks_every_kind_of_provider() {
+    let mut gateway = Gateway::start("models");
+    // It locks itself while nothing was sent to it: a key that it cannot have yet, it cannot lose.
+    let ModelsReply::Locked(report) = gateway.near.receive().await else { panic!("not locked") };
+    gateway.assert_locked(&report);
+    ask_everybody(&mut gateway).await;
+    gateway.end();
+}
+
+#[tokio::test]
+async fn the_locked_egress_role_still_fetches() {
+    let mut gateway = Gateway::start("egress");
+    let EgressReply::Locked(report) = gateway.near.receive().await else { panic!("not locked") };
+    gateway.assert_locked(&report);
+    fetch_everything(&mut gateway).await;
     gateway.end();
 }
 

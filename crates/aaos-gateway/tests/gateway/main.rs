@@ -9,3 +9,4 @@ mod models;
 mod names;
 mod proxy;
 mod spellings;
+mod used_calls;

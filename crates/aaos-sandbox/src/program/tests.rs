@@ -363,6 +363,59 @@ async fn a_program_sees_its_own_processes_alone() {
     rig.sandbox.shutdown().await;
 }
 
+/// Names the directory in which something is mounted, for the run of the test below that it starts itself.
+const MOUNTED_IN: &str = "AAOS_TEST_MOUNTED_IN";
+
+/// Runs one test of this program where a file system is mounted in a directory, as this user and as nobody.
+#[expect(clippy::disallowed_methods, reason = "only another process has mounts of its own")]
+fn with_a_mount(directory: &Path, as_nobody: bool, test: &str) -> Output {
+    let folder = testkit::scratch();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::create_dir(folder.path().join("deps")).expect("made");
+    let this = std::env::current_exe().expect("a running program has a path");
+    for (from, to) in [(this, "deps/tests"), (built("aaos-worker"), "aaos-worker")] {
+        fs::copy(from, folder.path().join(to)).expect("copied");
+    }
+    let drop = if as_nobody { "setpriv --reuid=65534 --regid=65534 --clear-groups" } else { "" };
+    let script = format!(
+        "mount -t tmpfs none \"${MOUNTED_IN}/in\" && echo secret > \"${MOUNTED_IN}/in/f\" && exec {drop} \"$0\" \
+         --exact {test}"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "/bin/sh", "-c", &script]).arg(folder.path().join("deps/tests"));
+    command.env(MOUNTED_IN, directory).current_dir("/").output().expect("it starts")
+}
+
+#[tokio::test]
+async fn what_is_mounted_in_a_granted_directory_is_not_shown_and_stops_no_program() {
+    #[expect(clippy::disallowed_methods, reason = "of the test itself")]
+    let mounted_in = std::env::var(MOUNTED_IN);
+    if let Ok(directory) = mounted_in {
+        let mut rig = Rig::new(&["/bin/sh"]);
+        rig.grant_pattern(FileRight::Read, &format!("{directory}/*"));
+        let script = format!("cat {directory}/plain {directory}/in/f; ls {directory}");
+        let said = rig.shell(&script).await;
+        assert!(said.contains("plain text\n") && said.contains("in\n") && !said.contains("secret"), "{said}");
+        assert!(text_of(&outside("/bin/sh", &["-c", &script])).contains("secret"), "the control");
+        rig.sandbox.shutdown().await;
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing can be mounted; a run of root's tests this as both");
+        return;
+    }
+    let home = testkit::scratch();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::create_dir(home.path().join("in")).expect("made");
+    fs::write(home.path().join("plain"), "plain text\n").expect("written");
+    let test = "program::tests::what_is_mounted_in_a_granted_directory_is_not_shown_and_stops_no_program";
+    for as_nobody in [false, true] {
+        let output = with_a_mount(home.path(), as_nobody, test);
+        let said = text_of(&output);
+        assert!(output.status.success() && said.contains("1 passed"), "nobody: {as_nobody}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn a_script_needs_its_interpreter_granted() {
     let mut rig = Rig::new(&[]);
@@ -432,6 +485,29 @@ async fn what_a_program_leaves_running_ends_with_it_and_holds_nothing_up() {
     let said = tokio::time::timeout(PATIENCE, rig.run(input("/bin/sh", &["-c", script]))).await;
     assert_eq!(said.expect("it does not hang").expect("it runs").stdout, "done\n");
     rig.assert_idle().await;
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_ends_in_the_background_is_reaped_while_the_program_goes_on() {
+    let rig = Rig::new(&["/bin/sh"]);
+    let rounds = 2 * MAX_PROGRAM_PROCESSES;
+    let script = format!("i=0; while [ $i -lt {rounds} ]; do (true &); i=$((i+1)); done; echo all $i");
+    assert_eq!(rig.shell(&script).await, format!("all {rounds}\n"), "no more than one is there at once");
+    // The control: those that are not reaped count.
+    let waiting = format!("i=0; while [ $i -lt {rounds} ]; do (sleep 1000 &); i=$((i+1)); done; echo all $i");
+    assert_ne!(rig.shell(&waiting).await, format!("all {rounds}\n"));
+    rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_program_that_closes_its_streams_is_waited_for() {
+    let mut rig = Rig::new(&["/bin/sh"]);
+    let write = rig.grant(FileRight::Write, "write");
+    let script = format!("echo first; exec >&- 2>&-; sleep 0.3; echo late > {write}/f; exit 3");
+    let said = rig.run(input("/bin/sh", &["-c", &script])).await.expect("it runs");
+    assert_eq!((said.exit_code, said.stdout.as_str()), (3, "first\n"));
+    assert_eq!(fs::read_to_string(format!("{write}/f")).expect("it went on"), "late\n");
     rig.sandbox.shutdown().await;
 }
 
