@@ -31,11 +31,11 @@ impl FetchPlaces {
         let own = held.get(&agent).copied().unwrap_or(0);
         let all: usize = held.values().sum();
         if own >= MAX_AGENT_FETCHES {
-            return Err(refused(format!("{own} fetches of this agent are under way")));
+            return Err(refused(&format!("{own} fetches of this agent are under way")));
         }
         let left = MAX_FETCHES_IN_FLIGHT - all;
         if left == 0 || (own > 0 && left <= SPARE_FETCHES) {
-            return Err(refused(format!("{all} fetches are under way, {own} of them this agent's")));
+            return Err(refused(&format!("{all} fetches are under way, {own} of them this agent's")));
         }
         held.insert(agent, own + 1);
         Ok(FetchPlace { places: self, agent })
@@ -46,7 +46,7 @@ impl FetchPlaces {
     }
 }
 
-fn refused(why: String) -> ToolFailure {
+fn refused(why: &str) -> ToolFailure {
     ToolFailure::new(ToolFailureKind::LimitReached, format!("{why}; try again when one is done"))
 }
 
