@@ -209,6 +209,10 @@ pub const MAX_OBSERVED_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 pub const MAX_PAGE_DEPTH: usize = 256;
 /// Fetches in flight on the egress gateway's connection.
 pub const MAX_FETCHES_IN_FLIGHT: usize = 64;
+/// Of them, most that are one agent's.
+pub const MAX_AGENT_FETCHES: usize = 32;
+/// Of them, how many are kept for agents that have none under way.
+pub const SPARE_FETCHES: usize = 16;
 /// `web_fetch`: default body limit, bytes.
 pub const WEB_FETCH_BYTES: u64 = 50_000;
 /// `web_fetch`: largest body limit, bytes.

@@ -471,6 +471,13 @@ pub enum EgressReply {
         /// Why.
         failure: ToolFailure,
     },
+    /// A fetch was led on by a redirect; its answer, or another one, follows.
+    Redirected {
+        /// Which.
+        serial: RequestSerial,
+        /// What came with it, head and body as far as they were taken.
+        bytes: Bytes,
+    },
     /// Where a program wants to go. Nothing has been looked up yet.
     Wants {
         /// Which connection.

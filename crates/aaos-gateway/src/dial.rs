@@ -10,7 +10,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -20,7 +23,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -262,12 +265,49 @@ where
 {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_BUFFER_BYTES).max_headers(MAX_HEADERS).max_header_size(MAX_HEADER_BYTES);
+    let received = Arc::new(AtomicU64::new(0));
+    let stream = Counted { stream, received: Arc::clone(&received) };
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(DialError::Http)?;
     // What ends the connection also ends the answer's body, where it is reported.
     let connection = Connection(tokio::spawn(async move { connection.await.unwrap_or(()) }));
     let response = sender.send_request(request).await.map_err(DialError::Http)?;
     let (head, body) = response.into_parts();
-    Ok(Answer { head, body, _connection: connection })
+    Ok(Answer { head, body, received, _connection: connection })
+}
+
+/// Counts what is read through it.
+#[derive(Debug)]
+struct Counted<S> {
+    stream: S,
+    received: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let more = u64::try_from(buffer.filled().len() - before).unwrap_or(u64::MAX);
+        self.received.fetch_add(more, Ordering::Relaxed);
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// Drives one connection; dropping it closes the connection.
@@ -286,6 +326,7 @@ pub struct Answer {
     /// Status and headers.
     pub head: hyper::http::response::Parts,
     body: Incoming,
+    received: Arc<AtomicU64>,
     _connection: Connection,
 }
 
@@ -306,6 +347,12 @@ impl Answer {
                 }
             }
         }
+    }
+
+    /// Bytes that have come so far, the head's included.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// A header as text; `None` when it is absent or not visible ASCII.

@@ -521,9 +521,13 @@ impl Kernel {
             cancel.cancelled().await;
             cancelled()
         };
-        let Fetched { received, page: fetched } = match self.egress().await {
-            Ok(egress) => egress.fetch(&permit, stop).await,
-            Err(error) => Fetched { received: Bytes::ZERO, page: Err(error.into_tool_failure()) },
+        let not_begun = |failure| Fetched { received: Bytes::ZERO, page: Err(failure) };
+        let Fetched { received, page: fetched } = match self.fetch_places().take(agent.id) {
+            Ok(_place) => match self.egress().await {
+                Ok(egress) => egress.fetch(&permit, stop).await,
+                Err(error) => not_begun(error.into_tool_failure()),
+            },
+            Err(failure) => not_begun(failure),
         };
         let event = Event::NetworkFetched {
             call: permit.call(),

@@ -235,7 +235,7 @@ impl Kernel {
     ) -> Receipt<ToolCall> {
         let begun = self.clock().now();
         // What the network brought is moved, whatever becomes of it here.
-        let moved = Amounts::of(Quantity::EgressBytes, page.as_ref().map_or(0, |page| page.bytes.0));
+        let moved = Amounts::of(Quantity::EgressBytes, page.as_ref().map_or(0, |page| page.received.0));
         let failed =
             |failure| ToolOutcome { moved, ..ToolOutcome::failed(failure, self.clock().since(begun)) };
         let waited = tokio::select! {

@@ -27,6 +27,7 @@ use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
+use crate::places::FetchPlaces;
 use crate::principal::{Principal, Right};
 use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
@@ -51,6 +52,7 @@ struct Inner {
     authority: Mutex<Authority>,
     table: Mutex<Table>,
     gateways: Gateways,
+    fetch_places: FetchPlaces,
     schemas: Schemas,
     tasks: TaskTracker,
     /// Cancelled first when the kernel closes: nothing new begins, what runs may end.
@@ -100,6 +102,7 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 gateways: Gateways::new(parts.models),
+                fetch_places: FetchPlaces::default(),
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -215,6 +218,10 @@ impl Kernel {
 
     pub(crate) async fn egress(&self) -> Result<Egress, KernelError> {
         self.inner.gateways.egress(self).await
+    }
+
+    pub(crate) fn fetch_places(&self) -> &FetchPlaces {
+        &self.inner.fetch_places
     }
 
     /// An entry at this moment.

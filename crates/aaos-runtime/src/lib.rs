@@ -27,6 +27,7 @@ mod mail;
 mod messages;
 mod meter;
 mod outputs;
+mod places;
 mod principal;
 mod programs;
 mod quiet;

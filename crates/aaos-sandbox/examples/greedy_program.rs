@@ -10,7 +10,7 @@
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 const MIB: usize = 1024 * 1024;
 const PAGE: usize = 4096;
@@ -29,11 +29,16 @@ fn main() -> ExitCode {
 
 /// Makes a child that does `work` and waits until it is ended.
 fn child(work: impl FnOnce()) -> io::Result<()> {
+    let parent = getpid();
     // SAFETY: there is one thread.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             set_parent_process_death_signal(Some(Signal::KILL)).expect("any signal may be asked for");
+            if getppid() != Some(parent) {
+                // It had ended before it was asked for.
+                std::process::exit(1);
+            }
             work();
             loop {
                 // SAFETY: it takes nothing and gives nothing; no handler is set, so it never comes back.

@@ -55,7 +55,7 @@ impl Worker {
     pub(crate) async fn run_request(&mut self, request: Request) -> ToolOutcome {
         let started = Instant::now();
         let input = request.input.clone();
-        let fetched = request.page.as_ref().map_or(0, |page| page.bytes.0);
+        let fetched = request.page.as_ref().map_or(0, |page| page.received.0);
         let mut moved = Moved { most: request.most, done: Amounts::of(Quantity::EgressBytes, fetched) };
         let mut worker = None;
         let result = match plan(request).await {

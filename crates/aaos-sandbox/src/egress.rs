@@ -52,6 +52,8 @@ pub struct FetchedPage {
     pub truncated: bool,
     /// Its size.
     pub bytes: Bytes,
+    /// All that came for it, redirects included.
+    pub received: Bytes,
     /// The body, sealed.
     pub memfd: OwnedFd,
 }
@@ -59,7 +61,7 @@ pub struct FetchedPage {
 /// How a fetch ended.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Bytes of the body that arrived, also where the fetch failed afterwards.
+    /// Bytes of the body and of the redirects to it that arrived, also where the fetch failed afterwards.
     pub received: Bytes,
     /// The page.
     pub page: Result<FetchedPage, ToolFailure>,
@@ -75,9 +77,9 @@ struct PageFacts {
 }
 
 impl PageFacts {
-    fn with(self, memfd: OwnedFd) -> FetchedPage {
+    fn with(self, memfd: OwnedFd, received: Bytes) -> FetchedPage {
         let Self { status, content_type, final_url, truncated, bytes } = self;
-        FetchedPage { status, content_type, final_url, truncated, bytes, memfd }
+        FetchedPage { status, content_type, final_url, truncated, bytes, received, memfd }
     }
 }
 
@@ -101,8 +103,16 @@ struct Pending {
 #[derive(Debug, Default)]
 struct Waiting {
     closed: bool,
-    fetches: HashMap<RequestSerial, oneshot::Sender<EgressReply>>,
+    fetches: HashMap<RequestSerial, Waiter>,
     proxied: HashMap<RequestSerial, mpsc::Sender<ProxyNews>>,
+}
+
+/// Who waits for a page.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<EgressReply>,
+    /// What came with redirects.
+    redirected: Arc<AtomicU64>,
 }
 
 impl Egress {
@@ -118,7 +128,10 @@ impl Pending {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self) -> Result<(RequestSerial, oneshot::Receiver<EgressReply>), ToolFailure> {
+    fn enter(
+        &self,
+        redirected: Arc<AtomicU64>,
+    ) -> Result<(RequestSerial, oneshot::Receiver<EgressReply>), ToolFailure> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Err(gateway_lost());
@@ -129,15 +142,23 @@ impl Pending {
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, message));
         }
         let serial = RequestSerial(self.next.fetch_add(1, Ordering::Relaxed));
-        let (sender, receiver) = oneshot::channel();
-        waiting.fetches.insert(serial, sender);
+        let (answer, receiver) = oneshot::channel();
+        waiting.fetches.insert(serial, Waiter { answer, redirected });
         Ok((serial, receiver))
+    }
+
+    /// Counts what came with a redirect. Of a fetch that was given up meanwhile nothing is counted any more.
+    fn count(&self, serial: RequestSerial, bytes: Bytes) {
+        if let Some(waiter) = self.lock().fetches.get(&serial) {
+            let before = waiter.redirected.load(Ordering::Relaxed);
+            waiter.redirected.store(before.saturating_add(bytes.0), Ordering::Relaxed);
+        }
     }
 
     fn deliver(&self, serial: RequestSerial, reply: EgressReply) {
         // A fetch that was given up meanwhile has nobody waiting; its answer is dropped.
         let waiting = self.lock().fetches.remove(&serial);
-        if waiting.is_none_or(|sender| sender.send(reply).is_err()) {
+        if waiting.is_none_or(|waiter| waiter.answer.send(reply).is_err()) {
             tracing::debug!(serial = serial.0, "the answer to a fetch that was given up");
         }
     }
@@ -213,18 +234,21 @@ impl Egress {
             Ok(memfd) => memfd,
             Err(errno) => return Fetched { received: Bytes::ZERO, page: Err(io_failure(&errno.into())) },
         };
+        let redirected = Arc::new(AtomicU64::new(0));
         let page = tokio::select! {
-            page = self.fetch_into(&memfd, input, all) => page,
+            page = self.fetch_into(&memfd, &redirected, input, all) => page,
             failure = stop => Err(failure),
         };
         // Also of a fetch that failed half-way: the gateway puts into it what it receives, as it comes.
-        let received = rustix::fs::fstat(&memfd).map_or(0, |facts| u64::try_from(facts.st_size).unwrap_or(0));
-        Fetched { received: Bytes(received), page: page.map(|facts| facts.with(memfd)) }
+        let body = rustix::fs::fstat(&memfd).map_or(0, |facts| u64::try_from(facts.st_size).unwrap_or(0));
+        let received = Bytes(body.saturating_add(redirected.load(Ordering::Relaxed)));
+        Fetched { received, page: page.map(|facts| facts.with(memfd, received)) }
     }
 
     async fn fetch_into(
         &self,
         memfd: &OwnedFd,
+        redirected: &Arc<AtomicU64>,
         input: &ToolInput,
         all: &[Access],
     ) -> Result<PageFacts, ToolFailure> {
@@ -236,7 +260,7 @@ impl Egress {
         };
         let max_bytes = input.max_bytes.min(MAX_WEB_FETCH_BYTES);
         let lent = memfd.try_clone().map_err(|error| io_failure(&error))?;
-        let (serial, receiver) = self.pending.enter()?;
+        let (serial, receiver) = self.pending.enter(Arc::clone(redirected))?;
         let mut fetch = InFlight { egress: self, serial, over: false };
         let request = EgressRequest::Fetch {
             serial,
@@ -291,6 +315,7 @@ fn finish(reply: EgressReply, memfd: &OwnedFd, max_bytes: u64) -> Result<PageFac
         }
         EgressReply::Failed { failure, .. } => Err(failure),
         EgressReply::Locked(_)
+        | EgressReply::Redirected { .. }
         | EgressReply::Wants { .. }
         | EgressReply::Spent { .. }
         | EgressReply::Closed { .. } => Err(gateway_lost()),
@@ -326,6 +351,10 @@ fn hand_on(pending: &Pending, reply: EgressReply) -> bool {
     match reply {
         EgressReply::Fetched { serial, .. } | EgressReply::Failed { serial, .. } => {
             pending.deliver(serial, reply);
+            true
+        }
+        EgressReply::Redirected { serial, bytes } => {
+            pending.count(serial, bytes);
             true
         }
         EgressReply::Locked(_) => false,

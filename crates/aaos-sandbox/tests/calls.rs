@@ -56,6 +56,7 @@ fn page(content_type: &str, body: &[u8]) -> FetchedPage {
         final_url: "http://example.org/".to_owned(),
         truncated: false,
         bytes: Bytes(body.len() as u64),
+        received: Bytes(body.len() as u64),
         memfd: file.into(),
     }
 }

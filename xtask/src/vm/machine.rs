@@ -22,7 +22,7 @@ const BOARD: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on";
 /// Everything that can be emulated but cmpxchg16b, after which QEMU 7.2 leaves wrong flags: the kernel does without.
 const PROCESSOR: &str = "max,-cx16";
 /// From power on to the end of all tests.
-const TIME: Duration = Duration::from_secs(900);
+const TIME: Duration = Duration::from_secs(1_800);
 /// Longest silence of the console.
 const SILENCE: Duration = Duration::from_secs(240);
 /// Lines of the console that are shown again where it failed.

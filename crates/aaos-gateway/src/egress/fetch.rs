@@ -1,6 +1,7 @@
 //! One fetch: hop by hop, each decided anew.
 //!
-//! Invariant: between the check of an address and the connection to it nothing is looked up again.
+//! Invariants: between the check of an address and the connection to it nothing is looked up again; what comes with a
+//! redirect is told before it is followed, and counts against what may come at all.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,12 +10,14 @@ use aaos_core::capability::HostRule;
 use aaos_core::limits::{MAX_REDIRECTS, MAX_URL_BYTES, MAX_WEB_FETCH_BYTES};
 use aaos_core::quantity::Bytes;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{EgressReply, RequestSerial};
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::header;
 
 use super::target::{HostName, Target};
 use crate::USER_AGENT;
+use crate::channel::Outbox;
 use crate::dial::{Answer, Dialer, Layer};
 use crate::words::harmless;
 
@@ -41,6 +44,14 @@ pub(super) struct Job<'a> {
     public: bool,
     cap: u64,
     page: File,
+    told: Told<'a>,
+}
+
+/// Where agentd hears of this fetch.
+#[derive(Debug)]
+pub(super) struct Told<'a> {
+    pub(super) serial: RequestSerial,
+    pub(super) outbox: &'a Outbox,
 }
 
 fn network(message: String) -> ToolFailure {
@@ -54,8 +65,9 @@ impl<'a> Job<'a> {
         public: bool,
         max_bytes: Bytes,
         page: File,
+        told: Told<'a>,
     ) -> Self {
-        Self { dialer, hosts, public, cap: max_bytes.0.min(MAX_WEB_FETCH_BYTES), page }
+        Self { dialer, hosts, public, cap: max_bytes.0.min(MAX_WEB_FETCH_BYTES), page, told }
     }
 
     pub(super) async fn fetch(&mut self, url: &str) -> Result<Page, ToolFailure> {
@@ -63,7 +75,10 @@ impl<'a> Job<'a> {
         for _hop in 0..=MAX_REDIRECTS {
             let mut answer = self.hop(&target).await?;
             match redirect(&target, &answer)? {
-                Some(next) => target = next,
+                Some(next) => {
+                    self.count_redirect(&target, answer.received()).await?;
+                    target = next;
+                }
                 None => return self.keep(&target, &mut answer).await,
             }
         }
@@ -71,6 +86,18 @@ impl<'a> Job<'a> {
             "{url} leads through more than {MAX_REDIRECTS} redirects; the last was to {}",
             target.url
         )))
+    }
+
+    /// A redirect is part of what the fetch brings: it is told, and leaves less for the page.
+    async fn count_redirect(&mut self, target: &Target, bytes: u64) -> Result<(), ToolFailure> {
+        let Told { serial, outbox } = self.told;
+        outbox.send(&EgressReply::Redirected { serial, bytes: Bytes(bytes) }).await;
+        self.cap = self.cap.checked_sub(bytes).filter(|left| *left > 0).ok_or_else(|| {
+            let why =
+                format!("the redirect of {} brought {bytes} bytes, and max_bytes left fewer", target.url);
+            ToolFailure::new(ToolFailureKind::TooLarge, why)
+        })?;
+        Ok(())
     }
 
     async fn hop(&self, target: &Target) -> Result<Answer, ToolFailure> {

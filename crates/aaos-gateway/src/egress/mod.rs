@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Received, Running, only_descriptor};
 use crate::dial::Dialer;
-use fetch::Job;
+use fetch::{Job, Told};
 use proxy::Order;
 
 /// Most fetches at once.
@@ -152,7 +152,8 @@ impl Role {
             return Ok(());
         }
         let (dialer, outbox) = (Arc::clone(&self.dialer), self.outbox.clone());
-        self.fetches.start(serial, async move { outbox.send(&fetched(&dialer, fetch, page).await).await })
+        self.fetches
+            .start(serial, async move { outbox.send(&fetched(&dialer, fetch, page, &outbox).await).await })
     }
 
     async fn proxy(
@@ -181,10 +182,10 @@ impl Role {
     }
 }
 
-async fn fetched(dialer: &Dialer, fetch: Fetch, page: File) -> EgressReply {
+async fn fetched(dialer: &Dialer, fetch: Fetch, page: File, outbox: &Outbox) -> EgressReply {
     let Fetch { serial, url, max_bytes, hosts, public, time } = fetch;
     let milliseconds = time.0.min(WEB_FETCH_TIME_MS);
-    let mut job = Job::new(dialer, hosts, public, max_bytes, page);
+    let mut job = Job::new(dialer, hosts, public, max_bytes, page, Told { serial, outbox });
     match tokio::time::timeout(Duration::from_millis(milliseconds), job.fetch(&url)).await {
         Ok(Ok(page)) => EgressReply::Fetched {
             serial,

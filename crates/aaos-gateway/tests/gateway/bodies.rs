@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::harness::{Egress, LONG};
+use aaos_core::limits::MAX_WEB_FETCH_BYTES;
 use aaos_core::quantity::Millis;
 use aaos_core::toolio::ToolFailureKind;
 use aaos_core::wire::EgressReply;
+use testkit::{Page, WebServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -163,4 +165,36 @@ async fn a_drip_does_not_outlast_the_time_limit() {
     let _page = egress.begin(&url, &[&address.to_string()], false, 1000, LONG).await;
     let EgressReply::Fetched { bytes, truncated, .. } = egress.near.receive().await else { panic!("whole") };
     assert_eq!((bytes.0, truncated), (5, false));
+}
+
+#[tokio::test]
+async fn what_comes_with_a_redirect_is_told_and_leaves_less_for_the_page() {
+    let web = WebServer::start([("/page", Page::Text("x".repeat(60)))]);
+    let head = format!("HTTP/1.1 302 Found\r\nlocation: {}\r\nconnection: close\r\n\r\n", web.url("/page"));
+    let rule = web.authority();
+    for (cap, is_enough) in [(MAX_WEB_FETCH_BYTES, true), (10, false)] {
+        let (address, serving) = endless(head.clone(), "0123456789abcdef").await;
+        let mut egress = Egress::start();
+        let from = address.to_string();
+        let rules = [from.as_str(), rule.as_str()];
+        egress.begin(&format!("http://{address}/"), &rules, false, cap, LONG).await;
+        let EgressReply::Redirected { bytes, .. } = egress.near.receive().await else {
+            panic!("no redirect")
+        };
+        // As much of its endless body as had come by then, and never more than is read at once.
+        assert!(bytes.0 >= head.len() as u64 && bytes.0 <= 256 * 1024, "{bytes:?}");
+        match egress.near.receive().await {
+            EgressReply::Fetched { bytes, truncated, .. } => {
+                assert!(is_enough && bytes.0 == 60 && !truncated, "{bytes:?}");
+            }
+            EgressReply::Failed { failure, .. } => {
+                assert!(!is_enough && failure.kind == ToolFailureKind::TooLarge, "{failure:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        ended(serving).await;
+        let direct = egress.begin(&web.url("/page"), &rules, false, 100, LONG).await;
+        let EgressReply::Fetched { .. } = egress.near.receive().await else { panic!("the control") };
+        drop(direct);
+    }
 }

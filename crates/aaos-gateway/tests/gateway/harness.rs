@@ -113,7 +113,13 @@ impl Egress {
 
     pub(crate) async fn fetch_up_to(&mut self, url: &str, rules: &[&str], public: bool, cap: u64) -> Fetched {
         let mut page = self.begin(url, rules, public, cap, LONG).await;
-        match self.near.receive().await {
+        let reply = loop {
+            match self.near.receive().await {
+                EgressReply::Redirected { serial, .. } => assert_eq!(serial, RequestSerial(self.serial)),
+                reply => break reply,
+            }
+        };
+        match reply {
             EgressReply::Fetched { serial, status, final_url, bytes, truncated, .. } => {
                 assert_eq!(serial, RequestSerial(self.serial));
                 let mut body = Vec::new();

@@ -148,7 +148,10 @@ pub(super) fn news_of(reply: EgressReply) -> Option<(RequestSerial, ProxyNews)> 
         EgressReply::Closed { serial, sent, received, failure } => {
             Some((serial, ProxyNews::Closed { sent, received, failure }))
         }
-        EgressReply::Locked(_) | EgressReply::Fetched { .. } | EgressReply::Failed { .. } => None,
+        EgressReply::Locked(_)
+        | EgressReply::Fetched { .. }
+        | EgressReply::Failed { .. }
+        | EgressReply::Redirected { .. } => None,
     }
 }
 

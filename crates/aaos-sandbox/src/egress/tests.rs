@@ -93,6 +93,36 @@ async fn answers_find_their_fetches_in_any_order() {
 }
 
 #[tokio::test]
+async fn what_came_with_redirects_is_counted_also_where_there_is_no_page() {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || {
+        for round in 0..3 {
+            let (serial, url, memfd) = next_fetch(&far);
+            File::from(memfd).write_all(b"abc").expect("written");
+            // Of a fetch that nobody made nothing is counted.
+            let other = RequestSerial(serial.0 + 100);
+            far.send(&EgressReply::Redirected { serial: other, bytes: Bytes(1_000) }).expect("sent");
+            for bytes in (0..round).map(|_| Bytes(200)) {
+                far.send(&EgressReply::Redirected { serial, bytes }).expect("sent");
+            }
+            let failure = ToolFailure::new(ToolFailureKind::Network, "it broke");
+            let failed = EgressReply::Failed { serial, failure };
+            far.send(&if round < 2 { fetched(serial, &url, 3) } else { failed }).expect("sent");
+        }
+        far
+    });
+    let url = "http://example.org/";
+    for (wanted, has_page) in [(3, true), (203, true), (403, false)] {
+        let got = egress.fetch_until(&input(url), &access(), std::future::pending()).await;
+        assert_eq!((got.received, got.page.is_ok()), (Bytes(wanted), has_page));
+        if let Ok(page) = got.page {
+            assert_eq!((page.bytes, page.received), (Bytes(3), Bytes(wanted)));
+        }
+    }
+    drop(gateway.await.expect("no panic"));
+}
+
+#[tokio::test]
 async fn a_body_that_is_not_as_announced_or_changes_later_is_refused() {
     let (egress, far) = pair();
     let gateway = tokio::task::spawn_blocking(move || {

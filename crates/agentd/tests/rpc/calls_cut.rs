@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use aaos_core::limits::MAX_AGENT_FETCHES;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testkit::{Client, Gate, Page, ProcessRef, Script, SeenRequest, Turn, WebServer};
@@ -307,4 +308,28 @@ fn an_agent_that_stops_while_its_grant_is_revoked_holds_nobody_up() {
         assert!(failure.data["reason"] == "revoked" || failure.data["reason"] == "cancelled", "{failure:?}");
     }
     assert_intact(&mut client);
+}
+
+/// Not of a revocation, but of the same kind: what hangs does not keep others out.
+#[test]
+fn an_agent_that_lets_its_fetches_hang_has_its_share_of_places_and_leaves_the_others() {
+    let web = WebServer::start([("/hang", Page::Hang), ("/page", Page::Text("text".into()))]);
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let grants = ["tool: web_fetch".to_owned(), format!("network: {}", web.authority())];
+    let [greedy, other] = ["greedy", "other"].map(|name| spawn(&mut client, &holding(name, &grants)));
+    let mut caller = rig.client();
+    for number in 0..MAX_AGENT_FETCHES {
+        // Each another call: one that is made again and again is refused for that.
+        send(&mut caller, &greedy, "web_fetch", &json!({ "url": web.url(&format!("/hang?{number}")) }));
+    }
+    assert_eq!(web.wait_for_requests(MAX_AGENT_FETCHES).len(), MAX_AGENT_FETCHES);
+    let page = json!({ "url": web.url("/page") });
+    let refused = invoke(&mut client, &greedy, "web_fetch", page.clone()).expect_err("it has its share");
+    let why = format!("{MAX_AGENT_FETCHES} fetches of this agent are under way; try again when one is done");
+    assert!(refused.message.contains(&why), "{refused:?}");
+    let fetched = invoke(&mut client, &other, "web_fetch", page.clone()).expect("the control: another agent");
+    assert_eq!(fetched["status"], 200, "{fetched}");
+    client.call("agent.stop", json!({ "agent_id": greedy })).expect("stopped");
+    web.wait_for_hangups(MAX_AGENT_FETCHES);
 }

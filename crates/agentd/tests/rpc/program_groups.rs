@@ -5,7 +5,7 @@
 //! who shares his and gets none; elsewhere it shows what is said where there are none.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -131,8 +131,10 @@ fn a_program_that_forks_too_much_is_stopped_at_its_limit_and_all_of_it_ends_with
     let greedy = Greedy::new();
     let mut control = greedy.outside(&["processes", TOO_MANY]);
     let mut said = String::new();
-    BufReader::new(control.stdout.take().expect("a pipe")).read_line(&mut said).expect("it tells");
-    control.kill().and_then(|()| control.wait()).expect("ended, and its children with it");
+    let mut stdout = BufReader::new(control.stdout.take().expect("a pipe"));
+    stdout.read_line(&mut said).expect("it tells");
+    control.kill().and_then(|()| control.wait()).expect("ended");
+    stdout.read_to_end(&mut Vec::new()).expect("all its children have ended with it");
     assert_eq!(said, format!("made {TOO_MANY}\n"), "the control");
 
     let mut caller = greedy.rig.client();
@@ -182,8 +184,9 @@ fn programs_that_fill_memory_together_are_ended_and_the_call_names_their_limit()
         return assert_told(&told, &greedy.status(&mut client));
     };
     assert!(!group.exists(), "it went with its call");
-    let free = greedy.outside(&["memory", EACH_MIB, TOO_MUCH]).wait().expect("it ends");
-    assert!(free.success(), "the control: without the limit the machine has room for all, {free}");
+    // Its children have ended, too, once its output has.
+    let free = greedy.outside(&["memory", EACH_MIB, TOO_MUCH]).wait_with_output().expect("it ends");
+    assert!(free.status.success(), "the control: without the limit the machine has room for all, {free:?}");
 
     let before = testkit::descendants(greedy.rig.daemon.pid()).len();
     let input = greedy.input(&["memory", EACH_MIB, TOO_MUCH]);

@@ -125,6 +125,23 @@ fn bytes_from_the_network_are_clamped_charged_and_limited() {
 }
 
 #[test]
+fn what_comes_with_a_redirect_is_paid_too() {
+    let moved = Page::Redirect { status: 302, to: "/page".to_owned() };
+    let web = WebServer::start([("/moved", moved), ("/page", Page::Text("x".repeat(60)))]);
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let words = format!("capabilities: [\"tool: web_fetch\", \"network: {}\"]\n", web.authority());
+    let [direct, led] = [("direct", "/page"), ("led", "/moved")].map(|(name, path)| {
+        let agent = spawn(&mut client, &manifest(name, &words));
+        let page = invoke(&mut client, &agent, "web_fetch", json!({ "url": web.url(path) })).expect("a page");
+        assert_eq!(page["body"].as_str().map(|text| text.trim().len()), Some(60), "{page}");
+        quantity(&mut client, &agent, "egress_bytes")["used"].as_u64().expect("a number")
+    });
+    assert_eq!(direct, 60, "the control");
+    assert!(led > 60 + "HTTP/1.1 302".len() as u64 && led < 1_000, "{led}");
+}
+
+#[test]
 fn a_small_journal_ends_a_clients_calls_too() {
     let rig = Rig::saying("done");
     let mut client = rig.client();
