@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aaos_core::authority::Refusal;
 use aaos_core::connection::{Connection, Moved};
-use aaos_core::effect::Effect;
+use aaos_core::effect::{Effect, Need};
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{FAR_STOP_MS, PROXY_TIME_MS};
 use aaos_core::quantity::{Bytes, Millis, Quantity, Timestamp};
@@ -23,6 +23,7 @@ use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
+use crate::revocation::revoked;
 
 /// For which call of which program a connection is.
 #[derive(Debug, Clone)]
@@ -73,6 +74,8 @@ struct Open {
     first: Lease,
     /// The one in use, after the first was used up.
     later: Option<Lease>,
+    /// When its grant ends by itself.
+    expires: Option<Timestamp>,
     /// Why agentd cut it.
     cut: Option<ToolFailure>,
 }
@@ -108,7 +111,8 @@ impl Kernel {
         let running = self.follow_call(permit.call(), agent);
         proxied.open(&permit).await;
         let first = Lease { permit, begun: self.clock().now(), from: Totals::default(), until: None };
-        let mut open = Open { first, later: None, cut: None };
+        let expires = self.expiry_of(&first.permit);
+        let mut open = Open { first, later: None, expires, cut: None };
         let end = tokio::select! {
             end = self.pay_for(agent, of, &running.cancel, &mut proxied, &mut open) => end,
             never = hand_on(&of.stop, &running.cancel) => match never {},
@@ -128,7 +132,7 @@ impl Kernel {
         loop {
             let news = tokio::select! {
                 news = proxied.news() => news,
-                () = stop.cancelled() => return self.cut_connection(proxied, open, cancelled()).await,
+                why = self.end_of_connection(stop, open) => return self.cut_connection(proxied, open, why).await,
             };
             let (sent, received) = match news {
                 ProxyNews::Spent { sent, received } => (sent, received),
@@ -141,6 +145,29 @@ impl Kernel {
             if let Err(why) = self.renew(agent, of, proxied, open, Totals { sent, received }).await {
                 return self.cut_connection(proxied, open, why).await;
             }
+        }
+    }
+
+    fn expiry_of(&self, permit: &Permit<Connection>) -> Option<Timestamp> {
+        let host = permit.all().iter().find(|access| matches!(access.need, Need::Host { .. }))?;
+        self.authority().expiry(host.grant)
+    }
+
+    /// Resolves when a connection may be open no longer, and says why.
+    async fn end_of_connection(&self, stop: &CancellationToken, open: &Open) -> ToolFailure {
+        let expiry = async {
+            match open.expires {
+                Some(expires) => self.clock().sleep_until(expires).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                if self.authority().is_cut(open.first.permit.call()) { revoked() } else { cancelled() }
+            }
+            () = expiry => ToolFailure::new(
+                ToolFailureKind::Revoked, "the grant of its host expired while the connection was open"),
         }
     }
 

@@ -87,8 +87,10 @@ impl ProgramCall {
         Ok(Self::sealed(input.command(program), input.environment(drivers), world))
     }
 
+    /// A program that executes nothing else and reaches no host, whatever is granted.
     pub(crate) fn sealed(input: CommandRunInput, environment: Vec<String>, world: &World) -> Self {
-        Self { input, environment, executes: Executes::Nothing, world: world.clone(), is_granted: true }
+        let world = World { network: false, ..world.clone() };
+        Self { input, environment, executes: Executes::Nothing, world, is_granted: true }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::effect::{Access, AuthorizedParts, reserved_by};
 use crate::id::{CallId, GrantId};
-use crate::quantity::Amounts;
+use crate::quantity::{Amounts, Timestamp};
 use crate::state::PendingCall;
 
 use super::Authority;
@@ -64,6 +64,13 @@ impl Authority {
     pub fn is_cut(&mut self, call: CallId) -> bool {
         self.take_back_dropped();
         self.calls.get(&call).is_some_and(|open| open.cut)
+    }
+
+    /// When a grant ends by itself, or the first of those that it derives from; never when absent.
+    #[must_use]
+    pub fn expiry(&self, grant: GrantId) -> Option<Timestamp> {
+        let (ix, _) = self.grants.find(grant)?;
+        self.grants.expires_at(ix)
     }
 
     pub(super) fn open_call<E>(&mut self, parts: &AuthorizedParts<E>) {

@@ -291,3 +291,13 @@ fn a_child_is_given_no_other_program() {
     assert!(denial(ask(&mut law, 2, all([exec("/bin/a")]))).1.contains("used up"));
     act(&mut law, 1, exec("/bin/a")).expect("the parent's own is not bounded");
 }
+
+#[test]
+fn a_grant_ends_by_itself_no_later_than_those_that_it_derives_from() {
+    let mut law = world(&["{ network: a.org, expires_in_seconds: 60 }", "network: b.org"]);
+    child(&mut law, 1, 2, &[(1, 10, "network: a.org"), (2, 11, "{ network: b.org, expires_in_seconds: 9 }")])
+        .expect("narrower");
+    let after = |seconds: u64| Some(NOW.after(Millis(1000 * seconds)));
+    let ends = [1, 2, 10, 11, 99].map(|id| law.expiry(grant(id)));
+    assert_eq!(ends, [after(60), None, after(60), after(9), None]);
+}

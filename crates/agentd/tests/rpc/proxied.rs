@@ -264,6 +264,7 @@ fn a_revoked_grant_cuts_the_tunnel_and_the_program_goes_on_without_it() {
     assert_eq!(answer["calls"].as_array().map(Vec::len), Some(1), "the connection: {answer}");
     let ended = entries(&mut client, &["connection_ended"]);
     assert_eq!(ended.len(), 1, "it is over when the revocation is answered: {ended:?}");
+    assert_eq!(ended[0]["event"]["failure"]["kind"], "revoked", "{ended:?}");
     web.wait_for_hangups(1);
     let ran = caller.reply_to(asked).expect("the program was not ended")["result"].clone();
     assert_eq!(ran["exit_code"], 0, "{ran}");

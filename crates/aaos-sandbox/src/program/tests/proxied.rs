@@ -152,3 +152,16 @@ async fn crowds_of_connections_are_served_in_turn_and_end_with_the_program() {
     assert_eq!(said.stdout, format!("allowed\nrefused with {}\n", libc::ECONNREFUSED), "{said:?}");
     rig.sandbox.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_sealed_program_has_no_proxy_whatever_is_granted() {
+    let client = client();
+    let rig = proxied(&[&client]);
+    let asked = || input(&client, &["connect", &format!("127.0.0.1:{PROXY_PORT}")]);
+    let sealed = ProgramCall::sealed(asked(), Vec::new(), &rig.world);
+    assert!(rig.world.network && !sealed.world().network);
+    let said = rig.run_call(sealed).await.expect("it runs").stdout;
+    assert_eq!(said, format!("refused with {}\n", libc::EPERM));
+    assert_eq!(run_echoed(&rig, asked()).await.stdout, "allowed\n", "the control");
+    rig.sandbox.shutdown().await;
+}
