@@ -280,7 +280,7 @@ impl Authority {
             ResourceKind::SpawnChild => lives(&index.spawn),
             ResourceKind::MessageSend => lives(&index.message),
             ResourceKind::Exec => lives(&index.exec),
-            ResourceKind::Git => index
+            ResourceKind::Git | ResourceKind::Cargo => index
                 .exec
                 .iter()
                 .any(|ix| kind.is_of(&self.grants.record(*ix).capability) && self.grants.lives(*ix, now)),
@@ -458,7 +458,7 @@ impl Authority {
     }
 }
 
-const RESOURCE_KINDS: [ResourceKind; 7] = [
+const RESOURCE_KINDS: [ResourceKind; 8] = [
     ResourceKind::FileRead,
     ResourceKind::FileWrite,
     ResourceKind::Network,
@@ -466,4 +466,5 @@ const RESOURCE_KINDS: [ResourceKind; 7] = [
     ResourceKind::MessageSend,
     ResourceKind::Exec,
     ResourceKind::Git,
+    ResourceKind::Cargo,
 ];

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::path::AbsPath;
-use crate::tool::{Git, Tool};
+use crate::tool::{Cargo, Git, Tool};
 
 /// A program that a tool of its own starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,6 +14,10 @@ use crate::tool::{Git, Tool};
 pub enum KnownProgram {
     /// The version control system.
     Git,
+    /// The builder of Rust packages.
+    Cargo,
+    /// The compiler that it calls.
+    Rustc,
 }
 
 impl KnownProgram {
@@ -22,6 +26,8 @@ impl KnownProgram {
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::Git => "git",
+            Self::Cargo => "cargo",
+            Self::Rustc => "rustc",
         }
     }
 
@@ -30,6 +36,7 @@ impl KnownProgram {
     pub const fn tool(self) -> &'static str {
         match self {
             Self::Git => Git::NAME,
+            Self::Cargo | Self::Rustc => Cargo::NAME,
         }
     }
 

@@ -8,6 +8,7 @@ pub mod approval;
 pub mod authority;
 pub mod budget;
 pub mod capability;
+pub mod cargo;
 pub mod confinement;
 pub mod connection;
 pub mod effect;

@@ -95,6 +95,12 @@ pub const MAX_COMMAND_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 pub const MAX_GIT_DRIVERS: usize = 64;
 /// Time for everything in a killed program's sandbox to be gone, milliseconds.
 pub const PROGRAM_STOP_MS: u64 = 30_000;
+/// `cargo`: time of each step, seconds, unless told otherwise.
+pub const CARGO_SECONDS: u64 = 300;
+/// `cargo`: test executables that one call runs.
+pub const MAX_CARGO_TESTS: usize = 64;
+/// `cargo`: what tests write to each stream and is kept, all of them together, bytes.
+pub const MAX_CARGO_REPORT_BYTES: usize = 512 * 1024;
 /// Environment variables that a manifest may name.
 pub const MAX_VARIABLES: usize = 32;
 /// Names and values of these together, bytes.

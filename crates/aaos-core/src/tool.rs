@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::Ceilings;
 use crate::capability::Capability;
+use crate::cargo::CargoInput;
 use crate::effect::{EffectClass, FileRight, Need, Needs};
 use crate::git::GitInput;
 use crate::known::KnownProgram;
@@ -67,6 +68,8 @@ pub enum ResourceKind {
     Exec,
     /// `exec` grants of a program called `git`.
     Git,
+    /// `exec` grants of a program called `cargo`.
+    Cargo,
 }
 
 impl ResourceKind {
@@ -89,6 +92,7 @@ impl ResourceKind {
     pub fn is_of(self, capability: &Capability) -> bool {
         match (self, capability) {
             (Self::Git, Capability::Exec(program)) => KnownProgram::Git.is_at(program),
+            (Self::Cargo, Capability::Exec(program)) => KnownProgram::Cargo.is_at(program),
             (kind, capability) => Self::of(capability) == Some(kind),
         }
     }
@@ -244,6 +248,7 @@ macro_rules! tools {
 }
 
 tools! {
+    Cargo => Cargo(CargoInput),
     CommandRun => CommandRun(CommandRunInput),
     Echo => Echo(EchoInput),
     FileEdit => FileEdit(FileEditInput),
@@ -383,6 +388,33 @@ fn file(right: FileRight, path: &AbsPath) -> Need {
 
 fn only(needs: Vec<Need>) -> Result<Needs, ToolFailure> {
     Ok(Needs { all: needs, ..Needs::default() })
+}
+
+/// `cargo`.
+#[derive(Debug)]
+pub struct Cargo;
+impl Tool for Cargo {
+    type Input = CargoInput;
+    const NAME: &'static str = "cargo";
+    const DESCRIPTION: &'static str = "Checks, lints, formats or tests a Rust package with the granted toolchain and \
+        without network. fmt changes nothing unless write is true. test builds into target_directory and then runs \
+        what was built where nothing can be changed but /tmp; tests in documentation are left out. Packages with \
+        build scripts or procedural macros are refused.";
+    const CLASS: EffectClass = EffectClass::Once;
+    const PLACE: ToolPlace = ToolPlace::Program;
+    const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead, ResourceKind::Cargo];
+    const FILE_CHANGES: FileChanges = FileChanges::Unrecorded;
+    const PARALLEL_SAFE: bool = false;
+    const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
+    fn resources(input: &CargoInput) -> Result<Needs, ToolFailure> {
+        input.check()?;
+        let programs = [KnownProgram::Cargo, KnownProgram::Rustc].map(Need::Program);
+        let (read, write) = (|path| file(FileRight::Read, path), |path| file(FileRight::Write, path));
+        let mut needs = [&programs[..], &[read(&input.directory)]].concat();
+        needs.extend(input.write.then(|| write(&input.directory)));
+        needs.extend(input.target_directory.iter().flat_map(|target| [read(target), write(target)]));
+        only(needs)
+    }
 }
 
 /// `command_run`.

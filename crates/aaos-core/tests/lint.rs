@@ -191,6 +191,7 @@ fn any_tool_is_told_which_ones_stay_idle() {
         "spawn_child: [helper]",
         "message_send: [keeper]",
         "exec: /usr/bin/git",
+        "exec: /usr/bin/cargo",
     ];
     assert_eq!(of("any-tool-partly-unusable", &all), []);
 }

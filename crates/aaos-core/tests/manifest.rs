@@ -542,13 +542,19 @@ fn what_the_reference_shows_is_read() {
         .skip(1)
         .map(|rest| rest.split("```").next().expect("the end of an example"))
         .collect();
-    assert_eq!(examples.len(), 2);
+    assert_eq!(examples.len(), 3);
     for example in examples {
         assert_ne!(with(example), with(""), "{example} has an effect");
     }
-    for field in
-        ["lifecycle", "supervision", "accepts", "child_models", "memory.context_window", "budget_config"]
-    {
+    for field in [
+        "lifecycle",
+        "supervision",
+        "accepts",
+        "child_models",
+        "environment",
+        "memory.context_window",
+        "budget_config",
+    ] {
         assert!(reference.contains(&format!("| `{field}` |")), "{field}");
     }
 }

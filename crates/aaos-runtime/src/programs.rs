@@ -7,6 +7,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use aaos_core::cargo::{CargoInput, TestReport, built_tests, told};
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::ToolOutcome;
 use aaos_core::git::{GitDrivers, GitInput};
@@ -48,6 +49,7 @@ impl Kernel {
         let mut running = Running { agent, cancel, permit: &permit, trace, worker: None };
         let result = match &permit.effect().input {
             ToolInput::Git(input) => self.run_git(&mut running, input).await,
+            ToolInput::Cargo(input) => self.run_cargo(&mut running, input).await,
             _ => match ProgramCall::command(&permit, &agent.manifest.environment) {
                 Ok(call) => self.run_one(&mut running, call).await,
                 Err(failure) => Err(failure),
@@ -62,6 +64,22 @@ impl Kernel {
         let listed = self.run_one(running, ProgramCall::git_drivers(running.permit, input)?).await?;
         let drivers = GitDrivers::parse(&text_of(&listed)?.stdout)?;
         self.run_one(running, ProgramCall::git(running.permit, input, &drivers)?).await
+    }
+
+    /// `cargo`: what was built is executed only in other sandboxes than the one that built it.
+    async fn run_cargo(&self, running: &mut Running<'_>, input: &CargoInput) -> Result<String, ToolFailure> {
+        let permit = running.permit;
+        let made = text_of(&self.run_one(running, ProgramCall::cargo(permit, input)?).await?)?;
+        let built = input.tests_in().filter(|_| made.exit_code == 0);
+        let tests = built.map(|target| built_tests(&made, target)).transpose()?;
+        let told = told(made, input.subcommand)?;
+        let Some(tests) = tests else { return json_of(&told) };
+        let mut report = TestReport::default();
+        for test in &tests {
+            let call = ProgramCall::cargo_test(permit, input, test)?;
+            report.add(test, &text_of(&self.run_one(running, call).await?)?);
+        }
+        json_of(&report.finish())
     }
 
     async fn run_one(&self, running: &mut Running<'_>, call: ProgramCall) -> Result<String, ToolFailure> {
@@ -142,5 +160,12 @@ fn text_of(result: &str) -> Result<CommandRunOutput, ToolFailure> {
     let parsed = serde_json::from_str(result);
     parsed.map_err(|error| {
         ToolFailure::new(ToolFailureKind::Io, format!("a program's result is no JSON ({error})"))
+    })
+}
+
+fn json_of(output: &CommandRunOutput) -> Result<String, ToolFailure> {
+    let written = serde_json::to_string(output);
+    written.map_err(|error| {
+        ToolFailure::new(ToolFailureKind::Io, format!("a result cannot be written ({error})"))
     })
 }

@@ -140,7 +140,7 @@ impl Request {
             ToolInput::FileReadMany(input) => Ok(self.plan_read_many(input)),
             ToolInput::FileWrite(input) => self.plan_write(input),
             ToolInput::FileEdit(input) => self.plan_edit(input),
-            ToolInput::CommandRun(_) | ToolInput::Git(_) => Err(ToolFailure::new(
+            ToolInput::Cargo(_) | ToolInput::CommandRun(_) | ToolInput::Git(_) => Err(ToolFailure::new(
                 ToolFailureKind::UnknownTool,
                 format!("{} runs in a sandbox of its own, not in a worker", self.input.name()),
             )),

@@ -3,8 +3,10 @@
 //! Invariant: a call is made from the permit of a tool and from nothing else; its program is the one of the grant that
 //! the permit names.
 
-use aaos_core::effect::Need;
+use aaos_core::cargo::{BuiltTest, CargoInput, Toolchain};
+use aaos_core::effect::{FileRight, Need};
 use aaos_core::git::{GitDrivers, GitInput};
+use aaos_core::known::KnownProgram;
 use aaos_core::path::AbsPath;
 use aaos_core::program::Executes;
 use aaos_core::tool::{ToolCall, ToolInput};
@@ -87,6 +89,49 @@ impl ProgramCall {
         Ok(Self::sealed(input.command(program), input.environment(drivers), world))
     }
 
+    /// The call of cargo that was asked for.
+    ///
+    /// # Errors
+    /// As for [`Self::command`].
+    pub fn cargo(permit: &Permit<ToolCall>, input: &CargoInput) -> Result<Self, ToolFailure> {
+        let (cargo, world) = granted_as(permit, KnownProgram::Cargo)?;
+        let (rustc, beside) = granted_as(permit, KnownProgram::Rustc)?;
+        let mut call = Self::of_cargo(input, Toolchain { cargo, rustc }, world);
+        call.world.until = [world.until, beside.until].into_iter().flatten().min();
+        Ok(call)
+    }
+
+    pub(crate) fn of_cargo(input: &CargoInput, toolchain: Toolchain<'_>, world: &World) -> Self {
+        let environment = input.environment(toolchain);
+        Self {
+            input: input.command(toolchain.cargo),
+            environment,
+            executes: Executes::Shown,
+            world: World { network: false, ..world.clone() },
+            is_granted: true,
+        }
+    }
+
+    /// A test that cargo has built, where nothing may be changed that is shown.
+    ///
+    /// # Errors
+    /// As for [`Self::command`].
+    pub fn cargo_test(
+        permit: &Permit<ToolCall>,
+        input: &CargoInput,
+        built: &BuiltTest,
+    ) -> Result<Self, ToolFailure> {
+        let (_, world) = granted_as(permit, KnownProgram::Cargo)?;
+        Ok(Self::of_test(input, built, world))
+    }
+
+    pub(crate) fn of_test(input: &CargoInput, built: &BuiltTest, world: &World) -> Self {
+        let mut world = World { network: false, ..world.clone() };
+        world.roots.retain(|root| root.right == FileRight::Read);
+        let environment = vec![format!("CARGO_MANIFEST_DIR={}", built.package), "HOME=/tmp".to_owned()];
+        Self { input: input.test(built), environment, executes: Executes::Shown, world, is_granted: false }
+    }
+
     /// A program that executes nothing else and reaches no host, whatever is granted.
     pub(crate) fn sealed(input: CommandRunInput, environment: Vec<String>, world: &World) -> Self {
         let world = World { network: false, ..world.clone() };
@@ -96,8 +141,20 @@ impl ProgramCall {
 
 /// The program that a permit lets start, and what is around it.
 fn granted(permit: &Permit<ToolCall>) -> Result<(&AbsPath, &World), ToolFailure> {
+    find_granted(permit, |_| true)
+}
+
+/// The same of several, by what it is.
+fn granted_as(permit: &Permit<ToolCall>, known: KnownProgram) -> Result<(&AbsPath, &World), ToolFailure> {
+    find_granted(permit, |program| known.is_at(program))
+}
+
+fn find_granted(
+    permit: &Permit<ToolCall>,
+    is_meant: impl Fn(&AbsPath) -> bool,
+) -> Result<(&AbsPath, &World), ToolFailure> {
     let mut found = permit.all().iter().filter_map(|access| match &access.need {
-        Need::Exec(program) => Some((program, access.world.as_deref()?)),
+        Need::Exec(program) if is_meant(program) => Some((program, access.world.as_deref()?)),
         _ => None,
     });
     let none = || ToolFailure::new(ToolFailureKind::Denied, "no grant was named for the program");

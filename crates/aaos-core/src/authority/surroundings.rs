@@ -124,6 +124,7 @@ impl Company {
     const fn of(known: KnownProgram) -> Self {
         match known {
             KnownProgram::Git => Self::ToRead,
+            KnownProgram::Cargo | KnownProgram::Rustc => Self::Free,
         }
     }
 }

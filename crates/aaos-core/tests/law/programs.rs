@@ -233,6 +233,25 @@ fn git_is_shown_what_may_be_read_and_no_other_program() {
 }
 
 #[test]
+fn cargo_is_shown_what_any_program_is_shown() {
+    let grants = ["exec: /t/cargo", "exec: /t/rustc", "file_read: /r/*", "file_write: /w/*"];
+    let mut law = holding(&grants, &["file_read", "cargo"], Budget::default());
+    for (known, program) in [(KnownProgram::Cargo, "/t/cargo"), (KnownProgram::Rustc, "/t/rustc")] {
+        let parts = ask(&mut law, 1, all([Need::Program(known)])).expect("granted").into_parts();
+        let access = parts.all[0].clone();
+        law.refund(parts.call, parts.charges);
+        assert_eq!(access.need, exec(program));
+        let seen = *access.world.expect("a world");
+        assert_eq!(words(&seen), ["/t/cargo", "/t/rustc", "read /r/*", "write /w/*"], "{known:?}");
+    }
+    assert!(
+        denial(ask(&mut world(&["exec: /t/cargo"]), 1, all([Need::Program(KnownProgram::Rustc)])))
+            .0
+            .contains("rustc")
+    );
+}
+
+#[test]
 fn git_reads_past_a_question_about_files_only_where_it_is_asked_about_itself() {
     let grants = ["exec: /usr/bin/git", "file_read: /r/*"];
     let under = |tools: &[&str]| {

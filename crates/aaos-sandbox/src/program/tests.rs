@@ -31,6 +31,7 @@ use crate::roots::RootTable;
 use crate::worker::Worker;
 use crate::zygote::ZygoteSeed;
 
+mod cargo;
 mod git;
 
 fn built(name: &str) -> PathBuf {

@@ -274,3 +274,51 @@ fn programs_have_the_variables_of_the_manifest_and_a_child_has_none_but_its_pare
     assert!(refused.expect_err("reserved").message.contains("LD_PRELOAD"));
     assert_intact(&mut client);
 }
+
+#[test]
+fn cargo_runs_the_tests_of_a_package_with_the_granted_toolchain() {
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let cargo = std::path::Path::new(env!("CARGO"));
+    let bin = cargo.parent().expect("a folder");
+    let (package, target) = (rig.daemon.work_dir().join("package"), rig.daemon.work_dir().join("target"));
+    std::fs::create_dir_all(package.join("src")).expect("made");
+    std::fs::create_dir(&target).expect("made");
+    let manifest = "[package]\nname = \"own\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[workspace]\n";
+    std::fs::write(package.join("Cargo.toml"), manifest).expect("written");
+    let tests = "#[test]\nfn fine() {}\n#[test]\nfn failing() {\n    panic!(\"it fails\");\n}\n";
+    std::fs::write(package.join("src/lib.rs"), tests).expect("written");
+    let file = |right: &str, path: &std::path::Path| format!("{right}: {}/*", path.display());
+    let exec = |name: &str| format!("exec: {}", bin.join(name).display());
+    let toolchain = bin.parent().expect("a toolchain");
+    let mut granted =
+        vec!["tool: cargo".to_owned(), exec("cargo"), exec("rustc"), file("file_read", toolchain)];
+    granted.extend(
+        [&package, &target].iter().flat_map(|path| [file("file_read", path), file("file_write", path)]),
+    );
+    let agent = spawn(&mut client, &holding("builder", &granted));
+    let test = |args: &[&str]| json!({ "subcommand": "test", "directory": package, "target_directory": target, "test_args": args });
+    let fine = invoke(&mut client, &agent, "cargo", test(&["fine"])).expect("it runs");
+    assert_eq!(fine["exit_code"], 0, "{fine}");
+    assert!(fine["stdout"].as_str().is_some_and(|words| words.contains("1 passed")), "{fine}");
+    let failing = invoke(&mut client, &agent, "cargo", test(&[])).expect("it runs");
+    assert_eq!(failing["exit_code"], 101, "{failing}");
+    assert!(
+        failing["stdout"].as_str().is_some_and(|words| words.contains("1 passed; 1 failed")),
+        "{failing}"
+    );
+    let receipts = entries(&mut client, &["confinement_receipt"]);
+    let programs = receipts.iter().filter(|entry| entry["event"]["role"] == "program").count();
+    assert_eq!(programs, 4, "each call built in one sandbox and ran in another");
+    std::fs::write(package.join("src/lib.rs"), "wrong\n").expect("written");
+    let wrong = invoke(&mut client, &agent, "cargo", test(&[])).expect("it runs");
+    assert!(wrong["exit_code"] == 101 && wrong["stdout"] == "", "{wrong}");
+
+    let without = spawn(
+        &mut client,
+        &holding("without", &["tool: cargo".to_owned(), exec("cargo"), granted[3].clone()]),
+    );
+    let denied = invoke(&mut client, &without, "cargo", test(&[])).expect_err("no compiler is granted");
+    assert!(denied.code == 1002 && denied.message.contains("called rustc"), "{denied:?}");
+    assert_intact(&mut client);
+}
