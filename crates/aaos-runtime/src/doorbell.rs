@@ -1,11 +1,12 @@
 //! Serving the connections of a program while it runs.
 //!
-//! Invariants: nothing is served after the program's end, and its end is told when every connection is settled. A
+//! Invariants: no connection is begun after the program's end, and its end is told when every connection is settled. A
 //! sandbox has so many connections at once and in all, and one that breaks the protocol has no further ones.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aaos_core::limits::{MAX_CALL_CONNECTIONS, MAX_RELAYED};
 use aaos_core::toolio::ToolFailure;
@@ -15,6 +16,9 @@ use tokio::task::{JoinError, JoinSet};
 use crate::connections::ForProgram;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
+
+/// How long a program's connections may outlive it: somebody outside may not heed their end.
+const LAST_NEWS: Duration = Duration::from_secs(2);
 
 /// Connections that are being served.
 type Served = JoinSet<Result<(), ToolFailure>>;
@@ -34,10 +38,12 @@ impl Kernel {
             end = sandbox.run(stop) => end,
             never = self.serve_doorbell(agent, &of, doorbell, &mut served) => match never {},
         };
-        of.stop.cancel();
-        while let Some(ended) = served.join_next().await {
-            note_end(ended);
+        if end.result.is_ok() {
+            // Its ends of the connections went with it: what is left is what the gateway says of them.
+            self.clock().timeout(LAST_NEWS, note_all(&mut served)).await;
         }
+        of.stop.cancel();
+        note_all(&mut served).await;
         end
     }
 
@@ -85,6 +91,12 @@ async fn open_door(doorbell: &mut Doorbell, left: &mut usize) -> Result<Option<O
             doorbell.answer().await
         }
         None => doorbell.refuse().await.map(|()| None),
+    }
+}
+
+async fn note_all(served: &mut Served) {
+    while let Some(ended) = served.join_next().await {
+        note_end(ended);
     }
 }
 
