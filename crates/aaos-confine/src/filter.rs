@@ -441,7 +441,7 @@ mod tests {
     fn a_relay_moves_bytes_and_makes_no_socket_process_or_program() {
         let filter = Filter::compile(RELAY, Meaning::AllowList).expect("compiles");
         let expected: &[Expected] = &[
-            (|| map(libc::PROT_READ | libc::PROT_WRITE), 0),
+            (|| map(libc::PROT_READ | libc::PROT_WRITE), libc::EPERM),
             (|| map(EXECUTABLE), libc::EPERM),
             (|| raw_socket(libc::AF_INET, libc::SOCK_STREAM), libc::EPERM),
             (|| pair(libc::SOCK_STREAM), libc::EPERM),

@@ -295,9 +295,6 @@ pub const RELAY: &[Rule] = table![
     SYS_close Always, "connections end";
     SYS_write Always, "last words on standard error";
     SYS_brk Always, "buffers of connections";
-    SYS_mmap NOT_EXECUTABLE, "buffers of connections";
-    SYS_mremap Always, "heap of lists that grow; keeps the protection it finds";
-    SYS_munmap Always, "buffers of connections";
     SYS_exit_group Always, "end";
 ];
 

@@ -165,3 +165,29 @@ async fn a_sealed_program_has_no_proxy_whatever_is_granted() {
     assert_eq!(run_echoed(&rig, asked()).await.stdout, "allowed\n", "the control");
     rig.sandbox.shutdown().await;
 }
+
+/// Calls of a relay that is interrupted, or that ends before its sandbox does; and of one with more connections.
+const SELDOM: [&str; 4] = ["restart_syscall", "write", "exit_group", "brk"];
+
+#[tokio::test]
+async fn a_relay_makes_every_call_that_it_is_allowed() {
+    let client = client();
+    let rig = proxied(&[&client]);
+    let file = rig.home.path().join("trace");
+    let mut tracer = testkit::trace_with_children(rig.sandbox.zygote_pid(), &file);
+    let asked = CommandRunInput { stdin: Some("again".to_owned()), ..input(&client, &["talk", "half"]) };
+    assert_eq!(run_echoed(&rig, asked).await.stdout, "hello again");
+    rig.assert_idle().await;
+    rig.sandbox.shutdown().await;
+    tracer.wait().expect("reaped");
+    let trace = fs::read_to_string(&file).expect("written");
+    let calls =
+        || trace.lines().filter_map(|line| line.split_once(' ')).map(|(pid, call)| (pid, call.trim_start()));
+    let relay = calls().find(|(_, call)| call.starts_with("accept4(")).expect("somebody accepts").0;
+    let own: Vec<&str> = calls().filter(|(pid, _)| *pid == relay).map(|(_, call)| call).collect();
+    let locked = own.iter().position(|call| call.starts_with("seccomp(")).expect("it locks itself");
+    let is_made = |name: &str| own[locked..].iter().any(|call| call.starts_with(&format!("{name}(")));
+    let names = aaos_confine::tables::RELAY.iter().map(|rule| rule.name.trim_start_matches("SYS_"));
+    let unused: Vec<&str> = names.filter(|name| !SELDOM.contains(name) && !is_made(name)).collect();
+    assert!(unused.is_empty(), "{unused:?} are allowed for nothing");
+}
