@@ -280,7 +280,7 @@ impl Authority {
             ResourceKind::SpawnChild => lives(&index.spawn),
             ResourceKind::MessageSend => lives(&index.message),
             ResourceKind::Exec => lives(&index.exec),
-            ResourceKind::Git | ResourceKind::Cargo => index
+            ResourceKind::Git | ResourceKind::Cargo | ResourceKind::Rustc => index
                 .exec
                 .iter()
                 .any(|ix| kind.is_of(&self.grants.record(*ix).capability) && self.grants.lives(*ix, now)),
@@ -458,7 +458,7 @@ impl Authority {
     }
 }
 
-const RESOURCE_KINDS: [ResourceKind; 8] = [
+const RESOURCE_KINDS: [ResourceKind; 9] = [
     ResourceKind::FileRead,
     ResourceKind::FileWrite,
     ResourceKind::Network,
@@ -467,4 +467,5 @@ const RESOURCE_KINDS: [ResourceKind; 8] = [
     ResourceKind::Exec,
     ResourceKind::Git,
     ResourceKind::Cargo,
+    ResourceKind::Rustc,
 ];

@@ -127,13 +127,23 @@ impl<'m> Held<'m> {
         self.has_kind(way, ResourceKind::Exec) && self.acts_on(way, ResourceKind::Exec)
     }
 
+    /// Whether cargo changes what is granted: it builds there, and reaches no host.
+    fn builds_with(&self, way: Way, kind: ResourceKind) -> bool {
+        kind == ResourceKind::FileWrite
+            && self.has_kind(way, ResourceKind::Cargo)
+            && acting_on(ResourceKind::Cargo).any(|tool| self.has_tool(way, tool))
+    }
+
     /// Whether a grant has an effect this way: a resource needs a tool that acts on it.
     fn has_effect(&self, way: Way, spec: &GrantSpec) -> bool {
         let acts = |tool: &&ToolDescriptor| {
             tool.resources.iter().any(|kind| kind.is_of(&spec.capability)) && self.has_tool(way, tool)
         };
+        let by_program =
+            |kind| OF_PROGRAMS.contains(&kind) && (self.starts_programs(way) || self.builds_with(way, kind));
         self.goes(way, spec)
-            && (ResourceKind::of(&spec.capability).is_none() || CATALOGUE.iter().any(|tool| acts(&tool)))
+            && ResourceKind::of(&spec.capability)
+                .is_none_or(|kind| CATALOGUE.iter().any(|tool| acts(&tool)) || by_program(kind))
     }
 
     /// The kinds of resource that a tool lacks this way.

@@ -70,6 +70,8 @@ pub enum ResourceKind {
     Git,
     /// `exec` grants of a program called `cargo`.
     Cargo,
+    /// `exec` grants of a program called `rustc`.
+    Rustc,
 }
 
 impl ResourceKind {
@@ -93,6 +95,7 @@ impl ResourceKind {
         match (self, capability) {
             (Self::Git, Capability::Exec(program)) => KnownProgram::Git.is_at(program),
             (Self::Cargo, Capability::Exec(program)) => KnownProgram::Cargo.is_at(program),
+            (Self::Rustc, Capability::Exec(program)) => KnownProgram::Rustc.is_at(program),
             (kind, capability) => Self::of(capability) == Some(kind),
         }
     }
@@ -402,7 +405,8 @@ impl Tool for Cargo {
         build scripts or procedural macros are refused.";
     const CLASS: EffectClass = EffectClass::Once;
     const PLACE: ToolPlace = ToolPlace::Program;
-    const RESOURCES: &'static [ResourceKind] = &[ResourceKind::FileRead, ResourceKind::Cargo];
+    const RESOURCES: &'static [ResourceKind] =
+        &[ResourceKind::FileRead, ResourceKind::Cargo, ResourceKind::Rustc];
     const FILE_CHANGES: FileChanges = FileChanges::Unrecorded;
     const PARALLEL_SAFE: bool = false;
     const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;

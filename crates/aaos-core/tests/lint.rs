@@ -105,6 +105,17 @@ fn a_resource_needs_a_tool_that_acts_on_it() {
 }
 
 #[test]
+fn cargo_uses_its_toolchain_and_writes_where_it_may() {
+    let entries =
+        ["tool: cargo", "exec: /t/cargo", "exec: /t/rustc", "\"file_read: /p/*\"", "\"file_write: /out/*\""];
+    clean(&entries);
+    let found = one("resource-without-tool", &[&entries[..], &["network: example.org"]].concat());
+    assert_eq!(found.grant, Some(5), "cargo reaches no host");
+    let found = one("tool-without-resource", &[&entries[..2], &entries[3..4]].concat());
+    assert!(found.message.contains("called `rustc`"), "{}", found.message);
+}
+
+#[test]
 fn git_is_a_tool_of_a_program_of_its_name() {
     let (tool, read) = ("tool: git", "\"file_read: /data/*\"");
     clean(&["exec: /usr/bin/git", read, tool]);
@@ -192,6 +203,7 @@ fn any_tool_is_told_which_ones_stay_idle() {
         "message_send: [keeper]",
         "exec: /usr/bin/git",
         "exec: /usr/bin/cargo",
+        "exec: /usr/bin/rustc",
     ];
     assert_eq!(of("any-tool-partly-unusable", &all), []);
 }

@@ -79,7 +79,12 @@ const fn needed(kind: ResourceKind) -> (&'static str, &'static str) {
         ResourceKind::MessageSend => ("a `message_send` grant", "`message_send: [keeper]`"),
         ResourceKind::Exec => ("an `exec` grant", "`exec: /usr/bin/wc`"),
         ResourceKind::Git => ("an `exec` grant of a program called `git`", "`exec: /usr/bin/git`"),
-        ResourceKind::Cargo => ("`exec` grants of cargo and rustc", "`exec: /abs/toolchain/bin/cargo`"),
+        ResourceKind::Cargo => {
+            ("an `exec` grant of a program called `cargo`", "`exec: /abs/toolchain/bin/cargo`")
+        }
+        ResourceKind::Rustc => {
+            ("an `exec` grant of a program called `rustc`", "`exec: /abs/toolchain/bin/rustc`")
+        }
     }
 }
 

@@ -267,8 +267,8 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
     assert_eq!(names(&["tool: git", "exec: /usr/bin/git", "file_read: /a/*"]), ["git"]);
     assert_eq!(names(&["tool: git", "exec: /usr/bin/gitk", "file_read: /a/*"]), [""; 0]);
     assert_eq!(names(&["tool: git", "exec: /usr/bin/git"]), [""; 0]);
-    assert_eq!(names(&["tool: cargo", "exec: /t/cargo", "file_read: /a/*"]), ["cargo"]);
-    assert_eq!(names(&["tool: cargo", "exec: /t/rustc", "file_read: /a/*"]), [""; 0]);
+    assert_eq!(names(&["tool: cargo", "exec: /t/cargo", "exec: /t/rustc", "file_read: /a/*"]), ["cargo"]);
+    assert_eq!(names(&["tool: cargo", "exec: /t/cargo", "file_read: /a/*"]), [""; 0]);
     assert_eq!(names(&["tool: git", "{ exec: /usr/bin/git, use: false }", "file_read: /a/*"]), [""; 0]);
     assert!(names(&["{ tool: echo, use: false }"]).is_empty());
     let mut law = world(&["{ tool: echo, max_invocations: 1 }"]);
