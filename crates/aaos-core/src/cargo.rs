@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{self, MAX_CARGO_REPORT_BYTES, MAX_CARGO_TESTS};
+use crate::limits::{self, MAX_CARGO_REPORT_BYTES, MAX_CARGO_TESTS, MAX_COMMAND_TEXT_BYTES};
 use crate::path::AbsPath;
 use crate::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 
@@ -221,8 +221,45 @@ const VARIABLES: [&str; 9] = [
     "RUSTC_WORKSPACE_WRAPPER=",
 ];
 
+/// What a call of cargo told, as a worker read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CargoTold {
+    /// What its caller is told.
+    pub output: CommandRunOutput,
+    /// The tests that it built.
+    pub tests: Vec<BuiltTest>,
+}
+
+impl CargoTold {
+    /// From what cargo wrote, which is as hostile as the packages that it compiles. Tests are looked for where they were
+    /// built, if the build succeeded.
+    ///
+    /// # Errors
+    /// [`ToolFailure`] where aaOS's own law is why cargo failed, and for a list of tests that is incomplete or too long.
+    pub fn read(
+        output: CommandRunOutput,
+        subcommand: CargoSubcommand,
+        tests_in: Option<&AbsPath>,
+    ) -> Result<Self, ToolFailure> {
+        let target = tests_in.filter(|_| output.exit_code == 0);
+        let tests = target.map_or(Ok(Vec::new()), |target| built_tests(&output, target))?;
+        Ok(Self { output: told(output, subcommand)?, tests })
+    }
+
+    /// Whether a worker may have read that: whatever it says, nothing outside the target directory is a test.
+    #[must_use]
+    pub fn is_usable(&self, tests_in: Option<&AbsPath>) -> bool {
+        let is_below = |test: &BuiltTest| tests_in.is_some_and(|target| test.is_below(target));
+        let is_bounded = |text: &str| text.len() <= MAX_COMMAND_TEXT_BYTES;
+        self.tests.len() <= MAX_CARGO_TESTS
+            && self.tests.iter().all(is_below)
+            && is_bounded(&self.output.stdout)
+            && is_bounded(&self.output.stderr)
+    }
+}
+
 /// A test that cargo built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuiltTest {
     /// Its executable, below the target directory.
     pub executable: AbsPath,
@@ -230,6 +267,13 @@ pub struct BuiltTest {
     pub package: AbsPath,
     /// Its target's name.
     pub name: String,
+}
+
+impl BuiltTest {
+    fn is_below(&self, target_directory: &AbsPath) -> bool {
+        let below = self.executable.below(target_directory);
+        below.is_some_and(|below| !below.is_empty()) && !self.executable.has_parent_component()
+    }
 }
 
 /// A line of cargo's, as far as it matters here.
@@ -256,10 +300,7 @@ struct Profile {
 ///
 /// # Errors
 /// [`ToolFailure`] for a list that is incomplete or too long.
-pub fn built_tests(
-    built: &CommandRunOutput,
-    target_directory: &AbsPath,
-) -> Result<Vec<BuiltTest>, ToolFailure> {
+fn built_tests(built: &CommandRunOutput, target_directory: &AbsPath) -> Result<Vec<BuiltTest>, ToolFailure> {
     let tests: Vec<BuiltTest> =
         built.stdout.lines().filter_map(|line| built_test(line, target_directory)).collect();
     if built.truncated || tests.len() > MAX_CARGO_TESTS {
@@ -275,16 +316,15 @@ pub fn built_tests(
 fn built_test(line: &str, target_directory: &AbsPath) -> Option<BuiltTest> {
     let Message { executable, manifest_path, target, profile } = serde_json::from_str(line).ok()?;
     let (executable, (package, _)) = (executable?, manifest_path.as_ref()?.split_last()?);
-    let below = executable.below(target_directory)?;
-    let is_test = profile?.test && !below.is_empty() && !executable.has_parent_component();
-    is_test.then_some(BuiltTest { executable, package, name: target?.name })
+    let test = BuiltTest { executable, package, name: target?.name };
+    (profile?.test && test.is_below(target_directory)).then_some(test)
 }
 
 /// What a call of cargo gives its caller.
 ///
 /// # Errors
 /// [`ToolFailure`] where aaOS's own law is why it failed.
-pub fn told(output: CommandRunOutput, subcommand: CargoSubcommand) -> Result<CommandRunOutput, ToolFailure> {
+fn told(output: CommandRunOutput, subcommand: CargoSubcommand) -> Result<CommandRunOutput, ToolFailure> {
     let said = &output.stderr;
     let why = match output.exit_code {
         0 => None,

@@ -309,7 +309,7 @@ fn is_refused(option: &str, subcommand: GitSubcommand) -> bool {
 }
 
 /// Filters that a repository names: programs through which content passes between work tree and repository.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GitDrivers(BTreeSet<String>);
 
 impl GitDrivers {
@@ -329,6 +329,16 @@ impl GitDrivers {
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
         }
         Ok(Self(names))
+    }
+
+    /// Whether a worker may have read that: no more than git's environment has room for, and nothing that cannot stand
+    /// in one.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let bytes: usize = self.0.iter().map(String::len).sum();
+        self.0.len() <= MAX_GIT_DRIVERS
+            && bytes <= limits::COMMAND_OUTPUT_HALF_BYTES
+            && !self.0.iter().any(|name| name.contains(['\0', '\n']))
     }
 }
 

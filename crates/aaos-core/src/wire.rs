@@ -10,16 +10,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::HostRule;
+use crate::cargo::{CargoSubcommand, CargoTold};
 use crate::confinement::{LockedReport, ProbeResult};
+use crate::git::GitDrivers;
 use crate::limits::MAX_FRAME_BYTES;
 use crate::model::{ModelFailure, ModelReply, ModelRequest, ProviderState};
 use crate::path::AbsPath;
 use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
 use crate::toolio::{
-    EchoInput, EchoOutput, FileEditInput, FileEditOutput, FileKind, FileListInput, FileListOutput,
-    FileReadInput, FileReadManyOutput, FileReadOutput, FileWriteInput, FileWriteOutput, GrepInput,
-    GrepOutput, ToolFailure, WebFetchOutput,
+    CommandRunOutput, EchoInput, EchoOutput, FileEditInput, FileEditOutput, FileKind, FileListInput,
+    FileListOutput, FileReadInput, FileReadManyOutput, FileReadOutput, FileWriteInput, FileWriteOutput,
+    GrepInput, GrepOutput, ToolFailure, WebFetchOutput,
 };
 
 /// Bytes of a frame's length prefix.
@@ -168,10 +170,32 @@ pub enum WorkerJob {
         /// The program.
         program: Handed,
     },
+    /// `git` and `cargo`: what a program wrote that was started for one of them.
+    ProgramTold {
+        /// What is looked for in it.
+        of: ToldBy,
+        /// All that it wrote.
+        output: CommandRunOutput,
+    },
     /// Try to cross boundaries from inside, for receipts and tests.
     Probe {
         /// What to try.
         attempts: Vec<ProbeAttempt>,
+    },
+}
+
+/// What is looked for in what a program wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToldBy {
+    /// The filters that a repository names.
+    GitDrivers {},
+    /// What the caller of cargo is told, and the tests that were built.
+    Cargo {
+        /// What cargo was to do.
+        subcommand: CargoSubcommand,
+        /// Where the tests were built, where they were.
+        tests_in: Option<AbsPath>,
     },
 }
 
@@ -297,6 +321,10 @@ pub enum JobOutput {
     ReadPage(WebFetchOutput),
     /// Of the first line of a program; nothing where it is no script.
     ScriptLine(Option<ScriptLine>),
+    /// Of git's list of settings.
+    GitDrivers(GitDrivers),
+    /// Of a call of cargo.
+    Cargo(CargoTold),
     /// Of probes, in order.
     Probe(Vec<ProbeResult>),
 }

@@ -3,6 +3,7 @@
 //! Invariants: a worker serves one agent for its whole life and runs one call at a time; every start and end
 //! of one is journalled with its receipt; when confinement cannot be had the call fails, it never runs here.
 
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt, ResourceUsage};
@@ -30,6 +31,9 @@ use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::recovery::UNKNOWN_OUTCOME;
 use crate::registry::Agent;
+
+/// What a worker that is lent does.
+type Lent<'w, T> = Pin<Box<dyn Future<Output = Result<T, ToolFailure>> + Send + 'w>>;
 
 /// A worker that has had nothing to do for this long is ended.
 const WORKER_IDLE: Millis = Millis(30_000);
@@ -286,9 +290,22 @@ impl Kernel {
         program: &AbsPath,
         world: &World,
     ) -> Result<OpenedProgram, ToolFailure> {
+        let (program, world, roots) = (program.clone(), world.clone(), self.roots().clone());
+        self.lend_worker(agent, |worker| {
+            Box::pin(async move { worker.open_program(&program, &world, &roots).await })
+        })
+        .await
+    }
+
+    /// Has an agent's worker do what comes before or after a program; it is started if need be.
+    pub(crate) async fn lend_worker<T>(
+        &self,
+        agent: &Agent,
+        work: impl for<'w> FnOnce(&'w mut Worker) -> Lent<'w, T> + Send,
+    ) -> Result<T, ToolFailure> {
         let (slot, owner) = (&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal });
         let stop = agent.stop_signal();
-        let open = async {
+        let lent = async {
             let mut held = slot.worker.lock().await;
             self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
                 ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
@@ -296,18 +313,18 @@ impl Kernel {
             let Some(one) = held.as_mut() else {
                 unreachable!("the slot was filled under the same lock");
             };
-            let opened = one.worker.open_program(program, world, self.roots()).await;
+            let done = work(&mut one.worker).await;
             one.last_used = self.clock().now();
             if !one.worker.is_usable() {
                 self.empty_slot(slot, &mut held, owner).await;
             }
-            opened
+            done
         };
         // Given up half-way it leaves a worker that is replaced before the next call.
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(cancelled()),
-            opened = open => opened,
+            done = lent => done,
         }
     }
 

@@ -7,10 +7,10 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use aaos_core::cargo::{CargoInput, TestReport, built_tests, told};
+use aaos_core::cargo::{CargoInput, CargoTold, TestReport};
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::effect::ToolOutcome;
-use aaos_core::git::{GitDrivers, GitInput};
+use aaos_core::git::GitInput;
 use aaos_core::id::{TraceId, WorkerId};
 use aaos_core::quantity::Timestamp;
 use aaos_core::tool::{ToolCall, ToolInput};
@@ -62,7 +62,8 @@ impl Kernel {
     /// `git`: first the repository is asked which filters it names, then the call is made past them.
     async fn run_git(&self, running: &mut Running<'_>, input: &GitInput) -> Result<String, ToolFailure> {
         let listed = self.run_one(running, ProgramCall::git_drivers(running.permit, input)?).await?;
-        let drivers = GitDrivers::parse(&text_of(&listed)?.stdout)?;
+        let listed = text_of(&listed)?;
+        let drivers = self.lend_worker(running.agent, |worker| Box::pin(worker.git_drivers(listed))).await?;
         self.run_one(running, ProgramCall::git(running.permit, input, &drivers)?).await
     }
 
@@ -70,10 +71,15 @@ impl Kernel {
     async fn run_cargo(&self, running: &mut Running<'_>, input: &CargoInput) -> Result<String, ToolFailure> {
         let permit = running.permit;
         let made = text_of(&self.run_one(running, ProgramCall::cargo(permit, input)?).await?)?;
-        let built = input.tests_in().filter(|_| made.exit_code == 0);
-        let tests = built.map(|target| built_tests(&made, target)).transpose()?;
-        let told = told(made, input.subcommand)?;
-        let Some(tests) = tests else { return json_of(&told) };
+        let is_built = made.exit_code == 0 && input.tests_in().is_some();
+        let asked = input.clone();
+        let told = self.lend_worker(running.agent, |worker| {
+            Box::pin(async move { worker.cargo_told(&asked, made).await })
+        });
+        let CargoTold { output, tests } = told.await?;
+        if !is_built {
+            return json_of(&output);
+        }
         let mut report = TestReport::default();
         for test in &tests {
             let call = ProgramCall::cargo_test(permit, input, test)?;

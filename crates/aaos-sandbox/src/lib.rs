@@ -30,6 +30,7 @@ mod program;
 mod program_call;
 mod program_file;
 mod program_plan;
+mod program_told;
 mod protect;
 mod receipt;
 mod removal;

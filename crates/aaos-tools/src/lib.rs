@@ -17,9 +17,11 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aaos_confine::{Channel, ChannelError};
+use aaos_core::cargo::CargoTold;
+use aaos_core::git::GitDrivers;
 use aaos_core::limits::MAX_TOOL_RESULT_BYTES;
-use aaos_core::toolio::{EchoOutput, ToolFailure, ToolFailureKind};
-use aaos_core::wire::{JobOutput, WorkerJob, WorkerReply, WorkerRequest};
+use aaos_core::toolio::{CommandRunOutput, EchoOutput, ToolFailure, ToolFailureKind};
+use aaos_core::wire::{JobOutput, ToldBy, WorkerJob, WorkerReply, WorkerRequest};
 
 use crate::session::{Session, Stop};
 
@@ -93,7 +95,18 @@ fn body(session: &mut Session<'_>, job: WorkerJob) -> Result<JobOutput, Stop> {
             page::read_page(session, facts, page)
         }
         WorkerJob::ScriptLine { program } => script::script_line(session, program),
+        WorkerJob::ProgramTold { of, output } => Ok(told(of, output)?),
         WorkerJob::Probe { attempts } => Ok(JobOutput::Probe(aaos_confine::run_probes(&attempts))),
+    }
+}
+
+/// What is looked for in what a program wrote.
+fn told(of: ToldBy, output: CommandRunOutput) -> Result<JobOutput, ToolFailure> {
+    match of {
+        ToldBy::GitDrivers {} => GitDrivers::parse(&output.stdout).map(JobOutput::GitDrivers),
+        ToldBy::Cargo { subcommand, tests_in } => {
+            CargoTold::read(output, subcommand, tests_in.as_ref()).map(JobOutput::Cargo)
+        }
     }
 }
 

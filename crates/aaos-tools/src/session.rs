@@ -133,7 +133,7 @@ fn handle_of(handed: &Handed) -> Option<Handle> {
 /// The handles of a job in the order in which their descriptors ride.
 fn handles_of(job: &WorkerJob) -> Vec<Handle> {
     match job {
-        WorkerJob::Echo(_) | WorkerJob::Probe { .. } => Vec::new(),
+        WorkerJob::Echo(_) | WorkerJob::ProgramTold { .. } | WorkerJob::Probe { .. } => Vec::new(),
         WorkerJob::FileRead { file, .. }
         | WorkerJob::ReadPage { page: file, .. }
         | WorkerJob::ScriptLine { program: file } => handle_of(file).into_iter().collect(),

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{CargoInput, CargoSubcommand, TestReport, Toolchain, built_tests, told};
+use super::{BuiltTest, CargoInput, CargoSubcommand, CargoTold, TestReport, Toolchain, built_tests, told};
 use crate::effect::{FileRight, Need};
 use crate::known::KnownProgram;
-use crate::limits::{CARGO_SECONDS, MAX_CARGO_REPORT_BYTES, MAX_CARGO_TESTS};
+use crate::limits::{CARGO_SECONDS, MAX_CARGO_REPORT_BYTES, MAX_CARGO_TESTS, MAX_COMMAND_TEXT_BYTES};
 use crate::path::AbsPath;
 use crate::tool::{ToolCall, ToolInput, find};
 use crate::toolio::{CommandRunOutput, ToolFailureKind};
@@ -148,6 +148,47 @@ fn only_tests_below_the_target_directory_count() {
     assert!(built_tests(&output(0, &many(MAX_CARGO_TESTS + 1), ""), &target).is_err());
     let cut = CommandRunOutput { truncated: true, ..output(0, "", "") };
     assert_eq!(built_tests(&cut, &target).expect_err("cut").kind, ToolFailureKind::LimitReached);
+}
+
+#[test]
+fn whatever_a_worker_says_only_what_lies_below_the_target_directory_is_a_test() {
+    let target = abs("/srv/target");
+    let told = |executable: &str, count: usize, text: &str| CargoTold {
+        output: output(0, text, ""),
+        tests: vec![
+            BuiltTest {
+                executable: abs(executable),
+                package: abs("/srv/package"),
+                name: "law".to_owned()
+            };
+            count
+        ],
+    };
+    let below = "/srv/target/debug/deps/law-1";
+    assert!(told(below, MAX_CARGO_TESTS, "").is_usable(Some(&target)));
+    assert!(!told(below, MAX_CARGO_TESTS + 1, "").is_usable(Some(&target)));
+    for elsewhere in ["/bin/sh", "/srv/target", "/srv/target-x/y", "/srv/target/../package/x"] {
+        assert!(!told(elsewhere, 1, "").is_usable(Some(&target)), "{elsewhere}");
+    }
+    assert!(!told(below, 1, "").is_usable(None), "nothing was to be built");
+    assert!(told(below, 0, "").is_usable(None));
+    let longest = "x".repeat(MAX_COMMAND_TEXT_BYTES);
+    assert!(told(below, 0, &longest).is_usable(None) && !told(below, 0, &(longest + "x")).is_usable(None));
+    let mut long = told(below, 0, "");
+    long.output.stderr = "x".repeat(MAX_COMMAND_TEXT_BYTES + 1);
+    assert!(!long.is_usable(None));
+}
+
+#[test]
+fn tests_are_looked_for_where_a_build_succeeded() {
+    let (target, said) = (abs("/srv/target"), artifact("/srv/target/x", true));
+    let tests = |exit_code, tests_in| {
+        CargoTold::read(output(exit_code, &said, ""), CargoSubcommand::Test, tests_in)
+            .expect("told")
+            .tests
+            .len()
+    };
+    assert_eq!((tests(0, Some(&target)), tests(101, Some(&target)), tests(0, None)), (1, 0, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{GitDrivers, GitInput, GitSubcommand, SETTINGS};
-use crate::limits::{COMMAND_SECONDS, MAX_COMMAND_ARGUMENTS, MAX_GIT_DRIVERS};
+use crate::limits::{self, COMMAND_SECONDS, MAX_COMMAND_ARGUMENTS, MAX_GIT_DRIVERS};
 use crate::path::AbsPath;
 use crate::tool::{ToolInput, find};
 
@@ -156,6 +156,17 @@ fn a_repository_names_no_end_of_filters() {
     assert!(GitDrivers::parse(&listed(MAX_GIT_DRIVERS)).is_ok());
     assert!(GitDrivers::parse(&listed(MAX_GIT_DRIVERS + 1)).is_err());
     assert!(GitDrivers::parse(&format!("filter.{}.clean", "x".repeat(70_000))).is_err());
+}
+
+#[test]
+fn whatever_a_worker_says_filters_fit_into_an_environment() {
+    let named = |names: &[&str]| GitDrivers(names.iter().map(|name| (*name).to_owned()).collect());
+    assert!(named(&[]).is_usable() && named(&["lfs", "a.b=c"]).is_usable());
+    for odd in ["a\0b", "a\nb", &"x".repeat(limits::COMMAND_OUTPUT_HALF_BYTES + 1)] {
+        assert!(!named(&[odd]).is_usable());
+    }
+    let many = |count: usize| GitDrivers((0..count).map(|n| n.to_string()).collect());
+    assert!(many(MAX_GIT_DRIVERS).is_usable() && !many(MAX_GIT_DRIVERS + 1).is_usable());
 }
 
 #[test]

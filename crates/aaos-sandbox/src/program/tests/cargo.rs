@@ -2,7 +2,7 @@
 //!
 //! Invariant: every refusal has its control, by the same toolchain outside.
 
-use aaos_core::cargo::{BuiltTest, CargoInput, Toolchain, built_tests, told};
+use aaos_core::cargo::{BuiltTest, CargoInput, CargoTold, Toolchain};
 use aaos_core::world::World;
 use serde_json::json;
 
@@ -76,7 +76,7 @@ impl Package {
         more: &serde_json::Value,
     ) -> Result<CommandRunOutput, ToolFailure> {
         let input = self.input(subcommand, more);
-        told(self.built(&input).await, input.subcommand)
+        CargoTold::read(self.built(&input).await, input.subcommand, None).map(|told| told.output)
     }
 
     /// cargo outside, with nothing but its toolchain.
@@ -132,8 +132,9 @@ async fn tests_are_executed_where_nothing_can_be_changed_and_not_where_they_were
         let more = json!({ "target_directory": package.target, "args": ["--test", "law"], "test_args": ["--nocapture"] });
         let input = package.input("test", &more);
         let made = package.built(&input).await;
-        let tests = built_tests(&made, &abs(&package.target)).expect("few");
-        assert_eq!(tests.len(), 1, "{made:?}");
+        let told = CargoTold::read(made, input.subcommand, input.tests_in()).expect("few tests");
+        let tests = &told.tests;
+        assert_eq!(tests.len(), 1, "{told:?}");
         // Nothing that runs where it could be changed can start it.
         let beside = super::input("/bin/sh", &["-c", tests[0].executable.as_str()]);
         let refused = package.rig.run(beside).await.expect("the shell runs");
