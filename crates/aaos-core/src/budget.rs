@@ -221,6 +221,12 @@ impl Purse {
         Some(ceiling.saturating_sub(used))
     }
 
+    /// Ceiling less used and reserved, where there is a ceiling: what can be reserved now.
+    #[must_use]
+    pub fn free(&self, quantity: Quantity, now: Timestamp) -> Option<u64> {
+        Some(self.remaining(quantity, now)?.saturating_sub(self.reserved.get(quantity)))
+    }
+
     /// Whether `amount` can be reserved once nothing else is reserved.
     #[must_use]
     pub fn could_ever_hold(&self, quantity: Quantity, amount: u64, now: Timestamp) -> bool {

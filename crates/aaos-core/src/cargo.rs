@@ -172,7 +172,13 @@ impl CargoInput {
         }
     }
 
-    /// Its environment: this toolchain, no network, and nothing written but to the target directory.
+    /// Directories that cargo has something to write into: `Cargo.lock`, what is formatted, and what is built. A grant to
+    /// write that covers one of them holds as a whole; no other does.
+    pub fn written(&self) -> impl Iterator<Item = &AbsPath> {
+        self.target_directory.iter().chain([&self.directory])
+    }
+
+    /// Its environment: this toolchain, no network, and all that is built in the target directory.
     #[must_use]
     pub fn environment(&self, toolchain: Toolchain<'_>) -> Vec<String> {
         let Toolchain { cargo, rustc } = toolchain;
@@ -183,6 +189,8 @@ impl CargoInput {
         environment.push(format!("PATH={}:{}:/usr/local/bin:/usr/bin:/bin", folder(cargo), folder(rustc)));
         environment.push(format!("RUSTC={rustc}"));
         environment.push(format!("CARGO_TARGET_DIR={target}"));
+        // What is built on the way, tests too, has a place of its own since cargo 1.91.
+        environment.push(format!("CARGO_BUILD_BUILD_DIR={target}"));
         environment
     }
 
@@ -301,8 +309,14 @@ struct Profile {
 /// # Errors
 /// [`ToolFailure`] for a list that is incomplete or too long.
 fn built_tests(built: &CommandRunOutput, target_directory: &AbsPath) -> Result<Vec<BuiltTest>, ToolFailure> {
-    let tests: Vec<BuiltTest> =
-        built.stdout.lines().filter_map(|line| built_test(line, target_directory)).collect();
+    let tests: Vec<BuiltTest> = built.stdout.lines().filter_map(built_test).collect();
+    if let Some(elsewhere) = tests.iter().find(|test| !test.is_below(target_directory)) {
+        let why = format!(
+            "cargo says that it built a test outside {target_directory}: {}; no test was started",
+            elsewhere.executable
+        );
+        return Err(ToolFailure::new(ToolFailureKind::Denied, why));
+    }
     if built.truncated || tests.len() > MAX_CARGO_TESTS {
         let why = format!(
             "there are more than {MAX_CARGO_TESTS} test executables, or the compiler said too much; choose packages \
@@ -313,11 +327,11 @@ fn built_tests(built: &CommandRunOutput, target_directory: &AbsPath) -> Result<V
     Ok(tests)
 }
 
-fn built_test(line: &str, target_directory: &AbsPath) -> Option<BuiltTest> {
+fn built_test(line: &str) -> Option<BuiltTest> {
     let Message { executable, manifest_path, target, profile } = serde_json::from_str(line).ok()?;
     let (executable, (package, _)) = (executable?, manifest_path.as_ref()?.split_last()?);
     let test = BuiltTest { executable, package, name: target?.name };
-    (profile?.test && test.is_below(target_directory)).then_some(test)
+    profile?.test.then_some(test)
 }
 
 /// What a call of cargo gives its caller.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use crate::effect::{AuthorizedParts, Effect, EffectClass, Need, Needs, Subject};
 use crate::event::Event;
 use crate::id::CallId;
-use crate::limits::{CALL_JOURNAL_BYTES, CONNECTION_LEASE_BYTES};
+use crate::limits::{CALL_JOURNAL_BYTES, CONNECTION_LEASE_BYTES, SMALL_LEASE_BYTES};
 use crate::quantity::{Amounts, Bytes, Millis, Quantity};
 use crate::toolio::ToolFailure;
 
@@ -43,22 +43,24 @@ pub struct Moved {
 }
 
 impl Connection {
-    /// The first lease of a connection, no larger than what is left of a purse.
+    /// The first lease of a connection: a share of what is free in a purse, so that others find something, too.
     #[must_use]
-    pub fn new(under: CallId, host: String, port: u16, remaining: Option<u64>) -> Self {
-        Self { under, host, port, lease: lease(remaining), continues: None }
+    pub fn new(under: CallId, host: String, port: u16, free: Option<u64>) -> Self {
+        Self { under, host, port, lease: lease(free), continues: None }
     }
 
     /// The next lease of the connection whose first lease was `first`.
     #[must_use]
-    pub fn again(&self, first: CallId, remaining: Option<u64>) -> Self {
-        Self { lease: lease(remaining), continues: Some(first), ..self.clone() }
+    pub fn again(&self, first: CallId, free: Option<u64>) -> Self {
+        Self { lease: lease(free), continues: Some(first), ..self.clone() }
     }
 }
 
-/// With nothing left it asks for one byte, which is refused for want of it.
-fn lease(remaining: Option<u64>) -> Bytes {
-    Bytes(remaining.map_or(CONNECTION_LEASE_BYTES, |left| left.clamp(1, CONNECTION_LEASE_BYTES)))
+/// An eighth of what is free, but not so little that it is used up at once. With nothing free it asks for one byte: for that
+/// it waits, or is refused where nothing will be free again.
+fn lease(free: Option<u64>) -> Bytes {
+    let share = |free: u64| (free / 8).clamp(SMALL_LEASE_BYTES, CONNECTION_LEASE_BYTES).min(free).max(1);
+    Bytes(free.map_or(CONNECTION_LEASE_BYTES, share))
 }
 
 impl Effect for Connection {
@@ -122,7 +124,7 @@ mod tests {
     use crate::effect::{AuthorizedParts, Effect, EffectClass, Need};
     use crate::event::Event;
     use crate::id::{AgentId, CallId};
-    use crate::limits::{CALL_JOURNAL_BYTES, CONNECTION_LEASE_BYTES};
+    use crate::limits::{CALL_JOURNAL_BYTES, CONNECTION_LEASE_BYTES, SMALL_LEASE_BYTES};
     use crate::quantity::{Amounts, Bytes, Millis, Quantity};
 
     fn call(number: u128) -> CallId {
@@ -146,11 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_as_large_as_the_purse_allows_and_at_least_one_byte() {
+    fn a_lease_is_a_share_of_what_is_free_and_at_least_one_byte() {
         for (remaining, lease) in [
             (None, CONNECTION_LEASE_BYTES),
             (Some(u64::MAX), CONNECTION_LEASE_BYTES),
-            (Some(CONNECTION_LEASE_BYTES - 1), CONNECTION_LEASE_BYTES - 1),
+            (Some(8 * CONNECTION_LEASE_BYTES), CONNECTION_LEASE_BYTES),
+            (Some(8 * CONNECTION_LEASE_BYTES - 8), CONNECTION_LEASE_BYTES - 1),
+            (Some(8 * SMALL_LEASE_BYTES), SMALL_LEASE_BYTES),
+            (Some(SMALL_LEASE_BYTES + 1), SMALL_LEASE_BYTES),
+            (Some(SMALL_LEASE_BYTES - 1), SMALL_LEASE_BYTES - 1),
             (Some(1), 1),
             (Some(0), 1),
         ] {

@@ -147,7 +147,7 @@ impl GitSubcommand {
 }
 
 /// Long options that write a file, start a program, or read what is no part of the repository.
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 10] = [
     "output",
     "ext-diff",
     "textconv",
@@ -156,6 +156,8 @@ const REFUSED: [&str; 8] = [
     "help",
     "show-signature",
     "recurse-submodules",
+    "submodule",
+    "ignore-submodules",
 ];
 /// Options of other meaning that an option above begins with.
 const HARMLESS_PREFIXES: [&str; 1] = ["text"];
@@ -217,8 +219,12 @@ impl GitInput {
         let longest = format!("/{}", "x".repeat(limits::MAX_PATH_BYTES - 1));
         let longest = AbsPath::parse(&longest).unwrap_or_else(|error| unreachable!("a path: {error}"));
         self.command(&longest).check()?;
-        let options = self.args.iter().take_while(|arg| *arg != "--");
-        match options.filter_map(|arg| self.refusal(arg)).next() {
+        // Behind an option without a value it can be that option's value, and ends nothing.
+        let lacks_value = |before: &str| before.starts_with('-') && !before.contains('=');
+        let ends = |(before, arg): &(&str, &String)| *arg == "--" && !lacks_value(before);
+        let before = std::iter::once("").chain(self.args.iter().map(String::as_str));
+        let options = before.zip(&self.args).take_while(|pair| !ends(pair)).map(|(_, arg)| arg);
+        match options.filter(|arg| *arg != "--").filter_map(|arg| self.refusal(arg)).next() {
             Some(why) => Err(ToolFailure::new(ToolFailureKind::InvalidArguments, why)),
             None => Ok(()),
         }
@@ -318,6 +324,11 @@ impl GitDrivers {
     /// # Errors
     /// [`ToolFailure`] for more of them than a repository has a use for.
     pub fn parse(listed: &str) -> Result<Self, ToolFailure> {
+        // A byte that is no text became this, and settings for that name would be another filter's.
+        if listed.contains('\u{fffd}') {
+            let why = "the repository's configuration names a filter that is not UTF-8; take it out of it";
+            return Err(ToolFailure::new(ToolFailureKind::WrongKind, why));
+        }
         let keys = listed.lines().filter_map(|key| key.strip_prefix("filter."));
         let names: BTreeSet<String> =
             keys.filter_map(|key| key.rsplit_once('.')).map(|(name, _)| name.to_owned()).collect();

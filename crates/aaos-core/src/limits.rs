@@ -241,6 +241,8 @@ pub const MAX_RELAYED: usize = 32;
 pub const MAX_CALL_CONNECTIONS: usize = 4096;
 /// What a proxied connection may move before it needs the next lease, bytes.
 pub const CONNECTION_LEASE_BYTES: u64 = 1024 * 1024;
+/// A lease is no smaller than this because others are to find something, too.
+pub const SMALL_LEASE_BYTES: u64 = 64 * 1024;
 /// Longest URL, bytes.
 pub const MAX_URL_BYTES: usize = 8192;
 /// Kept tail of a confined process's standard error, bytes.

@@ -400,7 +400,7 @@ impl Tool for Cargo {
     type Input = CargoInput;
     const NAME: &'static str = "cargo";
     const DESCRIPTION: &'static str = "Checks, lints, formats or tests a Rust package with the granted toolchain and \
-        without network. fmt changes nothing unless write is true. test builds into target_directory and then runs \
+        without network. fmt only checks unless write is true. test builds into target_directory and then runs \
         what was built where nothing can be changed but /tmp; tests in documentation are left out. Packages with \
         build scripts or procedural macros are refused.";
     const CLASS: EffectClass = EffectClass::Once;

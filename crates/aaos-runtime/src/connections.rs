@@ -84,7 +84,7 @@ impl Kernel {
     /// Serves one connection of a program to its end: `program` is the gateway's end of it.
     ///
     /// # Errors
-    /// [`ToolFailure`] when it is not made; the program is told the same.
+    /// [`ToolFailure`] when it is not made. Where the gateway asked, the program is told the same; else its connection ends.
     pub(crate) async fn serve_connection(
         &self,
         agent: &Arc<Agent>,
@@ -97,9 +97,9 @@ impl Kernel {
             news = proxied.news() => news,
             () = of.stop.cancelled() => return Err(cancelled()),
         };
-        // What the gateway refuses by itself, it has told the program, and nothing moved.
+        // What the gateway refuses by itself it has told the program, unless it has no place left for it; nothing moved.
         let ProxyNews::Wants { host, port } = asked else { return Ok(()) };
-        let effect = Connection::new(of.call, host, port, self.egress_left(agent));
+        let effect = Connection::new(of.call, host, port, self.free_egress(agent));
         let permit = match self.begin_until(&of.stop, agent, of.trace, effect).await {
             Ok(permit) => permit,
             Err(failure) => {
@@ -190,13 +190,13 @@ impl Kernel {
         }
         // The first lease is used up, and stays reserved as long as the connection.
         let first = open.first.permit.effect();
-        let left = self.egress_left(agent).map(|left| left.saturating_sub(first.lease.0));
-        if left == Some(0) {
+        let free = self.free_egress(agent);
+        if free == Some(0) {
             let empty = Refusal::Budget { quantity: Quantity::EgressBytes, wanted: 1, remaining: 0 };
             let told = self.journal_refusal(agent, first.label(), empty).await;
             return Err(KernelError::from(told).into_tool_failure());
         }
-        let permit = self.begin_at_once(agent, of.trace, first.again(open.first.permit.call(), left)).await?;
+        let permit = self.begin_at_once(agent, of.trace, first.again(open.first.permit.call(), free)).await?;
         proxied.lease(&permit).await;
         open.later = Some(Lease { permit, begun: self.clock().now(), from: totals, until: None });
         Ok(())
@@ -253,10 +253,8 @@ impl Kernel {
         self.settle(agent, &finished).await.map(drop)
     }
 
-    /// Network bytes that the agent has left, where somebody bounds them.
-    fn egress_left(&self, agent: &Agent) -> Option<u64> {
-        let now = self.clock().now();
-        let purse = self.authority().purse(agent.id, now)?;
-        purse.remaining.get(Quantity::EgressBytes)
+    /// Network bytes that the agent can lease now, where somebody bounds them.
+    fn free_egress(&self, agent: &Agent) -> Option<u64> {
+        self.authority().free(agent.id, Quantity::EgressBytes, self.clock().now())
     }
 }

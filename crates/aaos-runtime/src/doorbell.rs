@@ -100,7 +100,7 @@ async fn note_all(served: &mut Served) {
     }
 }
 
-/// A connection that was refused is the program's business, which was told; it stands in the journal.
+/// A connection that was refused is the program's business; where it was asked for by a name, it stands in the journal.
 fn note_end(ended: Result<Result<(), ToolFailure>, JoinError>) {
     match ended {
         Ok(Ok(())) => {}

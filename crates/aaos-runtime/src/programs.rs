@@ -80,6 +80,9 @@ impl Kernel {
         if !is_built {
             return json_of(&output);
         }
+        if tests.is_empty() {
+            return json_of(&CommandRunOutput { stdout: "cargo built no test\n".to_owned(), ..output });
+        }
         let mut report = TestReport::default();
         for test in &tests {
             let call = ProgramCall::cargo_test(permit, input, test)?;
@@ -120,6 +123,12 @@ impl Kernel {
         let mut opened = self.open_program(running.agent, call.program(), call.world()).await?;
         if call.is_granted() {
             opened = self.check_opened(running.permit, opened).await?;
+        } else if !opened.is_at_its_name() {
+            let why = format!(
+                "{} is a link, or lies behind one; what was built is started where it is",
+                call.program()
+            );
+            return Err(ToolFailure::new(ToolFailureKind::Denied, why));
         }
         self.sandbox().prepare_program(call, opened, self.roots()).await
     }

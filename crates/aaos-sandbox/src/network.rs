@@ -10,6 +10,10 @@ use crate::receipt::read_proc;
 
 /// The interface that every network namespace has.
 const LOOPBACK: &str = "lo";
+/// Tunnels without an end that the kernel itself puts into every network namespace where their modules are loaded
+/// (`net.core.fb_tunnels_only_for_init_net`). They are down, and nobody in a sandbox may set them up.
+const FALLBACK_TUNNELS: [&str; 9] =
+    ["tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"];
 /// `TCP_LISTEN` of include/net/tcp_states.h, as /proc/net/tcp writes it.
 const LISTENS: &str = "0A";
 
@@ -38,10 +42,14 @@ impl NetworkSeen {
         Self { interfaces, sockets: tcp.lines().skip(1).filter_map(socket).collect() }
     }
 
-    /// Whether there is a listener on this port of the loopback interface, and nothing else.
+    /// Whether there is a listener on this port of the loopback interface, and no other interface that leads anywhere and no
+    /// other socket of TCP over IPv4.
     pub(crate) fn is_listener_alone(&self, port: u16) -> bool {
         let listener = (format!("{:08X}:{port:04X}", u32::from_ne_bytes([127, 0, 0, 1])), LISTENS.to_owned());
-        self.interfaces == [LOOPBACK] && self.sockets == [listener]
+        let mut others = self.interfaces.iter().filter(|name| !FALLBACK_TUNNELS.contains(&name.as_str()));
+        others.next().is_some_and(|name| name == LOOPBACK)
+            && others.next().is_none()
+            && self.sockets == [listener]
     }
 
     /// What is there, for people.
@@ -80,6 +88,9 @@ mod tests {
             assert!(!NetworkSeen::of(dev, tcp).is_listener_alone(3128), "{dev}{tcp}");
         }
         assert!(!NetworkSeen::of(DEV, TCP).is_listener_alone(3129));
+        let with_tunnels = DEV.replace("lo:", "lo: 0\n  tunl0: 0\n  sit0:");
+        assert!(NetworkSeen::of(&with_tunnels, TCP).is_listener_alone(3128), "the kernel's own");
+        assert!(!NetworkSeen::of(&DEV.replace("lo:", "tunl0:"), TCP).is_listener_alone(3128));
         assert!(NetworkSeen::of(&wider, TCP).words().contains("eth0"));
     }
 

@@ -103,11 +103,17 @@ impl ProgramCall {
 
     pub(crate) fn of_cargo(input: &CargoInput, toolchain: Toolchain<'_>, world: &World) -> Self {
         let environment = input.environment(toolchain);
+        let mut world = World { network: false, ..world.clone() };
+        // Beside a configuration that may be anybody's, nothing is changed that the call has no use for.
+        world.roots.retain(|root| {
+            root.right == FileRight::Read
+                || input.written().any(|place| root.pattern.matches(place).is_some())
+        });
         Self {
             input: input.command(toolchain.cargo),
             environment,
             executes: Executes::Shown,
-            world: World { network: false, ..world.clone() },
+            world,
             is_granted: true,
         }
     }

@@ -46,6 +46,12 @@ pub struct OpenedProgram {
 }
 
 impl OpenedProgram {
+    /// Whether no link led to it: it is the file of its own name.
+    #[must_use]
+    pub fn is_at_its_name(&self) -> bool {
+        self.called.location.path == std::path::Path::new(self.called.path.as_str())
+    }
+
     /// What a person is shown of it: which files these are, and their content now. Reads them.
     #[must_use]
     pub fn observe(&self) -> Vec<Target> {
@@ -168,4 +174,30 @@ impl Worker {
 async fn find(path: &AbsPath, roots: &RootTable) -> Result<ProgramFile, ToolFailure> {
     let (path, roots) = (path.clone(), roots.clone());
     off_thread(move || ProgramFile::find(&path, &roots)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use aaos_core::path::AbsPath;
+    use testkit::scratch;
+
+    use super::{OpenedProgram, ProgramFile};
+    use crate::roots::RootTable;
+
+    #[test]
+    fn a_link_is_not_at_its_name_and_neither_is_what_lies_behind_one() {
+        let home = scratch();
+        std::os::unix::fs::symlink("/bin/true", home.path().join("link")).expect("made");
+        std::os::unix::fs::symlink("/usr/bin", home.path().join("folder")).expect("made");
+        let own = home.path().join("own");
+        std::fs::copy("/bin/true", &own).expect("copied");
+        let is_at_its_name = |name: &str| {
+            let path = AbsPath::parse(&format!("{}/{name}", home.path().display())).expect("a path");
+            let called =
+                ProgramFile::find(&path, &RootTable::new(Vec::new(), Vec::new())).expect("a program");
+            OpenedProgram { called, by: None }.is_at_its_name()
+        };
+        assert!(is_at_its_name("own"), "the control");
+        assert!(!is_at_its_name("link") && !is_at_its_name("folder/true"));
+    }
 }

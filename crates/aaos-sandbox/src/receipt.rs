@@ -420,7 +420,10 @@ impl Seen {
         let own = self.own_namespace(Boundary::NetNamespace, report);
         match (own.0, &self.network) {
             (Evidence::Observed, Some(seen)) if seen.is_listener_alone(port) => {
-                let detail = format!("{}; in it are loopback and the proxy's port {port}, no more", own.1);
+                let detail = format!(
+                    "{}; in it are loopback and, of TCP over IPv4, the proxy's port {port} alone",
+                    own.1
+                );
                 (Evidence::Observed, detail)
             }
             (Evidence::Observed, Some(seen)) => {

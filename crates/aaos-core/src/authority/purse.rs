@@ -1,6 +1,6 @@
 //! Purses as nodes of the agent tree: a reservation is on the whole path to the root, or nowhere.
 
-use crate::budget::{Budget, Ceilings};
+use crate::budget::{Budget, Ceilings, Purse};
 use crate::effect::Charge;
 use crate::id::{AgentId, CallId};
 use crate::quantity::{Amounts, Millis, Quantity, Timestamp};
@@ -40,6 +40,15 @@ impl Authority {
             }),
             window_ends: purse.window_ends(now),
         })
+    }
+
+    /// What an effect of the agent can reserve of a quantity without waiting: the least of ceiling − used − reserved over it
+    /// and its ancestors. `None` where nothing bounds it, and for an agent that is not there.
+    #[must_use]
+    pub fn free(&self, agent: AgentId, quantity: Quantity, now: Timestamp) -> Option<u64> {
+        let now = self.latest.max(now);
+        let at = self.find_alive(agent).ok()?;
+        self.purses(at, quantity).filter_map(|purse| purse.free(quantity, now)).min()
     }
 
     /// The run of an agent begins: all the wall time that its purse has left is reserved for it. Gives that time;
@@ -126,8 +135,12 @@ impl Authority {
 
     /// The least of ceiling − used over an agent and its ancestors.
     pub(super) fn remaining(&self, at: AgentIx, quantity: Quantity, now: Timestamp) -> Option<u64> {
+        self.purses(at, quantity).filter_map(|purse| purse.remaining(quantity, now)).min()
+    }
+
+    /// The purses that an effect of an agent draws a quantity from.
+    fn purses(&self, at: AgentIx, quantity: Quantity) -> impl Iterator<Item = &Purse> {
         let reach = if quantity.is_shared() { usize::MAX } else { 1 };
-        let purses = self.agents.path(at).take(reach).map(|node| &node.purse);
-        purses.filter_map(|purse| purse.remaining(quantity, now)).min()
+        self.agents.path(at).take(reach).map(|node| &node.purse)
     }
 }

@@ -130,16 +130,21 @@ fn only_tests_below_the_target_directory_count() {
     let said = [
         artifact("/srv/target/debug/deps/law-1", true),
         artifact("/srv/target/debug/program", false),
-        artifact("/bin/sh", true),
-        artifact("/srv/target/../package/x", true),
-        artifact("/srv/target", true),
-        artifact("/srv/target-x/y", true),
+        artifact("/bin/sh", false),
         "{\"reason\":\"build-finished\",\"success\":true}\nno JSON\n".to_owned(),
     ];
     let built = built_tests(&output(0, &said.concat(), ""), &target).expect("few");
     assert_eq!(built.len(), 1, "{built:?}");
     assert_eq!(built[0].executable, abs("/srv/target/debug/deps/law-1"));
     assert_eq!((built[0].package.as_str(), built[0].name.as_str()), ("/srv/package", "law"));
+    for elsewhere in ["/bin/sh", "/srv/target/../package/x", "/srv/target", "/srv/target-x/y"] {
+        let said = [artifact("/srv/target/debug/deps/law-1", true), artifact(elsewhere, true)].concat();
+        let refused = built_tests(&output(0, &said, ""), &target).expect_err(elsewhere);
+        assert!(
+            refused.kind == ToolFailureKind::Denied && refused.message.contains(elsewhere),
+            "{refused:?}"
+        );
+    }
     let many = |count: usize| artifact("/srv/target/x", true).repeat(count);
     assert_eq!(
         built_tests(&output(0, &many(MAX_CARGO_TESTS), ""), &target).expect("few").len(),

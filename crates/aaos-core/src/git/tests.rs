@@ -69,6 +69,9 @@ fn what_does_more_than_read_is_refused_however_it_is_abbreviated() {
         (CatFile, "--filters"),
         (CatFile, "--textconv"),
         (Describe, "--broken"),
+        (Diff, "--submodule=diff"),
+        (Diff, "--ignore-submodules=none"),
+        (Status, "--ignore-sub=none"),
         (Branch, "-d"),
         (Branch, "-D"),
         (Branch, "-m"),
@@ -90,6 +93,19 @@ fn what_does_more_than_read_is_refused_however_it_is_abbreviated() {
             "the control: behind -- it is a path, {subcommand:?} {arg}"
         );
     }
+}
+
+#[test]
+fn what_stands_behind_the_value_of_an_option_is_an_option_still() {
+    use GitSubcommand::{Branch, CatFile, Grep, Log};
+    for (subcommand, args) in [
+        (Grep, ["-e", "--", "-O/bin/echo"]),
+        (Branch, ["--sort", "--", "-D"]),
+        (CatFile, ["--path", "--", "--filters"]),
+    ] {
+        assert!(!is_taken(subcommand, &args), "{subcommand:?} {args:?}");
+    }
+    assert!(is_taken(Log, &["HEAD", "--", "--output"]), "the control: there it ends the options");
 }
 
 #[test]
@@ -156,6 +172,7 @@ fn a_repository_names_no_end_of_filters() {
     assert!(GitDrivers::parse(&listed(MAX_GIT_DRIVERS)).is_ok());
     assert!(GitDrivers::parse(&listed(MAX_GIT_DRIVERS + 1)).is_err());
     assert!(GitDrivers::parse(&format!("filter.{}.clean", "x".repeat(70_000))).is_err());
+    assert!(GitDrivers::parse("filter.\u{fffd}.clean").is_err(), "whose name nobody knows");
 }
 
 #[test]

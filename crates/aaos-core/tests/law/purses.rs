@@ -153,6 +153,26 @@ fn wall_time_comes_back_with_the_window_and_is_unbounded_without_a_ceiling() {
 }
 
 #[test]
+fn what_is_free_is_what_is_left_and_not_reserved_on_the_way_to_the_root_but_for_wall_time() {
+    let budget = |tokens, wall| Budget {
+        max: Ceilings::of(Quantity::Tokens, tokens).with(Quantity::WallMillis, Some(wall)),
+        reset_period: None,
+    };
+    let mut law = Authority::new(AuthorityLimits::default());
+    let root = aaos_core::authority::Admission { budget: budget(50, 100), ..admission(1, None) };
+    let below = aaos_core::authority::Admission { budget: budget(80, 700), ..admission(2, None) };
+    law.admit_root(root, Vec::new(), NOW).expect("room");
+    law.admit_child(agent(1), below, Vec::new(), NOW).expect("room");
+    let free = |law: &Authority, who, quantity| law.free(agent(who), quantity, NOW);
+    assert_eq!(free(&law, 2, Quantity::Tokens), Some(50));
+    assert_eq!(free(&law, 2, Quantity::WallMillis), Some(700), "its own runs only");
+    assert_eq!((free(&law, 1, Quantity::Files), free(&law, 9, Quantity::Tokens)), (None, None));
+    law.start_clock(agent(2), NOW).expect("time");
+    assert_eq!(free(&law, 2, Quantity::WallMillis), Some(0), "all of it is reserved");
+    assert_eq!(law.purse(agent(2), NOW).expect("alive").remaining, budget(50, 700).max, "and left");
+}
+
+#[test]
 fn what_is_left_is_the_least_on_the_way_to_the_root_but_for_wall_time() {
     let budget = |tokens, wall| Budget {
         max: Ceilings::of(Quantity::Tokens, tokens).with(Quantity::WallMillis, Some(wall)),

@@ -99,7 +99,7 @@ fn a_tunnel_ends_when_the_grant_of_its_host_expires_and_the_program_goes_on() {
     assert!(!call.is_finished() && lab.entries("connection_ended").is_empty(), "a millisecond is left");
     lab.advance(MILLI);
     let ran = lab.block(call).expect("it ends").expect("the program itself was not cut");
-    assert!(ran.contains("200 Connection established") && ran.contains("begun"), "{ran}");
+    assert!(ran.contains("200 Connection established"), "{ran}");
     let ended = lab.wait_for_one("connection_ended");
     let Event::ConnectionEnded { failure: Some(failure), .. } = ended.event else { panic!("{ended:?}") };
     assert_eq!(failure.kind, ToolFailureKind::Revoked, "{failure:?}");

@@ -51,6 +51,11 @@ impl Meter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The connection stands; from now on something has to move.
+    pub(super) fn begin(&self) {
+        self.state().moved = Instant::now();
+    }
+
     /// More may be moved.
     pub(super) fn lease(&self, bytes: Bytes) {
         let mut state = self.state();

@@ -38,6 +38,8 @@ pub(super) async fn relay(
     meter: &Meter,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Result<(), ToolFailure> {
+    // A person may have been asked meanwhile: its time begins now.
+    meter.begin();
     let moving = move_both(program, host, upload, meter);
     tokio::pin!(moving);
     let idle = Duration::from_millis(PROXY_IDLE_MS);

@@ -20,7 +20,7 @@ fn toolchain() -> (String, String) {
     (rustc, folder.parent().expect("a toolchain").display().to_string())
 }
 
-/// A package that its agent may change, a target directory and a place for marks.
+/// A package that its agent may change, a target directory, and in the package a place for marks.
 struct Package {
     rig: Rig,
     path: String,
@@ -40,7 +40,9 @@ impl Package {
         rig.grant(FileRight::Write, "package");
         let target = rig.grant(FileRight::Read, "target");
         rig.grant(FileRight::Write, "target");
-        let marks = rig.grant(FileRight::Write, "marks");
+        // Where cargo's programs may write, so that one that is started leaves its mark.
+        let marks = format!("{path}/marks");
+        fs::create_dir(&marks).expect("made");
         let package = Self { rig, path, target, marks };
         package.write("Cargo.toml", &manifest("own", ""));
         package.write("src/lib.rs", LIBRARY);
@@ -122,6 +124,19 @@ async fn check_clippy_and_fmt_say_what_they_find() {
     assert!(wrong.exit_code == 101 && wrong.stderr.contains("error[E0308]"), "{wrong:?}");
     assert_eq!(wrong.stdout, "");
     package.rig.sandbox.shutdown().await;
+}
+
+#[tokio::test]
+async fn tests_are_built_below_the_target_directory_wherever_the_package_wants_them() {
+    let package = Package::new();
+    package.write("tests/law.rs", &TESTS.replace("WANTED", "1"));
+    package.write(".cargo/config.toml", &format!("[build]\nbuild-dir = \"{}/elsewhere\"\n", package.path));
+    let more = json!({ "target_directory": package.target, "args": ["--test", "law"] });
+    let input = package.input("test", &more);
+    let made = package.built(&input).await;
+    let told = CargoTold::read(made, input.subcommand, input.tests_in()).expect("below it");
+    assert_eq!(told.tests.len(), 1, "{told:?}");
+    assert!(!Path::new(&package.path).join("elsewhere").exists());
 }
 
 #[tokio::test]

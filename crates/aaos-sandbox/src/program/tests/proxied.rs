@@ -118,7 +118,7 @@ async fn the_receipt_says_what_the_network_is() {
     let own = "its net namespace is not the daemon's";
     assert_eq!(
         detail(&with),
-        format!("{own}; in it are loopback and the proxy's port {PROXY_PORT}, no more")
+        format!("{own}; in it are loopback and, of TCP over IPv4, the proxy's port {PROXY_PORT} alone")
     );
     let bare = Rig::new(&["/bin/true"]);
     let without = bare.prepare(asked()).await.expect("a sandbox");
