@@ -8,10 +8,21 @@ use std::io;
 /// Where the mount point stands in a line of /proc/self/mountinfo (proc_pid_mountinfo(5)).
 const MOUNT_POINT: usize = 4;
 
-/// The mount points below a path, without those below another of them. /proc of the machine has to be there.
-pub(crate) fn mounts_below(path: &str) -> io::Result<Vec<CString>> {
-    let below = outermost(&std::fs::read("/proc/self/mountinfo")?, path.as_bytes());
-    below.into_iter().map(|point| CString::new(point).map_err(io::Error::other)).collect()
+/// The kernel's list, as it was.
+#[derive(Debug)]
+pub(crate) struct MountTable(Vec<u8>);
+
+impl MountTable {
+    /// Reads it. /proc of the machine has to be there.
+    pub(crate) fn read() -> io::Result<Self> {
+        std::fs::read("/proc/self/mountinfo").map(Self)
+    }
+
+    /// The mount points below a path, without those below another of them.
+    pub(crate) fn below(&self, path: &str) -> io::Result<Vec<CString>> {
+        let below = outermost(&self.0, path.as_bytes());
+        below.into_iter().map(|point| CString::new(point).map_err(io::Error::other)).collect()
+    }
 }
 
 fn outermost(table: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
@@ -52,7 +63,7 @@ fn unescaped(word: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{mounts_below, outermost};
+    use super::{MountTable, outermost};
 
     const TABLE: &[u8] = b"\
 20 1 0:1 / / rw - ext4 /dev/a rw\n\
@@ -77,7 +88,7 @@ mod tests {
 
     #[test]
     fn this_machine_s_own_table_is_understood() {
-        let names = |path: &str| mounts_below(path).expect("a table");
-        assert!(names("").iter().any(|point| point.as_c_str() == c"/proc"), "{:?}", names(""));
+        let names = MountTable::read().expect("a table").below("").expect("names");
+        assert!(names.iter().any(|point| point.as_c_str() == c"/proc"), "{names:?}");
     }
 }

@@ -183,24 +183,14 @@ fn discard_on(socket: libc::c_long) -> io::Result<()> {
 /// What a program with a proxy tries besides: a port that is not its proxy's is to be refused by Landlock, not for want
 /// of somebody who listens.
 pub(crate) fn another_port() -> ProbeResult {
-    let result = new_socket(libc::AF_INET, libc::SOCK_STREAM).and_then(|socket| {
+    let tried = new_socket(libc::AF_INET, libc::SOCK_STREAM).and_then(|socket| {
         let connected = discard_on(socket);
         close(socket)?;
-        Ok(connected)
+        connected
     });
-    let (refused, detail) = match result {
-        Ok(Err(error)) | Err(error) => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            (errno == libc::EACCES, errno_name(errno))
-        }
-        Ok(Ok(())) => (false, "allowed".to_owned()),
-    };
-    ProbeResult {
-        boundary: Boundary::Landlock,
-        attempt: "connect() to a port that is not the proxy's".to_owned(),
-        refused,
-        detail,
-    }
+    let refused = matches!(&tried, Err(error) if error.raw_os_error() == Some(libc::EACCES));
+    let words = "connect() to a port that is not the proxy's";
+    ProbeResult { refused, ..told(Boundary::Landlock, words.to_owned(), &tried) }
 }
 
 /// Runs an attempt that would change the caller in a child, or here if no child can be made.

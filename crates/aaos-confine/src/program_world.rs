@@ -16,7 +16,7 @@ use aaos_core::program::{Executes, PlaceKind, ProgramPlan, SYSTEM_PLACES};
 use rustix::fs::{Mode, OFlags};
 
 use crate::domain::{Allowed, Reach};
-use crate::mount_table::mounts_below;
+use crate::mount_table::MountTable;
 use crate::mounts::{
     Depth, Detached, IdMap, NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, find, find_same, make_read_only,
 };
@@ -155,6 +155,10 @@ impl World {
         as_own: Option<Identity>,
     ) -> Result<(), LockError> {
         let mut maps = IdMaps { as_own, made: Vec::new() };
+        // Where the owner of the mounts is another user namespace, a place is copied with all that is mounted in it or
+        // not at all; it is covered then.
+        let table = if as_own.is_none() { Some(MountTable::read()) } else { None };
+        let table = table.transpose().at("looking for mounts in granted places")?;
         let mut shared = shared.iter();
         for place in &plan.places {
             let at = place.at.as_str();
@@ -162,10 +166,8 @@ impl World {
                 PlaceKind::Shared { readable, writable } => {
                     let held = shared.next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof));
                     let held = held.at("the descriptors of granted places")?;
-                    // Where the owner of the mounts is another user namespace, a place is copied with all that is
-                    // mounted in it or not at all; it is covered then.
-                    let inner = if as_own.is_none() { mounts_below(at) } else { Ok(Vec::new()) };
-                    let inner = inner.at("looking for mounts in a granted place")?;
+                    let inner = table.as_ref().map_or_else(|| Ok(Vec::new()), |table| table.below(at));
+                    let inner = inner.at("looking for mounts in granted places")?;
                     let depth = if inner.is_empty() { Depth::One } else { Depth::All };
                     let what = copy_shared(at, held.as_fd(), depth, *writable, &mut maps)
                         .at("sharing a granted place")?;

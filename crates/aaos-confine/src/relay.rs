@@ -88,8 +88,7 @@ struct Relay {
 enum Watched {
     Doorbell,
     Listener,
-    Program(usize),
-    Proxy(usize),
+    Line(usize, Side),
 }
 
 impl Relay {
@@ -109,8 +108,7 @@ impl Relay {
                         answered => answered?,
                     },
                     Watched::Listener => self.accept()?,
-                    Watched::Program(at) => self.lines[at].note(Side::Program, flags),
-                    Watched::Proxy(at) => self.lines[at].note(Side::Proxy, flags),
+                    Watched::Line(at, side) => self.lines[at].note(side, flags),
                 }
             }
             self.lines.iter_mut().for_each(Line::step);
@@ -127,9 +125,9 @@ impl Relay {
             polled.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         for (at, line) in self.lines.iter().enumerate() {
-            for (side, one) in [(Side::Program, Watched::Program(at)), (Side::Proxy, Watched::Proxy(at))] {
+            for side in [Side::Program, Side::Proxy] {
                 if let Some(flags) = line.wants(side) {
-                    watched.push(one);
+                    watched.push(Watched::Line(at, side));
                     polled.push(PollFd::new(line.socket(side), flags));
                 }
             }
@@ -289,9 +287,6 @@ impl Line {
     /// What to wait for at a side; `None` where nothing is to come from it or go to it.
     fn wants(&self, side: Side) -> Option<PollFlags> {
         let (out, back) = (self.beginning_at(side), self.beginning_at(side.other()));
-        if (out.ended || out.shut) && back.shut {
-            return None;
-        }
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, out.reads());
         flags.set(PollFlags::OUT, !back.waiting.is_empty() && !back.shut);
@@ -311,7 +306,7 @@ impl Line {
         self.down.step(&self.proxy, &self.program);
     }
 
-    /// Both directions are done, or one can go nowhere and the other has nobody left to come from.
+    /// Both directions are done.
     fn is_over(&self) -> bool {
         self.up.shut && self.down.shut
     }

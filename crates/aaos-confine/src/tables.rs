@@ -418,7 +418,6 @@ mod tests {
     fn what_a_program_finds_absent_is_not_judged_besides() {
         let judged = |number: &libc::c_long| PROGRAM_REFUSED.iter().any(|rule| rule.number == *number);
         assert!(!PROGRAM_ABSENT.iter().any(judged));
-        assert!(PROGRAM_ABSENT.len() <= 8, "the filter's head jumps over them in one step");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::header;
 
-use super::target::{HostName, Target};
+use super::target::Target;
 use crate::USER_AGENT;
 use crate::channel::Outbox;
 use crate::dial::{Answer, Dialer, Layer};
@@ -111,11 +111,7 @@ impl<'a> Job<'a> {
             .header(header::CONNECTION, "close")
             .body(Full::default())
             .map_err(|error| network(format!("{} cannot be asked for: {error}", target.url)))?;
-        let layer = match (&target.host, target.is_secure) {
-            (_, false) => Layer::Plain,
-            (HostName::Name(name), true) => Layer::Tls(name.clone()),
-            (HostName::Address(ip), true) => Layer::Tls(ip.to_string()),
-        };
+        let layer = if target.is_secure { Layer::Tls(target.host.plain()) } else { Layer::Plain };
         self.dialer.exchange(&addresses, &layer, request).await.map_err(|error| target.unreachable(&error))
     }
 

@@ -1,8 +1,8 @@
 //! The `egress` role: fetches pages for agents and connects their programs, without keys.
 //!
 //! Invariants: every hop of every fetch is authorised before a name is asked for and its address checked before
-//! a connection is made to exactly that address; no cookie, credential or compression is offered; a body never
-//! exceeds its cap and lies only in the memfd that agentd sent; each fetch has a time limit.
+//! a connection is made to exactly that address; a fetch offers no cookie, credential or compression, its body never
+//! exceeds its cap and lies only in the memfd that agentd sent; each fetch and each connection has a time limit.
 
 pub mod address;
 mod fetch;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::capability::HostRule;
-use aaos_core::limits::{MAX_PROXIED, PROXY_TIME_MS, WEB_FETCH_TIME_MS};
+use aaos_core::limits::{MAX_FETCHES_IN_FLIGHT, MAX_PROXIED, PROXY_TIME_MS, WEB_FETCH_TIME_MS};
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
@@ -28,8 +28,6 @@ use crate::dial::Dialer;
 use fetch::{Job, Told};
 use proxy::Order;
 
-/// Most fetches at once.
-const MAX_RUNNING: usize = 64;
 /// Orders that one connection may have waiting: agentd answers one question at a time.
 const WAITING_ORDERS: usize = 4;
 
@@ -43,7 +41,7 @@ pub async fn serve(stream: UnixStream, dialer: Dialer) -> Result<(), ChannelErro
     let mut role = Role {
         dialer: Arc::new(dialer),
         outbox: Outbox::start(output),
-        fetches: Running::new(MAX_RUNNING),
+        fetches: Running::new(MAX_FETCHES_IN_FLIGHT),
         proxied: Running::new(MAX_PROXIED),
         lines: HashMap::new(),
     };
@@ -146,7 +144,7 @@ impl Role {
     async fn fetch(&mut self, fetch: Fetch, page: File) -> Result<(), ChannelError> {
         let serial = fetch.serial;
         if self.fetches.is_full() {
-            let message = format!("{MAX_RUNNING} pages are being fetched already; try again later");
+            let message = format!("{MAX_FETCHES_IN_FLIGHT} pages are being fetched already; try again later");
             let failure = ToolFailure::new(ToolFailureKind::LimitReached, message);
             self.outbox.send(&EgressReply::Failed { serial, failure }).await;
             return Ok(());

@@ -258,7 +258,12 @@ impl Target {
 
     /// The failure of whoever could not be reached.
     pub(super) fn unreachable(&self, error: &DialError) -> ToolFailure {
-        network(format!("{} cannot be fetched: {}", self.url, harmless(&error.to_string(), None)))
+        network(format!(
+            "{}:{} cannot be reached: {}",
+            self.host,
+            self.port,
+            harmless(&error.to_string(), None)
+        ))
     }
 
     fn denied(&self, public: bool) -> ToolFailure {

@@ -169,7 +169,7 @@ fn request_head(
     if target.is_secure {
         return Err(bad("https:// goes through CONNECT"));
     }
-    if target.port == 443 {
+    if target.port == super::TLS_PORT {
         return Err(Refusal::Denied("plain HTTP at port 443 is refused; use CONNECT and TLS".to_owned()));
     }
     check_host(&target, host)?;

@@ -67,11 +67,13 @@ impl From<Refusal> for End {
 
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
-        Self::Cut(ToolFailure::new(
-            ToolFailureKind::Network,
-            format!("the program's connection broke: {error}"),
-        ))
+        Self::Cut(broke(error))
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
+fn broke(error: io::Error) -> ToolFailure {
+    ToolFailure::new(ToolFailureKind::Network, format!("the program's connection broke: {error}"))
 }
 
 /// One connection, from its first byte to its last word.
@@ -146,13 +148,10 @@ impl Session<'_> {
         };
         let denied = |failure: ToolFailure| Refusal::Denied(failure.message);
         let passage = target.authorise(&hosts, public).map_err(denied)?;
-        let addresses =
-            target.addresses(self.dialer, passage).await.map_err(|failure| match failure.kind {
-                ToolFailureKind::Denied => Refusal::Denied(failure.message),
-                _ => Refusal::Unreachable(failure.message),
-            })?;
-        let unreachable = |error: crate::dial::DialError| Refusal::Unreachable(error.to_string());
-        Ok(self.dialer.connect(&addresses).await.map_err(unreachable)?)
+        let unreached = |failure: ToolFailure| Refusal::Unreachable(failure.message);
+        let addresses = target.addresses(self.dialer, passage).await.map_err(unreached)?;
+        let connected = self.dialer.connect(&addresses).await;
+        Ok(connected.map_err(|error| unreached(target.unreachable(&error)))?)
     }
 
     async fn pass_on(
@@ -164,12 +163,6 @@ impl Session<'_> {
     ) -> Result<(), ToolFailure> {
         let upload = match head.errand {
             Errand::Tunnel => {
-                let broke = |error: io::Error| {
-                    ToolFailure::new(
-                        ToolFailureKind::Network,
-                        format!("the program's connection broke: {error}"),
-                    )
-                };
                 program.write_all(ESTABLISHED).await.map_err(broke)?;
                 if head.target.port == TLS_PORT {
                     check_hello(&mut program, &mut begun, &head.target.host).await?;

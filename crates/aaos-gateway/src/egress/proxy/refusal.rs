@@ -25,12 +25,9 @@ pub(super) enum Refusal {
 }
 
 impl From<ToolFailure> for Refusal {
-    /// Of a target that was read.
+    /// Of a target that cannot be read.
     fn from(failure: ToolFailure) -> Self {
-        match failure.kind {
-            ToolFailureKind::Denied => Self::Denied(failure.message),
-            _ => Self::BadRequest(failure.message),
-        }
+        Self::BadRequest(failure.message)
     }
 }
 
