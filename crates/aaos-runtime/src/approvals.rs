@@ -369,7 +369,7 @@ impl Kernel {
         program: &AbsPath,
         world: &World,
     ) -> Result<Vec<Target>, KernelError> {
-        match self.open_program(agent, program, world).await {
+        match self.open_program(agent, &agent.stop_signal(), program, world).await {
             Ok(opened) => off_thread(move || opened.observe()).await,
             Err(failure) => Ok(vec![Target {
                 path: program.to_string(),

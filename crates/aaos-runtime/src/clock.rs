@@ -80,6 +80,14 @@ impl Clock {
         }
     }
 
+    /// Resolves when it is `due`; without a time never.
+    pub(crate) async fn until(&self, due: Option<Timestamp>) {
+        match due {
+            Some(due) => self.sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Resolves after this long, counted from the first poll.
     pub(crate) async fn sleep(&self, wait: Duration) {
         self.sleep_until(self.after(wait)).await;

@@ -36,13 +36,6 @@ pub(crate) struct ForProgram {
     pub(crate) stop: CancellationToken,
 }
 
-/// Hands the end of a call on to what runs below it.
-async fn hand_on(stop: &CancellationToken, below: &CancellationToken) -> std::convert::Infallible {
-    stop.cancelled().await;
-    below.cancel();
-    std::future::pending().await
-}
-
 /// What has moved over a connection so far.
 #[derive(Debug, Clone, Copy, Default)]
 struct Totals {
@@ -113,10 +106,7 @@ impl Kernel {
         let first = Lease { permit, begun: self.clock().now(), from: Totals::default(), until: None };
         let expires = self.expiry_of(&first.permit);
         let mut open = Open { first, later: None, expires, cut: None };
-        let end = tokio::select! {
-            end = self.pay_for(agent, of, &running.cancel, &mut proxied, &mut open) => end,
-            never = hand_on(&of.stop, &running.cancel) => match never {},
-        };
+        let end = self.pay_for(agent, of, &running.cancel, &mut proxied, &mut open).await;
         self.settle_connection(agent, open, end).await.map_err(KernelError::into_tool_failure)
     }
 
@@ -132,7 +122,7 @@ impl Kernel {
         loop {
             let news = tokio::select! {
                 news = proxied.news() => news,
-                why = self.end_of_connection(stop, open) => return self.cut_connection(proxied, open, why).await,
+                why = self.end_of_connection(of, stop, open) => return self.cut_connection(proxied, open, why).await,
             };
             let (sent, received) = match news {
                 ProxyNews::Spent { sent, received } => (sent, received),
@@ -154,19 +144,14 @@ impl Kernel {
     }
 
     /// Resolves when a connection may be open no longer, and says why.
-    async fn end_of_connection(&self, stop: &CancellationToken, open: &Open) -> ToolFailure {
-        let expiry = async {
-            match open.expires {
-                Some(expires) => self.clock().sleep_until(expires).await,
-                None => std::future::pending().await,
-            }
-        };
+    async fn end_of_connection(&self, of: &ForProgram, stop: &CancellationToken, open: &Open) -> ToolFailure {
         tokio::select! {
             biased;
             () = stop.cancelled() => {
                 if self.authority().is_cut(open.first.permit.call()) { revoked() } else { cancelled() }
             }
-            () = expiry => ToolFailure::new(
+            () = of.stop.cancelled() => cancelled(),
+            () = self.clock().until(open.expires) => ToolFailure::new(
                 ToolFailureKind::Revoked, "the grant of its host expired while the connection was open"),
         }
     }
@@ -181,7 +166,6 @@ impl Kernel {
         totals: Totals,
     ) -> Result<(), ToolFailure> {
         if let Some(used) = open.later.take() {
-            let used = Lease { until: Some(totals), ..used };
             self.settle_lease(agent, used, Some(totals), None)
                 .await
                 .map_err(KernelError::into_tool_failure)?;

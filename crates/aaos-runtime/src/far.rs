@@ -254,9 +254,7 @@ impl Kernel {
             true => Err(cancelled()),
             // Given up half-way it leaves the place empty, and no process.
             false => tokio::select! {
-                filled = self.fill_slot(slot, &mut held, owner) => filled.map_err(|error| {
-                    ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
-                }),
+                filled = self.fill_slot(slot, &mut held, owner) => filled.map_err(KernelError::into_tool_failure),
                 () = cancel.cancelled() => Err(cancelled()),
             },
         };
@@ -287,29 +285,28 @@ impl Kernel {
     pub(crate) async fn open_program(
         &self,
         agent: &Agent,
+        stop: &CancellationToken,
         program: &AbsPath,
         world: &World,
     ) -> Result<OpenedProgram, ToolFailure> {
         let (program, world, roots) = (program.clone(), world.clone(), self.roots().clone());
-        self.lend_worker(agent, |worker| {
+        self.lend_worker(agent, stop, |worker| {
             Box::pin(async move { worker.open_program(&program, &world, &roots).await })
         })
         .await
     }
 
-    /// Has an agent's worker do what comes before or after a program; it is started if need be.
+    /// Has an agent's worker do what comes before or after a program, until `stop`; it is started if need be.
     pub(crate) async fn lend_worker<T>(
         &self,
         agent: &Agent,
+        stop: &CancellationToken,
         work: impl for<'w> FnOnce(&'w mut Worker) -> Lent<'w, T> + Send,
     ) -> Result<T, ToolFailure> {
         let (slot, owner) = (&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal });
-        let stop = agent.stop_signal();
         let lent = async {
             let mut held = slot.worker.lock().await;
-            self.fill_slot(slot, &mut held, owner).await.map_err(|error| {
-                ToolFailure::new(ToolFailureKind::ConfinementUnavailable, error.to_string())
-            })?;
+            self.fill_slot(slot, &mut held, owner).await.map_err(KernelError::into_tool_failure)?;
             let Some(one) = held.as_mut() else {
                 unreachable!("the slot was filled under the same lock");
             };

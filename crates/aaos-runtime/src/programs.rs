@@ -16,7 +16,7 @@ use aaos_core::quantity::Timestamp;
 use aaos_core::tool::{ToolCall, ToolInput};
 use aaos_core::toolio::{CommandRunOutput, ToolFailure, ToolFailureKind};
 use aaos_journal::{Permit, Receipt};
-use aaos_sandbox::{ProgramCall, ProgramEnd, ProgramSandbox};
+use aaos_sandbox::{ProgramCall, ProgramEnd, ProgramSandbox, program_text};
 use tokio_util::sync::CancellationToken;
 
 use crate::connections::ForProgram;
@@ -55,43 +55,56 @@ impl Kernel {
                 Err(failure) => Err(failure),
             },
         };
+        let result = result.and_then(|output| program_text(&permit.effect().input, &output));
         let (worker, elapsed) = (running.worker, self.clock().since(begun));
         permit.settle(ToolOutcome { worker, elapsed, ..ToolOutcome::of(result) })
     }
 
     /// `git`: first the repository is asked which filters it names, then the call is made past them.
-    async fn run_git(&self, running: &mut Running<'_>, input: &GitInput) -> Result<String, ToolFailure> {
+    async fn run_git(
+        &self,
+        running: &mut Running<'_>,
+        input: &GitInput,
+    ) -> Result<CommandRunOutput, ToolFailure> {
         let listed = self.run_one(running, ProgramCall::git_drivers(running.permit, input)?).await?;
-        let listed = text_of(&listed)?;
-        let drivers = self.lend_worker(running.agent, |worker| Box::pin(worker.git_drivers(listed))).await?;
+        let (agent, stop) = (running.agent, running.cancel);
+        let drivers = self.lend_worker(agent, stop, |worker| Box::pin(worker.git_drivers(listed))).await?;
         self.run_one(running, ProgramCall::git(running.permit, input, &drivers)?).await
     }
 
     /// `cargo`: what was built is executed only in other sandboxes than the one that built it.
-    async fn run_cargo(&self, running: &mut Running<'_>, input: &CargoInput) -> Result<String, ToolFailure> {
+    async fn run_cargo(
+        &self,
+        running: &mut Running<'_>,
+        input: &CargoInput,
+    ) -> Result<CommandRunOutput, ToolFailure> {
         let permit = running.permit;
-        let made = text_of(&self.run_one(running, ProgramCall::cargo(permit, input)?).await?)?;
+        let made = self.run_one(running, ProgramCall::cargo(permit, input)?).await?;
         let is_built = made.exit_code == 0 && input.tests_in().is_some();
         let asked = input.clone();
-        let told = self.lend_worker(running.agent, |worker| {
+        let told = self.lend_worker(running.agent, running.cancel, |worker| {
             Box::pin(async move { worker.cargo_told(&asked, made).await })
         });
         let CargoTold { output, tests } = told.await?;
         if !is_built {
-            return json_of(&output);
+            return Ok(output);
         }
         if tests.is_empty() {
-            return json_of(&CommandRunOutput { stdout: "cargo built no test\n".to_owned(), ..output });
+            return Ok(CommandRunOutput { stdout: "cargo built no test\n".to_owned(), ..output });
         }
         let mut report = TestReport::default();
         for test in &tests {
             let call = ProgramCall::cargo_test(permit, input, test)?;
-            report.add(test, &text_of(&self.run_one(running, call).await?)?);
+            report.add(test, &self.run_one(running, call).await?);
         }
-        json_of(&report.finish())
+        Ok(report.finish())
     }
 
-    async fn run_one(&self, running: &mut Running<'_>, call: ProgramCall) -> Result<String, ToolFailure> {
+    async fn run_one(
+        &self,
+        running: &mut Running<'_>,
+        call: ProgramCall,
+    ) -> Result<CommandRunOutput, ToolFailure> {
         let mut stop = pin!(self.end_of_program(running.cancel, call.world().until));
         let sandbox = tokio::select! {
             biased;
@@ -120,7 +133,8 @@ impl Kernel {
         running: &Running<'_>,
         call: ProgramCall,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        let mut opened = self.open_program(running.agent, call.program(), call.world()).await?;
+        let mut opened =
+            self.open_program(running.agent, running.cancel, call.program(), call.world()).await?;
         if call.is_granted() {
             opened = self.check_opened(running.permit, opened).await?;
         } else if !opened.is_at_its_name() {
@@ -135,16 +149,10 @@ impl Kernel {
 
     /// Resolves when a program may run no longer, and says why.
     async fn end_of_program(&self, cancel: &CancellationToken, until: Option<Timestamp>) -> ToolFailure {
-        let expiry = async {
-            match until {
-                Some(until) => self.clock().sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = cancel.cancelled() => cancelled(),
-            () = expiry => expired(),
+            () = self.clock().until(until) => expired(),
         }
     }
 
@@ -168,19 +176,4 @@ fn expired() -> ToolFailure {
         "a grant that this program was shown expired while it ran; it and all that it started were ended, and what it \
          did stays; do without it",
     )
-}
-
-/// What a program wrote, which the sandbox gave as JSON.
-fn text_of(result: &str) -> Result<CommandRunOutput, ToolFailure> {
-    let parsed = serde_json::from_str(result);
-    parsed.map_err(|error| {
-        ToolFailure::new(ToolFailureKind::Io, format!("a program's result is no JSON ({error})"))
-    })
-}
-
-fn json_of(output: &CommandRunOutput) -> Result<String, ToolFailure> {
-    let written = serde_json::to_string(output);
-    written.map_err(|error| {
-        ToolFailure::new(ToolFailureKind::Io, format!("a result cannot be written ({error})"))
-    })
 }

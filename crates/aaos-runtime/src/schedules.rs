@@ -100,14 +100,8 @@ impl Kernel {
     pub(crate) async fn fire_schedules(&self) {
         loop {
             let next = self.fire_due().await;
-            let due = async {
-                match next {
-                    Some(next) => self.clock().sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = due => {}
+                () = self.clock().until(next) => {}
                 () = self.schedules().changed.notified() => {}
                 () = self.closing().cancelled() => return,
             }

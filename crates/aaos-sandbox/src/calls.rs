@@ -101,9 +101,8 @@ impl Worker {
         what: &str,
         job: WorkerJob,
         descriptors: Vec<OwnedFd>,
-        broker: Option<Broker>,
     ) -> Result<JobOutput, ToolFailure> {
-        InCall { worker: self, over: false }.ask(what, job, descriptors, broker).await
+        InCall { worker: self, over: false }.ask(what, job, descriptors, None).await
     }
 
     /// The failure of a call whose worker gave an answer that is none; it is not used again.
@@ -289,7 +288,7 @@ pub(crate) async fn off_thread<T: Send + 'static>(
 }
 
 /// A result that is longer than its tool may give is a failure that says so.
-fn limited(input: &ToolInput, text: serde_json::Result<String>) -> Result<String, ToolFailure> {
+pub(crate) fn limited(input: &ToolInput, text: serde_json::Result<String>) -> Result<String, ToolFailure> {
     let text = text.map_err(|error| {
         ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
     })?;

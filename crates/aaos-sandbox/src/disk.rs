@@ -119,19 +119,20 @@ impl Disks {
     /// # Errors
     /// [`ToolFailure`] where it is almost full already, or does not say.
     pub(crate) fn add(&mut self, at: &AbsPath, held: &OwnedFd) -> Result<(), ToolFailure> {
-        let unusable = |why: &str| {
+        let unusable = |why: String| {
             let why = format!("the file system of {at} {why}; no program is started that may write there");
             ToolFailure::new(ToolFailureKind::LimitReached, why)
         };
         let known = |held: &OwnedFd| fstat(held).map(|facts| facts.st_dev);
-        let device = known(held).map_err(|_| unusable("cannot be looked at"))?;
+        let device = known(held).map_err(|errno| unusable(format!("cannot be looked at ({errno})")))?;
         if self.disks.iter().any(|disk| known(&disk.held) == Ok(device)) {
             return Ok(());
         }
         let looked = held.try_clone().and_then(|held| Ok((Fill::of(&held)?, held)));
-        let (fill, held) = looked.map_err(|_| unusable("does not say how full it is"))?;
+        let (fill, held) =
+            looked.map_err(|error| unusable(format!("does not say how full it is ({error})")))?;
         if fill.over(fill.used, self.most).is_some() {
-            return Err(unusable("is almost full"));
+            return Err(unusable("is almost full".to_owned()));
         }
         self.disks.push(Disk { at: at.clone(), held, before: fill.used });
         Ok(())

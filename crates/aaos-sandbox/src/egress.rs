@@ -27,6 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::commit::{scratch, take_over};
 
@@ -36,6 +37,8 @@ use proxied::ProxyNews;
 
 /// How much longer than the gateway's own limit agentd waits for its answer.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long the gateway may leave one frame unread; it reads at once, whatever it does besides.
+const SEND_TIME: Duration = Duration::from_secs(5);
 /// Frames that wait to be sent: one fetch and one cancellation each, and an order and the end of a connection.
 const SEND_QUEUE: usize = 2 * (MAX_FETCHES_IN_FLIGHT + MAX_PROXIED);
 
@@ -382,7 +385,8 @@ async fn write_requests(
     pending: Arc<Pending>,
 ) {
     while let Some((frame, memfd)) = outgoing.recv().await {
-        if let Err(error) = send_frame(writer.as_ref(), &frame, memfd.as_ref()).await {
+        let sent = timeout(SEND_TIME, send_frame(writer.as_ref(), &frame, memfd.as_ref())).await;
+        if let Err(error) = sent.unwrap_or_else(|late| Err(late.into())) {
             tracing::warn!(%error, "the egress gateway takes no more requests");
             break;
         }

@@ -52,7 +52,7 @@ pub use launch::{Gateway, Sandbox};
 pub use leaf::{GroupLimits, Leaf, Shortage};
 pub use own::lock_this_daemon;
 pub use process::{FarProcess, WorkerEnd, WorkerKiller};
-pub use program::{ProgramEnd, ProgramSandbox};
+pub use program::{ProgramEnd, ProgramSandbox, program_text};
 pub use program_call::ProgramCall;
 pub use program_file::OpenedProgram;
 pub use removal::{Left, LeftWhy, RemovalError, Removed, remove_workspace};

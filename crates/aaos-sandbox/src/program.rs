@@ -14,6 +14,7 @@ use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
 use aaos_core::program::{ProgramReply, ProgramText, Start};
+use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncWriteExt;
@@ -21,7 +22,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use crate::calls::off_thread;
+use crate::calls::{limited, off_thread};
 use crate::channel::FarChannel;
 use crate::disk::Disks;
 use crate::doorbell::Doorbell;
@@ -52,8 +53,8 @@ pub struct ProgramSandbox {
 /// How a program and its sandbox ended.
 #[derive(Debug)]
 pub struct ProgramEnd {
-    /// JSON text of the result, or why there is none.
-    pub result: Result<String, ToolFailure>,
+    /// What it wrote and its exit code, or why there is none.
+    pub result: Result<CommandRunOutput, ToolFailure>,
     /// How the sandbox itself ended.
     pub sandbox: WorkerEnd,
 }
@@ -69,21 +70,12 @@ impl Sandbox {
         opened: OpenedProgram,
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        self.prepare(call, opened, roots.clone()).await
-    }
-
-    async fn prepare(
-        &self,
-        call: ProgramCall,
-        opened: OpenedProgram,
-        roots: RootTable,
-    ) -> Result<ProgramSandbox, ToolFailure> {
         let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
             let why = format!("{MAX_PROGRAMS_AT_ONCE} programs are running; try again when one has ended");
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
         };
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
-        let input = call.input.clone();
+        let (input, roots) = (call.input.clone(), roots.clone());
         let planned = off_thread(move || plan(opened, &call, &roots)).await??;
         let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
         let rings = if planned.plan.proxy { Some(Doorbell::pair()) } else { None };
@@ -200,7 +192,7 @@ impl ProgramSandbox {
         ProgramEnd { result, sandbox }
     }
 
-    async fn converse(&mut self) -> Result<String, ToolFailure> {
+    async fn converse(&mut self) -> Result<CommandRunOutput, ToolFailure> {
         let lost = |error: SandboxError| {
             let why = format!("the program's sandbox was lost: {error}; what it did is unknown");
             ToolFailure::new(ToolFailureKind::WorkerLost, why)
@@ -208,7 +200,7 @@ impl ProgramSandbox {
         self.channel.send(&Start {}, &[]).await.map_err(lost)?;
         match self.channel.receive().await.map_err(lost)? {
             ProgramReply::Ended { status, stdout, stderr } if stdout.is_bounded() && stderr.is_bounded() => {
-                result(ExitStatus(status), stdout, stderr)
+                Ok(output(ExitStatus(status), stdout, stderr))
             }
             ProgramReply::Ended { .. } => Err(lost(SandboxError::Protocol { what: "a text over its limit" })),
             ProgramReply::TooMuch {} => Err(too_much()),
@@ -220,16 +212,21 @@ impl ProgramSandbox {
     }
 }
 
-fn result(status: ExitStatus, stdout: ProgramText, stderr: ProgramText) -> Result<String, ToolFailure> {
-    let output = CommandRunOutput {
+fn output(status: ExitStatus, stdout: ProgramText, stderr: ProgramText) -> CommandRunOutput {
+    CommandRunOutput {
         exit_code: status.code(),
         truncated: stdout.truncated || stderr.truncated,
         stdout: stdout.text,
         stderr: stderr.text,
-    };
-    serde_json::to_string(&output).map_err(|error| {
-        ToolFailure::new(ToolFailureKind::Io, format!("the result cannot be written as JSON ({error})"))
-    })
+    }
+}
+
+/// What the caller of a tool that starts programs is told, as JSON text.
+///
+/// # Errors
+/// [`ToolFailure`] where it is longer than the tool may answer.
+pub fn program_text(input: &ToolInput, output: &CommandRunOutput) -> Result<String, ToolFailure> {
+    limited(input, serde_json::to_string(output))
 }
 
 fn unavailable(error: &SandboxError) -> ToolFailure {

@@ -159,7 +159,7 @@ impl Worker {
             ToolFailure::new(ToolFailureKind::Io, why)
         })?;
         let path = &program.path;
-        let answer = self.ask("a look at a program", job, vec![copy], None).await;
+        let answer = self.ask("a look at a program", job, vec![copy]).await;
         let output = answer.map_err(|failure| {
             let message = format!("{path} cannot be started: {}", failure.message);
             ToolFailure { message, ..failure }

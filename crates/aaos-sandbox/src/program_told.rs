@@ -41,7 +41,6 @@ impl Worker {
     }
 
     async fn read_told(&mut self, of: ToldBy, output: CommandRunOutput) -> Result<JobOutput, ToolFailure> {
-        self.ask("a look at what a program wrote", WorkerJob::ProgramTold { of, output }, Vec::new(), None)
-            .await
+        self.ask("a look at what a program wrote", WorkerJob::ProgramTold { of, output }, Vec::new()).await
     }
 }

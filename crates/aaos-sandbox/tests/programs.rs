@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use aaos_core::effect::ToolOutcome;
 use aaos_core::variables::Variables;
-use aaos_sandbox::ProgramCall;
+use aaos_sandbox::{ProgramCall, program_text};
 use lab::{Lab, NOW};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -110,14 +110,15 @@ async fn attempt(lab: &mut Lab, scene: &str, case: &str) -> String {
     let opened = lab.worker.open_program(call.program(), call.world(), &lab.roots).await.expect("opened");
     let sandbox = lab.sandbox.prepare_program(call, opened, &lab.roots).await.expect("a sandbox");
     let result = sandbox.run(std::future::pending()).await.result;
-    let receipt = permit.settle(ToolOutcome::of(result.clone()));
+    let told =
+        result.as_ref().map_err(Clone::clone).and_then(|said| program_text(&permit.effect().input, said));
+    let receipt = permit.settle(ToolOutcome::of(told));
     lab.journal.finish(receipt, NOW).await.expect("journalled");
-    let said: Value = serde_json::from_str(&result.expect("it runs")).expect("the tool's own JSON");
-    let told = said["stdout"].as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
-    match told {
+    let said = result.expect("it runs");
+    match serde_json::from_str::<Value>(&said.stdout).ok() {
         Some(told) if told["refusal"].is_null() => "reached".to_owned(),
         Some(told) => told["refusal"].to_string(),
-        None => format!("ended with {said}"),
+        None => format!("ended with {said:?}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use aaos_core::effect::ToolOutcome;
 use aaos_core::toolio::ToolFailure;
 use aaos_core::variables::Variables;
-use aaos_sandbox::{ProgramCall, ProgramEnd, Worker};
+use aaos_sandbox::{ProgramCall, ProgramEnd, Worker, program_text};
 use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 
@@ -40,8 +40,9 @@ impl Programs {
             let opened = worker.open_program(call.program(), call.world(), permits.roots()).await;
             let prepared = sandbox.prepare_program(call, opened.map_err(failed)?, permits.roots()).await;
             let ProgramEnd { result, .. } = prepared.map_err(failed)?.run(std::future::pending()).await;
+            let told = result.and_then(|output| program_text(&permit.effect().input, &output));
             let took = begun.elapsed();
-            permits.finish(permit.settle(ToolOutcome::of(result))).await?;
+            permits.finish(permit.settle(ToolOutcome::of(told))).await?;
             anyhow::Ok(((permits, worker), took))
         })?;
         self.held = Some(held);

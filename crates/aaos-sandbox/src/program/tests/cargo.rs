@@ -3,6 +3,8 @@
 //! Invariant: every refusal has its control, by the same toolchain outside.
 
 use aaos_core::cargo::{BuiltTest, CargoInput, CargoTold, Toolchain};
+use aaos_core::limits::MAX_TOOL_RESULT_BYTES;
+use aaos_core::tool::ToolInput;
 use aaos_core::world::World;
 use serde_json::json;
 
@@ -10,6 +12,7 @@ use super::{
     CommandRunOutput, FileRight, Path, PermissionsExt, ProgramCall, Rig, ToolFailure, ToolFailureKind, abs,
     fs, text_of,
 };
+use crate::program::program_text;
 
 /// The toolchain that builds these tests.
 const CARGO: &str = env!("CARGO");
@@ -257,4 +260,21 @@ fn cargo_and_what_it_builds_have_no_network() {
     let test =
         BuiltTest { executable: abs("/srv/target/t"), package: abs("/srv/package"), name: "t".to_owned() };
     assert!(!ProgramCall::of_test(&input, &test, &world).world.network);
+}
+
+#[test]
+fn a_result_that_is_longer_than_its_tool_may_answer_is_refused() {
+    let asked =
+        json!({ "subcommand": "check", "directory": "/srv/package", "target_directory": "/srv/target" });
+    let input = ToolInput::Cargo(serde_json::from_value(asked).expect("an input"));
+    let told = |bytes: usize| {
+        let stdout = "x".repeat(bytes);
+        program_text(
+            &input,
+            &CommandRunOutput { exit_code: 0, stdout, stderr: String::new(), truncated: false },
+        )
+    };
+    let failure = told(MAX_TOOL_RESULT_BYTES).expect_err("the rest of it takes room as well");
+    assert_eq!(failure.kind, ToolFailureKind::TooLarge, "{failure:?}");
+    assert!(told(MAX_TOOL_RESULT_BYTES - 128).is_ok(), "the control");
 }
