@@ -49,7 +49,11 @@ need_tools() {
   fi
   if ! command -v "${CC:-cc}" >/dev/null 2>&1; then
     say "a C compiler is missing (${CC:-cc}): install gcc or clang (Debian, Ubuntu: apt install build-essential;" \
-      "Fedora: dnf install gcc)"
+      "Fedora: dnf install gcc glibc-static)"
+    missing=1
+  elif [[ $("${CC:-cc}" -print-file-name=libc.a) != /* ]]; then
+    say "the C library's archive libc.a is missing, from which the workers' program is linked: install it (Debian," \
+      "Ubuntu: apt install libc6-dev; Fedora: dnf install glibc-static)"
     missing=1
   fi
   [ "$(uname -s)" = Linux ] || { say "aaOS runs on Linux; this is $(uname -s)"; missing=1; }
