@@ -43,6 +43,9 @@ pub struct Moved {
 }
 
 impl Connection {
+    /// How the journal names such an effect, also one that is refused before anybody said where it was to go.
+    pub const LABEL: &str = "connection";
+
     /// The first lease of a connection: a share of what is free in a purse, so that others find something, too.
     #[must_use]
     pub fn new(under: CallId, host: String, port: u16, free: Option<u64>) -> Self {
@@ -80,11 +83,11 @@ impl Effect for Connection {
     }
 
     fn label(&self) -> &'static str {
-        "connection"
+        Self::LABEL
     }
 
     fn subject(&self) -> Option<Subject> {
-        Some(Subject::of("connection", serde_json::json!({ "host": self.host, "port": self.port })))
+        Some(Subject::of(Self::LABEL, serde_json::json!({ "host": self.host, "port": self.port })))
     }
 
     fn spent(parts: &AuthorizedParts<Self>, outcome: &Moved) -> Amounts {

@@ -229,6 +229,10 @@ pub const WEB_FETCH_TIME_MS: u64 = 30_000;
 pub const MAX_REDIRECTS: usize = 5;
 /// Proxied connections of programs that are open at once.
 pub const MAX_PROXIED: usize = 256;
+/// Of them, most that are one agent's: those of two of its programs.
+pub const MAX_AGENT_PROXIED: usize = 2 * MAX_RELAYED;
+/// Of them, how many are kept for agents that have none open.
+pub const SPARE_PROXIED: usize = 64;
 /// Time for a program to say where its connection is to go, and then for its first TLS message, milliseconds.
 pub const PROXY_HEAD_MS: u64 = 10_000;
 /// How long a proxied connection may stand still, milliseconds.

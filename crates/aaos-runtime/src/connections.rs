@@ -1,8 +1,8 @@
 //! The connections of programs: each is an effect of its own, and what it moves is leased from the purse in pieces.
 //!
-//! Invariants: nothing is looked up or dialled before the intent is journalled; the first permit stays open as long as
-//! the connection, so that a revocation of its grant finds and cuts it; every lease is settled with what it moved, and
-//! with all of it where the gateway was lost.
+//! Invariants: no agent has more of them open than its share; nothing is looked up or dialled before the intent is
+//! journalled; the first permit stays open as long as the connection, so that a revocation of its grant finds and cuts
+//! it; every lease is settled with what it moved, and with all of it where the gateway was lost.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use aaos_core::limits::{FAR_STOP_MS, PROXY_TIME_MS};
 use aaos_core::quantity::{Bytes, Millis, Quantity, Timestamp};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_journal::Permit;
-use aaos_sandbox::{Proxied, ProxyNews};
+use aaos_sandbox::{Proxied, ProxyNews, tell_unavailable};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::places::Place;
 use crate::registry::Agent;
 use crate::revocation::revoked;
 
@@ -84,8 +85,8 @@ impl Kernel {
         of: &ForProgram,
         program: OwnedFd,
     ) -> Result<(), ToolFailure> {
-        let egress = self.egress().await.map_err(KernelError::into_tool_failure)?;
-        let mut proxied = egress.proxy(program, Millis(PROXY_TIME_MS)).await?;
+        // The place is given back last, when the gateway has heard that the connection is over.
+        let (_place, mut proxied) = self.enter_proxy(agent, program).await?;
         let asked = tokio::select! {
             news = proxied.news() => news,
             () = of.stop.cancelled() => return Err(cancelled()),
@@ -108,6 +109,35 @@ impl Kernel {
         let mut open = Open { first, later: None, expires, cut: None };
         let end = self.pay_for(agent, of, &running.cancel, &mut proxied, &mut open).await;
         self.settle_connection(agent, open, end).await.map_err(KernelError::into_tool_failure)
+    }
+
+    /// Takes a place for a connection and hands it to the gateway. Where that cannot be, the program is told.
+    async fn enter_proxy(
+        &self,
+        agent: &Agent,
+        program: OwnedFd,
+    ) -> Result<(Place<'_>, Proxied), ToolFailure> {
+        let entered = async {
+            let place = match self.connection_places().take(agent.id) {
+                Ok(place) => place,
+                Err(failure) => {
+                    // Nobody has heard yet where it was to go.
+                    let refusal = Refusal::Limit(failure.message);
+                    return Err(KernelError::from(
+                        self.journal_refusal(agent, Connection::LABEL, refusal).await,
+                    ));
+                }
+            };
+            Ok((place, self.egress().await?))
+        };
+        match entered.await {
+            Ok((place, egress)) => Ok((place, egress.proxy(program, Millis(PROXY_TIME_MS)).await?)),
+            Err(error) => {
+                let failure = error.into_tool_failure();
+                tell_unavailable(&program, &failure.message);
+                Err(failure)
+            }
+        }
     }
 
     /// Renews leases until the connection is over, and cuts it when it is to end.

@@ -27,7 +27,7 @@ use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
-use crate::places::FetchPlaces;
+use crate::places::Places;
 use crate::principal::{Principal, Right};
 use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
@@ -52,7 +52,8 @@ struct Inner {
     authority: Mutex<Authority>,
     table: Mutex<Table>,
     gateways: Gateways,
-    fetch_places: FetchPlaces,
+    fetch_places: Places,
+    connection_places: Places,
     schemas: Schemas,
     tasks: TaskTracker,
     /// Cancelled first when the kernel closes: nothing new begins, what runs may end.
@@ -102,7 +103,8 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 gateways: Gateways::new(parts.models),
-                fetch_places: FetchPlaces::default(),
+                fetch_places: Places::of_fetches(),
+                connection_places: Places::of_connections(),
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -220,8 +222,12 @@ impl Kernel {
         self.inner.gateways.egress(self).await
     }
 
-    pub(crate) fn fetch_places(&self) -> &FetchPlaces {
+    pub(crate) fn fetch_places(&self) -> &Places {
         &self.inner.fetch_places
+    }
+
+    pub(crate) fn connection_places(&self) -> &Places {
+        &self.inner.connection_places
     }
 
     /// An entry at this moment.

@@ -1,48 +1,101 @@
-//! The places of fetches: how many pages may be under way at once, and how many of them may be one agent's.
+//! Places in the egress gateway: how many fetches, and how many connections of programs, may be under way at once, and
+//! how many of them may be one agent's.
 //!
 //! Invariants: no agent holds more than its share; the last places are kept for agents that hold none, so that whoever
-//! came first cannot keep the others out; a place is given back however its fetch ends.
+//! came first cannot keep the others out; a place is given back however what it was taken for ends.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aaos_core::id::AgentId;
-use aaos_core::limits::{MAX_AGENT_FETCHES, MAX_FETCHES_IN_FLIGHT, SPARE_FETCHES};
+use aaos_core::limits::{
+    MAX_AGENT_FETCHES, MAX_AGENT_PROXIED, MAX_FETCHES_IN_FLIGHT, MAX_PROXIED, SPARE_FETCHES, SPARE_PROXIED,
+};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 
-/// Who holds how many places.
-#[derive(Debug, Default)]
-pub(crate) struct FetchPlaces(Mutex<HashMap<AgentId, usize>>);
+/// How many places there are of one sort, and what they are called where there is none.
+#[derive(Debug, PartialEq, Eq)]
+struct Shares {
+    /// All of them.
+    most: usize,
+    /// Most that are one agent's.
+    each: usize,
+    /// How many of them are kept for agents that have none.
+    spare: usize,
+    /// So many ... of one agent.
+    of_one: &'static str,
+    /// So many ... of all together.
+    of_all: &'static str,
+}
+
+static FETCHES: Shares = Shares {
+    most: MAX_FETCHES_IN_FLIGHT,
+    each: MAX_AGENT_FETCHES,
+    spare: SPARE_FETCHES,
+    of_one: "fetches of this agent are under way",
+    of_all: "fetches are under way",
+};
+
+static CONNECTIONS: Shares = Shares {
+    most: MAX_PROXIED,
+    each: MAX_AGENT_PROXIED,
+    spare: SPARE_PROXIED,
+    of_one: "connections of this agent's programs are open",
+    of_all: "connections of programs are open",
+};
+
+/// Who holds how many places of one sort.
+#[derive(Debug)]
+pub(crate) struct Places {
+    shares: &'static Shares,
+    held: Mutex<HashMap<AgentId, usize>>,
+}
 
 /// One place, as long as it lives.
 #[derive(Debug)]
-pub(crate) struct FetchPlace<'p> {
-    places: &'p FetchPlaces,
+pub(crate) struct Place<'p> {
+    places: &'p Places,
     agent: AgentId,
 }
 
-impl FetchPlaces {
-    /// Takes a place for a fetch of this agent.
+impl Places {
+    /// Those of fetches.
+    pub(crate) fn of_fetches() -> Self {
+        Self::new(&FETCHES)
+    }
+
+    /// Those of connections through the proxy.
+    pub(crate) fn of_connections() -> Self {
+        Self::new(&CONNECTIONS)
+    }
+
+    fn new(shares: &'static Shares) -> Self {
+        assert!(shares.spare < shares.most && shares.each <= shares.most, "shares are parts: {shares:?}");
+        Self { shares, held: Mutex::default() }
+    }
+
+    /// Takes a place for this agent.
     ///
     /// # Errors
     /// [`ToolFailureKind::LimitReached`], in words that say whose limit it is.
-    pub(crate) fn take(&self, agent: AgentId) -> Result<FetchPlace<'_>, ToolFailure> {
+    pub(crate) fn take(&self, agent: AgentId) -> Result<Place<'_>, ToolFailure> {
+        let Shares { most, each, spare, of_one, of_all } = *self.shares;
         let mut held = self.lock();
         let own = held.get(&agent).copied().unwrap_or(0);
         let all: usize = held.values().sum();
-        if own >= MAX_AGENT_FETCHES {
-            return Err(refused(&format!("{own} fetches of this agent are under way")));
+        if own >= each {
+            return Err(refused(&format!("{own} {of_one}")));
         }
-        let left = MAX_FETCHES_IN_FLIGHT - all;
-        if left == 0 || (own > 0 && left <= SPARE_FETCHES) {
-            return Err(refused(&format!("{all} fetches are under way, {own} of them this agent's")));
+        let left = most - all;
+        if left == 0 || (own > 0 && left <= spare) {
+            return Err(refused(&format!("{all} {of_all}, {own} of them this agent's")));
         }
         held.insert(agent, own + 1);
-        Ok(FetchPlace { places: self, agent })
+        Ok(Place { places: self, agent })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,7 +103,7 @@ fn refused(why: &str) -> ToolFailure {
     ToolFailure::new(ToolFailureKind::LimitReached, format!("{why}; try again when one is done"))
 }
 
-impl Drop for FetchPlace<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut held = self.places.lock();
         let own = held.remove(&self.agent).unwrap_or(0);
@@ -63,9 +116,12 @@ impl Drop for FetchPlace<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FetchPlace, FetchPlaces};
+    use super::{Place, Places};
     use aaos_core::id::AgentId;
-    use aaos_core::limits::{MAX_AGENT_FETCHES, MAX_FETCHES_IN_FLIGHT, SPARE_FETCHES};
+    use aaos_core::limits::{
+        MAX_AGENT_FETCHES, MAX_AGENT_PROXIED, MAX_FETCHES_IN_FLIGHT, MAX_PROXIED, SPARE_FETCHES,
+        SPARE_PROXIED,
+    };
     use aaos_core::toolio::ToolFailureKind;
     use uuid::Uuid;
 
@@ -74,36 +130,48 @@ mod tests {
     }
 
     /// As many as this agent gets.
-    fn all_of(places: &FetchPlaces, number: usize) -> Vec<FetchPlace<'_>> {
+    fn all_of(places: &Places, number: usize) -> Vec<Place<'_>> {
         std::iter::from_fn(|| places.take(agent(number)).ok()).collect()
+    }
+
+    /// Each sort, with all of its places, an agent's share and those that are kept.
+    fn sorts() -> [(Places, [usize; 3], &'static str); 2] {
+        let fetches = [MAX_FETCHES_IN_FLIGHT, MAX_AGENT_FETCHES, SPARE_FETCHES];
+        let connections = [MAX_PROXIED, MAX_AGENT_PROXIED, SPARE_PROXIED];
+        [
+            (Places::of_fetches(), fetches, "64 fetches are under way, 0 of them"),
+            (Places::of_connections(), connections, "256 connections of programs are open, 0 of them"),
+        ]
     }
 
     #[test]
     fn an_agent_has_its_share_and_not_more() {
-        let places = FetchPlaces::default();
-        let mut held = all_of(&places, 1);
-        assert_eq!(held.len(), MAX_AGENT_FETCHES);
-        let refused = places.take(agent(1)).expect_err("no more");
-        assert_eq!(refused.kind, ToolFailureKind::LimitReached);
-        assert!(refused.message.contains("of this agent"), "{refused}");
-        places.take(agent(2)).expect("the control: another gets one");
-        held.pop();
-        places.take(agent(1)).expect("the control: and so does the first, once one is done");
+        for (places, [_, each, _], _) in sorts() {
+            let mut held = all_of(&places, 1);
+            assert_eq!(held.len(), each);
+            let refused = places.take(agent(1)).expect_err("no more");
+            assert_eq!(refused.kind, ToolFailureKind::LimitReached);
+            assert!(refused.message.contains("of this agent"), "{refused}");
+            places.take(agent(2)).expect("the control: another gets one");
+            held.pop();
+            places.take(agent(1)).expect("the control: and so does the first, once one is done");
+        }
     }
 
     #[test]
     fn the_last_places_are_for_agents_that_have_none() {
-        let places = FetchPlaces::default();
-        let greedy = (MAX_FETCHES_IN_FLIGHT - SPARE_FETCHES).div_ceil(MAX_AGENT_FETCHES);
-        let held: Vec<_> = (0..=greedy).flat_map(|number| all_of(&places, number)).collect();
-        // The one that came when only spare places were left has one of them.
-        assert_eq!(held.len(), MAX_FETCHES_IN_FLIGHT - SPARE_FETCHES + 1);
-        let late: Vec<_> = (100..200).map_while(|number| places.take(agent(number)).ok()).collect();
-        assert_eq!(late.len(), SPARE_FETCHES - 1, "each gets one, until there is none");
-        let refused = places.take(agent(300)).expect_err("none is left");
-        assert!(refused.message.starts_with("64 fetches are under way, 0 of them"), "{refused}");
-        drop((held, late));
-        assert!(places.lock().is_empty(), "all were given back");
-        assert_eq!(all_of(&places, 300).len(), MAX_AGENT_FETCHES);
+        for (places, [most, each, spare], none_left) in sorts() {
+            let greedy = (most - spare).div_ceil(each);
+            let held: Vec<_> = (0..=greedy).flat_map(|number| all_of(&places, number)).collect();
+            // The one that came when only spare places were left has one of them.
+            assert_eq!(held.len(), most - spare + 1);
+            let late: Vec<_> = (1000..2000).map_while(|number| places.take(agent(number)).ok()).collect();
+            assert_eq!(late.len(), spare - 1, "each gets one, until there is none");
+            let refused = places.take(agent(3000)).expect_err("none is left");
+            assert!(refused.message.starts_with(none_left), "{refused}");
+            drop((held, late));
+            assert!(places.lock().is_empty(), "all were given back");
+            assert_eq!(all_of(&places, 3000).len(), each);
+        }
     }
 }

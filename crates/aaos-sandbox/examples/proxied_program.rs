@@ -17,6 +17,7 @@ fn main() -> io::Result<()> {
     match given(0) {
         "talk" => talk(given(1)),
         "count" => count(),
+        "many" => many(number(given(1))?),
         "crowd" => crowd(number(given(1))?),
         "hold" => hold(number(given(1))?),
         attempt => told(attempt_of(attempt, given(1))),
@@ -120,6 +121,25 @@ fn count() -> io::Result<()> {
             Ok(got) => total += got,
         }
     }
+}
+
+/// The same over so many connections at once, and says how many were let through when all have ended.
+fn many(connections: usize) -> io::Result<()> {
+    let mut said = Vec::new();
+    io::stdin().read_to_end(&mut said)?;
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let mut proxy = proxy()?;
+        proxy.write_all(&said)?;
+        open.push(proxy);
+    }
+    let mut answered = 0;
+    for mut proxy in open {
+        let mut answer = String::new();
+        proxy.read_to_string(&mut answer)?;
+        answered += usize::from(answer.starts_with("HTTP/1.1 200 "));
+    }
+    writeln!(io::stdout(), "{answered}")
 }
 
 /// So many connections one after the other; each asks for what is no request, and is told so.

@@ -14,6 +14,7 @@ use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial, encode_frame};
 use aaos_journal::Permit;
+use rustix::net::SendFlags;
 use tokio::sync::mpsc;
 
 use super::{Egress, gateway_lost};
@@ -137,6 +138,21 @@ impl Drop for Proxied {
         if !told {
             tracing::debug!(serial = self.serial.0, "a proxied connection ends at its own time limit");
         }
+    }
+}
+
+/// Tells a program, as a proxy does, that its connection is not made now, and why: short words of the runtime's own. For
+/// connections that the gateway never gets; nothing that the program said is read.
+pub fn tell_unavailable(program: &OwnedFd, why: &str) {
+    let length = why.len() + 1;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\
+        connection: close\r\n\r\n{why}\n"
+    );
+    // It is the first that is said there, and far less than a socket holds.
+    let sent = rustix::net::send(program, answer.as_bytes(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    if sent != Ok(answer.len()) {
+        tracing::debug!(?sent, "a program was not told to the end why it gets no connection");
     }
 }
 

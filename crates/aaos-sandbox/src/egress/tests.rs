@@ -14,6 +14,7 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use tokio::net::UnixStream;
 
+use super::proxied::tell_unavailable;
 use super::{Egress, FetchedPage, ProxyNews};
 
 fn pair() -> (Egress, Channel) {
@@ -310,4 +311,22 @@ async fn connections_have_a_most() {
     open.pop();
     assert!(egress.proxy(program_end().1, Millis(7)).await.is_ok(), "the control");
     drop(far);
+}
+
+#[test]
+fn a_program_that_gets_no_connection_is_told_why() {
+    let (near, mut far) = StdStream::pair().expect("a socket pair");
+    far.write_all(b"CONNECT a.test:443 HTTP/1.1\r\n\r\n").expect("room");
+    tell_unavailable(&near.into(), "too many are open; wait");
+    let mut told = Vec::new();
+    // What it said itself was not read: that breaks the connection, after the answer.
+    far.read_to_end(&mut told).expect_err("broken");
+    let told = String::from_utf8(told).expect("text");
+    let (head, words) = told.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+    assert!(head.contains("content-length: 24\r\n"), "{head}");
+    assert_eq!(words, "too many are open; wait\n");
+    let (near, far) = StdStream::pair().expect("a socket pair");
+    drop(far);
+    tell_unavailable(&near.into(), "nobody hears it");
 }

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use aaos_core::limits::{MAX_AGENT_PROXIED, MAX_RELAYED};
 use serde_json::{Value, json};
-use testkit::{Client, Page, RpcFailure, WebServer, descendants};
+use testkit::{Client, Gate, Page, RpcFailure, WebServer, descendants};
 
 use crate::revocation::{assert_ended, grant_of, holding, revoke};
 use crate::support::{
@@ -325,6 +326,44 @@ fn crowds_of_connections_hold_nobody_else_up() {
     assert!(count > 900, "{held}");
     assert!(told(&mut client, &agent, &get(&web.authority(), "/page")).ends_with("a plain page"));
     assert_eq!(entries(&mut client, &["connection_requested"]).len(), 1, "nobody else said where to");
+}
+
+/// Starts a program that has as many connections open as one may have, until the gate is opened.
+fn start_many(client: &mut Client, agent: &str, web: &WebServer, path: &str) -> u64 {
+    let input = input(&["many", &MAX_RELAYED.to_string()], &get(&web.authority(), path));
+    client.send("tool.invoke", json!({ "agent_id": agent, "tool": "command_run", "input": input }))
+}
+
+#[test]
+fn an_agent_whose_connections_stay_open_has_its_share_of_places_and_leaves_the_others() {
+    let gates = [Gate::new(), Gate::new()];
+    let gated = |at: usize| Page::Gated(gates[at].clone(), Box::new(Page::Text("at last".into())));
+    let web =
+        WebServer::start([("/0", gated(0)), ("/1", gated(1)), ("/page", Page::Text("a plain page".into()))]);
+    let rig = Rig::saying("done");
+    let mut client = rig.client();
+    let [greedy, other] = [(); 2].map(|()| agent(&mut client, &[&network(&web)], ""));
+    let mut callers = [rig.client(), rig.client()];
+    let [first, second] =
+        [("/0", 0), ("/1", 1)].map(|(path, at)| start_many(&mut callers[at], &greedy, &web, path));
+    assert_eq!(web.wait_for_requests(MAX_AGENT_PROXIED).len(), MAX_AGENT_PROXIED);
+    let page = get(&web.authority(), "/page");
+    let refused = told(&mut client, &greedy, &page);
+    let why = format!(
+        "{MAX_AGENT_PROXIED} connections of this agent's programs are open; try again when one is done"
+    );
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains(&why), "{refused}");
+    let denied = wait_for_entry(&rig.daemon, "capability_denied", |entry| entry["agent_id"] == greedy);
+    assert_eq!((&denied["event"]["effect"], &denied["event"]["by"]), (&json!("connection"), &json!("limit")));
+    assert!(denied["event"]["denied"]["reason"].to_string().contains(&why), "{denied}");
+    assert!(told(&mut client, &other, &page).ends_with("a plain page"), "the control: another agent");
+    gates[0].open();
+    let ran = callers[0].reply_to(first).expect("it runs")["result"].clone();
+    assert_eq!(ran["stdout"], format!("{MAX_RELAYED}\n"), "none of its own was refused: {ran}");
+    assert!(told(&mut client, &greedy, &page).ends_with("a plain page"), "the control: there is room again");
+    gates[1].open();
+    callers[1].reply_to(second).expect("it runs");
+    assert_intact(&mut client);
 }
 
 #[test]
