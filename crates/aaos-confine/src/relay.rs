@@ -76,7 +76,8 @@ fn lock_relay(listener: &OwnedFd, doorbell: &OwnedFd) -> Result<Relay, LockError
 /// A listener, the channel to agentd, and the connections between.
 #[derive(Debug)]
 struct Relay {
-    listener: OwnedFd,
+    /// Gone once agentd has said that it lets no more in: whoever connects then is refused by the kernel.
+    listener: Option<OwnedFd>,
     doorbell: Channel,
     /// Accepted, and not answered by agentd yet.
     waiting: VecDeque<OwnedFd>,
@@ -94,7 +95,7 @@ enum Watched {
 impl Relay {
     /// Over a listener that does not block and a channel to agentd.
     const fn new(listener: OwnedFd, doorbell: Channel) -> Self {
-        Self { listener, doorbell, waiting: VecDeque::new(), lines: Vec::new() }
+        Self { listener: Some(listener), doorbell, waiting: VecDeque::new(), lines: Vec::new() }
     }
 
     /// Relays until agentd hangs up. After an error every connection is over.
@@ -120,9 +121,11 @@ impl Relay {
     fn wait(&self) -> Result<Vec<(Watched, PollFlags)>, RelayError> {
         let mut watched = vec![Watched::Doorbell];
         let mut polled = vec![PollFd::from_borrowed_fd(self.doorbell.as_fd(), PollFlags::IN)];
-        if self.waiting.len() + self.lines.len() < MAX_RELAYED {
+        if let Some(listener) = &self.listener
+            && self.waiting.len() + self.lines.len() < MAX_RELAYED
+        {
             watched.push(Watched::Listener);
-            polled.push(PollFd::new(&self.listener, PollFlags::IN));
+            polled.push(PollFd::new(listener, PollFlags::IN));
         }
         for (at, line) in self.lines.iter().enumerate() {
             for side in [Side::Program, Side::Proxy] {
@@ -141,8 +144,9 @@ impl Relay {
     }
 
     fn accept(&mut self) -> Result<(), RelayError> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        match accept_with(&self.listener, flags) {
+        // It may have been locked since the listener was looked at.
+        let Some(listener) = &self.listener else { return Ok(()) };
+        match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok(program) => {
                 self.doorbell.send(&Knock {})?;
                 self.waiting.push_back(program);
@@ -167,13 +171,17 @@ impl Relay {
         let (door, descriptors) = self.doorbell.receive::<Door>()?;
         let program = self.waiting.pop_front().ok_or(RelayError::OutOfTurn)?;
         let mut descriptors = descriptors.into_iter();
-        match (door.open, descriptors.next(), descriptors.next()) {
-            (true, Some(proxy), None) => {
+        match (door, descriptors.next(), descriptors.next()) {
+            (Door::Open, Some(proxy), None) => {
                 rustix::io::ioctl_fionbio(&proxy, true).map_err(|errno| RelayError::Poll(errno.into()))?;
                 self.lines.push(Line::new(program, proxy));
                 Ok(())
             }
-            (false, None, _) => Ok(()),
+            (Door::Shut, None, _) => Ok(()),
+            (Door::Locked, None, _) => {
+                self.listener = None;
+                Ok(())
+            }
             _ => Err(RelayError::OutOfTurn),
         }
     }
@@ -378,7 +386,7 @@ mod tests {
             self.knocked();
             let (proxy, far) = UnixStream::pair().expect("a socket pair");
             proxy.set_read_timeout(Some(PATIENCE)).expect("a socket");
-            self.answer(Door { open: true }, Some(&far.into()));
+            self.answer(Door::Open, Some(&far.into()));
             proxy
         }
 
@@ -437,10 +445,29 @@ mod tests {
         let mut rig = Rig::start();
         let mut refused = rig.connect();
         rig.knocked();
-        rig.answer(Door { open: false }, None);
+        rig.answer(Door::Shut, None);
         assert_eq!(rest_of(&mut refused), b"");
         let mut program = rig.connect();
         let mut proxy = rig.let_in();
+        proxy.write_all(b"hello").expect("the relay listens");
+        drop(proxy);
+        assert_eq!(rest_of(&mut program), b"hello", "the control");
+        rig.end().expect("agentd hung up");
+    }
+
+    #[test]
+    fn a_locked_door_has_the_kernel_refuse_and_what_is_open_goes_on() {
+        let mut rig = Rig::start();
+        let (mut program, mut late) = (rig.connect(), [rig.connect(), rig.connect()]);
+        let mut proxy = rig.let_in();
+        rig.knocked();
+        rig.knocked();
+        rig.answer(Door::Locked, None);
+        assert_eq!(rest_of(&mut late[0]), b"");
+        let refused = TcpStream::connect(rig.address).expect_err("nobody listens any more");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        rig.answer(Door::Locked, None);
+        assert_eq!(rest_of(&mut late[1]), b"", "it was accepted before");
         proxy.write_all(b"hello").expect("the relay listens");
         drop(proxy);
         assert_eq!(rest_of(&mut program), b"hello", "the control");
@@ -483,9 +510,11 @@ mod tests {
     #[test]
     fn an_answer_that_is_not_due_ends_the_relay() {
         for (knocks, door, with) in [
-            (false, Door { open: false }, false),
-            (true, Door { open: true }, false),
-            (true, Door { open: false }, true),
+            (false, Door::Shut, false),
+            (true, Door::Open, false),
+            (true, Door::Shut, true),
+            (true, Door::Locked, true),
+            (false, Door::Locked, false),
         ] {
             let mut rig = Rig::start();
             let mut program = knocks.then(|| rig.connect());

@@ -241,7 +241,7 @@ pub const PROXY_IDLE_MS: u64 = 120_000;
 pub const PROXY_TIME_MS: u64 = 3_600_000;
 /// Connections that the programs of one sandbox may have open at once; further ones wait to be accepted.
 pub const MAX_RELAYED: usize = 32;
-/// Connections that the programs of one call may make; further ones are closed at once.
+/// Connections that the programs of one sandbox may make; after them nobody listens there any more.
 pub const MAX_CALL_CONNECTIONS: usize = 4096;
 /// What a proxied connection may move before it needs the next lease, bytes.
 pub const CONNECTION_LEASE_BYTES: u64 = 1024 * 1024;

@@ -399,11 +399,16 @@ pub enum ModelsReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Knock {}
 
-/// Its answer, in the order of the knocks: with the descriptor of a stream to the proxy, or without any.
+/// Its answer, in the order of the knocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Door {
-    /// Whether a stream rides on it.
-    pub open: bool,
+#[serde(rename_all = "snake_case")]
+pub enum Door {
+    /// The descriptor of a stream to the proxy rides on it.
+    Open,
+    /// The connection is to be closed; nothing rides on it.
+    Shut,
+    /// The same, and no further one is to be accepted.
+    Locked,
 }
 
 /// From agentd to the gateway's `egress` role.

@@ -83,14 +83,14 @@ impl Kernel {
     }
 }
 
-/// Answers a knock as long as the call has connections left.
+/// Answers a knock as long as the sandbox has connections left. After that it is told to accept no more.
 async fn open_door(doorbell: &mut Doorbell, left: &mut usize) -> Result<Option<OwnedFd>, SandboxError> {
     match left.checked_sub(1) {
         Some(fewer) => {
             *left = fewer;
             doorbell.answer().await
         }
-        None => doorbell.refuse().await.map(|()| None),
+        None => doorbell.lock().await.map(|()| None),
     }
 }
 

@@ -142,18 +142,25 @@ fn many(connections: usize) -> io::Result<()> {
     writeln!(io::stdout(), "{answered}")
 }
 
-/// So many connections one after the other; each asks for what is no request, and is told so.
+/// So many connections one after the other; each asks for what is no request, and is told so. Says how many were, and to
+/// how many nobody listened.
 fn crowd(connections: usize) -> io::Result<()> {
-    let mut answered = 0;
+    let (mut answered, mut refused) = (0, 0);
     for _ in 0..connections {
-        let mut proxy = proxy()?;
+        let mut proxy = match proxy() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused += 1;
+                continue;
+            }
+            connected => connected?,
+        };
         let mut answer = String::new();
         // One that is closed at once is none that was answered.
         let asked = proxy.write_all(b"nonsense\r\n\r\n");
         let heard = asked.and_then(|()| proxy.read_to_string(&mut answer));
         answered += usize::from(heard.is_ok() && answer.starts_with("HTTP/1.1 400 "));
     }
-    writeln!(io::stdout(), "{answered}")
+    writeln!(io::stdout(), "{answered} {refused}")
 }
 
 /// So many connections at once, as far as there are descriptors, of which none says anything.

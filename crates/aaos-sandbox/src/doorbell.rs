@@ -41,23 +41,28 @@ impl Doorbell {
         match stream_pair() {
             Ok((near, far)) => {
                 let Knock {} = self.channel.receive().await?;
-                self.channel.send(&Door { open: true }, &[far.as_fd()]).await?;
+                self.channel.send(&Door::Open, &[far.as_fd()]).await?;
                 Ok(Some(near))
             }
             Err(error) => {
                 tracing::warn!(%error, "a program's connection was refused");
-                self.refuse().await.map(|()| None)
+                self.close(Door::Shut).await.map(|()| None)
             }
         }
     }
 
-    /// Answers the oldest knock with a refusal: its connection is closed. Not to be given up half-way.
+    /// Answers the oldest knock with a refusal, for good: its connection is closed, and the sandbox accepts no further
+    /// ones. Those that it had accepted by then are to be answered yet. Not to be given up half-way.
     ///
     /// # Errors
     /// As for [`Doorbell::answer`].
-    pub async fn refuse(&mut self) -> Result<(), SandboxError> {
+    pub async fn lock(&mut self) -> Result<(), SandboxError> {
+        self.close(Door::Locked).await
+    }
+
+    async fn close(&mut self, door: Door) -> Result<(), SandboxError> {
         let Knock {} = self.channel.receive().await?;
-        self.channel.send(&Door { open: false }, &[]).await
+        self.channel.send(&door, &[]).await
     }
 }
 
@@ -86,7 +91,7 @@ mod tests {
             doorbell.rung().await.expect("somebody knocks");
             let near = doorbell.answer().await.expect("answered").expect("a stream");
             let (door, mut descriptors) = relay.receive::<Door>().expect("an answer");
-            assert_eq!((door, descriptors.len()), (Door { open: true }, 1));
+            assert_eq!((door, descriptors.len()), (Door::Open, 1));
             let mut program = UnixStream::from(descriptors.remove(0));
             program.write_all(word).expect("written");
             drop(program);
@@ -95,9 +100,9 @@ mod tests {
             assert_eq!(said, word);
         }
         relay.send(&Knock {}).expect("sent");
-        doorbell.refuse().await.expect("answered");
+        doorbell.lock().await.expect("answered");
         let (door, descriptors) = relay.receive::<Door>().expect("an answer");
-        assert_eq!((door, descriptors.len()), (Door { open: false }, 0));
+        assert_eq!((door, descriptors.len()), (Door::Locked, 0));
         drop(relay);
         doorbell.rung().await.expect("its end is told");
         assert!(matches!(doorbell.answer().await, Err(SandboxError::Closed)));

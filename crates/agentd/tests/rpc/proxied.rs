@@ -320,7 +320,10 @@ fn crowds_of_connections_hold_nobody_else_up() {
     let mut asked = input(&["crowd", "4200"], "");
     asked["timeout_seconds"] = json!(600);
     let crowd = invoke(&mut client, &agent, "command_run", asked).expect("it runs");
-    assert_eq!(crowd["stdout"], "4096\n", "so many for one call: {crowd}");
+    assert_eq!(
+        crowd["stdout"], "4096 103\n",
+        "after so many one is closed, and then nobody listens: {crowd}"
+    );
     let held = try_to(&mut client, &agent, &["hold", "5000"], "").expect("it runs");
     let count: u32 = held["stdout"].as_str().expect("text").trim().parse().expect("a number");
     assert!(count > 900, "{held}");
