@@ -8,6 +8,7 @@ use crate::capability::{Capability, Constraints, GrantSpec};
 use crate::id::{AgentId, GrantId};
 use crate::path::{AbsPath, PathPattern};
 use crate::quantity::Timestamp;
+use crate::special::SpecialFiles;
 
 /// What identifies a granted root, so that recovery can reopen and compare it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,6 +43,10 @@ pub struct GrantRecord {
     pub issued_at: Timestamp,
     /// The opened root of a file grant.
     pub root: Option<RootIdentity>,
+    /// What a root of the operator's own held beside files and directories when it was granted, where there is something
+    /// to tell of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special: Option<SpecialFiles>,
 }
 
 impl GrantRecord {
@@ -65,4 +70,6 @@ pub struct GrantRequest {
     pub constraints: Constraints,
     /// The opened root of a file grant.
     pub root: Option<RootIdentity>,
+    /// What was found below it; nothing below a root that derives from another.
+    pub special: Option<SpecialFiles>,
 }

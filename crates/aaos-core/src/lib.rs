@@ -29,6 +29,7 @@ pub mod program;
 pub mod quantity;
 pub mod schedule;
 pub mod services;
+pub mod special;
 pub mod state;
 pub mod supervision;
 pub mod tool;

@@ -209,6 +209,18 @@ pub const MAX_CREATED_PARENTS: usize = 64;
 pub const MAX_REMOVAL_DEPTH: usize = 64;
 /// Steps of one removal of a workspace; what is left then needs another one.
 pub const MAX_REMOVAL_STEPS: u64 = 1_000_000;
+/// Entries of a granted root that are looked at for sockets, FIFOs and devices.
+pub const MAX_SURVEYED_ENTRIES: usize = 100_000;
+/// Directories above one another below a root that are looked through, and so held open at once.
+pub const MAX_SURVEY_DEPTH: usize = 64;
+/// How long the roots that an operator grants to one agent are looked through together, milliseconds.
+pub const SURVEY_TIME_MS: u64 = 3_000;
+/// Agents whose roots are looked through at once.
+pub const MAX_SURVEYS_AT_ONCE: usize = 4;
+/// Sockets, FIFOs and devices of a root that are named; further ones are counted.
+pub const MAX_NAMED_SPECIAL_FILES: usize = 8;
+/// Longest path of one that is shown, characters.
+pub const MAX_SPECIAL_NAME_CHARS: usize = 200;
 /// Largest declared output that is hashed when it is observed, bytes.
 pub const MAX_OBSERVED_OUTPUT_BYTES: u64 = 256 * 1024 * 1024;
 /// Deepest element nesting of a page that is made Markdown; a deeper page becomes plain text.

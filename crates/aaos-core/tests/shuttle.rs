@@ -74,7 +74,7 @@ fn call(number: u128) -> CallId {
 fn request(id: u128, words: &str) -> GrantRequest {
     let spec = GrantSpec::parse(words).expect("a grant");
     let GrantSpec { capability, constraints } = spec;
-    GrantRequest { id: grant(id), capability, spelled: None, constraints, root: None }
+    GrantRequest { id: grant(id), capability, spelled: None, constraints, root: None, special: None }
 }
 
 fn admission(number: u128, budget: Budget) -> Admission {

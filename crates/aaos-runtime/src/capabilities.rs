@@ -7,6 +7,7 @@ use aaos_core::capability::{Capability, GrantSpec, tool_name};
 use aaos_core::effect::{Access, Denied, Need, Needs};
 use aaos_core::id::{AgentId, GrantId};
 use aaos_core::name::AgentName;
+use aaos_core::special::SpecialFiles;
 use serde::{Deserialize, Serialize};
 
 use crate::error::KernelError;
@@ -31,6 +32,9 @@ pub struct GrantView {
     pub reason: Option<String>,
     /// Whether its holder may hand it to a child now.
     pub delegable: bool,
+    /// Sockets, FIFOs and devices that a root of the operator's own held when it was granted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub special: Option<SpecialFiles>,
 }
 
 /// What `capability.explain` is asked about.
@@ -169,6 +173,7 @@ fn grant_view(held: Held) -> GrantView {
         usable: held.use_now.is_ok(),
         reason: held.use_now.err(),
         delegable: held.delegate_now,
+        special: held.special,
     }
 }
 

@@ -9,6 +9,7 @@ use aaos_core::authority::Authority;
 use aaos_core::confinement::Boundary;
 use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, GoalId, TraceId};
+use aaos_core::limits::MAX_SURVEYS_AT_ONCE;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
 use aaos_core::name::ModelName;
 use aaos_core::tool::CATALOGUE;
@@ -16,7 +17,7 @@ use aaos_core::wire::ModelsSetup;
 use aaos_journal::{About, Journal};
 use aaos_llm::Models;
 use aaos_sandbox::{Egress, RootTable, Sandbox};
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,6 +55,7 @@ struct Inner {
     gateways: Gateways,
     fetch_places: Places,
     connection_places: Places,
+    survey_places: Semaphore,
     schemas: Schemas,
     tasks: TaskTracker,
     /// Cancelled first when the kernel closes: nothing new begins, what runs may end.
@@ -105,6 +107,7 @@ impl Kernel {
                 gateways: Gateways::new(parts.models),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
+                survey_places: Semaphore::new(MAX_SURVEYS_AT_ONCE),
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -224,6 +227,10 @@ impl Kernel {
 
     pub(crate) fn fetch_places(&self) -> &Places {
         &self.inner.fetch_places
+    }
+
+    pub(crate) fn survey_places(&self) -> &Semaphore {
+        &self.inner.survey_places
     }
 
     pub(crate) fn connection_places(&self) -> &Places {

@@ -40,6 +40,7 @@ mod schedules;
 mod spawn;
 mod spawning_tools;
 mod supervise;
+mod survey;
 mod unfinished;
 mod verdict;
 mod view;

@@ -65,6 +65,7 @@ fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRe
             spelled: None,
             constraints: spec.constraints,
             root: None,
+            special: None,
         };
     };
     let asked = spec.capability.file_pattern().cloned();
@@ -74,6 +75,7 @@ fn request(id: GrantId, spec: &GrantSpec, opened: Option<OpenedRoot>) -> GrantRe
         spelled: asked.filter(|asked| *asked != opened.pattern),
         constraints: spec.constraints,
         root: Some(opened.identity),
+        special: None,
     }
 }
 
@@ -151,6 +153,7 @@ impl Kernel {
                 requests.push(bounded(request(grant, spec, Some(root)), &bound)?);
             }
         }
+        self.look_through(&mut requests).await;
         let now = self.clock().now();
         let records = self.authority().admit_root(admission, requests, now)?;
         let facts = AgentFacts {

@@ -36,6 +36,7 @@ mod receipt;
 mod removal;
 mod restore;
 mod roots;
+mod survey;
 mod worker;
 mod zygote;
 
@@ -57,5 +58,6 @@ pub use program_call::ProgramCall;
 pub use program_file::OpenedProgram;
 pub use removal::{Left, LeftWhy, RemovalError, Removed, remove_workspace};
 pub use roots::{ObservedFile, OpenedRoot, RootError, RootTable};
+pub use survey::Survey;
 pub use worker::Worker;
 pub use zygote::ZygoteSeed;

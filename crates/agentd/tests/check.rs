@@ -4,6 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode};
 use serde_json::Value;
 use testkit::{Backend, DaemonBuilder, Finished};
 
@@ -38,6 +39,11 @@ fn check(builder: &DaemonBuilder, work: &Path, entries: &[String], flags: &[&str
 
 fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+}
+
+fn fifo(path: &Path) {
+    let (kind, mode) = (FileType::Fifo, Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(CWD, path, kind, mode, 0).expect("a FIFO");
 }
 
 /// Level and place of what a rule found.
@@ -137,6 +143,23 @@ fn roots_are_looked_at_as_a_spawn_would() {
     assert_eq!(look("file_read", "/proc/self/*"), one("pseudo-file-system", "error"), "told once");
     let state = builder.home().join("state/*");
     assert_eq!(look("file_read", state.to_str().unwrap()), one("root-protected", "error"));
+}
+
+#[test]
+fn a_root_that_holds_sockets_or_fifos_is_told() {
+    let (builder, work) = builder();
+    let entries = vec!["tool: file_read".to_owned(), format!("\"file_read: {}/docs/*\"", work.display())];
+    let told = check(&builder, &work, &entries, &["--strict"]);
+    assert_eq!(told.code(), 0, "the control: {told:?}");
+    fifo(&work.join("docs/a\nq"));
+    let told = check(&builder, &work, &entries, &["--strict"]);
+    assert_eq!(told.code(), 1, "{told:?}");
+    let said = format!("`file_read: {}/docs/*`: the directory holds FIFO a\\nq", work.display());
+    assert!(told.stdout.contains("warning: root-holds-special-files (grant 2 of 2)"), "{}", told.stdout);
+    assert!(told.stdout.contains(&said), "{}", told.stdout);
+    let report = json(&check(&builder, &work, &entries, &["--json"]));
+    assert_eq!(found(&report, "root-holds-special-files"), [("warning".to_owned(), Some(1))]);
+    assert!(report["findings"][0]["message"].as_str().is_some_and(|words| words.contains(&said)), "{report}");
 }
 
 #[test]

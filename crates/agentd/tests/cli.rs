@@ -1,9 +1,12 @@
 //! The command line, driven as a person drives it: the real binaries, a scratch directory, exit codes, text.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 use testkit::{Backend, DaemonBuilder, Finished, ModelServer, Page, Script, Turn, WebServer};
@@ -80,6 +83,63 @@ fn a_goal_runs_and_its_record_is_there_without_a_daemon() {
     }
     let logs = builder.cli(["logs"]);
     assert!(logs.stdout.contains("started by bootstrap"), "{logs:?}");
+}
+
+#[test]
+fn sockets_and_fifos_below_a_granted_root_are_told_before_work_begins() {
+    let builder = with_documents();
+    let run = |flags: &[&str]| builder.cli([&["run", "--quiet", GOAL][..], flags].concat());
+    let (control, said) = (run(&[]), "  which holds ");
+    assert!(control.code() == 0 && !control.stderr.contains(said), "the control: {control:?}");
+    let work = builder.home().join("work").canonicalize().expect("its real path");
+    let _listener = UnixListener::bind(work.join("docs/x.sock")).expect("a socket");
+    symlink("/dev", work.join("docs/dev")).expect("a link");
+    let ran = run(&[]);
+    assert_eq!(ran.code(), 0, "it is told, not refused: {ran:?}");
+    let line = format!("bootstrap   may file_read: {}/*\n", work.display());
+    let told = ran.stderr.find(&line).map(|at| &ran.stderr[at + line.len()..]).expect("told");
+    let told = told.lines().next().expect("what it holds");
+    assert!(told.ends_with("  which holds socket docs/x.sock"), "{}", ran.stderr);
+
+    let granted = entries(&builder, "capability_granted");
+    let special: Vec<&Value> = granted
+        .iter()
+        .map(|entry| &entry["event"]["grant"]["special"])
+        .filter(|one| !one.is_null())
+        .collect();
+    let one = serde_json::json!({
+        "named": [{ "kind": "socket", "path": "docs/x.sock" }], "more": 0, "not_seen": null,
+    });
+    assert_eq!(special, [&one], "of the operator's own root, and of no child's: {granted:?}");
+    assert!(
+        granted.iter().any(|entry| !entry["event"]["grant"]["parent"].is_null()),
+        "children were granted it"
+    );
+}
+
+#[test]
+fn an_agent_says_what_its_roots_hold() {
+    let builder = with_documents();
+    let docs = builder.home().join("work/docs").canonicalize().expect("its real path");
+    rustix::fs::mknodat(CWD, docs.join("q"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a FIFO");
+    let manifest = format!(
+        "name: reader\nmodel: fast\nsystem_prompt: Work.\nlifecycle: persistent\ncapabilities:\n  - \"file_read: {}/*\"\n",
+        docs.display()
+    );
+    std::fs::write(builder.home().join("work/reader.yaml"), manifest).expect("writes the manifest");
+    let daemon = builder.start();
+    assert_eq!(daemon.cli(["spawn", "reader.yaml"]).code(), 0);
+    let said = format!("file_read: {}/*, which holds FIFO q", docs.display());
+    let grants = daemon.cli(["grants", "reader"]);
+    assert!(grants.code() == 0 && grants.stderr.contains(&said), "{grants:?}");
+    let grants = json(&daemon.cli(["grants", "reader", "--json"]));
+    assert_eq!(grants["grants"][0]["special"]["named"][0]["kind"], "fifo", "{grants}");
+    assert!(daemon.cli(["status", "reader"]).stdout.contains(", which holds FIFO q"));
+    let submitted = daemon.cli(["submit", GOAL]);
+    assert!(submitted.code() == 0 && submitted.stderr.contains("which holds FIFO docs/q"), "{submitted:?}");
+    let daemon = daemon.kill9().start();
+    let grants = daemon.cli(["grants", "reader"]);
+    assert!(grants.code() == 0 && grants.stderr.contains(&said), "it stands in the journal: {grants:?}");
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn admitted(roots: &RootTable, data: &Path, program: &str) -> Result<Authority> 
         spelled: None,
         constraints: Constraints::default(),
         root,
+        special: None,
     };
     let grants = vec![
         request(1, Capability::Tool(ToolSet::All), None),

@@ -175,7 +175,7 @@ fn request(id: u128, words: &str, uses: Option<u32>) -> GrantRequest {
     let mut constraints = spec.constraints;
     constraints.max_invocations = uses;
     let id = GrantId::from_uuid(Uuid::from_u128(id));
-    GrantRequest { id, capability: spec.capability, spelled: None, constraints, root: None }
+    GrantRequest { id, capability: spec.capability, spelled: None, constraints, root: None, special: None }
 }
 
 /// What every agent of a tree holds, in the same order as its parent.

@@ -42,6 +42,7 @@ impl Authority {
             constraints: request.constraints,
             issued_at: now,
             root: request.root,
+            special: request.special,
         };
         let records: Vec<_> = grants.into_iter().map(issue).collect();
         self.enter(admission, None, 0, now);

@@ -6,6 +6,7 @@ use crate::effect::{Access, Denied, Need, Needs};
 use crate::id::{AgentId, GrantId};
 use crate::name::AgentName;
 use crate::quantity::Timestamp;
+use crate::special::SpecialFiles;
 
 use super::Authority;
 use super::narrow::covers_need;
@@ -37,6 +38,8 @@ pub struct Held {
     pub use_now: Result<(), String>,
     /// Whether its holder may hand it on now.
     pub delegate_now: bool,
+    /// What its root held beside files and directories when it was granted.
+    pub special: Option<SpecialFiles>,
 }
 
 impl Authority {
@@ -97,6 +100,7 @@ impl Authority {
             uses_left: self.grants.uses_left(ix),
             use_now: self.grants.usable(ix, now).map_err(Unusable::reason),
             delegate_now: record.constraints.delegate && self.grants.standing(ix, now).is_ok(),
+            special: record.special.clone(),
         }
     }
 }

@@ -55,6 +55,8 @@ pub(super) fn narrow(
         constraints: tighten(held, request.constraints, now),
         issued_at: now,
         root: request.root,
+        // It lies below a root that was looked through when it was granted.
+        special: None,
     })
 }
 

@@ -4,8 +4,10 @@ use aaos_core::authority::narrow::narrow_manifest;
 use aaos_core::authority::{Authority, AuthorityLimits, Refusal};
 use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::effect::{Need, Needs};
+use aaos_core::grant::GrantRequest;
 use aaos_core::manifest::Manifest;
 use aaos_core::quantity::{Millis, Tokens};
+use aaos_core::special::{SpecialFiles, SpecialKind};
 use aaos_core::supervision::{RestartPolicy, Supervision};
 use proptest::prelude::*;
 
@@ -159,7 +161,7 @@ fn linked(held: &[(&str, &str)]) -> Authority {
     let mut law = Authority::new(AuthorityLimits::default());
     let grants = held.iter().zip(1..).map(|((words, spelled), id)| {
         let spelled = Some((*spelled).to_owned().try_into().expect("a pattern"));
-        aaos_core::grant::GrantRequest { spelled, ..request(id, words) }
+        GrantRequest { spelled, ..request(id, words) }
     });
     law.admit_root(admission(1, None), grants.collect(), NOW).expect("room");
     law
@@ -180,6 +182,22 @@ fn what_is_handed_on_may_be_spelled_as_the_parent_spells_it() {
     assert_eq!(find("file_read: /odd/f/*"), None, "a file is not a directory");
     assert_eq!(find("file_read: /odd/f/g"), None);
     assert_eq!(find("file_read: /lin/a"), None);
+}
+
+#[test]
+fn what_a_root_held_is_said_of_the_operator_s_grant_alone() {
+    let mut special = SpecialFiles::default();
+    special.add(SpecialKind::Fifo, "q");
+    let holding = |id| GrantRequest { special: Some(special.clone()), ..request(id, "file_read: /x/*") };
+    let mut law = Authority::new(AuthorityLimits::default());
+    let own = law.admit_root(admission(1, None), vec![holding(1), request(2, "file_read: /y/*")], NOW);
+    let own: Vec<_> = own.expect("room").into_iter().map(|record| record.special).collect();
+    assert_eq!(own, [Some(special.clone()), None]);
+    let below = law.admit_child(agent(1), admission(2, None), vec![(grant(1), holding(3))], NOW);
+    assert_eq!(below.expect("a child")[0].special, None);
+    let held =
+        |number| law.held_by(agent(number), NOW).into_iter().map(|held| held.special).collect::<Vec<_>>();
+    assert_eq!((held(1), held(2)), (vec![Some(special.clone()), None], vec![None]));
 }
 
 #[test]

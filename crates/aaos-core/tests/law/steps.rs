@@ -91,7 +91,7 @@ pub(crate) fn template(stable: bool) -> Manifest {
 
 pub(crate) fn request_of(wish: &GrantWish, id: GrantId) -> GrantRequest {
     let capability = CAPABILITIES[wish.cap].clone();
-    GrantRequest { id, capability, spelled: None, constraints: wish.bounds, root: None }
+    GrantRequest { id, capability, spelled: None, constraints: wish.bounds, root: None, special: None }
 }
 
 /// A grant that is asked for.

@@ -91,6 +91,7 @@ pub(crate) fn request(id: u128, words: &str) -> GrantRequest {
         spelled: None,
         constraints: spec.constraints,
         root: None,
+        special: None,
     }
 }
 

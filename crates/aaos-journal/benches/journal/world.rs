@@ -71,6 +71,7 @@ fn granted(agent: usize, number: usize) -> Event {
         constraints: Constraints::default(),
         issued_at: Timestamp(1_700_000_000_000),
         root: None,
+        special: None,
     };
     Event::CapabilityGranted { grant }
 }

@@ -58,6 +58,7 @@ fn grant() -> impl Strategy<Value = GrantRecord> {
             constraints: Constraints { max_invocations, max_per_minute, ..Constraints::default() },
             issued_at: Timestamp(7),
             root: None,
+            special: None,
         },
     )
 }

@@ -43,6 +43,7 @@ fn authority() -> Authority {
         spelled: None,
         constraints: Constraints { max_invocations: Some(1), ..Constraints::default() },
         root: None,
+        special: None,
     };
     let grants =
         vec![once(10, Capability::Tool(ToolSet::All)), once(11, Capability::SpawnChild(NameSet::All))];

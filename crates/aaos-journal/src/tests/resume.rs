@@ -33,6 +33,7 @@ fn authority() -> Authority {
             spelled: None,
             constraints: spec.constraints,
             root: None,
+            special: None,
         }
     };
     let agent = AgentId::from_uuid(Uuid::from_u128(1));

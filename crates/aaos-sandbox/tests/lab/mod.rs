@@ -86,7 +86,14 @@ impl Lab {
 
     fn request(number: u128, capability: Capability) -> GrantRequest {
         let id = GrantId::from_uuid(Uuid::from_u128(number));
-        GrantRequest { id, capability, spelled: None, constraints: Constraints::default(), root: None }
+        GrantRequest {
+            id,
+            capability,
+            spelled: None,
+            constraints: Constraints::default(),
+            root: None,
+            special: None,
+        }
     }
 
     pub(crate) fn path(&self, relative: &str) -> String {

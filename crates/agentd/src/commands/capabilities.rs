@@ -47,6 +47,9 @@ pub(super) async fn grants(client: &mut Client, args: &GrantsArgs, screen: Scree
         screen.note(Tone::Dim, "it holds no grants");
     } else {
         screen.table(&grant_table(&grants))?;
+        for told in special_lines(&grants) {
+            screen.note(Tone::Warn, &told);
+        }
     }
     Ok(Exit::Done)
 }
@@ -63,6 +66,13 @@ fn grant_table(grants: &[GrantView]) -> Vec<String> {
         table.row(&[&grant.id.to_string(), &grant.grant, &uses, &usable, yes_no(grant.delegable), &source]);
     }
     table.lines()
+}
+
+/// What the roots held that no grant is meant for.
+fn special_lines(grants: &[GrantView]) -> Vec<String> {
+    let told = grants.iter().filter_map(|grant| Some((grant, grant.special.as_ref()?)));
+    told.map(|(grant, special)| format!("{}, which {}", line(&grant.grant), line(&special.to_string())))
+        .collect()
 }
 
 const fn yes_no(yes: bool) -> &'static str {

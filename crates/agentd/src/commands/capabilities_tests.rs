@@ -6,10 +6,11 @@ use aaos_core::effect::{Denied, FileRight, Need};
 use aaos_core::id::{AgentId, GrantId};
 use aaos_core::name::AgentName;
 use aaos_core::path::AbsPath;
+use aaos_core::special::{SpecialFiles, SpecialKind};
 use aaos_runtime::{Explanation, GrantView, MetView, ReachView};
 use uuid::Uuid;
 
-use super::{authority, chosen, grant_table, need_words, reach_lines, verdict};
+use super::{authority, chosen, grant_table, need_words, reach_lines, special_lines, verdict};
 
 fn agent(number: u128) -> AgentId {
     AgentId::from_uuid(Uuid::from_u128(number))
@@ -24,6 +25,7 @@ fn grant(number: u128, words: &str) -> GrantView {
         usable: true,
         reason: None,
         delegable: true,
+        special: None,
     }
 }
 
@@ -59,6 +61,16 @@ fn a_table_says_what_may_be_done_with_a_grant() {
     let lines = grant_table(&[bound]);
     assert!(lines[1].contains("/x\\u{1b}/*  2          no: only to hand on  yes"), "{lines:?}");
     assert!(lines[1].ends_with("0009"), "{lines:?}");
+}
+
+#[test]
+fn what_a_root_holds_is_said_below_the_table() {
+    let mut holds = grant(1, "file_read: /x/*");
+    let mut special = SpecialFiles::default();
+    special.add(SpecialKind::Socket, "run/x\u{202e}.sock");
+    holds.special = Some(special);
+    let lines = special_lines(&[grant(2, "file_read: /y/*"), holds]);
+    assert_eq!(lines, ["file_read: /x/*, which holds socket run/x\\u{202e}.sock"]);
 }
 
 #[test]

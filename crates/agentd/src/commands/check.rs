@@ -5,12 +5,16 @@
 //! may see more or less.
 
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use aaos_core::capability::{Capability, GrantSpec};
 use aaos_core::id::GrantId;
+use aaos_core::limits::SURVEY_TIME_MS;
 use aaos_core::lint::{Finding, Level, PSEUDO_FILE_SYSTEM, lint, sort};
 use aaos_core::path::{PathPattern, Reach};
-use aaos_sandbox::{OpenedRoot, RootError, RootTable};
+use aaos_core::special::SpecialFiles;
+use aaos_sandbox::{OpenedRoot, RootError, RootTable, Survey};
 use anyhow::{Context, Result};
 use rustix::fs::Access;
 use serde::Serialize;
@@ -63,25 +67,80 @@ pub(super) fn check(settings: &Settings, args: &CheckArgs, screen: Screen) -> Re
 }
 
 /// What is to be said of a grant's root on this machine.
-fn look(table: &RootTable, at: usize, spec: &GrantSpec) -> Result<Option<Finding>> {
+fn look(table: &RootTable, at: usize, spec: &GrantSpec) -> Result<Vec<Finding>> {
     let Some(pattern) = spec.capability.file_pattern() else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
-    let look: GrantId = LOOK.parse().context("the id of a grant that is only looked at")?;
-    let opened = table.open_root(look, pattern, false);
-    table.close(look);
     let writes = matches!(spec.capability, Capability::FileWrite(_));
-    let judged = match opened {
-        Ok(opened) => reached(pattern, &opened, writes),
-        Err(error) => Some(refused(&error, writes)),
+    let judged = match look_into(table, pattern)? {
+        Ok((opened, found)) => [reached(pattern, &opened, writes), found.as_ref().map(special)],
+        Err(error) => [Some(refused(&error, writes)), None],
     };
-    Ok(judged.map(|Verdict { level, rule, why, advice }| Finding {
+    let finding = |Verdict { level, rule, why, advice }| Finding {
         level,
         rule,
         grant: Some(at),
         message: format!("`{spec}`: {why}"),
         advice: advice.to_owned(),
-    }))
+    };
+    Ok(judged.into_iter().flatten().map(finding).collect())
+}
+
+/// What a spawn would find at a root, and below it.
+fn look_into(
+    table: &RootTable,
+    pattern: &PathPattern,
+) -> Result<Result<(OpenedRoot, Option<SpecialFiles>), RootError>> {
+    let look: GrantId = LOOK.parse().context("the id of a grant that is only looked at")?;
+    let opened = table.open_root(look, pattern, false);
+    let survey = Survey::new();
+    if opened.is_ok() {
+        wait_for(&survey, table, look);
+    }
+    table.close(look);
+    Ok(opened.map(|opened| (opened, survey.end())))
+}
+
+/// Looks through a root, no longer than a spawn would.
+fn wait_for(survey: &Survey, table: &RootTable, grant: GrantId) {
+    let (table, looking) = (table.clone(), survey.clone());
+    let (done, ended) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        looking.look_through(&table, grant);
+        drop(done);
+    });
+    let waited = ended.recv_timeout(Duration::from_millis(SURVEY_TIME_MS));
+    assert!(waited.is_err(), "nothing is sent: it hangs up, or the time is over");
+}
+
+/// A line for each grant whose root holds sockets, FIFOs or devices, as far as the user who asks may see it.
+pub(super) fn special_lines<'g>(
+    settings: &Settings,
+    grants: impl IntoIterator<Item = &'g GrantSpec>,
+) -> Result<Vec<String>> {
+    let table = RootTable::new(settings.protected(), Vec::new());
+    let mut lines = Vec::new();
+    for spec in grants {
+        let Some(pattern) = spec.capability.file_pattern() else { continue };
+        if let Ok((_, Some(found))) = look_into(&table, pattern)? {
+            lines.push(cut(&format!("{spec}, which {found}"), MESSAGE_CHARS));
+        }
+    }
+    Ok(lines)
+}
+
+/// What is to be said of a root that holds what no grant is meant for, or may.
+fn special(found: &SpecialFiles) -> Verdict {
+    let (level, rule, advice) = if found.named.is_empty() {
+        (Level::Note, "root-not-looked-through", "grant a smaller directory, one that can be looked through")
+    } else {
+        (
+            Level::Warning,
+            "root-holds-special-files",
+            "grant a directory without them: a program may open a FIFO and speak to whoever holds its other end",
+        )
+    };
+    Verdict { level, rule, why: format!("the directory {found}"), advice }
 }
 
 /// A finding without its grant.

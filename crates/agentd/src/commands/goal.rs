@@ -20,6 +20,7 @@ use crate::render::text::line;
 use crate::render::{Screen, Tone};
 use crate::settings::{Settings, vars};
 
+use super::check;
 use super::stream::{self, Voice};
 
 /// The alias that the shipped bootstrap agent asks.
@@ -118,6 +119,12 @@ pub(super) fn submit(settings: &Settings, args: &SubmitArgs, screen: Screen) -> 
         if args.wait {
             let voice = Voice { screen, json: args.json, quiet: args.quiet };
             return stream::follow(&mut client, &socket, &submission, voice).await;
+        }
+        // Whoever waits is told by the daemon what it found itself.
+        for told in
+            check::special_lines(settings, prepared.plan.own_grants.iter().chain(&prepared.plan.grants))?
+        {
+            screen.note(Tone::Warn, &told);
         }
         let accepted = client.call_raw("goal.submit", &submission).await?;
         if args.json {

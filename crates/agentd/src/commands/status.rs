@@ -134,7 +134,12 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     let grants: Vec<String> = status
         .grants
         .iter()
-        .map(|grant| format!("{}  ({})", cut(&grant.capability.to_string(), REASON_CHARS), grant.id))
+        .map(|grant| {
+            let words = cut(&grant.capability.to_string(), REASON_CHARS);
+            let special =
+                grant.special.as_ref().map(|special| cut(&format!(", which {special}"), REASON_CHARS));
+            format!("{words}  ({}){}", grant.id, special.unwrap_or_default())
+        })
         .collect();
     facts.push(("grants", if grants.is_empty() { "none".to_owned() } else { grants.join("\n") }));
     if !status.environment.is_empty() {

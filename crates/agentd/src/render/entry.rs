@@ -252,7 +252,12 @@ fn capability(event: &Event) -> String {
             };
             let from =
                 grant.parent.map_or("the operator's own".to_owned(), |parent| format!("from {parent}"));
-            format!("{} ({}, {from})", cut(&spec.to_string(), REASON_CHARS), grant.id)
+            let special = grant
+                .special
+                .as_ref()
+                .map(|special| format!("; {}", cut(&special.to_string(), REASON_CHARS)));
+            let words = cut(&spec.to_string(), REASON_CHARS);
+            format!("{words} ({}, {from}){}", grant.id, special.unwrap_or_default())
         }
         Event::CapabilityDenied { effect, denied, .. } => {
             format!("{} {}", cut(effect, VALUE_CHARS), denial(denied))

@@ -12,6 +12,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Bytes, Millis, Timestamp};
+use aaos_core::special::{SpecialFiles, SpecialKind};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
@@ -61,8 +62,20 @@ pub(crate) fn granted(text: &str) -> Entry {
             constraints: spec.constraints,
             issued_at: Timestamp(0),
             root: None,
+            special: None,
         },
     })
+}
+
+/// The same of a root that holds a FIFO.
+pub(crate) fn granted_with_a_fifo(text: &str) -> Entry {
+    let mut entry = granted(text);
+    if let Event::CapabilityGranted { grant } = &mut entry.event {
+        let mut special = SpecialFiles::default();
+        special.add(SpecialKind::Fifo, "a\u{202e}q");
+        grant.special = Some(special);
+    }
+    entry
 }
 
 pub(crate) fn result(failure: Option<ToolFailure>) -> Entry {
@@ -120,6 +133,11 @@ fn a_line_says_number_time_kind_who_and_facts() {
         "     7 2024-03-01T00:00:00.000Z capability_granted        reader(abcd1234): { file_read: \"/x/*\", \
          max_invocations: 3 } (00000000-0000-0000-0000-000000000002, from \
          00000000-0000-0000-0000-000000000003)"
+    );
+    assert!(
+        said(&granted_with_a_fifo("file_read: /x/*")).ends_with("000003); holds FIFO a\\u{202e}q"),
+        "{}",
+        said(&granted_with_a_fifo("file_read: /x/*"))
     );
     assert_eq!(
         said(&result(None)),

@@ -98,6 +98,7 @@ impl Tale {
             constraints: spec.constraints,
             issued_at: Timestamp(BEGUN),
             root: None,
+            special: None,
         };
         self.add(0, Some(id), Event::CapabilityGranted { grant });
     }

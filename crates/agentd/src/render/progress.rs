@@ -91,10 +91,13 @@ impl Story {
         match event {
             Event::CallRefused { .. } if was_denied => Vec::new(),
             Event::CapabilityGranted { grant } => {
-                let is_shown = self.is_whole() || !self.roots.contains(&grant.agent);
+                let special = grant.special.as_ref().map(|special| cut(&special.to_string(), REASON_CHARS));
+                // A root's own grants were printed when the goal was accepted; what lies below them was not known then.
+                let is_shown = self.is_whole() || special.is_some() || !self.roots.contains(&grant.agent);
                 let words = cut(&grant.capability.to_string(), REASON_CHARS);
-                let told = Told { tone: Tone::Dim, text: format!("   may {words}"), more: Vec::new() };
-                if is_shown { vec![told] } else { Vec::new() }
+                let tone = if special.is_some() { Tone::Warn } else { Tone::Dim };
+                let more = special.map(|special| format!("which {special}")).into_iter().collect();
+                if is_shown { vec![Told { tone, text: format!("   may {words}"), more }] } else { Vec::new() }
             }
             Event::AgentSpawned { parent: None, .. } => {
                 self.roots.extend(entry.agent_id);

@@ -11,7 +11,7 @@ use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
 use crate::render::Tone;
-use crate::render::entry::tests::{entry, granted, receipt, result, spawned};
+use crate::render::entry::tests::{entry, granted, granted_with_a_fifo, receipt, result, spawned};
 
 use super::{Clock, Story};
 
@@ -42,7 +42,11 @@ fn a_root_agent_s_grants_were_printed_before() {
     if let Event::AgentSpawned { parent, .. } = &mut root.event {
         *parent = None;
     }
-    assert_eq!(texts(&[root, granted("file_read: /x/*")]), [""; 0]);
+    assert_eq!(texts(&[root.clone(), granted("file_read: /x/*")]), [""; 0]);
+    // What was found below one was not known then.
+    let found = told(&[root, granted("file_read: /x/*"), granted_with_a_fifo("file_read: /x/*")]);
+    let lines = ["    0 ms  reader   may file_read: /x/*", "              which holds FIFO a\\u{202e}q"];
+    assert_eq!(found, lines.map(|line| (Tone::Warn, line.to_owned())));
 }
 
 #[test]

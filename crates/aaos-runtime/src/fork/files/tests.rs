@@ -59,6 +59,7 @@ impl Tale {
             constraints: Constraints::default(),
             issued_at: Timestamp(1),
             root: None,
+            special: None,
         };
         self.add(Event::CapabilityGranted { grant });
     }
