@@ -435,7 +435,7 @@ impl Mind {
     fn numbered(&mut self, calls: Vec<ModelCall>) -> Vec<ModelCall> {
         let number = |call: ModelCall| {
             self.calls = self.calls.saturating_add(1);
-            ModelCall { id: ModelCallId(format!("call-{}", self.calls)), ..call }
+            ModelCall { id: ModelCallId::numbered(self.calls), ..call }
         };
         calls.into_iter().map(number).collect()
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Ceilings;
 use crate::capability::HostRule;
 use crate::event::{Event, Outcome, content_hash};
 use crate::id::{AgentId, ApprovalId, CallId, GrantId, WorkerId};
@@ -116,6 +117,11 @@ pub trait Effect: std::fmt::Debug + Send + Sized + 'static {
     fn class(&self) -> EffectClass;
     /// Its name in denials and logs, for example `file_write` or `inference`.
     fn label(&self) -> &'static str;
+    /// The same effect, moving no more than a purse has left, where it can be made smaller.
+    #[must_use]
+    fn clamped_to(self, _remaining: &Ceilings) -> Self {
+        self
+    }
     /// What a person is shown who has to approve it; `None` for an effect that is never asked about, which is
     /// denied where it would have to be.
     fn subject(&self) -> Option<Subject> {
@@ -193,6 +199,10 @@ impl Effect for ToolCall {
 
     fn label(&self) -> &'static str {
         self.input.name()
+    }
+
+    fn clamped_to(self, remaining: &Ceilings) -> Self {
+        Self::clamped_to(self, remaining)
     }
 
     fn subject(&self) -> Option<Subject> {

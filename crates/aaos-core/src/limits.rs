@@ -314,6 +314,8 @@ pub const MAX_LISTED_ERASED: usize = 1_000;
 pub const AUDIT_DRAIN_MS: u64 = 1_000;
 /// Tool calls of one model reply that are run; further ones are answered with an error.
 pub const MAX_CALLS_PER_TURN: usize = 64;
+/// Calls of one turn that are under way at once, where all of them may be.
+pub const MAX_PARALLEL_CALLS: usize = 8;
 /// Delivered messages whose replies are still awaited.
 pub const MAX_OPEN_TRACES: usize = 65_536;
 /// Longest id of a JSON-RPC request, bytes, quotes included.

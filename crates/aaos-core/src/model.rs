@@ -13,6 +13,20 @@ use crate::quantity::{Bytes, Millis, Tokens};
 #[serde(transparent)]
 pub struct ModelCallId(pub String);
 
+impl ModelCallId {
+    /// The id of the call with this number in a conversation.
+    #[must_use]
+    pub fn numbered(number: u64) -> Self {
+        Self(format!("call-{number}"))
+    }
+
+    /// That number, where it is such an id.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        self.0.strip_prefix("call-")?.parse().ok()
+    }
+}
+
 /// A tool name as a model wrote it; may be nonsense.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -229,11 +229,6 @@ impl Kernel {
 
     /// Steps 3 to 6.
     async fn perform(&self, agent: &Arc<Agent>, trace: Option<TraceId>, call: ToolCall) -> Invoked {
-        let remaining = {
-            let now = self.clock().now();
-            self.authority().purse(agent.id, now).map(|purse| purse.remaining)
-        };
-        let call = call.clamped_to(&remaining.unwrap_or_default());
         let (permit, turn) = match self.begin_tool(agent, trace, call).await {
             Ok(begun) => begun,
             Err(failure) => return Invoked::not_begun(failure),

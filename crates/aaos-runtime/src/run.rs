@@ -5,6 +5,7 @@
 //! on later; what a tool returned reaches the mind wrapped as data.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aaos_agent::{
@@ -14,12 +15,15 @@ use aaos_core::authority::Refusal;
 use aaos_core::budget::Shortfall;
 use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
 use aaos_core::id::{CallId, EntryId, TraceId};
+use aaos_core::limits::MAX_PARALLEL_CALLS;
 use aaos_core::model::{ModelCall, ModelRequest, ToolSpec, Usage};
 use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Millis, Quantity};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
 use aaos_core::state::State;
+use aaos_core::tool::find;
 use aaos_core::toolio::ToolFailure;
+use futures_util::stream::{self, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Asked, Invoked};
@@ -440,15 +444,15 @@ fn cause_of(event: &MindEvent) -> Option<CutCause> {
     }
 }
 
-/// Invokes the calls of one turn in their order; what was answered before a restart is not invoked again.
+/// Invokes the calls of one turn: several at once where each of them may run beside others, else in their order.
+/// Once one of them ends the turn no other is begun, and those under way come to their end.
 async fn invoke_all(services: &InProcess<'_>, calls: Vec<TurnCall>) -> MindEvent {
-    let mut results = Vec::with_capacity(calls.len());
-    for TurnCall { call, result, begun } in calls {
-        let reply = match (result, begun) {
-            (Some(result), _) => ServiceReply::ToolResult(result),
-            (None, Some(begun)) => services.resume(call, begun).await,
-            (None, None) => services.serve(ServiceRequest::InvokeTool(call)).await,
-        };
+    let at_once = if calls.iter().all(may_run_beside_others) { MAX_PARALLEL_CALLS } else { 1 };
+    let over = AtomicBool::new(false);
+    let answers = calls.into_iter().map(|call| answer(services, &over, call));
+    let replies: Vec<_> = stream::iter(answers).buffered(at_once).collect().await;
+    let mut results = Vec::with_capacity(replies.len());
+    for reply in replies {
         match reply {
             ServiceReply::ToolResult(result) => results.push(result),
             ServiceReply::BudgetExceeded { quantity, remaining } => {
@@ -461,6 +465,28 @@ async fn invoke_all(services: &InProcess<'_>, calls: Vec<TurnCall>) -> MindEvent
         return reply_event(stopped(services.agent));
     }
     MindEvent::ToolResults(results)
+}
+
+/// A tool that nobody knows is refused, beside others too.
+fn may_run_beside_others(call: &TurnCall) -> bool {
+    find(&call.call.tool.0).is_none_or(|tool| tool.parallel_safe)
+}
+
+/// Invokes one call of a turn that is not over; what was answered before a restart is not invoked again.
+async fn answer(services: &InProcess<'_>, over: &AtomicBool, call: TurnCall) -> ServiceReply {
+    let TurnCall { call, result, begun } = call;
+    if over.load(Ordering::Relaxed) {
+        return ServiceReply::Cancelled;
+    }
+    let reply = match (result, begun) {
+        (Some(result), _) => ServiceReply::ToolResult(result),
+        (None, Some(begun)) => services.resume(call, begun).await,
+        (None, None) => services.serve(ServiceRequest::InvokeTool(call)).await,
+    };
+    if !matches!(reply, ServiceReply::ToolResult(_)) {
+        over.store(true, Ordering::Relaxed);
+    }
+    reply
 }
 
 const fn budget_exceeded(lacks: Shortfall) -> ServiceReply {

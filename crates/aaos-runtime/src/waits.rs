@@ -66,7 +66,8 @@ impl Kernel {
         self.journal().flush().await.map(drop).map_err(|error| WaitEnd::Failed(error.into()))
     }
 
-    /// Asks the authority about an effect, again after each settlement that it has to wait for, until `stop`.
+    /// Asks the authority about an effect, again after each settlement that it has to wait for, until `stop`. Each time
+    /// it is made no larger than what the purse has left by then.
     pub(crate) async fn authorize_or_wait<E: Effect + Clone>(
         &self,
         agent: &Agent,
@@ -82,7 +83,10 @@ impl Kernel {
             let settled = self.budget_changed().notified();
             let decision = {
                 let now = self.clock().now();
-                self.authority().authorize(agent.id, call, effect.clone(), now)
+                let mut authority = self.authority();
+                let remaining =
+                    authority.purse(agent.id, now).map(|purse| purse.remaining).unwrap_or_default();
+                authority.authorize(agent.id, call, effect.clone().clamped_to(&remaining), now)
             };
             let refusal = match decision {
                 Ok(authorized) => return Ok(authorized),

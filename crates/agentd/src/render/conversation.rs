@@ -53,8 +53,10 @@ pub(crate) struct Call {
 pub(crate) struct Conversation {
     /// The last reply, and below it what its calls gave so far.
     turn: Vec<Line>,
-    /// The calls of that turn that were begun or refused, in their order.
+    /// The calls of that turn that were begun or refused.
     asked: Vec<ModelCallId>,
+    /// Calls of the turns before it, where the conversation is known from its beginning.
+    made: Option<u64>,
     begun: HashMap<CallId, ModelCallId>,
 }
 
@@ -63,8 +65,9 @@ impl Conversation {
     pub(crate) fn take(&mut self, entry: &Entry) -> Vec<Line> {
         let (seq, at) = (entry.seq, entry.timestamp);
         match &entry.event {
-            Event::AgentExecutionStarted { message, .. } => {
+            Event::AgentExecutionStarted { message, kept, .. } => {
                 let mut lines = self.finish();
+                self.made = Some(kept.calls);
                 lines.push(Line::User { seq, at, text: message.clone() });
                 lines
             }
@@ -118,14 +121,22 @@ impl Conversation {
     /// The lines of the turn that is going on: nothing more of it comes.
     pub(crate) fn finish(&mut self) -> Vec<Line> {
         self.begun.clear();
-        let kept = std::mem::take(&mut self.asked);
+        let asked = std::mem::take(&mut self.asked);
         let mut lines = std::mem::take(&mut self.turn);
-        if let Some(Line::Assistant { calls, .. }) = lines.first_mut() {
-            // Calls of a turn are made one after the other, in the reply's order.
-            for (call, id) in calls.iter_mut().zip(kept) {
+        let Some(Line::Assistant { calls, .. }) = lines.first_mut() else { return lines };
+        // Calls have their numbers in the reply's order, in whatever order they were begun. Of a conversation that was
+        // taken over only the numbers themselves tell where its first turn begins.
+        let lowest = asked.iter().filter_map(ModelCallId::number).min();
+        let Some(first) = lowest.map(|lowest| self.made.map_or(lowest, |made| made.saturating_add(1))) else {
+            return lines;
+        };
+        for (call, number) in calls.iter_mut().zip(first..) {
+            let id = ModelCallId::numbered(number);
+            if asked.contains(&id) {
                 call.id = id;
             }
         }
+        self.made = Some(first.saturating_sub(1).saturating_add(calls.len() as u64));
         lines
     }
 }

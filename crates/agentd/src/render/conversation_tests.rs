@@ -50,7 +50,7 @@ fn what_was_not_done_says_why() {
     let content: Value = serde_json::from_str(line["content"].as_str().expect("text")).expect("JSON");
     assert_eq!(content["error"]["message"], "there is no /x/b");
     let Line::ToolResult { call, content, .. } = &lines[3] else { panic!("{lines:?}") };
-    assert!(call.0 == "call_8" && content.contains("file_raed"), "never begun: {lines:?}");
+    assert!(call.0 == "call-2" && content.contains("file_raed"), "never begun: {lines:?}");
 }
 
 #[test]
@@ -65,14 +65,47 @@ fn calls_bear_the_ids_under_which_they_were_kept() {
     let lines = conversation(&entries);
     let Line::Assistant { calls, .. } = &lines[1] else { panic!("{lines:?}") };
     let given: Vec<&ModelCallId> = calls.iter().map(|call| &call.id).collect();
-    let results: Vec<&ModelCallId> = lines
-        .iter()
-        .filter_map(|line| match line {
-            Line::ToolResult { call, .. } => Some(call),
-            Line::User { .. } | Line::Assistant { .. } => None,
-        })
-        .collect();
-    assert_eq!(given, results);
+    assert_eq!(given, results(&lines));
+}
+
+fn results(lines: &[Line]) -> Vec<&ModelCallId> {
+    let mut calls = Vec::new();
+    for line in lines {
+        if let Line::ToolResult { call, .. } = line {
+            calls.push(call);
+        }
+    }
+    calls
+}
+
+/// The ids that the calls of one reply bear, when these of them were refused in this order.
+fn given(order: &[u64]) -> Vec<String> {
+    let entries = of(reader());
+    let refusal = entries.iter().find(|entry| matches!(entry.event, Event::CallRefused { .. })).cloned();
+    let until = |entry: &&Entry| !matches!(entry.event, Event::ToolInvoked { .. });
+    let mut entries: Vec<Entry> = entries.iter().take_while(until).cloned().collect();
+    for entry in &mut entries {
+        if let Event::InferenceCompleted { result: Ok(reply), .. } = &mut entry.event {
+            reply.calls.iter_mut().for_each(|call| call.id = ModelCallId(String::new()));
+        }
+    }
+    for number in order {
+        let mut refused = refusal.clone().expect("the reader has a call that is refused");
+        if let Event::CallRefused { model_call, .. } = &mut refused.event {
+            *model_call = ModelCallId::numbered(*number);
+        }
+        entries.push(refused);
+    }
+    let lines = conversation(&entries);
+    let Line::Assistant { calls, .. } = &lines[1] else { panic!("{lines:?}") };
+    calls.iter().map(|call| call.id.0.clone()).collect()
+}
+
+#[test]
+fn calls_that_were_made_at_once_keep_their_ids_in_whatever_order_they_began() {
+    assert_eq!(given(&[1, 2, 3]), ["call-1", "call-2", "call-3"]);
+    assert_eq!(given(&[3, 1, 2]), ["call-1", "call-2", "call-3"]);
+    assert_eq!(given(&[3]), ["", "", "call-3"], "the others were never begun");
 }
 
 #[test]
