@@ -8,6 +8,7 @@ mod deaths;
 mod delegation;
 mod kinds;
 mod main_job;
+mod prefix;
 mod provider;
 mod support;
 mod verdict;

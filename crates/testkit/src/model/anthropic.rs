@@ -20,7 +20,7 @@ fn call_id(serial: usize, index: usize) -> String {
 }
 
 fn usage(seen: &SeenRequest, answer: &Answer) -> Value {
-    let usage = answer.reported(seen.body_bytes);
+    let usage = answer.reported(seen.raw.len());
     json!({
         "input_tokens": usage.input - usage.cached,
         "cache_read_input_tokens": usage.cached,

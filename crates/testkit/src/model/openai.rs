@@ -20,7 +20,7 @@ fn call_id(serial: usize, index: usize) -> String {
 }
 
 fn usage(seen: &SeenRequest, answer: &Answer) -> Value {
-    let usage = answer.reported(seen.body_bytes);
+    let usage = answer.reported(seen.raw.len());
     json!({
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,

@@ -43,8 +43,8 @@ pub struct SeenRequest {
     pub headers: Vec<(String, String)>,
     /// The JSON body.
     pub body: Value,
-    /// Its size in bytes.
-    pub body_bytes: usize,
+    /// The same as it came.
+    pub raw: String,
     /// The model asked for.
     pub model: String,
     /// The system prompt, all parts joined by newlines.
@@ -71,12 +71,13 @@ impl SeenRequest {
         if request.method != "POST" {
             return None;
         }
-        let body: Value = serde_json::from_slice(&request.body).ok()?;
+        let raw = std::str::from_utf8(&request.body).ok()?;
+        let body: Value = serde_json::from_str(raw).ok()?;
         let mut seen = Self {
             dialect,
             path: request.target.clone(),
             headers: request.headers.clone(),
-            body_bytes: request.body.len(),
+            raw: raw.to_owned(),
             model: body["model"].as_str().unwrap_or_default().to_owned(),
             system: text_of(&body["system"]),
             messages: Vec::new(),
