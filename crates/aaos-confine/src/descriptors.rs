@@ -4,7 +4,10 @@
 //! [`CHANNEL_FD`], and nothing else.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::fs::{Mode, OFlags, RawDir};
 
 use crate::channel::CHANNEL_FD;
 use crate::sys::answer;
@@ -108,11 +111,30 @@ pub(crate) fn count_extra(limit: RawFd) -> usize {
         .count()
 }
 
+/// The same, by the kernel's own list; nothing where the caller is not shown it.
+pub(crate) fn list_extra() -> Option<usize> {
+    const ROOM: usize = 4096;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let list = rustix::fs::open("/proc/self/fd", flags, Mode::empty()).ok()?;
+    let (mut is_own, mut extra) = (false, 0);
+    let mut room = [MaybeUninit::uninit(); ROOM];
+    let mut entries = RawDir::new(&list, &mut room);
+    while let Some(entry) = entries.next() {
+        // Beside numbers it lists itself and the directory above.
+        let number = entry.ok()?.file_name().to_str().ok()?.parse::<RawFd>().ok();
+        let is_list = number == Some(list.as_raw_fd());
+        is_own |= is_list;
+        extra += usize::from(!is_list && number.is_some_and(|number| number > CHANNEL_FD));
+    }
+    // A list without the one by which it is read is not the caller's.
+    is_own.then_some(extra)
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::fs::{Mode, OFlags};
 
-    use super::{PARKING, close_all_but_granted, count_extra};
+    use super::{PARKING, close_all_but_granted, count_extra, list_extra};
     use crate::sys::in_child;
 
     #[test]
@@ -129,6 +151,9 @@ mod tests {
                 let above = held.map(|one| rustix::io::fcntl_dupfd_cloexec(one?, PARKING));
                 if above.iter().any(Result::is_err) {
                     return 101;
+                }
+                if list_extra() != Some(count_extra(BELOW)) {
+                    return 103;
                 }
                 u8::try_from(count_extra(BELOW)).unwrap_or(102)
             })

@@ -131,6 +131,19 @@ impl Detached {
     }
 }
 
+impl From<Detached> for OwnedFd {
+    fn from(Detached(mount): Detached) -> Self {
+        mount
+    }
+}
+
+impl From<OwnedFd> for Detached {
+    /// Of the descriptor of a mount that is attached nowhere.
+    fn from(mount: OwnedFd) -> Self {
+        Self(mount)
+    }
+}
+
 /// Makes a mount read-only, whose root a descriptor holds.
 pub(crate) fn make_read_only(root: BorrowedFd<'_>) -> io::Result<()> {
     let wanted = MountAttributes { set: READ_ONLY, clear: 0, propagation: 0, user_namespace: 0 };
@@ -209,13 +222,6 @@ impl Unchangeable {
         Ok(Self { path, mount })
     }
 
-    /// The same file in the caller's root, where it stands there, can be executed and cannot be changed: who is executed
-    /// from there knows its own name. Else by its own mount.
-    pub(crate) fn into_shown(self) -> OwnedFd {
-        let shown = find_same(&self.path, self.mount.as_fd()).ok();
-        shown.filter(|place| is_fixed(place).unwrap_or(false)).unwrap_or(self.mount)
-    }
-
     /// Opens it for reading. /proc of the machine has to be there still.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -223,9 +229,49 @@ impl Unchangeable {
     }
 }
 
+/// A program by the name under which it is executed: its own where it stands in the program's root, so that it knows where
+/// it is; else a mount of its own. Either is read-only.
+#[derive(Debug)]
+pub(crate) enum Executed {
+    /// At its path, in a directory of the system's that every program is shown.
+    System { path: CString, held: OwnedFd },
+    /// Anywhere else.
+    Elsewhere(Unchangeable),
+}
+
+impl Executed {
+    /// Of what a descriptor holds; where that was opened has to be the caller's root, or one like it. To make a mount and
+    /// not to use it takes long, so it is asked whether the path is one of the system's.
+    pub(crate) fn of(held: OwnedFd, is_system: impl FnOnce(&str) -> bool) -> io::Result<Self> {
+        let path = rustix::fs::readlink(name_of(held.as_fd()), Vec::new())?;
+        if path.to_str().is_ok_and(is_system) {
+            return Ok(Self::System { path, held });
+        }
+        Unchangeable::of(held.as_fd()).map(Self::Elsewhere)
+    }
+
+    /// The file to execute, once the program's root is the caller's.
+    pub(crate) fn into_shown(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::System { path, held } => {
+                let place = find_same(&path, held.as_fd())?;
+                if is_read_only(&place)? { Ok(place) } else { Err(io::Error::from_raw_os_error(libc::EROFS)) }
+            }
+            Self::Elsewhere(Unchangeable { path, mount }) => {
+                let shown = find_same(&path, mount.as_fd()).ok();
+                Ok(shown.filter(|place| is_fixed(place).unwrap_or(false)).unwrap_or(mount))
+            }
+        }
+    }
+}
+
 /// A name that leads to what a descriptor of the caller holds.
 fn name_of(held: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", held.as_raw_fd())
+}
+
+fn is_read_only(place: &OwnedFd) -> io::Result<bool> {
+    Ok(rustix::fs::fstatvfs(place)?.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 /// Whether the mount of a place is read-only and lets programs be executed.

@@ -12,7 +12,7 @@ use aaos_core::confinement::Boundary;
 
 use crate::channel::CHANNEL_FD;
 use crate::privilege::{FarUids, become_uid, is_root, set_dumpable};
-use crate::sys::{answer, in_child, in_child_with};
+use crate::sys::{answer, in_child, in_child_leaving};
 
 /// Each kind of namespace, its `clone` flag, and its name under /proc/PID/ns.
 pub const KINDS: &[(Boundary, i32, &str)] = &[
@@ -193,16 +193,8 @@ impl EmptyMounts {
     /// # Safety
     /// The caller is single-threaded.
     pub(crate) unsafe fn make() -> io::Result<Self> {
-        // The child shares the caller's descriptors, so what it opens is the caller's. Above 255 its code could not say
-        // which; the caller has a handful.
         // SAFETY: passed on to the caller.
-        let code = unsafe { in_child_with(libc::CLONE_FILES, || Self::open_in_child().unwrap_or(u8::MAX)) }?;
-        if code == u8::MAX {
-            return Err(io::Error::from_raw_os_error(libc::EPERM));
-        }
-        assert!(i32::from(code) > CHANNEL_FD, "the numbers that a far process is given are taken");
-        // SAFETY: the child opened it in the table that it shared, and is gone.
-        let made = Self(unsafe { OwnedFd::from_raw_fd(i32::from(code)) });
+        let made = Self(unsafe { in_child_leaving(|| Self::open_in_child().ok()) }?);
         // SAFETY: passed on to the caller.
         match unsafe { in_child(|| u8::from(made.enter_copy().is_err())) }? {
             0 => Ok(made),
@@ -210,20 +202,33 @@ impl EmptyMounts {
         }
     }
 
-    fn open_in_child() -> io::Result<u8> {
+    fn open_in_child() -> io::Result<OwnedFd> {
         let proc = ProcSelf::open()?;
         unshare(libc::CLONE_NEWNS)?;
         enter_empty_root()?;
-        let namespace = open_at(proc.0.as_raw_fd(), c"ns/mnt", libc::O_RDONLY)?;
-        let number = u8::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
-        std::mem::forget(namespace);
-        Ok(number)
+        Ok(MountNamespace::of(&proc)?.0)
     }
 
     /// Moves the caller into a mount namespace of its own with the empty root.
     pub(crate) fn enter_copy(&self) -> io::Result<()> {
         enter(&self.0, libc::CLONE_NEWNS)?;
         unshare(libc::CLONE_NEWNS)
+    }
+}
+
+/// A mount namespace that the caller is in, or was in, and can enter where it has the right to.
+#[derive(Debug)]
+pub(crate) struct MountNamespace(OwnedFd);
+
+impl MountNamespace {
+    /// The caller's.
+    pub(crate) fn of(proc: &ProcSelf) -> io::Result<Self> {
+        open_at(proc.0.as_raw_fd(), c"ns/mnt", libc::O_RDONLY).map(Self)
+    }
+
+    /// Moves the caller into it: to its root.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        enter(&self.0, libc::CLONE_NEWNS)
     }
 }
 

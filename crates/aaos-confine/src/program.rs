@@ -6,26 +6,28 @@
 //! it tells its exit status and the text of what it wrote.
 
 use std::borrow::Cow;
-use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
-use aaos_core::program::{Executes, PROGRAM_DESCRIPTORS, PROXY_PORT, ProgramPlan, ProgramReply, Start};
+use aaos_core::program::{
+    Executes, PROGRAM_DESCRIPTORS, PROGRAM_PIPE_ENDS, PROXY_PORT, ProgramPlan, ProgramReply, Start,
+};
 
-use crate::channel::{CHANNEL_FD, Channel};
+use crate::channel::Channel;
 use crate::domain::{Allowed, Reach, Tcp};
 use crate::filter::{Filter, Meaning};
 use crate::loopback;
-use crate::mounts::Unchangeable;
-use crate::namespaces::{Identity, NamespaceSet, ProcSelf, chdir, enter_user_namespace, write_maps};
-use crate::privilege::become_uid;
+use crate::mounts::{Executed, Unchangeable};
+use crate::namespaces::{Identity, NamespaceSet, ProcSelf, enter_user_namespace, write_maps};
+use crate::privilege::{become_uid, die_with_parent};
 use crate::probe::{another_port, program_probes};
-use crate::program_output::Output;
-use crate::program_world::World;
+use crate::program_ground::Ground;
+use crate::program_start::{Pipes, Waiting};
+use crate::program_world::{Granted, IdMaps};
 use crate::relay::start_relay;
 use crate::rlimits::{self, PROGRAM_LIMITS};
-use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_for};
+use crate::sys::{AtStep, LockError};
 use crate::tables::{PROGRAM_ABSENT, SEALED_REFUSED, program_refused};
 use crate::worker::{enter_domain_with, give_up_privilege};
 
@@ -34,9 +36,6 @@ pub const PROGRAM_NAMESPACES: [Boundary; 4] =
     [Boundary::UserNamespace, Boundary::MountNamespace, Boundary::PidNamespace, Boundary::NetNamespace];
 /// How much sooner than anything else the machine is to end a program when memory runs out.
 const OOM_SCORE: &str = "500";
-/// The number on which a script is found by its interpreter.
-const SCRIPT_FD: RawFd = 3;
-const SCRIPT_PATH: &str = "/dev/fd/3";
 
 /// What the zygote knows when it makes a program sandbox.
 #[derive(Debug)]
@@ -87,43 +86,68 @@ struct Handed {
 struct Locked {
     report: LockedReport,
     own: Own,
+    pipes: Pipes,
     /// Of the proxy, where there is one.
     listener: Option<OwnedFd>,
 }
 
-/// Builds the sandbox, runs its one program and tells how that ended. When it returns, the caller exits, which ends
-/// whatever the program left running.
+/// Builds the sandbox, runs its one program and tells how that ended. What is the same for every program is built before
+/// the plan is waited for. When it returns, the caller exits, which ends whatever the program left running.
 ///
 /// # Errors
 /// Names the step of the lock-down that failed; nothing was executed.
 pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
+    let mut ready = Ready::make(maker)?;
+    ready.ground.wait(channel)?;
     let Handed { plan, program, stdin, script, doorbell, shared } = receive(channel)?;
-    // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
-    rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
     let opened = Own { program, script };
-    let Locked { report, own, listener } = lock_program(maker, &plan, shared, opened)?;
+    let Locked { report, own, pipes, listener } = lock_program(maker, ready, &plan, shared, opened)?;
     if let Some((listener, doorbell)) = listener.zip(doorbell) {
         start_relay(&listener, &doorbell)?;
     }
     tell(channel, &ProgramReply::Locked(report))?;
+    let made = Waiting::make(&plan, own.program, own.script, stdin, pipes);
     let (_, extra) = channel.receive::<Start>().map_err(io::Error::other).at("waiting for the start")?;
     if !extra.is_empty() {
         return Err(io::Error::other("no descriptor is due")).at("waiting for the start");
     }
-    let Own { program, script } = own;
-    let output = Output::new().at("making its pipes")?;
-    let [stdout, stderr] = &output.far;
-    let reply = match start(&plan, &program, [&stdin, stdout, stderr], script.as_ref()) {
-        Ok(pid) => {
-            drop((program, script, stdin));
-            output.follow(pid).at("waiting for the program")?
-        }
+    let reply = match made.and_then(Waiting::let_go) {
+        Ok((pid, output)) => output.follow(pid).at("waiting for the program")?,
         Err(error) => ProgramReply::NotStarted {
             step: error.step.to_owned(),
             errno: error.source.raw_os_error().unwrap_or(libc::EIO),
         },
     };
     tell(channel, &reply)
+}
+
+/// A sandbox that nobody has taken: what of it is the same for every program.
+struct Ready {
+    proc: ProcSelf,
+    ground: Ground,
+    maps: IdMaps,
+}
+
+impl Ready {
+    fn make(maker: &ProgramMaker<'_>) -> Result<Self, LockError> {
+        check_namespaces(maker)?;
+        die_with_parent(maker.parent).at("the parent-death signal")?;
+        // What this makes in its root is for everybody in it to see, and so is what the program makes by default.
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
+        let proc = ProcSelf::open().at("opening /proc/self")?;
+        // It fails only where the score is higher already.
+        drop(proc.write(c"oom_score_adj", OOM_SCORE));
+        let identity = match maker.own_uid {
+            Some(uid) => Identity::new(uid, uid),
+            None => {
+                write_maps(&proc, maker.zygote).at("the maps of the user namespace")?;
+                maker.zygote
+            }
+        };
+        let maps =
+            IdMaps::new(maker.own_uid.map(|_| identity), maker.zygote).at("showing files as its own")?;
+        Ok(Self { proc, ground: Ground::prepare(identity)?, maps })
+    }
 }
 
 fn tell(channel: &Channel, reply: &ProgramReply) -> Result<(), LockError> {
@@ -150,11 +174,11 @@ fn receive(channel: &Channel) -> Result<Handed, LockError> {
 
 fn lock_program(
     maker: &ProgramMaker<'_>,
+    ready: Ready,
     plan: &ProgramPlan,
     shared: Vec<OwnedFd>,
     opened: Own,
 ) -> Result<Locked, LockError> {
-    check_namespaces(maker)?;
     // While the caller has the rights over its network namespace.
     let listener = plan.proxy.then(loopback::listener).transpose().at("listening for its connections")?;
     let filter = match (plan.proxy, plan.executes) {
@@ -163,8 +187,10 @@ fn lock_program(
             Cow::Owned(program_filter(proxied, executes).at("compiling the seccomp filter")?)
         }
     };
-    let (mut allowed, own) = enter_world(maker, plan, &shared, opened)?;
+    let (mut allowed, own) = enter_world(maker, ready, plan, &shared, opened)?;
     drop(shared);
+    // Of the program's own user, who may open them again by their names.
+    let pipes = Pipes::new().at("making its pipes")?;
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
         let copy = descriptor.map(OwnedFd::try_clone).transpose().at("copying the program's descriptor")?;
         allowed.extend(copy.map(|place| Allowed { place, reach }));
@@ -176,7 +202,8 @@ fn lock_program(
     drop(allowed);
     filter.install().at("the seccomp filter")?;
     // The listener and the doorbell go to the relay.
-    let kept = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some()) + 2 * usize::from(plan.proxy);
+    let own_ones = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some()) + PROGRAM_PIPE_ENDS;
+    let kept = own_ones + 2 * usize::from(plan.proxy);
     let mut probes = program_probes(kept, rlimits::descriptors_below(PROGRAM_LIMITS), plan.proxy);
     probes.extend(landlock_probe);
     probes.extend((plan.proxy && domain.refuses_ports()).then(another_port));
@@ -187,7 +214,7 @@ fn lock_program(
         namespaces: maker.namespaces.boundaries(),
         probes,
     };
-    Ok(Locked { report, own, listener })
+    Ok(Locked { report, own, pipes, listener })
 }
 
 fn check_namespaces(maker: &ProgramMaker<'_>) -> Result<(), LockError> {
@@ -198,142 +225,29 @@ fn check_namespaces(maker: &ProgramMaker<'_>) -> Result<(), LockError> {
     Err(why).at("a program sandbox needs its namespaces")
 }
 
-/// Identity and root: the maps first where the caller is an ordinary user, the uid last where it is root, because the
-/// mounts need the right to make them.
+/// Root and identity: the uid last where the caller is root, because the mounts need the right to make them.
 fn enter_world(
     maker: &ProgramMaker<'_>,
+    ready: Ready,
     plan: &ProgramPlan,
     shared: &[OwnedFd],
     opened: Own,
 ) -> Result<(Vec<Allowed>, Own), LockError> {
-    let proc = ProcSelf::open().at("opening /proc/self")?;
-    // It fails only where the score is higher already.
-    drop(proc.write(c"oom_score_adj", OOM_SCORE));
-    let identity = match maker.own_uid {
-        Some(uid) => Identity::new(uid, uid),
-        None => {
-            write_maps(&proc, maker.zygote).at("the maps of the user namespace")?;
-            maker.zygote
-        }
-    };
-    let world = World::gather(plan, shared, maker.own_uid.map(|_| identity))?;
-    let program = Unchangeable::of(opened.program.as_fd()).at("a read-only view of the program")?;
-    let script = opened.script.map(|script| Unchangeable::of(script.as_fd())?.open());
-    let script = script.transpose().at("a read-only view of the script")?;
-    let allowed = world.enter(identity)?;
-    let own = Own { program: program.into_shown(), script };
+    let Ready { proc, ground, mut maps } = ready;
+    let (view, (granted, program, script)) = ground.enter(|view| {
+        let granted = Granted::gather(plan, shared, &mut maps)?;
+        let is_shown = |path: &str| view.shows(path) && !granted.lies_over(path);
+        let program = Executed::of(opened.program, is_shown).at("a read-only view of the program")?;
+        let script = opened.script.map(|script| Unchangeable::of(script.as_fd())?.open());
+        let script = script.transpose().at("a read-only view of the script")?;
+        Ok((granted, program, script))
+    })?;
+    let allowed = granted.attach(&view)?;
+    let own = Own { program: program.into_shown().at("finding the program in its root")?, script };
     if let Some(uid) = maker.own_uid {
         // A new user namespace fills the bounding set again; it is emptied in there.
         become_uid(uid).at("the program's own uid")?;
         enter_user_namespace(&proc).at("the user namespace")?;
     }
     Ok((allowed, own))
-}
-
-/// Everything that the program's process needs, made before it exists.
-struct Call {
-    arguments: Vec<CString>,
-    environment: Vec<CString>,
-    directory: CString,
-}
-
-impl Call {
-    fn new(plan: &ProgramPlan) -> Result<Self, LockError> {
-        let text = |text: &str| CString::new(text).map_err(io::Error::other).at("its arguments");
-        let texts = |all: &[String]| all.iter().map(|one| text(one)).collect::<Result<Vec<_>, _>>();
-        let (mut arguments, environment) = (texts(&plan.arguments)?, texts(&plan.environment)?);
-        if let Some(place) = plan.script.and_then(|at| arguments.get_mut(usize::try_from(at).ok()?)) {
-            *place = text(SCRIPT_PATH)?;
-        }
-        Ok(Self { arguments, environment, directory: text(plan.directory.as_str())? })
-    }
-}
-
-/// Forks and executes the program; gives its pid once it is executed.
-fn start(
-    plan: &ProgramPlan,
-    program: &OwnedFd,
-    streams: [&OwnedFd; 3],
-    script: Option<&OwnedFd>,
-) -> Result<libc::pid_t, LockError> {
-    let call = Call::new(plan)?;
-    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from);
-    let (failure, report) = pipe.at("making a pipe")?;
-    // SAFETY: this process is single-threaded.
-    let pid = unsafe { fork_with(0) }.at("making its process")?;
-    if pid == 0 {
-        let failed = become_program(&call, program, streams, script);
-        let code = failed.source.raw_os_error().unwrap_or(libc::EIO);
-        let word = [code, i32::from(failed.step == CHANGING_DIRECTORY)].map(i32::to_ne_bytes).concat();
-        // With the pipe gone nobody is left to tell.
-        drop(rustix::io::write(&report, &word).map_err(io::Error::from));
-        exit_now(127);
-    }
-    drop(report);
-    let mut word = [0; 8];
-    // The pipe closes without a word when the program is executed.
-    match rustix::io::read(&failure, &mut word).map_err(io::Error::from).at("waiting for its start")? {
-        0 => Ok(pid),
-        _ => {
-            wait_for(pid).at("reaping what did not start")?;
-            let [code, at] = [0, 4]
-                .map(|from| i32::from_ne_bytes([word[from], word[from + 1], word[from + 2], word[from + 3]]));
-            let step = if at == 0 { "executing it" } else { CHANGING_DIRECTORY };
-            Err(LockError { step, source: io::Error::from_raw_os_error(code) })
-        }
-    }
-}
-
-const CHANGING_DIRECTORY: &str = "changing to its directory";
-
-/// The program's process: its streams on their numbers, nothing else open, then the program. Gives why it is none.
-fn become_program(
-    call: &Call,
-    program: &OwnedFd,
-    streams: [&OwnedFd; 3],
-    script: Option<&OwnedFd>,
-) -> LockError {
-    let prepared = (|| {
-        chdir(&call.directory).at(CHANGING_DIRECTORY)?;
-        for (number, stream) in (0..).zip(streams) {
-            put(stream.as_raw_fd(), number).at("arranging its streams")?;
-        }
-        if let Some(script) = script {
-            put(script.as_raw_fd(), SCRIPT_FD).at("arranging its script")?;
-        }
-        let first = if script.is_some() { SCRIPT_FD + 1 } else { CHANNEL_FD };
-        close_on_exec(first).at("closing descriptors")?;
-        default_signals().at("its signals")?;
-        rustix::process::setsid().map_err(io::Error::from).at("its session")?;
-        let [arguments, environment] = [&call.arguments, &call.environment]
-            .map(|texts| texts.iter().map(CString::as_c_str).collect::<Vec<&CStr>>());
-        execute(program, &arguments, &environment).at("executing it")
-    })();
-    match prepared {
-        Ok(()) => unreachable!("an executed program does not come back"),
-        Err(error) => error,
-    }
-}
-
-fn put(from: RawFd, to: RawFd) -> io::Result<()> {
-    assert!(from > SCRIPT_FD, "what came with the plan lies above the channel");
-    // SAFETY: plain numbers; this process is about to become another program and owns nothing at them.
-    answer(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
-}
-
-fn close_on_exec(first: RawFd) -> io::Result<()> {
-    // SAFETY: plain numbers.
-    answer(unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })
-    .map(drop)
-}
-
-/// What the Rust runtime ignores, a program does not expect to be ignored.
-fn default_signals() -> io::Result<()> {
-    // SAFETY: the default action needs no handler.
-    match unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } {
-        libc::SIG_ERR => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
 }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use aaos_core::limits::{COMMAND_OUTPUT_HALF_BYTES, MAX_COMMAND_OUTPUT_BYTES};
 use aaos_core::program::{ProgramReply, ProgramText};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -46,6 +47,8 @@ impl Output {
         drop(far);
         let ends = Ends::new()?;
         let mut streams = near.map(Stream::of);
+        // Not zeroed, so that only as much of it is made as is read.
+        let mut step = Vec::with_capacity(STEP_BYTES);
         let mut status = None;
         loop {
             // Whoever ended before the first signal could be heard is reaped at the first turn.
@@ -58,7 +61,7 @@ impl Output {
                 let [stdout, stderr] = streams.map(|stream| stream.kept.tell());
                 return Ok(ProgramReply::Ended { status, stdout, stderr });
             }
-            ends.wait(&mut streams)?;
+            ends.wait(&mut streams, &mut step)?;
             if streams.iter().any(|stream| stream.kept.total > MAX_COMMAND_OUTPUT_BYTES) {
                 return Ok(ProgramReply::TooMuch {});
             }
@@ -79,10 +82,11 @@ impl Stream {
     }
 
     /// Reads once; the end of the stream closes it, and so does an error.
-    fn read(&mut self, step: &mut [u8]) {
+    fn read(&mut self, step: &mut Vec<u8>) {
         let Some(pipe) = &self.pipe else { return };
-        match rustix::io::read(pipe, &mut *step) {
-            Ok(got @ 1..) => self.kept.add(&step[..got]),
+        step.clear();
+        match rustix::io::read(pipe, spare_capacity(step)) {
+            Ok(1..) => self.kept.add(step),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Ok(_) | Err(_) => self.pipe = None,
         }
@@ -112,7 +116,7 @@ impl Ends {
     }
 
     /// Waits until a child has ended or a stream has something, and reads that.
-    fn wait(&self, streams: &mut [Stream; 2]) -> io::Result<()> {
+    fn wait(&self, streams: &mut [Stream; 2], step: &mut Vec<u8>) -> io::Result<()> {
         let mut asked = vec![PollFd::new(&self.0, PollFlags::IN)];
         let pipes = streams.iter().filter_map(|stream| stream.pipe.as_ref());
         asked.extend(pipes.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
@@ -124,10 +128,9 @@ impl Ends {
         let mut word = [0; SIGNAL_BYTES];
         // Without a word in it nobody has ended since.
         drop(rustix::io::read(self.0.as_fd(), &mut word).map_err(io::Error::from));
-        let mut step = vec![0; STEP_BYTES];
         let open = streams.iter_mut().filter(|stream| stream.pipe.is_some());
         for (stream, _) in open.zip(&ready[1..]).filter(|(_, is_ready)| **is_ready) {
-            stream.read(&mut step);
+            stream.read(step);
         }
         Ok(())
     }

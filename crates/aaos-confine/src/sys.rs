@@ -4,8 +4,10 @@
 //! children made by a raw `clone`, whose libc state is stale.
 
 use std::ffi::CStr;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::channel::CHANNEL_FD;
 
 /// A step of a lock-down that failed; the process must end.
 #[derive(Debug, thiserror::Error)]
@@ -161,5 +163,38 @@ pub(crate) unsafe fn in_child_with(flags: libc::c_int, body: impl FnOnce() -> u8
         Ok(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
     } else {
         Ok(u8::MAX)
+    }
+}
+
+/// Runs `body` in a throwaway child that shares the caller's descriptors, and gives the one that it leaves there.
+///
+/// # Errors
+/// Where it leaves none, or one above 254: its exit code could not say which. The caller has a handful.
+///
+/// # Safety
+/// As for [`fork_with`].
+pub(crate) unsafe fn in_child_leaving(body: impl FnOnce() -> Option<OwnedFd>) -> io::Result<OwnedFd> {
+    let leave = || {
+        body().map_or(u8::MAX, |left| {
+            let number = u8::try_from(left.as_raw_fd()).unwrap_or(u8::MAX);
+            std::mem::forget(left);
+            number
+        })
+    };
+    // SAFETY: passed on to the caller.
+    let code = unsafe { in_child_with(libc::CLONE_FILES, leave) }?;
+    if code == u8::MAX {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    assert!(i32::from(code) > CHANNEL_FD, "the numbers that a far process is given are taken");
+    // SAFETY: the child opened it in the table that it shared, and is gone.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::from(code)) })
+}
+
+/// Says on standard error, which is captured, why a process ends.
+pub(crate) fn last_words<E: std::fmt::Display>(step: &str, result: &Result<(), E>) {
+    if let Err(error) = result {
+        // With standard error gone there is nobody left to tell.
+        drop(writeln!(io::stderr(), "{step}: {error}"));
     }
 }

@@ -5,7 +5,7 @@
 //! socket), and everything it made ends with it (its PID namespace, or a parent-death signal each).
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +29,7 @@ use crate::namespaces::{
 };
 use crate::privilege::{die_with_parent, is_root, parent_pid, set_no_new_privs, set_subreaper};
 use crate::program::{ProgramMaker, program_filter, serve_program};
-use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_into, wait_for};
+use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_into, last_words, wait_for};
 use crate::worker::{WorkerPlan, born_into, lock_worker, worker_filter};
 
 /// Number of the descriptor on which the zygote finds its control socket.
@@ -269,7 +269,8 @@ impl Zygote {
             parent: parent_seen_in(namespaces),
         };
         self.launched = self.launched.wrapping_add(1);
-        let mut born = born_into(namespaces, is_root());
+        // It makes its mount namespace itself, when it has seen the machine's mounts.
+        let mut born = born_into(namespaces, is_root()).without(&[Boundary::MountNamespace]);
         if network.is_some() {
             born = born.without(&[Boundary::NetNamespace]);
         }
@@ -409,14 +410,6 @@ fn program_main(
             last_words(error.step, &Err::<(), _>(&error.source));
             LOCK_FAILED
         }
-    }
-}
-
-/// Says on standard error, which is captured, why the process ends.
-fn last_words<E: std::fmt::Display>(step: &str, result: &Result<(), E>) {
-    if let Err(error) = result {
-        // With standard error gone there is nobody left to tell.
-        drop(writeln!(io::stderr(), "{step}: {error}"));
     }
 }
 

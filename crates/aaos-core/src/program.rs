@@ -16,6 +16,9 @@ use crate::path::AbsPath;
 
 /// Descriptors before those of shared places, where the program is no script and has no proxy.
 pub const PROGRAM_DESCRIPTORS: usize = 2;
+/// Ends of pipes that the first process of a sandbox holds when it is locked: of both output streams, of one that says why
+/// a program was not started, and of one that lets it start.
+pub const PROGRAM_PIPE_ENDS: usize = 8;
 /// The system's programs and libraries, which every program is shown: what of these is there, as it is there.
 pub const SYSTEM_PLACES: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Where a program finds its proxy, on the loopback interface of its own network namespace.

@@ -15,11 +15,13 @@ pub struct SandboxConfig {
     pub tool_time: Millis,
     /// How many workers are launched before anybody needs them, at most.
     pub parked_workers: usize,
+    /// Whether the sandbox of the next program is made before a call needs it, from the first program on.
+    pub parks_programs: bool,
 }
 
 impl From<ConfinementPolicy> for SandboxConfig {
-    /// The policy, the house's time for a call, and no worker that nobody asked for.
+    /// The policy, the house's time for a call, and no process that nobody asked for.
     fn from(policy: ConfinementPolicy) -> Self {
-        Self { policy, tool_time: Millis(TOOL_TIME_MS), parked_workers: 0 }
+        Self { policy, tool_time: Millis(TOOL_TIME_MS), parked_workers: 0, parks_programs: false }
     }
 }

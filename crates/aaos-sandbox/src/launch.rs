@@ -38,6 +38,7 @@ use crate::receipt::{
     GATEWAY_BOUNDS, Origin, Profile, WORKER_BOUNDS, WORKER_PROFILE, gateway_profile, hold_against, read_proc,
     write_receipt,
 };
+use crate::spare::Spare;
 use crate::worker::Worker;
 use crate::zygote::{ZygoteProcess, ZygoteSeed, open_pidfd};
 
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     gateway: Option<OwnedFd>,
     config: SandboxConfig,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) spare: Spare,
     /// Turns of those who launch workers: the zygote makes one process at a time, and each launch has a deadline.
     turns: Semaphore,
     tasks: [JoinHandle<()>; 2],
@@ -75,6 +77,13 @@ impl Drop for Inner {
             task.abort();
         }
         self.launcher.everything_ended();
+    }
+}
+
+impl Inner {
+    /// Whether a program sandbox is made before it is needed.
+    pub(crate) const fn parks_programs(&self) -> bool {
+        self.config.parks_programs
     }
 }
 
@@ -106,6 +115,13 @@ pub(crate) struct Made {
     pid: u32,
 }
 
+impl Made {
+    /// Whether it has not ended yet, asked of the kernel.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.runs()
+    }
+}
+
 impl Sandbox {
     /// Takes over a started zygote; inside a tokio runtime.
     ///
@@ -130,6 +146,7 @@ impl Sandbox {
                 origin: OnceLock::new(),
                 gateway,
                 pool: Arc::new(Pool::new(config.parked_workers)),
+                spare: Spare::default(),
                 turns: Semaphore::new(LAUNCHES_AT_ONCE),
                 config,
                 tasks: [listen, watch],
@@ -217,6 +234,7 @@ impl Sandbox {
     /// Ends every far process and the zygote, and waits until all are reaped.
     pub async fn shutdown(&self) {
         self.inner.pool.close();
+        self.inner.spare.close();
         self.inner.launcher.hang_up();
         let limit = Duration::from_millis(FAR_STOP_MS);
         if tokio::time::timeout(limit, self.wait_zygote_end()).await.is_err() {

@@ -36,6 +36,7 @@ mod receipt;
 mod removal;
 mod restore;
 mod roots;
+mod spare;
 mod survey;
 mod worker;
 mod zygote;

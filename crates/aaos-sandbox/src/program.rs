@@ -28,12 +28,12 @@ use crate::disk::Disks;
 use crate::doorbell::Doorbell;
 use crate::error::SandboxError;
 use crate::gauge::{Gauge, OutOfMemory};
-use crate::launch::{Sandbox, within};
+use crate::launch::{Made, Proved, Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
 use crate::program_call::ProgramCall;
 use crate::program_file::OpenedProgram;
 use crate::program_plan::{Planned, plan};
-use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE, PROXIED_PROFILE};
+use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE, PROXIED_PROFILE, Profile};
 use crate::roots::RootTable;
 
 /// A program sandbox that is proved and has executed nothing yet; ended when dropped.
@@ -47,7 +47,24 @@ pub struct ProgramSandbox {
     feed: Option<JoinHandle<()>>,
     disks: Disks,
     doorbell: Option<Doorbell>,
+    mounts: HeldMounts,
     _place: OwnedSemaphorePermit,
+}
+
+/// The mount namespace of a sandbox, held so that its end does not wait for all its mounts to be taken down.
+#[derive(Debug)]
+struct HeldMounts(Option<OwnedFd>);
+
+impl HeldMounts {
+    /// Of a process that runs. Where it cannot be had, the end of the process waits.
+    fn of(pid: u32) -> Self {
+        Self(std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok().map(OwnedFd::from))
+    }
+
+    /// Lets go of it elsewhere: nobody is in it any more.
+    fn let_go(self) {
+        drop(tokio::task::spawn_blocking(move || drop(self.0)));
+    }
 }
 
 /// How a program and its sandbox ended.
@@ -82,12 +99,8 @@ impl Sandbox {
         let rings = rings.transpose().map_err(|error| unavailable(&error))?;
         let (doorbell, button) = rings.unzip();
         let profile = if planned.plan.proxy { PROXIED_PROFILE } else { PROGRAM_PROFILE };
-        let launch = async {
-            let made = self.make(Order::Program, &[], PROGRAM_BOUNDS).await?;
-            send_plan(&made.channel, &planned, &stdin, button.as_ref()).await?;
-            self.prove(made, profile).await
-        };
-        let launched = within("be locked", launch).await.and_then(|proved| proved);
+        let order = PlanOrder { planned: &planned, stdin: &stdin, button: button.as_ref(), profile };
+        let launched = self.launch_program(order).await;
         // What the sandbox holds is its alone from here on.
         drop(button);
         let disks = planned.disks;
@@ -98,8 +111,44 @@ impl Sandbox {
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
         let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
+        let mounts = HeldMounts::of(receipt.pid);
         let _place = place;
-        Ok(ProgramSandbox { channel, process, receipt, missing, input, feed, disks, doorbell, _place })
+        Ok(ProgramSandbox {
+            channel,
+            process,
+            receipt,
+            missing,
+            input,
+            feed,
+            disks,
+            doorbell,
+            mounts,
+            _place,
+        })
+    }
+
+    /// Has a sandbox prove that it is as the plan says: the spare one, else one that is made now.
+    async fn launch_program(&self, order: PlanOrder<'_>) -> Result<Proved, SandboxError> {
+        let lock = async |made: Option<Made>| {
+            let locked = async {
+                let made = match made {
+                    Some(made) => made,
+                    None => self.make(Order::Program, &[], PROGRAM_BOUNDS).await?,
+                };
+                order.send(&made.channel).await?;
+                self.prove(made, order.profile).await
+            };
+            within("be locked", locked).await.and_then(|proved| proved)
+        };
+        let spare = self.inner.spare.take();
+        let was_spare = spare.is_some();
+        let locked = lock(spare).await;
+        self.make_spare();
+        match locked {
+            // It may have ended while it waited. Nothing was executed in it.
+            Err(SandboxError::DiedAtStart { .. } | SandboxError::Closed) if was_spare => lock(None).await,
+            locked => locked,
+        }
     }
 
     /// There is no program sandbox with less than all of its namespaces.
@@ -115,16 +164,23 @@ impl Sandbox {
     }
 }
 
-async fn send_plan(
-    channel: &FarChannel,
-    planned: &Planned,
-    stdin: &Stdin,
-    button: Option<&OwnedFd>,
-) -> Result<(), SandboxError> {
-    let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd(), stdin.far.as_fd()];
-    descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
-    assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
-    channel.send(&planned.plan, &descriptors).await
+/// What a sandbox is sent.
+#[derive(Clone, Copy)]
+struct PlanOrder<'a> {
+    planned: &'a Planned,
+    stdin: &'a Stdin,
+    button: Option<&'a OwnedFd>,
+    profile: Profile,
+}
+
+impl PlanOrder<'_> {
+    async fn send(self, channel: &FarChannel) -> Result<(), SandboxError> {
+        let Self { planned, stdin, button, .. } = self;
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd(), stdin.far.as_fd()];
+        descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
+        assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
+        channel.send(&planned.plan, &descriptors).await
+    }
 }
 
 impl ProgramSandbox {
@@ -177,6 +233,7 @@ impl ProgramSandbox {
             tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
         let sandbox = self.process.autopsy().await;
+        self.mounts.let_go();
         let mut result = match sandbox.out_of_memory {
             Some(why) => Err(out_of_memory(why)),
             None => ended,

@@ -22,7 +22,7 @@ use aaos_core::limits::{
     GATEWAY_MEMORY_BYTES, GATEWAY_PROCESSES, GATEWAY_WEIGHT, MAX_PROGRAM_PROCESSES, PROGRAM_MEMORY_BYTES,
     WORKER_MEMORY_BYTES, WORKER_PROCESSES, WORKER_WEIGHT,
 };
-use aaos_core::program::PROXY_PORT;
+use aaos_core::program::{PROGRAM_PIPE_ENDS, PROXY_PORT};
 use aaos_core::quantity::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Mode, OFlags, open};
@@ -112,11 +112,11 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
     proxy: None,
 };
 
-/// A program sandbox: everything, too. Its first process holds the program, its input and a script beside the output.
+/// A program sandbox: everything, too. Its first process holds the program, its input, a script and its pipes.
 pub(crate) const PROGRAM_PROFILE: Profile = Profile {
     boundaries: WORKER_PROFILE.boundaries,
     limits: aaos_confine::rlimits::PROGRAM_LIMITS,
-    descriptors: Counted::FromOutside(3),
+    descriptors: Counted::FromOutside(3 + PROGRAM_PIPE_ENDS),
     root: Root::Private,
     proxy: None,
 };
@@ -269,9 +269,11 @@ impl Seen {
         let descriptors = fs::read_dir(place.join("fd")).ok().map(|entries| {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
-        let root_entries = fs::read_dir(place.join("root")).ok().map(Iterator::count);
-        let root_differs =
-            device_of(&place.join("root")).zip(device_of(Path::new("/"))).map(|(its, own)| its != own);
+        let root = place.join("root");
+        let (root_entries, root_differs) = match profile.root {
+            Root::Empty => (fs::read_dir(root).ok().map(Iterator::count), None),
+            Root::Private => (None, differs(&root, Path::new("/"))),
+        };
         let limits = read_proc(&place.join("limits"))?;
         let inherited_filters = origin.filters;
         let network = profile.proxy.and_then(|_| NetworkSeen::read(&place).ok());
@@ -463,6 +465,11 @@ impl Seen {
         }
         probed(report, Boundary::ClosedDescriptors)
     }
+}
+
+/// Whether two places are on different file systems, where that can be seen.
+fn differs(one: &Path, other: &Path) -> Option<bool> {
+    Some(device_of(one)? != device_of(other)?)
 }
 
 fn device_of(path: &Path) -> Option<u64> {

@@ -9,6 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::id::GrantId;
 use aaos_core::limits::{MAX_GREP_MATCHES, WORKER_MEMORY_BYTES};
 use aaos_core::quantity::Bytes;
@@ -28,7 +29,7 @@ impl Lab {
     }
 
     async fn with_worker(name: &str) -> Self {
-        Self::with(scratch(), name).await
+        Self::with(scratch(), name, ConfinementPolicy::default()).await
     }
 
     /// How a call that must not happen ends, whoever refuses it.

@@ -5,6 +5,7 @@ mod lab;
 use std::fs;
 use std::path::Path;
 
+use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::toolio::ToolFailureKind;
 use lab::Lab;
 use serde_json::json;
@@ -22,7 +23,7 @@ fn open_descriptors() -> usize {
 
 #[tokio::test]
 async fn a_write_after_the_commit_changes_nothing() {
-    let mut lab = Lab::with(scratch(), KEEPING).await;
+    let mut lab = Lab::with(scratch(), KEEPING, ConfinementPolicy::default()).await;
     let path = lab.path("data/f");
     let control = lab.call("file_write", json!({"path": path, "content": "good"})).await;
     assert_eq!(
@@ -39,7 +40,7 @@ async fn a_write_after_the_commit_changes_nothing() {
 
 #[tokio::test]
 async fn a_mapping_that_could_still_write_is_not_committed() {
-    let mut lab = Lab::with(scratch(), KEEPING).await;
+    let mut lab = Lab::with(scratch(), KEEPING, ConfinementPolicy::default()).await;
     let before = Snapshot::of(Path::new(&lab.path("data")));
     let arguments = json!({"path": lab.path("data/f"), "content": "map this"});
     let failure = lab.call("file_write", arguments).await.expect_err("it can be written still");
@@ -51,7 +52,7 @@ async fn a_mapping_that_could_still_write_is_not_committed() {
 
 #[tokio::test]
 async fn a_descriptor_that_is_pushed_back_never_arrives() {
-    let mut lab = Lab::with(scratch(), KEEPING).await;
+    let mut lab = Lab::with(scratch(), KEEPING, ConfinementPolicy::default()).await;
     let path = lab.path("data/f");
     lab.call("file_write", json!({"path": path, "content": "one"})).await.expect("the first call");
     let before = open_descriptors();

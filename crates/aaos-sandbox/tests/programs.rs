@@ -13,14 +13,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::variables::Variables;
-use aaos_sandbox::{ProgramCall, program_text};
+use aaos_sandbox::{ProgramCall, SandboxConfig, program_text};
 use lab::{Lab, NOW};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::scratch;
+use testkit::{PATIENCE, scratch};
 
 /// What programs are there for, within their limits, and what compilers and interpreters do to memory.
 const MAY: [&str; 10] = [
@@ -122,13 +123,29 @@ async fn attempt(lab: &mut Lab, scene: &str, case: &str) -> String {
     }
 }
 
+/// When the sandbox of an attempt is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    ForTheCall,
+    /// It waits for the call; but for the first one's.
+    Ahead,
+}
+
 /// Tries every case whose stage lies below `directory` of the lab; what is in `may` is reached, and nothing else.
-async fn hold(directory: &str, may: &[&str]) {
-    let mut lab = Lab::with(scratch(), "aaos-worker").await;
+async fn hold(directory: &str, may: &[&str], made: Made) {
+    let parks_programs = made == Made::Ahead;
+    let config = SandboxConfig { parks_programs, ..SandboxConfig::from(ConfinementPolicy::default()) };
+    let mut lab = Lab::with(scratch(), "aaos-worker", config).await;
     let stage = Stage::below(&lab.path(directory));
     let mut told = BTreeMap::new();
     for Control { case, .. } in stage.controls.iter().filter(|one| !is_about_workers(&one.case)) {
         told.insert(case.as_str(), attempt(&mut lab, &stage.scene, case).await);
+        let waits = async {
+            while parks_programs && !lab.sandbox.has_spare_program() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waits).await.expect("one is made for the next attempt");
     }
     let reached: Vec<&str> =
         told.iter().filter(|(_, answer)| *answer == "reached").map(|(case, _)| *case).collect();
@@ -172,22 +189,34 @@ fn an_ordinary_user_s_programs_get_nowhere_either() {
     let folder = copied();
     let tests = [
         "a_program_gets_nowhere",
+        "a_program_whose_sandbox_waited_for_it_gets_nowhere_either",
         "a_program_that_may_read_a_directory_reads_it_and_does_nothing_else_there",
+        "one_whose_sandbox_waited_for_it_does_nothing_else_there_either",
     ];
     #[expect(clippy::disallowed_methods, reason = "this very program, as somebody else")]
     let mut command = Command::new(folder.path().join("deps/programs"));
     command.args(tests).arg("--exact").current_dir("/").uid(NOBODY).gid(NOBODY);
     let output = command.output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("2 passed"), "{said}");
+    assert!(output.status.success() && said.contains("4 passed"), "{said}");
 }
 
 #[tokio::test]
 async fn a_program_gets_nowhere() {
-    hold("outside", &MAY).await;
+    hold("outside", &MAY, Made::ForTheCall).await;
+}
+
+#[tokio::test]
+async fn a_program_whose_sandbox_waited_for_it_gets_nowhere_either() {
+    hold("outside", &MAY, Made::Ahead).await;
 }
 
 #[tokio::test]
 async fn a_program_that_may_read_a_directory_reads_it_and_does_nothing_else_there() {
-    hold("library", &[MAY.as_slice(), &MAY_WITH_A_GRANT].concat()).await;
+    hold("library", &[MAY.as_slice(), &MAY_WITH_A_GRANT].concat(), Made::ForTheCall).await;
+}
+
+#[tokio::test]
+async fn one_whose_sandbox_waited_for_it_does_nothing_else_there_either() {
+    hold("library", &[MAY.as_slice(), &MAY_WITH_A_GRANT].concat(), Made::Ahead).await;
 }

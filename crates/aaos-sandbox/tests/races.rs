@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use lab::Lab;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -143,7 +144,7 @@ impl Met {
 
 /// Calls a tool on the flipping names until it has stood enough flips and met both faces.
 async fn stand(tool: &str, arguments: impl Fn(&str) -> Value) {
-    let mut lab = Lab::with(swift_scratch(), "aaos-worker").await;
+    let mut lab = Lab::with(swift_scratch(), "aaos-worker", ConfinementPolicy::default()).await;
     set_up(lab.dir.path());
     let outside = Snapshot::of(&lab.dir.path().join("outside"));
     let flipper = Flipper::start(lab.dir.path());

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use aaos_confine::tables::WORKER;
+use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::wire::ProbeAttempt;
 use aaos_sandbox::SandboxError;
 use lab::Lab;
@@ -63,7 +64,7 @@ async fn work(lab: &mut Lab) {
 async fn traced(program: &str) -> Vec<String> {
     let folder = scratch();
     let file = folder.path().join("trace");
-    let mut lab = Lab::with(scratch(), program).await;
+    let mut lab = Lab::with(scratch(), program, ConfinementPolicy::default()).await;
     let mut tracer = trace_with_children(lab.sandbox.zygote_pid(), &file);
     lab.worker = lab.sandbox.launch_worker().await.expect("a traced worker");
     if program == WORKER_PROGRAM {
@@ -106,7 +107,7 @@ async fn every_bad_end_is_an_end_and_is_told() {
         (2, "killed by signal 11", "has overflowed its stack"),
         (3, "killed by signal 11", ""),
     ] {
-        let mut lab = Lab::with(scratch(), "examples/ending_worker").await;
+        let mut lab = Lab::with(scratch(), "examples/ending_worker", ConfinementPolicy::default()).await;
         let died = lab.worker.probe(vec![ProbeAttempt::Signal(way)]).await;
         assert!(matches!(died, Err(SandboxError::Closed)), "{way}: {died:?}");
         let end = lab.end().await;

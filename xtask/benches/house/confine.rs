@@ -30,6 +30,7 @@ const NEXT: &str = "the same right after another, with no network namespace made
 const BUBBLEWRAP: &str = "bubblewrap, all namespaces, /bin/true";
 const CRUN: &str = "crun, without user and cgroup namespaces, a static program";
 const PROGRAM: &str = "command_run of /bin/true in a program sandbox, from the permit to the receipt";
+const PROGRAM_NEXT: &str = "the same right after another, with no sandbox made ahead";
 const READ: &str = "file_read of 4 KiB through a worker";
 
 /// Workers whose own memory is looked at.
@@ -53,7 +54,9 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
     let mut bubblewrap = other("bubblewrap", bubblewrap(&forker), report);
     let mut crun = other("crun", crun(&forker, folder), report);
     let mut programs = Programs::new(TRIVIAL, far)?;
-    let [mut plain, mut fresh, mut next, mut parked, mut ran, mut bwrapped, mut contained] =
+    // From the first program on one sandbox is made ahead.
+    programs.once(far)?;
+    let [mut plain, mut fresh, mut next, mut parked, mut ran, mut ran_next, mut bwrapped, mut contained] =
         std::array::from_fn(|_| Samples::default());
     for _ in 0..effort.launches {
         far.until_parked()?;
@@ -63,8 +66,10 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
         next.push_micros(far.first_answer(First::Launched)?);
         parked.push_micros(far.first_answer(First::Parked)?);
         far.until_parked()?;
+        far.until_spare()?;
         pause(QUIET);
         ran.push_micros(programs.once(far)?);
+        ran_next.push_micros(programs.once(far)?);
         if let Some(bubblewrap) = &mut bubblewrap {
             bwrapped.push_micros(bubblewrap.once()?);
         }
@@ -78,6 +83,7 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
         (NEXT, &next),
         (PARKED, &parked),
         (PROGRAM, &ran),
+        (PROGRAM_NEXT, &ran_next),
         (BUBBLEWRAP, &bwrapped),
         (CRUN, &contained),
     ] {

@@ -53,7 +53,7 @@ impl Far {
         let sandbox = {
             let _inside = runtime.enter();
             let policy = SandboxConfig::from(ConfinementPolicy::default());
-            let config = SandboxConfig { parked_workers: PARKED_WORKERS, ..policy };
+            let config = SandboxConfig { parked_workers: PARKED_WORKERS, parks_programs: true, ..policy };
             Sandbox::adopt(seed, config).context("adopt the zygote")?
         };
         Ok(Self { runtime, sandbox, worker: None })
@@ -115,6 +115,16 @@ impl Far {
         self.on_a_task(async |sandbox| {
             sandbox.fill_pool();
             while sandbox.parked_workers() < PARKED_WORKERS {
+                tokio::time::sleep(PARKING_TIME).await;
+            }
+            Ok(())
+        })
+    }
+
+    /// Waits until the sandbox of the next program is made; a program has to have run.
+    pub(crate) fn until_spare(&self) -> Result<()> {
+        self.on_a_task(async |sandbox| {
+            while !sandbox.has_spare_program() {
                 tokio::time::sleep(PARKING_TIME).await;
             }
             Ok(())

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use testkit::{PATIENCE, ProcessRef, descendants};
 use uuid::Uuid;
 
+use crate::config::SandboxConfig;
 use crate::launch::Sandbox;
 use crate::program::ProgramSandbox;
 use crate::program_call::ProgramCall;
@@ -33,6 +34,7 @@ use crate::zygote::ZygoteSeed;
 
 mod cargo;
 mod git;
+mod spare;
 
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
@@ -54,8 +56,12 @@ struct Rig {
 
 impl Rig {
     fn new(programs: &[&str]) -> Self {
+        Self::with(programs, ConfinementPolicy::default())
+    }
+
+    fn with(programs: &[&str], config: impl Into<SandboxConfig>) -> Self {
         let seed = ZygoteSeed::start(&built("aaos-worker"), None).expect("a zygote");
-        let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopted");
+        let sandbox = Sandbox::adopt(seed, config).expect("adopted");
         let home = testkit::scratch();
         fs::create_dir(home.path().join("own")).expect("made");
         let roots = RootTable::new(vec![home.path().join("own")], Vec::new());

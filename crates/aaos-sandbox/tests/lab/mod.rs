@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use aaos_core::authority::{Admission, Authority, AuthorityLimits, Refusal};
 use aaos_core::budget::Budget;
 use aaos_core::capability::{Capability, Constraints, ToolSet};
-use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::grant::GrantRequest;
 use aaos_core::id::{AgentId, CallId, GrantId};
@@ -16,7 +15,7 @@ use aaos_core::quantity::Timestamp;
 use aaos_core::tool::{ToolCall, find};
 use aaos_core::toolio::ToolFailure;
 use aaos_journal::{About, Journal, JournalConfig, Permit};
-use aaos_sandbox::{FetchedPage, RootTable, Sandbox, Worker, WorkerEnd, ZygoteSeed};
+use aaos_sandbox::{FetchedPage, RootTable, Sandbox, SandboxConfig, Worker, WorkerEnd, ZygoteSeed};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -43,10 +42,10 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 impl Lab {
-    /// In `dir`, with the worker's program of this name.
-    pub(crate) async fn with(dir: TempDir, name: &str) -> Self {
+    /// In `dir`, with the worker's program of this name, launched as the configuration says.
+    pub(crate) async fn with(dir: TempDir, name: &str, config: impl Into<SandboxConfig>) -> Self {
         let seed = ZygoteSeed::start(&built(name), None).expect("a zygote");
-        let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopted");
+        let sandbox = Sandbox::adopt(seed, config).expect("adopted");
         for name in ["data/sub", "library", "outside", "state"] {
             fs::create_dir_all(dir.path().join(name)).expect("made");
         }

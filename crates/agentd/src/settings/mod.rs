@@ -119,7 +119,12 @@ impl Settings {
     /// How far processes are launched and used.
     pub(crate) fn sandbox(&self) -> SandboxConfig {
         let (tool_time, parked_workers) = (self.tool_time, self.parked_workers);
-        SandboxConfig { policy: self.policy.clone(), tool_time, parked_workers }
+        SandboxConfig {
+            policy: self.policy.clone(),
+            tool_time,
+            parked_workers,
+            parks_programs: parked_workers > 0,
+        }
     }
 
     /// The group whose members may connect to the control socket.
