@@ -256,6 +256,8 @@ pub enum ModelFailureKind {
     CutStream,
     /// The reply could not be understood: ask again.
     MalformedReply,
+    /// The reply is over a limit of its size; another one would be paid for, too. Final.
+    TooLong,
     /// HTTP 401 or 403: the key is wrong or missing. Final.
     Unauthorized,
     /// Another HTTP 4xx: the request is wrong. Final.
@@ -278,7 +280,8 @@ impl ModelFailureKind {
             | Self::Timeout
             | Self::CutStream
             | Self::MalformedReply => true,
-            Self::Unauthorized
+            Self::TooLong
+            | Self::Unauthorized
             | Self::Rejected
             | Self::UnknownModel
             | Self::NotUnderstood
@@ -290,7 +293,7 @@ impl ModelFailureKind {
     #[must_use]
     pub const fn may_be_billed(self) -> bool {
         match self {
-            Self::Timeout | Self::CutStream | Self::MalformedReply => true,
+            Self::Timeout | Self::CutStream | Self::MalformedReply | Self::TooLong => true,
             Self::RateLimited
             | Self::Unavailable
             | Self::Unauthorized

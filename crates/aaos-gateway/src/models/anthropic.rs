@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::draft::{CallPlace, Draft};
 use super::echo::{arguments_object, identifier};
-use super::failure::{ErrorObject, malformed};
+use super::failure::{ErrorObject, malformed, too_long};
 use super::sse::SseEvent;
 use super::{Progress, StreamFault};
 
@@ -246,7 +246,7 @@ impl Reader {
     fn start_block(&mut self, index: u64, block: Block) -> Result<(), ModelFailure> {
         self.blocks += 1;
         if self.blocks > MAX_BLOCKS {
-            return Err(malformed(format!("the reply has more than {MAX_BLOCKS} blocks")));
+            return Err(too_long(format_args!("the reply has more than {MAX_BLOCKS} blocks")));
         }
         match block {
             Block::Text { text } => self.draft.push_text(&text),

@@ -7,7 +7,7 @@ use aaos_core::model::{
     ModelCall, ModelCallId, ModelFailure, ModelReply, ModelStop, RawArguments, RequestedTool, Usage,
 };
 
-use super::failure::malformed;
+use super::failure::{malformed, too_long};
 
 /// Most bytes of one reply: prose, reasoning, names and arguments together.
 pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
@@ -36,7 +36,7 @@ impl Draft {
     fn count(&mut self, more: usize) -> Result<(), ModelFailure> {
         self.bytes = self.bytes.saturating_add(more);
         if self.bytes > MAX_REPLY_BYTES {
-            return Err(malformed(format!("the reply is longer than {MAX_REPLY_BYTES} bytes")));
+            return Err(too_long(format_args!("the reply is longer than {MAX_REPLY_BYTES} bytes")));
         }
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Draft {
     pub(super) fn begin_call(&mut self, id: &str, tool: &str) -> Result<CallPlace, ModelFailure> {
         self.count(id.len() + tool.len())?;
         if self.calls.len() == MAX_REPLY_CALLS {
-            return Err(malformed(format!("the reply has more than {MAX_REPLY_CALLS} tool calls")));
+            return Err(too_long(format_args!("the reply has more than {MAX_REPLY_CALLS} tool calls")));
         }
         let place = CallPlace(self.calls.len());
         let id = if id.is_empty() { format!("call_{}", place.0) } else { id.to_owned() };
@@ -127,12 +127,12 @@ mod tests {
     fn a_reply_is_bounded_in_bytes_and_calls() {
         let mut draft = Draft::default();
         draft.push_text(&"x".repeat(MAX_REPLY_BYTES)).expect("at the limit");
-        assert_eq!(draft.push_reasoning("x").expect_err("over").kind, ModelFailureKind::MalformedReply);
+        assert_eq!(draft.push_reasoning("x").expect_err("over").kind, ModelFailureKind::TooLong);
         let mut draft = Draft::default();
         for _ in 0..MAX_REPLY_CALLS {
             draft.begin_call("", "echo").expect("below the limit");
         }
-        assert!(draft.begin_call("", "echo").is_err());
+        assert_eq!(draft.begin_call("", "echo").expect_err("over").kind, ModelFailureKind::TooLong);
     }
 
     #[test]

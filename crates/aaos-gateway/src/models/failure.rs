@@ -28,6 +28,13 @@ pub(super) fn malformed(message: impl Into<String>) -> ModelFailure {
     failure(ModelFailureKind::MalformedReply, message)
 }
 
+/// The reply is over a limit; `what` names it.
+#[must_use]
+pub(super) fn too_long(what: impl std::fmt::Display) -> ModelFailure {
+    let message = format!("{what}; ask for less at once, or take another model");
+    failure(ModelFailureKind::TooLong, message)
+}
+
 /// The shapes in which providers say what is wrong.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

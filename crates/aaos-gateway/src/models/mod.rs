@@ -24,9 +24,9 @@ use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
 use crate::dial::{Answer, Dialer};
 use crate::words::harmless;
 use draft::Draft;
-use failure::{ErrorObject, failure, malformed};
+use failure::{ErrorObject, failure, malformed, too_long};
 use provider::{Endpoint, Provider, Service};
-use sse::{SseEvent, SseParser};
+use sse::{SseError, SseEvent, SseParser};
 
 /// Most inferences at once; agentd's own slots are far below.
 const MAX_RUNNING: usize = 64;
@@ -182,9 +182,12 @@ async fn read_stream(
         };
         total = total.saturating_add(piece.len());
         if total > MAX_STREAM_BYTES {
-            return Err(malformed(format!("the stream is longer than {MAX_STREAM_BYTES} bytes")).into());
+            return Err(too_long(format_args!("the stream is longer than {MAX_STREAM_BYTES} bytes")).into());
         }
-        let events = parser.feed(&piece).map_err(|error| malformed(error.to_string()))?;
+        let events = parser.feed(&piece).map_err(|error| match error {
+            SseError::TooLong => too_long(error),
+            SseError::NotUtf8 => malformed(error.to_string()),
+        })?;
         let mut progress = Progress::GoesOn;
         for event in &events {
             progress = reader.on_event(event)?;

@@ -470,7 +470,7 @@ async fn openai_streams_of_other_servers_are_understood() {
 
 #[tokio::test]
 async fn hostile_answers_are_failures_of_the_right_kind() {
-    use ModelFailureKind::{MalformedReply, RateLimited, Rejected, Unavailable};
+    use ModelFailureKind::{MalformedReply, RateLimited, Rejected, TooLong, Unavailable};
     let status = |line: &str, headers: &str, body: &str| {
         format!("HTTP/1.1 {line}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
     };
@@ -495,7 +495,7 @@ async fn hostile_answers_are_failures_of_the_right_kind() {
             MalformedReply,
             None,
         ),
-        (WireFormat::OpenAi, stream(&[&"x".repeat(2_000_000)]), MalformedReply, None),
+        (WireFormat::OpenAi, stream(&[&"x".repeat(2_000_000)]), TooLong, None),
         (WireFormat::OpenAi, "HTTP/1.1 200 OK\r\nno colon\r\n\r\n".into(), Unavailable, None),
         (WireFormat::OpenAi, String::new(), Unavailable, None),
         (
