@@ -22,6 +22,8 @@ pub const TOOL_TIME_MS: u64 = 60_000;
 pub const INFERENCE_TIME_MS: u64 = 300_000;
 /// Attempts at one inference before the provider's failure is the answer.
 pub const INFERENCE_ATTEMPTS: u32 = 6;
+/// How often a model is asked the same that replies nothing.
+pub const EMPTY_REPLIES: u32 = 2;
 /// Messages that wait in one mailbox; one more is a typed *full*.
 pub const MAILBOX_MESSAGES: usize = 64;
 /// Finished traces whose replies are kept in memory for `agent.result`.

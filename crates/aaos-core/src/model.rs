@@ -256,6 +256,8 @@ pub enum ModelFailureKind {
     CutStream,
     /// The reply could not be understood: ask again.
     MalformedReply,
+    /// The reply has neither text nor calls: ask again, as often as [`crate::limits::EMPTY_REPLIES`] says.
+    EmptyReply,
     /// The reply is over a limit of its size; another one would be paid for, too. Final.
     TooLong,
     /// HTTP 401 or 403: the key is wrong or missing. Final.
@@ -279,7 +281,8 @@ impl ModelFailureKind {
             | Self::Unavailable
             | Self::Timeout
             | Self::CutStream
-            | Self::MalformedReply => true,
+            | Self::MalformedReply
+            | Self::EmptyReply => true,
             Self::TooLong
             | Self::Unauthorized
             | Self::Rejected
@@ -293,7 +296,7 @@ impl ModelFailureKind {
     #[must_use]
     pub const fn may_be_billed(self) -> bool {
         match self {
-            Self::Timeout | Self::CutStream | Self::MalformedReply | Self::TooLong => true,
+            Self::Timeout | Self::CutStream | Self::MalformedReply | Self::EmptyReply | Self::TooLong => true,
             Self::RateLimited
             | Self::Unavailable
             | Self::Unauthorized

@@ -12,7 +12,7 @@ use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
-use aaos_core::limits::{self, MAX_BYTES_PER_TOKEN};
+use aaos_core::limits::{self, EMPTY_REPLIES, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
 use aaos_core::name::ModelName;
 use aaos_core::price::Price;
@@ -44,7 +44,7 @@ impl Kernel {
     ) -> ServiceReply {
         let deadline = self.wait_deadline(agent);
         let stop = agent.stop_signal();
-        let mut made = 0;
+        let (mut made, mut empty) = (0, 0);
         if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
             return reply;
         }
@@ -69,7 +69,10 @@ impl Kernel {
                 Ok(reply) => return ServiceReply::Model(Box::new(reply)),
                 Err(failure) => failure,
             };
-            let Some(wait) = wait else { return ServiceReply::ModelFailed(failure) };
+            empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
+            let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
+                return ServiceReply::ModelFailed(failure);
+            };
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
                 () = self.clock().sleep(Duration::from_millis(wait.0)) => false,

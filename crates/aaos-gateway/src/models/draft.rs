@@ -4,15 +4,19 @@
 //! were escaped; arguments are kept as the text that came, never parsed and never replaced.
 
 use aaos_core::model::{
-    ModelCall, ModelCallId, ModelFailure, ModelReply, ModelStop, RawArguments, RequestedTool, Usage,
+    ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, RawArguments,
+    RequestedTool, Usage,
 };
 
-use super::failure::{malformed, too_long};
+use super::failure::{failure, too_long};
 
 /// Most bytes of one reply: prose, reasoning, names and arguments together.
 pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
 /// Most calls in one reply.
 pub(super) const MAX_REPLY_CALLS: usize = 128;
+/// Said of a reply that ended properly with nothing in it. What was cut or withheld may be empty.
+const EMPTY_REPLY: &str =
+    "the model ended its reply without a text or a call; say the goal in other words, or take another model";
 
 /// Place of a call in the draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +109,9 @@ impl Draft {
     /// The complete reply. Some servers say *stop* beside calls: calls without results are always tool use, unless
     /// the limit cut them.
     pub(super) fn finish(self) -> Result<ModelReply, ModelFailure> {
-        if self.text.is_empty() && self.calls.is_empty() && self.stop.is_none() {
-            return Err(malformed("the reply is empty and gives no reason"));
+        let is_empty = self.text.trim().is_empty() && self.calls.is_empty();
+        if is_empty && matches!(self.stop, None | Some(ModelStop::EndTurn | ModelStop::ToolUse)) {
+            return Err(failure(ModelFailureKind::EmptyReply, EMPTY_REPLY));
         }
         let stop = match self.stop.unwrap_or(ModelStop::EndTurn) {
             ModelStop::EndTurn if !self.calls.is_empty() => ModelStop::ToolUse,
@@ -143,13 +148,26 @@ mod tests {
             (ModelStop::MaxTokens, 1, ModelStop::MaxTokens),
             (ModelStop::Refusal, 0, ModelStop::Refusal),
         ] {
-            let mut draft = Draft { stop: Some(said), ..Draft::default() };
+            let mut draft = Draft { stop: Some(said), text: "so".to_owned(), ..Draft::default() };
             for _ in 0..calls {
                 draft.begin_call("a", "echo").expect("room");
             }
             assert_eq!(draft.finish().expect("complete").stop, meant);
         }
-        assert!(Draft::default().finish().is_err());
+    }
+
+    #[test]
+    fn a_reply_with_nothing_in_it_is_none_unless_it_was_cut_or_withheld() {
+        let ended = |stop| Draft { stop, text: " \n".to_owned(), ..Draft::default() }.finish();
+        for stop in [None, Some(ModelStop::EndTurn), Some(ModelStop::ToolUse)] {
+            assert_eq!(ended(stop).expect_err("empty").kind, ModelFailureKind::EmptyReply);
+        }
+        for stop in [ModelStop::MaxTokens, ModelStop::Refusal] {
+            assert_eq!(ended(Some(stop)).expect("it says why").stop, stop);
+        }
+        let mut thought = Draft::default();
+        thought.push_reasoning("hm").expect("room");
+        assert_eq!(thought.finish().expect_err("no answer").kind, ModelFailureKind::EmptyReply);
     }
 
     #[test]

@@ -470,7 +470,7 @@ async fn openai_streams_of_other_servers_are_understood() {
 
 #[tokio::test]
 async fn hostile_answers_are_failures_of_the_right_kind() {
-    use ModelFailureKind::{MalformedReply, RateLimited, Rejected, TooLong, Unavailable};
+    use ModelFailureKind::{EmptyReply, MalformedReply, RateLimited, Rejected, TooLong, Unavailable};
     let status = |line: &str, headers: &str, body: &str| {
         format!("HTTP/1.1 {line}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
     };
@@ -488,7 +488,7 @@ async fn hostile_answers_are_failures_of_the_right_kind() {
         ),
         (WireFormat::OpenAi, stream(&[r#"{"error":{"message":"x","code":429}}"#]), RateLimited, None),
         (WireFormat::OpenAi, stream(&[r#"{"choices":7}"#]), MalformedReply, None),
-        (WireFormat::OpenAi, stream(&["[DONE]"]), MalformedReply, None),
+        (WireFormat::OpenAi, stream(&["[DONE]"]), EmptyReply, None),
         (
             WireFormat::OpenAi,
             stream(&[&format!("{{\"choices\":\"{KEY} {}\"}}", "x".repeat(9999))]),
