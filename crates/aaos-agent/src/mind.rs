@@ -9,7 +9,7 @@ use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, ToolSpec, Usage,
+    ModelStop, StopWord, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Bytes, Quantity, Tokens};
@@ -358,7 +358,15 @@ impl Mind {
                 self.say(text, reasoning);
                 self.finish(StopReason::Complete, None, None)
             }
-            ModelStop::EndTurn | ModelStop::ToolUse => self.act(text, reasoning, calls),
+            ModelStop::Other(StopWord(word)) if calls.is_empty() => {
+                self.say(text, reasoning);
+                let error = format!(
+                    "the provider ended the reply for a reason that is not known here ({word:?}), so it may not be whole"
+                );
+                self.finish(StopReason::Error, Some(error), None)
+            }
+            // Whatever the provider calls it, calls wait for their results; cut arguments are refused there.
+            ModelStop::EndTurn | ModelStop::ToolUse | ModelStop::Other(_) => self.act(text, reasoning, calls),
         }
     }
 

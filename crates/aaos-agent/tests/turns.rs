@@ -4,7 +4,7 @@ use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd};
 use aaos_core::limits::MAX_CALLS_PER_TURN;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, RawArguments, RequestedTool, ToolSpec, Usage,
+    ModelStop, RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Quantity, Tokens};
@@ -123,6 +123,19 @@ fn a_refusal_is_an_error_and_runs_nothing() {
     let command = asking().step(reply("no", vec![call("a", "echo", "{}")], ModelStop::Refusal));
     assert_eq!(finished(&command).stop_reason, StopReason::Error);
     assert!(finished(&command).error.is_some());
+}
+
+#[test]
+fn a_reason_that_nobody_knows_is_an_error_in_its_own_word_unless_there_are_calls() {
+    let other = || ModelStop::Other(StopWord("paused".to_owned()));
+    let mut mind = asking();
+    let command = mind.step(reply("half a sen", Vec::new(), other()));
+    let end = finished(&command);
+    assert_eq!((end.stop_reason, end.response.as_str()), (StopReason::Error, "half a sen"));
+    assert!(end.error.as_deref().is_some_and(|error| error.contains("\"paused\"")), "{end:?}");
+    assert_eq!(mind.history().len(), 2, "what it said is kept");
+    let command = asking().step(reply("", vec![call("a", "echo", "{}")], other()));
+    assert_eq!(invoked(&command).len(), 1);
 }
 
 #[test]
@@ -304,6 +317,7 @@ fn any_reply() -> impl Strategy<Value = ModelReply> {
         20 => Just(ModelStop::ToolUse),
         1 => Just(ModelStop::MaxTokens),
         1 => Just(ModelStop::Refusal),
+        1 => "[a-z]{0,3}".prop_map(|word| ModelStop::Other(StopWord(word))),
     ];
     (".{0,9}", proptest::option::of("r{1,3}"), calls, stop, 0u64..u64::MAX, 0u64..50_000).prop_map(
         |(text, reasoning, calls, stop, input, output)| ModelReply {

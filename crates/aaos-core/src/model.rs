@@ -184,8 +184,13 @@ impl Message {
     }
 }
 
+/// A reason to stop in a provider's own word; may be nonsense.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StopWord(pub String);
+
 /// Why the model stopped talking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelStop {
     /// It was done.
@@ -196,6 +201,8 @@ pub enum ModelStop {
     MaxTokens,
     /// The provider withheld the rest.
     Refusal,
+    /// A reason that nobody here knows, so that the reply may be no whole one.
+    Other(StopWord),
 }
 
 /// What one inference used, as the provider reports it.

@@ -20,8 +20,8 @@ pub use daemon::{Backend, Daemon, DaemonBuilder, Finished};
 pub use files::{Binaries, Snapshot, binaries, scratch};
 pub use gate::Gate;
 pub use model::{
-    CutAs, Dialect, ModelServer, ReportedUsage, SCRIPTED_MODEL, Script, SeenMessage, SeenRequest, SeenResult,
-    Turn,
+    Chop, CutAs, Dialect, ModelServer, ReportedUsage, SCRIPTED_MODEL, Script, SeenMessage, SeenRequest,
+    SeenResult, StopAs, Turn,
 };
 pub use policy::{Policy, Subject};
 pub use process::{ProcessRef, descendants};

@@ -12,7 +12,7 @@ use aaos_core::event::{CutCause, Entry, Event, Outcome, RunCut, content_hash};
 use aaos_core::id::{CallId, EntryId, Seq};
 use aaos_core::model::{
     CallResult, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop,
-    RawArguments, RequestedTool, ToolSpec, Usage,
+    RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
@@ -304,6 +304,7 @@ impl Player {
         let stop = match self.roll(16) {
             0 => ModelStop::MaxTokens,
             1 => ModelStop::Refusal,
+            2 => ModelStop::Other(StopWord("paused".to_owned())),
             _ => ModelStop::ToolUse,
         };
         let input_tokens = Tokens(u64::from(self.roll(900)));

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use aaos_core::model::{CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop};
+use aaos_core::model::{CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop, StopWord};
 use aaos_core::quantity::Tokens;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -292,6 +292,7 @@ fn stop_of(reason: &str) -> ModelStop {
         "tool_use" => ModelStop::ToolUse,
         "max_tokens" | "model_context_window_exceeded" => ModelStop::MaxTokens,
         "refusal" => ModelStop::Refusal,
-        _ => ModelStop::EndTurn,
+        "end_turn" | "stop_sequence" => ModelStop::EndTurn,
+        other => ModelStop::Other(StopWord(other.to_owned())),
     }
 }

@@ -126,7 +126,7 @@ impl Draft {
 #[cfg(test)]
 mod tests {
     use super::{Draft, MAX_REPLY_BYTES, MAX_REPLY_CALLS};
-    use aaos_core::model::{ModelFailureKind, ModelStop};
+    use aaos_core::model::{ModelFailureKind, ModelStop, StopWord};
 
     #[test]
     fn a_reply_is_bounded_in_bytes_and_calls() {
@@ -140,6 +140,10 @@ mod tests {
         assert_eq!(draft.begin_call("", "echo").expect_err("over").kind, ModelFailureKind::TooLong);
     }
 
+    fn word() -> StopWord {
+        StopWord("paused".to_owned())
+    }
+
     #[test]
     fn the_stop_reason_follows_the_calls_but_a_cut_stays_a_cut() {
         for (said, calls, meant) in [
@@ -147,6 +151,8 @@ mod tests {
             (ModelStop::ToolUse, 0, ModelStop::EndTurn),
             (ModelStop::MaxTokens, 1, ModelStop::MaxTokens),
             (ModelStop::Refusal, 0, ModelStop::Refusal),
+            (ModelStop::Other(word()), 0, ModelStop::Other(word())),
+            (ModelStop::Other(word()), 1, ModelStop::Other(word())),
         ] {
             let mut draft = Draft { stop: Some(said), text: "so".to_owned(), ..Draft::default() };
             for _ in 0..calls {
@@ -162,8 +168,8 @@ mod tests {
         for stop in [None, Some(ModelStop::EndTurn), Some(ModelStop::ToolUse)] {
             assert_eq!(ended(stop).expect_err("empty").kind, ModelFailureKind::EmptyReply);
         }
-        for stop in [ModelStop::MaxTokens, ModelStop::Refusal] {
-            assert_eq!(ended(Some(stop)).expect("it says why").stop, stop);
+        for stop in [ModelStop::MaxTokens, ModelStop::Refusal, ModelStop::Other(word())] {
+            assert_eq!(ended(Some(stop.clone())).expect("it says why").stop, stop);
         }
         let mut thought = Draft::default();
         thought.push_reasoning("hm").expect("room");

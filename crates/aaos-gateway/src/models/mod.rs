@@ -15,7 +15,7 @@ mod sse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, StopWord};
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
 use hyper::StatusCode;
 use tokio::net::UnixStream;
@@ -148,7 +148,7 @@ impl Desk {
             return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
         }
         match read_stream(&mut answer, reader, deltas).await {
-            Ok(reply) => Ok(reply),
+            Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
             Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
             Err(StreamFault::Found(mut failure)) => {
                 let words = harmless(&failure.message, provider.key());
@@ -165,6 +165,14 @@ async fn plan(request: &ModelRequest) -> Result<ModelReply, ModelFailure> {
     tokio::task::spawn_blocking(move || crate::builtin::answer(&request))
         .await
         .unwrap_or_else(|_| Err(malformed("the builtin planner broke off; this is a bug in aaOS")))
+}
+
+/// The reason to stop; a provider's own word for it goes into messages.
+fn shown(stop: ModelStop, key: Option<&str>) -> ModelStop {
+    match stop {
+        ModelStop::Other(StopWord(word)) => ModelStop::Other(StopWord(harmless(&word, key))),
+        known => known,
+    }
 }
 
 async fn read_stream(

@@ -10,7 +10,9 @@
 
 use std::collections::HashMap;
 
-use aaos_core::model::{CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop, Usage};
+use aaos_core::model::{
+    CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop, StopWord, Usage,
+};
 use aaos_core::quantity::Tokens;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -209,7 +211,8 @@ impl Reader {
                 self.take_call(&call)?;
             }
         }
-        if let Some(reason) = choice.finish_reason {
+        // Some servers send an empty one with every piece.
+        if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
             self.draft.stop = Some(stop_of(&reason));
         }
         Ok(())
@@ -246,12 +249,14 @@ impl Reader {
     }
 }
 
+/// `eos` and `eos_token` are other servers' words for `stop`.
 fn stop_of(reason: &str) -> ModelStop {
     match reason {
-        "length" => ModelStop::MaxTokens,
-        "tool_calls" | "function_call" => ModelStop::ToolUse,
+        "stop" | "eos" | "eos_token" | "end_turn" | "stop_sequence" => ModelStop::EndTurn,
+        "length" | "model_length" | "max_tokens" => ModelStop::MaxTokens,
+        "tool_calls" | "function_call" | "tool_use" => ModelStop::ToolUse,
         "content_filter" => ModelStop::Refusal,
-        _ => ModelStop::EndTurn,
+        other => ModelStop::Other(StopWord(other.to_owned())),
     }
 }
 

@@ -9,4 +9,5 @@ mod models;
 mod names;
 mod proxy;
 mod spellings;
+mod streams;
 mod used_calls;

@@ -18,11 +18,11 @@ use tokio::net::UnixStream;
 
 use crate::common::{Near, dialer, name_server, tls_server};
 
-const KEY: &str = "sk-test-0123456789";
+pub(crate) const KEY: &str = "sk-test-0123456789";
 pub(crate) const LONG: Millis = Millis(30_000);
-const FORMATS: [WireFormat; 2] = [WireFormat::OpenAi, WireFormat::Anthropic];
+pub(crate) const FORMATS: [WireFormat; 2] = [WireFormat::OpenAi, WireFormat::Anthropic];
 
-struct Models {
+pub(crate) struct Models {
     near: Near,
     serial: u64,
 }
@@ -44,7 +44,7 @@ impl Models {
     }
 
     /// With one provider of `format` at `base_url`.
-    fn with(format: WireFormat, base_url: String) -> Self {
+    pub(crate) fn with(format: WireFormat, base_url: String) -> Self {
         Self::start(vec![provider(format, base_url)])
     }
 
@@ -79,7 +79,7 @@ impl Models {
         }
     }
 
-    async fn ask(&mut self, request: ModelRequest) -> Result<ModelReply, ModelFailure> {
+    pub(crate) async fn ask(&mut self, request: ModelRequest) -> Result<ModelReply, ModelFailure> {
         let serial = self.begin(request, LONG).await;
         self.finish(serial).await.0
     }
@@ -100,7 +100,7 @@ pub(crate) fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
     }
 }
 
-fn url(server: &ModelServer, format: WireFormat) -> String {
+pub(crate) fn url(server: &ModelServer, format: WireFormat) -> String {
     match format {
         WireFormat::Anthropic => server.anthropic_url(),
         WireFormat::OpenAi | WireFormat::Builtin => server.openai_url(),

@@ -3,15 +3,16 @@
 //! Follows the public reference of the Messages API: input usage in `message_start` (cached tokens apart, not part of
 //! `input_tokens`), output usage in `message_delta`, tool input as `input_json_delta` fragments.
 
+use super::SeenRequest;
 use super::turn::{Answer, Stop};
-use super::{SeenRequest, fragments};
 use serde_json::{Value, json};
 
-fn stop_reason(stop: Stop) -> &'static str {
+fn stop_reason(stop: &Stop) -> &str {
     match stop {
         Stop::End => "end_turn",
         Stop::Calls => "tool_use",
         Stop::Length => "max_tokens",
+        Stop::Word(word) => word,
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) fn whole(seen: &SeenRequest, answer: &Answer, serial: usize) -> Value
     content.extend(answer.calls.iter().enumerate().map(|(index, (tool, arguments))| {
         json!({ "type": "tool_use", "id": call_id(serial, index), "name": tool, "input": input_of(arguments) })
     }));
-    message(seen, serial, &Value::Array(content), &json!(stop_reason(answer.stop)), &usage(seen, answer))
+    message(seen, serial, &Value::Array(content), &json!(stop_reason(&answer.stop)), &usage(seen, answer))
 }
 
 pub(super) fn events(seen: &SeenRequest, answer: &Answer, serial: usize) -> Vec<Vec<u8>> {
@@ -59,21 +60,24 @@ pub(super) fn events(seen: &SeenRequest, answer: &Answer, serial: usize) -> Vec<
     events.push(json!({ "type": "ping" }));
     let mut index = 0;
     if !answer.text.is_empty() {
-        let pieces =
-            fragments(&answer.text).into_iter().map(|text| json!({ "type": "text_delta", "text": text }));
+        let pieces = answer
+            .fragments(&answer.text)
+            .into_iter()
+            .map(|text| json!({ "type": "text_delta", "text": text }));
         push_block(&mut events, index, &json!({ "type": "text", "text": "" }), pieces);
         index += 1;
     }
     for (number, (tool, arguments)) in answer.calls.iter().enumerate() {
         let start = json!({ "type": "tool_use", "id": call_id(serial, number), "name": tool, "input": {} });
-        let pieces = fragments(arguments)
+        let pieces = answer
+            .fragments(arguments)
             .into_iter()
             .map(|part| json!({ "type": "input_json_delta", "partial_json": part }));
         push_block(&mut events, index, &start, pieces);
         index += 1;
     }
     events.push(json!({ "type": "message_delta",
-        "delta": { "stop_reason": stop_reason(answer.stop), "stop_sequence": null },
+        "delta": { "stop_reason": stop_reason(&answer.stop), "stop_sequence": null },
         "usage": { "output_tokens": total["output_tokens"] } }));
     events.push(json!({ "type": "message_stop" }));
     events.iter().map(named_event).collect()

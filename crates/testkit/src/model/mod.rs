@@ -12,7 +12,7 @@ mod turn;
 
 pub use script::Script;
 pub use seen::{Dialect, SeenMessage, SeenRequest, SeenResult};
-pub use turn::{CutAs, ReportedUsage, Turn};
+pub use turn::{Chop, CutAs, ReportedUsage, StopAs, Turn};
 
 use crate::http::{Body, Ending, HttpRequest, Reply, Serving};
 use crate::ledger::Ledger;
@@ -146,7 +146,7 @@ fn render(seen: &SeenRequest, plan: Plan, serial: usize) -> Reply {
                 Dialect::Anthropic => anthropic::events(seen, &answer, serial),
             };
             let ending = answer.fault.apply(&mut events);
-            Reply::with_body(200, EVENT_STREAM, Body::Pieces(events, ending))
+            Reply::with_body(200, EVENT_STREAM, Body::Pieces(answer.chop.apply(events), ending))
         }
         Shape::Answer(answer) => {
             let body = match seen.dialect {
@@ -161,23 +161,6 @@ fn render(seen: &SeenRequest, plan: Plan, serial: usize) -> Reply {
 }
 
 const EVENT_STREAM: &str = "text/event-stream";
-
-/// Cuts text into small pieces at character boundaries, as a streaming model would.
-fn fragments(text: &str) -> Vec<&str> {
-    const FRAGMENT_BYTES: usize = 9;
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let mut end = rest.len().min(FRAGMENT_BYTES);
-        while !rest.is_char_boundary(end) {
-            end += 1;
-        }
-        let (piece, tail) = rest.split_at(end);
-        pieces.push(piece);
-        rest = tail;
-    }
-    pieces
-}
 
 #[cfg(test)]
 mod tests;

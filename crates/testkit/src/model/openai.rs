@@ -3,15 +3,16 @@
 //! Follows the public reference of the chat completions API: usage comes in a chunk without choices, and only when
 //! `stream_options.include_usage` was asked for; the stream ends with `[DONE]`.
 
+use super::SeenRequest;
 use super::turn::{Answer, Stop};
-use super::{SeenRequest, fragments};
 use serde_json::{Value, json};
 
-fn finish_reason(stop: Stop) -> &'static str {
+fn finish_reason(stop: &Stop) -> &str {
     match stop {
         Stop::End => "stop",
         Stop::Calls => "tool_calls",
         Stop::Length => "length",
+        Stop::Word(word) => word,
     }
 }
 
@@ -46,7 +47,7 @@ pub(super) fn whole(seen: &SeenRequest, answer: &Answer, serial: usize) -> Value
     }
     json!({
         "id": format!("chatcmpl-{serial}"), "object": "chat.completion", "created": 0, "model": seen.model,
-        "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(answer.stop) }],
+        "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(&answer.stop) }],
         "usage": usage(seen, answer),
     })
 }
@@ -58,15 +59,15 @@ pub(super) fn events(seen: &SeenRequest, answer: &Answer, serial: usize) -> Vec<
     };
     let delta = |delta: Value| chunk(json!([{ "index": 0, "delta": delta, "finish_reason": null }]));
     let mut chunks = vec![delta(json!({ "role": "assistant", "content": "" }))];
-    chunks.extend(fragments(&answer.text).into_iter().map(|piece| delta(json!({ "content": piece }))));
+    chunks.extend(answer.fragments(&answer.text).into_iter().map(|piece| delta(json!({ "content": piece }))));
     for (index, (tool, arguments)) in answer.calls.iter().enumerate() {
         chunks.push(delta(json!({ "tool_calls": [{ "index": index, "id": call_id(serial, index),
             "type": "function", "function": { "name": tool, "arguments": "" } }] })));
-        chunks.extend(fragments(arguments).into_iter().map(|piece| {
+        chunks.extend(answer.fragments(arguments).into_iter().map(|piece| {
             delta(json!({ "tool_calls": [{ "index": index, "function": { "arguments": piece } }] }))
         }));
     }
-    chunks.push(chunk(json!([{ "index": 0, "delta": {}, "finish_reason": finish_reason(answer.stop) }])));
+    chunks.push(chunk(json!([{ "index": 0, "delta": {}, "finish_reason": finish_reason(&answer.stop) }])));
     if seen.body["stream_options"]["include_usage"] == Value::Bool(true) {
         let mut last = chunk(json!([]));
         last["usage"] = usage(seen, answer);

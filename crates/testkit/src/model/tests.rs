@@ -191,6 +191,6 @@ fn malformed_things_are_malformed() {
 #[test]
 fn text_is_cut_at_character_boundaries_and_nothing_is_lost() {
     let text = "grüße — 你好，世界 and more";
-    assert!(fragments(text).len() > 3);
-    assert_eq!(fragments(text).concat(), text);
+    assert!(turn::fragments(text, 9).len() > 3);
+    assert_eq!(turn::fragments(text, 9).concat(), text);
 }

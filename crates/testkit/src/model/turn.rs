@@ -66,6 +66,58 @@ pub enum Turn {
     Gated(Gate, Box<Turn>),
     /// The inner turn, with this usage report instead of an estimate.
     Metered(ReportedUsage, Box<Turn>),
+    /// The inner turn, with this reason to stop instead of the one that fits it.
+    Stopping(StopAs, Box<Turn>),
+    /// The inner turn, cut into other pieces on its way.
+    Chopped(Chop, Box<Turn>),
+}
+
+/// The reason to stop that an answer gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopAs {
+    /// That of a text which is at its end, whatever the answer holds.
+    Text,
+    /// A word of its own.
+    Word(String),
+}
+
+/// The pieces in which a stream goes out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Chop {
+    /// One an event, with a few bytes of text or arguments in each.
+    #[default]
+    Events,
+    /// The same with so many bytes of text or arguments in each event.
+    Fragments(usize),
+    /// Every character of text or arguments has an event of its own, every byte on the wire is a piece of its own.
+    EveryByte,
+    /// Two pieces, the first of so many bytes; a single one where the stream is no longer than that.
+    InTwo(usize),
+}
+
+impl Chop {
+    /// Bytes of text or arguments in one event.
+    pub(super) const fn fragment_bytes(self) -> usize {
+        const FRAGMENT_BYTES: usize = 9;
+        match self {
+            Self::Fragments(bytes) => bytes,
+            Self::EveryByte => 1,
+            Self::Events | Self::InTwo(_) => FRAGMENT_BYTES,
+        }
+    }
+
+    /// The pieces of a stream of these events.
+    pub(super) fn apply(self, events: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        match self {
+            Self::Events | Self::Fragments(_) => events,
+            Self::EveryByte => events.concat().into_iter().map(|byte| vec![byte]).collect(),
+            Self::InTwo(at) => {
+                let mut first = events.concat();
+                let second = first.split_off(at.min(first.len()));
+                vec![first, second]
+            }
+        }
+    }
 }
 
 /// How a stream ends too early.
@@ -126,17 +178,28 @@ impl Turn {
         Self::Metered(usage, Box::new(self))
     }
 
-    /// Unwraps gates and meters into what the renderers need.
+    /// This turn, which gives `stop` as its reason to stop.
+    #[must_use]
+    pub fn stopping(self, stop: StopAs) -> Self {
+        Self::Stopping(stop, Box::new(self))
+    }
+
+    /// This turn in other pieces.
+    #[must_use]
+    pub fn chopped(self, chop: Chop) -> Self {
+        Self::Chopped(chop, Box::new(self))
+    }
+
+    /// Unwraps gates, meters and the like into what the renderers need.
     pub(super) fn into_plan(self) -> Plan {
         match self {
             Self::Gated(gate, turn) => Plan { gate: Some(gate), ..turn.into_plan() },
-            Self::Metered(usage, turn) => {
-                let mut plan = turn.into_plan();
-                if let Shape::Answer(answer) = &mut plan.shape {
-                    answer.usage = Some(usage);
-                }
-                plan
+            Self::Metered(usage, turn) => turn.into_plan().with(|answer| answer.usage = Some(usage)),
+            Self::Stopping(StopAs::Text, turn) => turn.into_plan().with(|answer| answer.stop = Stop::End),
+            Self::Stopping(StopAs::Word(word), turn) => {
+                turn.into_plan().with(|answer| answer.stop = Stop::Word(word))
             }
+            Self::Chopped(chop, turn) => turn.into_plan().with(|answer| answer.chop = chop),
             Self::Hang => Shape::Silence.into(),
             Self::Status { code, retry_after } => Shape::Status { code, retry_after }.into(),
             Self::MalformedJson => Shape::MalformedJson.into(),
@@ -164,6 +227,16 @@ fn as_text(calls: &[(String, Value)]) -> Vec<(String, String)> {
 pub(super) struct Plan {
     pub(super) gate: Option<Gate>,
     pub(super) shape: Shape,
+}
+
+impl Plan {
+    /// The same with another answer, where it is one.
+    fn with(mut self, change: impl FnOnce(&mut Answer)) -> Self {
+        if let Shape::Answer(answer) = &mut self.shape {
+            change(answer);
+        }
+        self
+    }
 }
 
 impl From<Shape> for Plan {
@@ -195,12 +268,18 @@ pub(super) struct Answer {
     pub(super) stop: Stop,
     pub(super) usage: Option<ReportedUsage>,
     pub(super) fault: Fault,
+    pub(super) chop: Chop,
 }
 
 impl Answer {
     fn new(text: String, calls: Vec<(String, String)>) -> Self {
         let stop = if calls.is_empty() { Stop::End } else { Stop::Calls };
-        Self { text, calls, stop, usage: None, fault: Fault::None }
+        Self { text, calls, stop, usage: None, fault: Fault::None, chop: Chop::Events }
+    }
+
+    /// A text or arguments of it in the pieces of its events.
+    pub(super) fn fragments<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        fragments(text, self.chop.fragment_bytes())
     }
 
     /// The scripted usage, else a stable estimate of four bytes a token.
@@ -216,11 +295,25 @@ impl Answer {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     End,
     Calls,
     Length,
+    Word(String),
+}
+
+/// Cuts text into small pieces at character boundaries, as a streaming model would.
+pub(super) fn fragments(text: &str, bytes: usize) -> Vec<&str> {
+    assert!(bytes > 0, "a piece holds something");
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (piece, tail) = rest.split_at(rest.ceil_char_boundary(bytes));
+        pieces.push(piece);
+        rest = tail;
+    }
+    pieces
 }
 
 /// What goes wrong with the delivery of an answer.
