@@ -28,6 +28,9 @@ use crate::waits::WaitEnd;
 
 /// Ordinary text takes about 4 bytes a token, code and other scripts down to 2: this bounds from above.
 const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
+/// By how much two timers for one point in time may differ: they are rounded to milliseconds.
+const TIMER_SLACK: Millis = Millis(5);
+
 /// How an inference ended, and whether it cost more than was reserved.
 struct Ended {
     outcome: InferenceOutcome,
@@ -69,6 +72,9 @@ impl Kernel {
                 Ok(reply) => return ServiceReply::Model(Box::new(reply)),
                 Err(failure) => failure,
             };
+            if agent.goal.is_some() && self.clock().now().after(TIMER_SLACK) >= deadline {
+                return self.until_stopped(agent).await;
+            }
             empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
             let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
                 return ServiceReply::ModelFailed(failure);
@@ -84,6 +90,17 @@ impl Kernel {
                 return stopped(agent);
             }
         }
+    }
+
+    /// The end of a goal's time ends its run, as that and not as what its model failed with: whose timer is the first
+    /// to notice is chance.
+    async fn until_stopped(&self, agent: &Agent) -> ServiceReply {
+        let stop = agent.stop_signal();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.closing().cancelled() => {}
+        }
+        stopped(agent)
     }
 
     /// How long to wait until an attempt that may have been billed is made up for; none where the outcome stands.
