@@ -78,11 +78,11 @@ pub(crate) fn messages_size(messages: &[Message]) -> Bytes {
 fn message_size(message: &Message) -> Bytes {
     match message {
         Message::User { text } => framed(text.len()),
-        Message::Assistant { text, reasoning, calls } => {
+        Message::Assistant { text, calls, .. } => {
             let call = |call: &aaos_core::model::ModelCall| {
                 framed(call.id.0.len()).plus(size(&call.tool.0)).plus(size(&call.arguments.0))
             };
-            let prose = framed(text.len()).plus(size(reasoning.as_deref().unwrap_or_default()));
+            let prose = framed(text.len()).plus(message.thinking_bytes());
             calls.iter().map(call).fold(prose, Bytes::plus)
         }
         Message::ToolResults { results } => {

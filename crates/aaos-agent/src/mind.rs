@@ -9,7 +9,7 @@ use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
 use aaos_core::manifest::Manifest;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, StopWord, ToolSpec, Usage,
+    ModelStop, PlacedThought, StopWord, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Bytes, Quantity, Tokens};
@@ -171,6 +171,20 @@ enum Phase {
 struct Turn {
     invoked: Vec<ModelCall>,
     excess: Vec<ModelCall>,
+}
+
+/// What a reply says beside its calls.
+struct Said {
+    text: String,
+    reasoning: Option<String>,
+    thinking: Vec<PlacedThought>,
+}
+
+impl Said {
+    fn with(self, calls: Vec<ModelCall>) -> Message {
+        let Self { text, reasoning, thinking } = self;
+        Message::Assistant { text, reasoning, thinking, calls }
+    }
 }
 
 impl Mind {
@@ -342,44 +356,45 @@ impl Mind {
         if !reply.text.trim().is_empty() {
             self.run.last_text.clone_from(&reply.text);
         }
-        let ModelReply { text, reasoning, calls, stop, .. } = reply;
+        let ModelReply { text, reasoning, thinking, calls, stop, .. } = reply;
+        let said = Said { text, reasoning, thinking };
         match stop {
             // The last call may have been cut in the middle of its arguments, so none is run.
             ModelStop::MaxTokens => {
-                self.say(text, reasoning);
+                self.say(said);
                 let error = "the reply was cut at its token limit".to_owned();
                 self.finish(StopReason::Truncated, Some(error), None)
             }
             ModelStop::Refusal => {
-                self.say(text, reasoning);
+                self.say(said);
                 self.finish(StopReason::Error, Some("the model refused to answer".to_owned()), None)
             }
             ModelStop::EndTurn | ModelStop::ToolUse if calls.is_empty() => {
-                self.say(text, reasoning);
+                self.say(said);
                 self.finish(StopReason::Complete, None, None)
             }
             ModelStop::Other(StopWord(word)) if calls.is_empty() => {
-                self.say(text, reasoning);
+                self.say(said);
                 let error = format!(
                     "the provider ended the reply for a reason that is not known here ({word:?}), so it may not be whole"
                 );
                 self.finish(StopReason::Error, Some(error), None)
             }
             // Whatever the provider calls it, calls wait for their results; cut arguments are refused there.
-            ModelStop::EndTurn | ModelStop::ToolUse | ModelStop::Other(_) => self.act(text, reasoning, calls),
+            ModelStop::EndTurn | ModelStop::ToolUse | ModelStop::Other(_) => self.act(said, calls),
         }
     }
 
     /// Keeps a final text. An empty one is left out: providers refuse empty messages.
-    fn say(&mut self, text: String, reasoning: Option<String>) {
-        if !text.trim().is_empty() {
-            self.history.push(Message::Assistant { text, reasoning, calls: Vec::new() });
+    fn say(&mut self, said: Said) {
+        if !said.text.trim().is_empty() {
+            self.history.push(said.with(Vec::new()));
         }
     }
 
-    fn act(&mut self, text: String, reasoning: Option<String>, calls: Vec<ModelCall>) -> Command {
+    fn act(&mut self, said: Said, calls: Vec<ModelCall>) -> Command {
         let calls = self.numbered(calls);
-        self.history.push(Message::Assistant { text, reasoning, calls: calls.clone() });
+        self.history.push(said.with(calls.clone()));
         let mut invoked = calls;
         let excess = invoked.split_off(invoked.len().min(MAX_CALLS_PER_TURN));
         assert!(!invoked.is_empty(), "a turn with calls invokes at least one");

@@ -4,7 +4,7 @@ use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd};
 use aaos_core::limits::MAX_CALLS_PER_TURN;
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
+    ModelStop, PlacedThought, RawArguments, RequestedTool, StopWord, Thought, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Quantity, Tokens};
@@ -48,7 +48,14 @@ fn call(id: &str, tool: &str, arguments: &str) -> ModelCall {
 
 fn reply(text: &str, calls: Vec<ModelCall>, stop: ModelStop) -> MindEvent {
     let usage = usage(100, 10);
-    MindEvent::Reply(Box::new(ModelReply { text: text.to_owned(), reasoning: None, calls, stop, usage }))
+    MindEvent::Reply(Box::new(ModelReply {
+        text: text.to_owned(),
+        reasoning: None,
+        thinking: Vec::new(),
+        calls,
+        stop,
+        usage,
+    }))
 }
 
 fn results(calls: &[ModelCall]) -> MindEvent {
@@ -305,6 +312,17 @@ fn assert_paired(history: &[Message]) {
     }
 }
 
+/// A thought for every reasoning of an odd length.
+fn thoughts_of(reasoning: Option<&str>) -> Vec<PlacedThought> {
+    let odd = reasoning.filter(|text| text.len() % 2 == 1);
+    let placed = odd.map(|text| PlacedThought {
+        after_text: 0,
+        after_calls: 0,
+        thought: Thought::Signed { text: text.to_owned(), signature: "proof".to_owned() },
+    });
+    placed.into_iter().collect()
+}
+
 fn any_reply() -> impl Strategy<Value = ModelReply> {
     let call = ("[ab]{0,2}", "[eg]", "[{}1]{0,2}").prop_map(|(id, tool, input)| call(&id, &tool, &input));
     let calls = prop_oneof![
@@ -322,6 +340,7 @@ fn any_reply() -> impl Strategy<Value = ModelReply> {
     (".{0,9}", proptest::option::of("r{1,3}"), calls, stop, 0u64..u64::MAX, 0u64..50_000).prop_map(
         |(text, reasoning, calls, stop, input, output)| ModelReply {
             text,
+            thinking: thoughts_of(reasoning.as_deref()),
             reasoning,
             calls,
             stop,

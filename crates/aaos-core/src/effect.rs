@@ -297,8 +297,8 @@ impl Effect for Inference {
             }
             _ => MicroUsd::ZERO,
         };
-        let reasoning = |reply: &ModelReply| reply.reasoning.as_ref().map_or(0, String::len) as u64;
-        let journal = outcome.result.as_ref().map_or(0, |reply| reply_bytes(reply).0 + reasoning(reply));
+        let journal =
+            outcome.result.as_ref().map_or(0, |reply| reply_bytes(reply).plus(reply.thinking_bytes()).0);
         Amounts::of(Quantity::Tokens, tokens.0)
             .with(Quantity::MicroUsd, reported.0.saturating_add(unreported))
             .with(Quantity::JournalBytes, journal.saturating_add(CALL_JOURNAL_BYTES))

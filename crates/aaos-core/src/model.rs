@@ -61,6 +61,62 @@ pub struct CallResult {
     pub is_error: bool,
 }
 
+/// What a model thought, as its provider wants it back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thought {
+    /// In words, with the provider's proof that they are the model's.
+    Signed {
+        /// The words.
+        text: String,
+        /// The proof.
+        signature: String,
+    },
+    /// Withheld: only the provider can read it.
+    Redacted {
+        /// As it came.
+        data: String,
+    },
+}
+
+/// A thought and its place in the message. Providers take it back only unchanged and where it stood.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PlacedThought {
+    /// So many bytes of the message's text stand before it.
+    pub after_text: u64,
+    /// So many of its calls stand before it.
+    pub after_calls: u64,
+    /// The thought itself.
+    pub thought: Thought,
+}
+
+impl PlacedThought {
+    /// Bytes that go back to the provider.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        let length = match &self.thought {
+            Thought::Signed { text, signature } => text.len() + signature.len(),
+            Thought::Redacted { data } => data.len(),
+        };
+        Bytes(length as u64)
+    }
+
+    fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(&self.after_text.to_le_bytes()).update(&self.after_calls.to_le_bytes());
+        match &self.thought {
+            Thought::Signed { text, signature } => {
+                hasher.update(&[0]);
+                hash_text(hasher, text);
+                hash_text(hasher, signature);
+            }
+            Thought::Redacted { data } => {
+                hasher.update(&[1]);
+                hash_text(hasher, data);
+            }
+        }
+    }
+}
+
 /// One message of a conversation, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -76,6 +132,9 @@ pub enum Message {
         text: String,
         /// Reasoning to be echoed where the provider wants it back.
         reasoning: Option<String>,
+        /// Thoughts to be given back as they came, in their order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        thinking: Vec<PlacedThought>,
         /// The calls it asked for.
         calls: Vec<ModelCall>,
     },
@@ -120,6 +179,12 @@ impl ModelRequest {
         Bytes((self.system.len() + messages) as u64)
     }
 
+    /// Bytes of reasoning and thoughts in the messages, which some providers are given back and some of these count.
+    #[must_use]
+    pub fn thinking_bytes(&self) -> Bytes {
+        self.messages.iter().map(Message::thinking_bytes).fold(Bytes::ZERO, Bytes::plus)
+    }
+
     /// BLAKE3 of what is asked: model, system prompt, conversation and names of the tools. What a purse clamps and
     /// what another version words differently (the length of the reply, descriptions of tools) is left out.
     #[must_use]
@@ -153,10 +218,13 @@ impl Message {
                 hasher.update(&[0]);
                 hash_text(hasher, text);
             }
-            Self::Assistant { text, reasoning, calls } => {
-                hasher
-                    .update(&[1, u8::from(reasoning.is_some())])
-                    .update(&(calls.len() as u64).to_le_bytes());
+            Self::Assistant { text, reasoning, thinking, calls } => {
+                let has = u8::from(reasoning.is_some()) | (u8::from(!thinking.is_empty()) << 1);
+                hasher.update(&[1, has]).update(&(calls.len() as u64).to_le_bytes());
+                if !thinking.is_empty() {
+                    hasher.update(&(thinking.len() as u64).to_le_bytes());
+                    thinking.iter().for_each(|placed| placed.hash_into(hasher));
+                }
                 hash_text(hasher, text);
                 hash_text(hasher, reasoning.as_deref().unwrap_or_default());
                 for ModelCall { id, tool, arguments } in calls {
@@ -173,10 +241,19 @@ impl Message {
         }
     }
 
+    /// Bytes of reasoning and thoughts.
+    #[must_use]
+    pub fn thinking_bytes(&self) -> Bytes {
+        match self {
+            Self::Assistant { reasoning, thinking, .. } => thinking_bytes(reasoning.as_deref(), thinking),
+            Self::User { .. } | Self::ToolResults { .. } => Bytes::ZERO,
+        }
+    }
+
     fn text_bytes(&self) -> usize {
         match self {
             Self::User { text } => text.len(),
-            Self::Assistant { text, reasoning: _, calls } => {
+            Self::Assistant { text, calls, .. } => {
                 text.len() + calls.iter().map(|call| call.arguments.0.len()).sum::<usize>()
             }
             Self::ToolResults { results } => results.iter().map(|one| one.content.len()).sum(),
@@ -239,14 +316,41 @@ impl Usage {
 pub struct ModelReply {
     /// Prose.
     pub text: String,
-    /// Reasoning that came beside it.
+    /// Reasoning that came beside it without a proof.
     pub reasoning: Option<String>,
+    /// Thoughts that the provider wants back as they are, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub thinking: Vec<PlacedThought>,
     /// Calls asked for.
     pub calls: Vec<ModelCall>,
     /// Why it stopped.
     pub stop: ModelStop,
     /// What it used.
     pub usage: Usage,
+}
+
+impl ModelReply {
+    /// Bytes of reasoning and thoughts.
+    #[must_use]
+    pub fn thinking_bytes(&self) -> Bytes {
+        thinking_bytes(self.reasoning.as_deref(), &self.thinking)
+    }
+
+    /// What the model thought as far as it can be read: for people.
+    #[must_use]
+    pub fn thoughts(&self) -> Option<String> {
+        let signed = self.thinking.iter().filter_map(|placed| match &placed.thought {
+            Thought::Signed { text, .. } => Some(text.as_str()),
+            Thought::Redacted { .. } => None,
+        });
+        let all: Vec<&str> = self.reasoning.as_deref().into_iter().chain(signed).collect();
+        (!all.is_empty()).then(|| all.join("\n"))
+    }
+}
+
+fn thinking_bytes(reasoning: Option<&str>, thinking: &[PlacedThought]) -> Bytes {
+    let reasoning = Bytes(reasoning.map_or(0, str::len) as u64);
+    thinking.iter().map(PlacedThought::bytes).fold(reasoning, Bytes::plus)
 }
 
 /// Kinds of inference failure, by what may be done about them.

@@ -91,6 +91,7 @@ fn reply(text: &str) -> ModelReply {
     ModelReply {
         text: text.to_owned(),
         reasoning: None,
+        thinking: Vec::new(),
         calls: Vec::new(),
         stop: ModelStop::EndTurn,
         usage: Usage::default(),

@@ -182,7 +182,7 @@ impl Kernel {
             let quantity = Quantity::Tokens;
             return Ok(Err(Refusal::Budget { quantity, wanted: least, remaining }));
         }
-        let input = Tokens(bytes.0 / BYTES_PER_TOKEN_AT_LEAST);
+        let input = Tokens(bytes.plus(request.thinking_bytes()).0 / BYTES_PER_TOKEN_AT_LEAST);
         let max_output_tokens = clamp_output(request.max_output_tokens, input, &remaining, price);
         let full = input.plus(max_output_tokens);
         let reserve = left.map_or(full, |left| full.min(Tokens(left)));

@@ -146,6 +146,7 @@ mod tests {
         let reply = ModelReply {
             text: String::new(),
             reasoning: None,
+            thinking: Vec::new(),
             calls: vec![call.clone(), call],
             stop: ModelStop::ToolUse,
             usage: Usage::default(),

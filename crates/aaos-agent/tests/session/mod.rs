@@ -311,6 +311,7 @@ impl Player {
         ModelReply {
             text: "t".repeat(self.roll(40) as usize),
             reasoning: (self.roll(3) == 0).then(|| "because".to_owned()),
+            thinking: Vec::new(),
             calls,
             stop,
             usage: Usage { input_tokens, output_tokens: Tokens(7), cached_input_tokens: Tokens::ZERO },

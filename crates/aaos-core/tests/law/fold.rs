@@ -84,7 +84,14 @@ fn spawned(parent: Option<AgentId>, depth: u32, max_tokens: Option<u64>) -> Even
 
 fn reply(usage: u64) -> ModelReply {
     let usage = Usage { input_tokens: Tokens(usage), ..Usage::default() };
-    ModelReply { text: String::new(), reasoning: None, calls: Vec::new(), stop: ModelStop::EndTurn, usage }
+    ModelReply {
+        text: String::new(),
+        reasoning: None,
+        thinking: Vec::new(),
+        calls: Vec::new(),
+        stop: ModelStop::EndTurn,
+        usage,
+    }
 }
 
 fn failure(kind: ModelFailureKind) -> ModelFailure {

@@ -256,6 +256,7 @@ fn an_inference_reserves_and_spends_money_by_its_price() {
         Ok(ModelReply {
             text: String::new(),
             reasoning: None,
+            thinking: Vec::new(),
             calls: Vec::new(),
             stop: ModelStop::EndTurn,
             usage,

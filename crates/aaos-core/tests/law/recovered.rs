@@ -392,6 +392,7 @@ fn what_a_provider_asked_for_is_kept_until_it_answers() {
     let reply = ModelReply {
         text: String::new(),
         reasoning: None,
+        thinking: Vec::new(),
         calls: Vec::new(),
         stop: ModelStop::EndTurn,
         usage,

@@ -110,7 +110,7 @@ impl<'r> Conversation<'r> {
             output_tokens: tokens(text.len() + called),
             cached_input_tokens: Tokens::ZERO,
         };
-        ModelReply { text, reasoning: None, calls, stop, usage }
+        ModelReply { text, reasoning: None, thinking: Vec::new(), calls, stop, usage }
     }
 }
 

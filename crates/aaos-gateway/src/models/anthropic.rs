@@ -1,20 +1,22 @@
 //! The Anthropic Messages format.
 //!
 //! Written by hand for the reasons given in [`super::openai`]; here genai also logs the arguments of events.
-//! Thinking is not asked for; where a server sends it, it is kept as reasoning and not echoed (its signature
-//! has no place in a reply).
+//! Thinking is not asked for. Where a server sends it with a signature, or redacted, it is given back as it came in every
+//! later request: the API refuses a tool loop without it, and the prefix of a conversation stays the same.
 //!
 //! Invariants: blocks are matched by their index; arguments stay text; the only proper end is
 //! `message_stop`. The prefix (tools, system prompt, earlier messages) is marked for the provider's cache.
 
 use std::collections::HashMap;
 
-use aaos_core::model::{CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop, StopWord};
+use aaos_core::model::{
+    CallResult, Message, ModelCall, ModelFailure, ModelRequest, ModelStop, PlacedThought, StopWord, Thought,
+};
 use aaos_core::quantity::Tokens;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::draft::{CallPlace, Draft};
+use super::draft::{CallPlace, Draft, ThoughtPlace};
 use super::echo::{arguments_object, identifier};
 use super::failure::{ErrorObject, malformed, too_long};
 use super::sse::SseEvent;
@@ -74,14 +76,51 @@ fn text_block(text: &str) -> Value {
 fn message(message: &Message) -> Value {
     match message {
         Message::User { text } => json!({ "role": "user", "content": [text_block(text)] }),
-        Message::Assistant { text, calls, .. } => {
-            let prose = (!text.trim().is_empty() || calls.is_empty()).then(|| text_block(text));
-            let content: Vec<Value> = prose.into_iter().chain(calls.iter().map(tool_use)).collect();
-            json!({ "role": "assistant", "content": content })
+        Message::Assistant { text, calls, thinking, .. } => {
+            json!({ "role": "assistant", "content": assistant(text, calls, thinking) })
         }
         Message::ToolResults { results } => {
             json!({ "role": "user", "content": results.iter().map(tool_result).collect::<Vec<_>>() })
         }
+    }
+}
+
+/// Text and calls, with the thoughts where they stood between them.
+fn assistant(text: &str, calls: &[ModelCall], thinking: &[PlacedThought]) -> Vec<Value> {
+    let (mut text, mut calls, mut made) = (text, calls, (0, 0));
+    let mut content = Vec::new();
+    let place = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    for placed in thinking {
+        let (before, after) =
+            text.split_at(text.floor_char_boundary(place(placed.after_text).saturating_sub(made.0)));
+        let (first, later) =
+            calls.split_at(place(placed.after_calls).saturating_sub(made.1).min(calls.len()));
+        push_prose(&mut content, before);
+        content.extend(first.iter().map(tool_use));
+        content.push(thought(&placed.thought));
+        made = (made.0 + before.len(), made.1 + first.len());
+        (text, calls) = (after, later);
+    }
+    push_prose(&mut content, text);
+    content.extend(calls.iter().map(tool_use));
+    if content.is_empty() {
+        content.push(text_block(NO_TEXT));
+    }
+    content
+}
+
+fn push_prose(content: &mut Vec<Value>, text: &str) {
+    if !text.trim().is_empty() {
+        content.push(text_block(text));
+    }
+}
+
+fn thought(thought: &Thought) -> Value {
+    match thought {
+        Thought::Signed { text, signature } => {
+            json!({ "type": "thinking", "thinking": text, "signature": signature })
+        }
+        Thought::Redacted { data } => json!({ "type": "redacted_thinking", "data": data }),
     }
 }
 
@@ -140,6 +179,11 @@ enum Block {
     Thinking {
         #[serde(default)]
         thinking: String,
+        #[serde(default)]
+        signature: String,
+    },
+    RedactedThinking {
+        data: String,
     },
     ToolUse {
         id: String,
@@ -157,6 +201,8 @@ enum Delta {
     Text { text: String },
     #[serde(rename = "thinking_delta")]
     Thinking { thinking: String },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: String },
     #[serde(rename = "input_json_delta")]
     InputJson { partial_json: String },
     #[serde(other)]
@@ -188,6 +234,7 @@ struct OpenCall {
 pub(super) struct Reader {
     draft: Draft,
     calls: HashMap<u64, OpenCall>,
+    thoughts: HashMap<u64, ThoughtPlace>,
     blocks: usize,
     fresh_input: Tokens,
 }
@@ -250,7 +297,14 @@ impl Reader {
         }
         match block {
             Block::Text { text } => self.draft.push_text(&text),
-            Block::Thinking { thinking } => self.draft.push_reasoning(&thinking),
+            Block::Thinking { thinking, signature } => {
+                let place = self.draft.begin_thought(Thought::Signed { text: thinking, signature })?;
+                self.thoughts.insert(index, place);
+                Ok(())
+            }
+            Block::RedactedThinking { data } => {
+                self.draft.begin_thought(Thought::Redacted { data }).map(drop)
+            }
             Block::ToolUse { id, name, input } => {
                 let place = self.draft.begin_call(&id, &name)?;
                 let input = input.map(|input| input.to_string());
@@ -264,7 +318,8 @@ impl Reader {
     fn take_delta(&mut self, index: u64, delta: Delta) -> Result<(), ModelFailure> {
         match delta {
             Delta::Text { text } => self.draft.push_text(&text),
-            Delta::Thinking { thinking } => self.draft.push_reasoning(&thinking),
+            Delta::Thinking { thinking } => self.push_thought(index, &thinking, ""),
+            Delta::Signature { signature } => self.push_thought(index, "", &signature),
             Delta::InputJson { partial_json } => {
                 let Some(call) = self.calls.get(&index) else {
                     return Err(malformed("arguments came for a call that was not begun"));
@@ -273,6 +328,13 @@ impl Reader {
             }
             Delta::Other => Ok(()),
         }
+    }
+
+    fn push_thought(&mut self, index: u64, words: &str, proof: &str) -> Result<(), ModelFailure> {
+        let Some(place) = self.thoughts.get(&index) else {
+            return Err(malformed("a thought came that was not begun"));
+        };
+        self.draft.push_thought(*place, words, proof)
     }
 
     /// A finished call without a single piece of arguments has those that its start gave, usually `{}`.

@@ -4,8 +4,8 @@
 //! were escaped; arguments are kept as the text that came, never parsed and never replaced.
 
 use aaos_core::model::{
-    ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, RawArguments,
-    RequestedTool, Usage,
+    ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, PlacedThought,
+    RawArguments, RequestedTool, Thought, Usage,
 };
 
 use super::failure::{failure, too_long};
@@ -22,11 +22,16 @@ const EMPTY_REPLY: &str =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallPlace(usize);
 
+/// Place of a thought in the draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ThoughtPlace(usize);
+
 /// What has arrived so far.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     text: String,
     reasoning: String,
+    thoughts: Vec<PlacedThought>,
     calls: Vec<ModelCall>,
     fresh: usize,
     bytes: usize,
@@ -56,6 +61,30 @@ impl Draft {
     pub(super) fn push_reasoning(&mut self, more: &str) -> Result<(), ModelFailure> {
         self.count(more.len())?;
         self.reasoning.push_str(more);
+        Ok(())
+    }
+
+    /// Begins a thought where the reply stands now.
+    pub(super) fn begin_thought(&mut self, thought: Thought) -> Result<ThoughtPlace, ModelFailure> {
+        let (after_text, after_calls) = (self.text.len() as u64, self.calls.len() as u64);
+        let thought = PlacedThought { after_text, after_calls, thought };
+        self.count(usize::try_from(thought.bytes().0).unwrap_or(usize::MAX))?;
+        self.thoughts.push(thought);
+        Ok(ThoughtPlace(self.thoughts.len() - 1))
+    }
+
+    /// Adds to a thought's words and to its proof; what is redacted has neither.
+    pub(super) fn push_thought(
+        &mut self,
+        place: ThoughtPlace,
+        words: &str,
+        proof: &str,
+    ) -> Result<(), ModelFailure> {
+        self.count(words.len() + proof.len())?;
+        if let Thought::Signed { text, signature } = &mut self.thoughts[place.0].thought {
+            text.push_str(words);
+            signature.push_str(proof);
+        }
         Ok(())
     }
 
@@ -118,8 +147,16 @@ impl Draft {
             ModelStop::ToolUse if self.calls.is_empty() => ModelStop::EndTurn,
             other => other,
         };
-        let reasoning = (!self.reasoning.is_empty()).then_some(self.reasoning);
-        Ok(ModelReply { text: self.text, reasoning, calls: self.calls, stop, usage: self.usage })
+        // Without a proof it is reasoning as other providers send it, and is not given back as a thought.
+        let (mut reasoning, mut thinking) = (self.reasoning, Vec::new());
+        for placed in self.thoughts {
+            match &placed.thought {
+                Thought::Signed { text, signature } if signature.is_empty() => reasoning.push_str(text),
+                Thought::Signed { .. } | Thought::Redacted { .. } => thinking.push(placed),
+            }
+        }
+        let reasoning = (!reasoning.is_empty()).then_some(reasoning);
+        Ok(ModelReply { text: self.text, reasoning, thinking, calls: self.calls, stop, usage: self.usage })
     }
 }
 

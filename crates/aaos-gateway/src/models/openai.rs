@@ -43,7 +43,7 @@ pub(super) fn request_body(request: &ModelRequest, model: &str, dialect: Dialect
     for message in &request.messages {
         match message {
             Message::User { text } => messages.push(json!({ "role": "user", "content": text })),
-            Message::Assistant { text, reasoning, calls } => {
+            Message::Assistant { text, reasoning, calls, thinking: _ } => {
                 messages.push(assistant(text, reasoning.as_deref(), calls, dialect));
             }
             Message::ToolResults { results } => messages.extend(results.iter().map(tool_message)),
@@ -263,7 +263,9 @@ fn stop_of(reason: &str) -> ModelStop {
 #[cfg(test)]
 mod tests {
     use super::{Dialect, request_body};
-    use aaos_core::model::{Message, ModelCall, ModelCallId, ModelRequest, RawArguments, RequestedTool};
+    use aaos_core::model::{
+        Message, ModelCall, ModelCallId, ModelRequest, PlacedThought, RawArguments, RequestedTool, Thought,
+    };
     use aaos_core::name::ModelName;
     use aaos_core::quantity::Tokens;
 
@@ -280,6 +282,14 @@ mod tests {
             messages: vec![Message::Assistant {
                 text: "x".into(),
                 reasoning: Some("r".into()),
+                thinking: vec![PlacedThought {
+                    after_text: 0,
+                    after_calls: 0,
+                    thought: Thought::Signed {
+                        text: "only its own provider's".into(),
+                        signature: "s".into(),
+                    },
+                }],
                 calls: vec![call],
             }],
             tools: Vec::new(),
@@ -295,6 +305,7 @@ mod tests {
             assert_eq!(message.get("reasoning_content").is_some(), is_echoed);
             assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{}");
             assert!(body.get("tools").is_none());
+            assert!(!body.to_string().contains("only its own"), "{body}");
         }
     }
 }

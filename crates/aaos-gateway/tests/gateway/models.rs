@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
-    ModelStop, RawArguments, RequestedTool, ToolSpec,
+    ModelStop, PlacedThought, RawArguments, RequestedTool, Thought, ToolSpec,
 };
 use aaos_core::name::{ModelName, ProviderName, ToolName};
 use aaos_core::quantity::{Millis, Tokens};
@@ -131,6 +131,7 @@ pub(crate) fn request() -> ModelRequest {
             Message::Assistant {
                 text: String::new(),
                 reasoning: Some("I must echo.".into()),
+                thinking: Vec::new(),
                 calls: vec![call("c1", "{\"message\":\"hi\"}"), call("c2", "{\"message\":")],
             },
             Message::ToolResults { results: vec![result("c1", false), result("c2", true)] },
@@ -538,7 +539,9 @@ async fn anthropic_blocks_are_matched_by_index_and_unknown_ones_ignored() {
     )
     .await
     .expect("a reply");
-    assert_eq!((reply.reasoning.as_deref(), reply.calls[0].arguments.0.as_str()), (Some("hm"), "{}"));
+    let hm = Thought::Signed { text: "hm".into(), signature: "s".into() };
+    assert_eq!(reply.thinking, [PlacedThought { after_text: 0, after_calls: 0, thought: hm }]);
+    assert_eq!((reply.reasoning.as_deref(), reply.calls[0].arguments.0.as_str()), (None, "{}"));
     assert_eq!((reply.usage.input_tokens, reply.usage.cached_input_tokens), (Tokens(98), Tokens(90)));
     assert_eq!(reply.usage.output_tokens, Tokens(42));
 }

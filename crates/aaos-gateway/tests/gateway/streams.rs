@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aaos_core::model::{ModelStop, StopWord};
+use aaos_core::model::{Message, ModelReply, ModelStop, StopWord};
 use aaos_core::wire::WireFormat;
 use serde_json::json;
 use testkit::{Chop, ModelServer, Script, SeenRequest, StopAs, Turn};
@@ -81,4 +81,67 @@ async fn reasons_to_stop_are_known_or_kept_as_they_came() {
         let reply = Models::with(format, url(&server, format)).ask(request()).await.expect("a reply");
         assert_eq!((reply.stop, reply.text.as_str()), (stop, "so"), "{format:?} {word:?}");
     }
+}
+
+#[tokio::test]
+async fn thoughts_go_back_as_they_came_and_to_no_other_format() {
+    let blocks = [
+        json!({ "type": "thinking", "thinking": "First \u{e4}, then \"b\".", "signature": "c2lnbmVk+/==" }),
+        json!({ "type": "redacted_thinking", "data": "ZW5jcnlwdGVk" }),
+        json!({ "type": "thinking", "thinking": "", "signature": "bm8gd29yZHM=" }),
+    ];
+    let call = json!({ "message": "hi" });
+    let turn = Turn::SayAndCall { text: "Now:".into(), calls: vec![("echo".into(), call.clone())] };
+    for format in FORMATS {
+        let turns = [turn.clone().thinking(blocks.clone()).chopped(Chop::EveryByte), Turn::say("done")];
+        let server = ModelServer::start(Script::in_order(turns));
+        let mut models = Models::with(format, url(&server, format));
+        let reply = models.ask(request()).await.expect("a reply");
+        let ModelReply { text, reasoning, thinking, calls, .. } = reply;
+        let mut next = request();
+        next.messages = vec![
+            Message::User { text: "Say hi.".into() },
+            Message::Assistant { text, reasoning, thinking, calls },
+        ];
+        models.ask(next).await.expect("a reply");
+        let sent = &server.requests()[1].body["messages"];
+        if format == WireFormat::Anthropic {
+            let content = sent[1]["content"].as_array().expect("blocks");
+            let [first, rest @ ..] = &blocks;
+            assert_eq!(
+                (&content[0], &content[1]["text"], &content[2..4]),
+                (first, &json!("Now:"), &rest[..])
+            );
+            assert_eq!((&content[4]["input"], content.len()), (&call, 5));
+        } else {
+            // The words were sent as reasoning there, and go back as that.
+            assert_eq!(sent[2]["reasoning_content"], blocks[0]["thinking"], "{sent}");
+            assert!(!sent.to_string().contains("signature"), "{sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn thoughts_of_another_provider_are_left_out() {
+    let block = json!({ "type": "thinking", "thinking": "private", "signature": "c2ln" });
+    let server = ModelServer::start(Script::in_order([Turn::say("so").thinking([block]), Turn::say("done")]));
+    let there = url(&server, WireFormat::Anthropic);
+    let reply = Models::with(WireFormat::Anthropic, there).ask(request()).await.expect("a reply");
+    assert_eq!((reply.thinking.len(), reply.reasoning.as_deref()), (1, None));
+    let ModelReply { text, reasoning, thinking, .. } = reply;
+    let mut next = request();
+    next.messages.insert(0, Message::Assistant { text, reasoning, thinking, calls: Vec::new() });
+    let here = url(&server, WireFormat::OpenAi);
+    Models::with(WireFormat::OpenAi, here).ask(next).await.expect("a reply");
+    let sent = server.requests()[1].body.to_string();
+    assert!(sent.contains("so") && !sent.contains("private") && !sent.contains("c2ln"), "{sent}");
+}
+
+#[tokio::test]
+async fn a_thought_without_a_signature_is_reasoning_and_is_not_sent_as_a_thought() {
+    let block = json!({ "type": "thinking", "thinking": "hm", "signature": "" });
+    let server = ModelServer::start(Script::in_order([Turn::say("so").thinking([block])]));
+    let there = url(&server, WireFormat::Anthropic);
+    let reply = Models::with(WireFormat::Anthropic, there).ask(request()).await.expect("a reply");
+    assert_eq!((reply.reasoning.as_deref(), reply.thinking.len()), (Some("hm"), 0));
 }

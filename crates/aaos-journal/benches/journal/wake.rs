@@ -89,7 +89,7 @@ fn entry(event: Event) -> NewEntry {
 fn reply(text: String, calls: Vec<ModelCall>) -> ModelReply {
     let stop = if calls.is_empty() { ModelStop::EndTurn } else { ModelStop::ToolUse };
     let usage = Usage { input_tokens: Tokens(1_000), output_tokens: Tokens(300), ..Usage::default() };
-    ModelReply { text, reasoning: None, calls, stop, usage }
+    ModelReply { text, reasoning: None, thinking: Vec::new(), calls, stop, usage }
 }
 
 /// One run, in the mind and in the journal.

@@ -93,7 +93,14 @@ fn requested(agent: usize, number: usize) -> Event {
 fn completed(agent: usize, number: usize) -> Event {
     let usage = Usage { input_tokens: Tokens(2_000), output_tokens: Tokens(150), ..Usage::default() };
     let text = "An answer, as models give it. ".repeat(REPLY / 30);
-    let reply = ModelReply { text, reasoning: None, calls: Vec::new(), stop: ModelStop::EndTurn, usage };
+    let reply = ModelReply {
+        text,
+        reasoning: None,
+        thinking: Vec::new(),
+        calls: Vec::new(),
+        stop: ModelStop::EndTurn,
+        usage,
+    };
     Event::InferenceCompleted {
         call: CallId::from_uuid(id(agent, 20 + number)),
         result: Ok(reply),

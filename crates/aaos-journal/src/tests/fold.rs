@@ -189,7 +189,14 @@ fn effects() -> impl Strategy<Value = Event> {
         }
     });
     let reply = (".{0,8}", usage()).prop_map(|(text, usage)| {
-        Ok(ModelReply { text, reasoning: None, calls: Vec::new(), stop: ModelStop::EndTurn, usage })
+        Ok(ModelReply {
+            text,
+            reasoning: None,
+            thinking: Vec::new(),
+            calls: Vec::new(),
+            stop: ModelStop::EndTurn,
+            usage,
+        })
     });
     let failure = Just(Err(ModelFailure {
         kind: ModelFailureKind::RateLimited,

@@ -82,7 +82,7 @@ impl Conversation {
                     seq,
                     at,
                     text: reply.text.clone(),
-                    reasoning: reply.reasoning.clone(),
+                    reasoning: reply.thoughts(),
                     calls: calls.collect(),
                     usage: reply.usage,
                 });

@@ -235,6 +235,7 @@ fn reply(text: &str, reasoning: Option<&str>, calls: &[(u128, &str)]) -> Result<
     Ok(ModelReply {
         text: text.to_owned(),
         reasoning: reasoning.map(str::to_owned),
+        thinking: Vec::new(),
         calls: calls.iter().map(call).collect(),
         stop: if calls.is_empty() { ModelStop::EndTurn } else { ModelStop::ToolUse },
         usage: usage(100, 20),

@@ -109,8 +109,8 @@ fn got(message: &str) -> Told {
 /// Reasoning and prose, then what they took.
 fn thought(reply: &ModelReply, elapsed: Millis, spent: &Amounts) -> Vec<Told> {
     let mut told = Vec::new();
-    if let Some(reasoning) = reply.reasoning.as_deref().filter(|text| !text.trim().is_empty()) {
-        told.push(Told::text(Tone::Dim, "thinks", reasoning));
+    if let Some(thoughts) = reply.thoughts().filter(|text| !text.trim().is_empty()) {
+        told.push(Told::text(Tone::Dim, "thinks", &thoughts));
     }
     if !reply.text.trim().is_empty() {
         told.push(Told::text(Tone::Plain, "says", &reply.text));

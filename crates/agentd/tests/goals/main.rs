@@ -12,5 +12,6 @@ mod main_job;
 mod prefix;
 mod provider;
 mod support;
+mod thinking;
 mod verdict;
 mod web;

@@ -41,10 +41,12 @@ fn input_of(arguments: &str) -> Value {
 }
 
 pub(super) fn whole(seen: &SeenRequest, answer: &Answer, serial: usize) -> Value {
-    let mut content = Vec::new();
+    let mut thoughts = answer.thinking.iter().cloned();
+    let mut content: Vec<Value> = thoughts.next().into_iter().collect();
     if !answer.text.is_empty() {
         content.push(json!({ "type": "text", "text": answer.text }));
     }
+    content.extend(thoughts);
     content.extend(answer.calls.iter().enumerate().map(|(index, (tool, arguments))| {
         json!({ "type": "tool_use", "id": call_id(serial, index), "name": tool, "input": input_of(arguments) })
     }));
@@ -58,29 +60,43 @@ pub(super) fn events(seen: &SeenRequest, answer: &Answer, serial: usize) -> Vec<
     let mut events = vec![json!({ "type": "message_start",
         "message": message(seen, serial, &json!([]), &Value::Null, &at_start) })];
     events.push(json!({ "type": "ping" }));
-    let mut index = 0;
-    if !answer.text.is_empty() {
-        let pieces = answer
-            .fragments(&answer.text)
-            .into_iter()
-            .map(|text| json!({ "type": "text_delta", "text": text }));
-        push_block(&mut events, index, &json!({ "type": "text", "text": "" }), pieces);
-        index += 1;
-    }
-    for (number, (tool, arguments)) in answer.calls.iter().enumerate() {
-        let start = json!({ "type": "tool_use", "id": call_id(serial, number), "name": tool, "input": {} });
-        let pieces = answer
-            .fragments(arguments)
-            .into_iter()
-            .map(|part| json!({ "type": "input_json_delta", "partial_json": part }));
-        push_block(&mut events, index, &start, pieces);
-        index += 1;
+    for (index, (start, deltas)) in blocks(answer, serial).into_iter().enumerate() {
+        push_block(&mut events, index, &start, deltas.into_iter());
     }
     events.push(json!({ "type": "message_delta",
         "delta": { "stop_reason": stop_reason(&answer.stop), "stop_sequence": null },
         "usage": { "output_tokens": total["output_tokens"] } }));
     events.push(json!({ "type": "message_stop" }));
     events.iter().map(named_event).collect()
+}
+
+/// The start of each block, and what it is filled with.
+fn blocks(answer: &Answer, serial: usize) -> Vec<(Value, Vec<Value>)> {
+    let mut thoughts = answer.thinking.iter().map(|block| thought(answer, block));
+    let mut blocks: Vec<_> = thoughts.next().into_iter().collect();
+    if !answer.text.is_empty() {
+        let pieces = answer.fragments(&answer.text).into_iter();
+        let pieces = pieces.map(|text| json!({ "type": "text_delta", "text": text }));
+        blocks.push((json!({ "type": "text", "text": "" }), pieces.collect()));
+    }
+    blocks.extend(thoughts);
+    blocks.extend(answer.calls.iter().enumerate().map(|(number, (tool, arguments))| {
+        let start = json!({ "type": "tool_use", "id": call_id(serial, number), "name": tool, "input": {} });
+        let pieces = answer.fragments(arguments).into_iter();
+        let pieces = pieces.map(|part| json!({ "type": "input_json_delta", "partial_json": part }));
+        (start, pieces.collect())
+    }));
+    blocks
+}
+
+/// A block of thinking: its words in pieces and then its signature, or as it is where it has no words.
+fn thought(answer: &Answer, block: &Value) -> (Value, Vec<Value>) {
+    let Some(words) = block["thinking"].as_str() else { return (block.clone(), Vec::new()) };
+    let pieces = answer.fragments(words).into_iter();
+    let pieces = pieces.map(|part| json!({ "type": "thinking_delta", "thinking": part }));
+    let signature = json!({ "type": "signature_delta", "signature": block["signature"] });
+    let start = json!({ "type": "thinking", "thinking": "", "signature": "" });
+    (start, pieces.chain([signature]).collect())
 }
 
 fn push_block(events: &mut Vec<Value>, index: usize, start: &Value, deltas: impl Iterator<Item = Value>) {

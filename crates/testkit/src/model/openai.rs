@@ -42,6 +42,9 @@ pub(super) fn whole(seen: &SeenRequest, answer: &Answer, serial: usize) -> Value
         .collect();
     let content = if answer.text.is_empty() { Value::Null } else { json!(answer.text) };
     let mut message = json!({ "role": "assistant", "content": content });
+    if !answer.thinking.is_empty() {
+        message["reasoning_content"] = json!(answer.thoughts());
+    }
     if !calls.is_empty() {
         message["tool_calls"] = Value::Array(calls);
     }
@@ -59,6 +62,10 @@ pub(super) fn events(seen: &SeenRequest, answer: &Answer, serial: usize) -> Vec<
     };
     let delta = |delta: Value| chunk(json!([{ "index": 0, "delta": delta, "finish_reason": null }]));
     let mut chunks = vec![delta(json!({ "role": "assistant", "content": "" }))];
+    let thoughts = answer.thoughts();
+    chunks.extend(
+        answer.fragments(&thoughts).into_iter().map(|piece| delta(json!({ "reasoning_content": piece }))),
+    );
     chunks.extend(answer.fragments(&answer.text).into_iter().map(|piece| delta(json!({ "content": piece }))));
     for (index, (tool, arguments)) in answer.calls.iter().enumerate() {
         chunks.push(delta(json!({ "tool_calls": [{ "index": index, "id": call_id(serial, index),

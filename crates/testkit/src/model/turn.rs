@@ -68,6 +68,9 @@ pub enum Turn {
     Metered(ReportedUsage, Box<Turn>),
     /// The inner turn, with this reason to stop instead of the one that fits it.
     Stopping(StopAs, Box<Turn>),
+    /// The inner turn after thoughts, each a block as Anthropic has it; all but the first come between text and calls.
+    /// Elsewhere their words are sent as reasoning.
+    Thinking(Vec<Value>, Box<Turn>),
     /// The inner turn, cut into other pieces on its way.
     Chopped(Chop, Box<Turn>),
 }
@@ -184,6 +187,12 @@ impl Turn {
         Self::Stopping(stop, Box::new(self))
     }
 
+    /// This turn with these blocks of thinking.
+    #[must_use]
+    pub fn thinking(self, blocks: impl IntoIterator<Item = Value>) -> Self {
+        Self::Thinking(blocks.into_iter().collect(), Box::new(self))
+    }
+
     /// This turn in other pieces.
     #[must_use]
     pub fn chopped(self, chop: Chop) -> Self {
@@ -199,6 +208,7 @@ impl Turn {
             Self::Stopping(StopAs::Word(word), turn) => {
                 turn.into_plan().with(|answer| answer.stop = Stop::Word(word))
             }
+            Self::Thinking(blocks, turn) => turn.into_plan().with(|answer| answer.thinking = blocks),
             Self::Chopped(chop, turn) => turn.into_plan().with(|answer| answer.chop = chop),
             Self::Hang => Shape::Silence.into(),
             Self::Status { code, retry_after } => Shape::Status { code, retry_after }.into(),
@@ -269,12 +279,19 @@ pub(super) struct Answer {
     pub(super) usage: Option<ReportedUsage>,
     pub(super) fault: Fault,
     pub(super) chop: Chop,
+    /// Blocks as Anthropic has them.
+    pub(super) thinking: Vec<Value>,
 }
 
 impl Answer {
     fn new(text: String, calls: Vec<(String, String)>) -> Self {
         let stop = if calls.is_empty() { Stop::End } else { Stop::Calls };
-        Self { text, calls, stop, usage: None, fault: Fault::None, chop: Chop::Events }
+        Self { text, calls, stop, usage: None, fault: Fault::None, chop: Chop::Events, thinking: Vec::new() }
+    }
+
+    /// The words of all its thoughts.
+    pub(super) fn thoughts(&self) -> String {
+        self.thinking.iter().filter_map(|block| block["thinking"].as_str()).collect()
     }
 
     /// A text or arguments of it in the pieces of its events.

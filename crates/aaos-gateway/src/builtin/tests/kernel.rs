@@ -107,7 +107,12 @@ impl Kernel {
 
     fn turn(&mut self, request: &mut ModelRequest, reply: ModelReply, grants: &[GrantSpec]) {
         let results = reply.calls.iter().map(|call| self.call(call, grants)).collect();
-        request.messages.push(Message::Assistant { text: reply.text, reasoning: None, calls: reply.calls });
+        request.messages.push(Message::Assistant {
+            text: reply.text,
+            reasoning: None,
+            thinking: Vec::new(),
+            calls: reply.calls,
+        });
         request.messages.push(Message::ToolResults { results });
     }
 
