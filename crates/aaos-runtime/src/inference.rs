@@ -30,6 +30,8 @@ use crate::waits::WaitEnd;
 const BYTES_PER_TOKEN_AT_LEAST: u64 = 2;
 /// By how much two timers for one point in time may differ: they are rounded to milliseconds.
 const TIMER_SLACK: Millis = Millis(5);
+/// How long an agent whose goal has no time left waits to be stopped for that.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How an inference ended, and whether it cost more than was reserved.
 struct Ended {
@@ -72,8 +74,8 @@ impl Kernel {
                 Ok(reply) => return ServiceReply::Model(Box::new(reply)),
                 Err(failure) => failure,
             };
-            if agent.goal.is_some() && self.clock().now().after(TIMER_SLACK) >= deadline {
-                return self.until_stopped(agent).await;
+            if self.is_stopped_at(agent, deadline).await {
+                return stopped(agent);
             }
             empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
             let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
@@ -92,15 +94,18 @@ impl Kernel {
         }
     }
 
-    /// The end of a goal's time ends its run, as that and not as what its model failed with: whose timer is the first
-    /// to notice is chance.
-    async fn until_stopped(&self, agent: &Agent) -> ServiceReply {
+    /// Whether a goal's time is up and its agent is stopped for that. Then the run ends so, and not as its model
+    /// failed: whose timer is the first to notice is chance.
+    async fn is_stopped_at(&self, agent: &Agent, deadline: Timestamp) -> bool {
+        if agent.goal.is_none() || self.clock().now().after(TIMER_SLACK) < deadline {
+            return false;
+        }
         let stop = agent.stop_signal();
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.closing().cancelled() => {}
+            () = stop.cancelled() => true,
+            () = self.closing().cancelled() => true,
+            () = self.clock().sleep(STOP_GRACE) => false,
         }
-        stopped(agent)
     }
 
     /// How long to wait until an attempt that may have been billed is made up for; none where the outcome stands.
