@@ -319,8 +319,10 @@ pub struct ModelFailure {
 pub struct ProviderState {
     /// Its name in configuration.
     pub name: ProviderName,
-    /// Models and aliases that it serves.
+    /// Models that it lists.
     pub models: Vec<ModelName>,
+    /// Aliases that lead to it.
+    pub aliases: Vec<ModelName>,
     /// Whether it takes any model name.
     pub any_model: bool,
     /// Whether a key is present, where one is needed; the key itself never leaves the gateway.

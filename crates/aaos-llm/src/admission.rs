@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aaos_core::model::ProviderState;
 use aaos_core::name::{ModelName, ProviderName};
+use aaos_core::route::provider_of;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
@@ -31,12 +32,9 @@ pub(crate) enum GateKey {
 }
 
 impl GateKey {
-    /// The provider that will serve a model: the first that lists it, else the first that takes any.
+    /// The provider that will serve a model.
     pub(crate) fn of(model: &ModelName, providers: &[ProviderState]) -> Self {
-        let lists = |provider: &&ProviderState| provider.models.contains(model);
-        let takes_any = |provider: &&ProviderState| provider.any_model;
-        let provider = providers.iter().find(lists).or_else(|| providers.iter().find(takes_any));
-        provider.map_or(Self::Other, |provider| Self::Provider(provider.name.clone()))
+        provider_of(providers, model).map_or(Self::Other, |provider| Self::Provider(provider.name.clone()))
     }
 }
 

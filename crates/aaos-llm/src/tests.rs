@@ -56,7 +56,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Fake<R, W> {
         let Some(ModelsRequest::Describe { serial }) = self.hear().await else {
             panic!("the near end asks first what is configured");
         };
-        let providers = vec![provider("alpha", &["a-model"]), provider("beta", &["b-model"])];
+        let mut providers = vec![provider("alpha", &["a-model"]), provider("beta", &["b-model"])];
+        providers[1].aliases = vec![ModelName::parse("quick").expect("a name")];
         self.say(&ModelsReply::Described { serial, providers }).await;
     }
 
@@ -81,6 +82,7 @@ fn provider(name: &str, models: &[&str]) -> ProviderState {
     ProviderState {
         name: ProviderName::parse(name).expect("a name"),
         models: models.iter().map(|model| ModelName::parse(model).expect("a name")).collect(),
+        aliases: Vec::new(),
         any_model: false,
         has_key: true,
         problem: None,
@@ -200,6 +202,34 @@ async fn a_rate_limit_is_waited_for_and_keeps_everybody_out() {
     assert!(
         matches!(waits.as_slice(), [(ModelFailureKind::RateLimited, wait, 1)] if *wait >= Millis(20_000))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_provider_is_left_alone_under_every_name_of_its_model() {
+    for name in ["beta/b-model", "beta::b-model", "quick", "b-model"] {
+        let (models, mut fake) = connect(CONFIG);
+        let first = start(&models, name, in_an_hour());
+        fake.introduce().await;
+        let (serial, ..) = fake.ask().await;
+        let limited = Instant::now();
+        fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(20_000))).await;
+        while models.queue_depth() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let same = start(&models, "b-model", in_an_hour());
+        let other = start(&models, "alpha/a-model", in_an_hour());
+        let (serial, asked, _) = fake.ask().await;
+        assert_eq!((asked.model.as_str(), limited.elapsed()), ("alpha/a-model", Duration::ZERO), "{name}");
+        fake.answer(serial, "a").await;
+        for _ in 0..2 {
+            let (serial, ..) = fake.ask().await;
+            assert!(limited.elapsed() >= Duration::from_secs(20), "{name}: {:?}", limited.elapsed());
+            fake.answer(serial, "b").await;
+        }
+        for call in [first, same, other] {
+            assert!(call.await.expect("no panic").result.is_ok(), "{name}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
