@@ -16,6 +16,8 @@ pub const RUN_TOKENS: u64 = 1_000_000;
 pub const MAX_REPLY_TOKENS: u64 = 16_384;
 /// Concurrent inferences per provider (`AAOS_MAX_CONCURRENT_INFERENCE`).
 pub const MAX_CONCURRENT_INFERENCE: usize = 3;
+/// Most that `AAOS_MAX_CONCURRENT_INFERENCE` may be: the gateway has no more places for one provider.
+pub const MOST_INFERENCE_SLOTS: usize = 128;
 /// Time inside one tool body, milliseconds.
 pub const TOOL_TIME_MS: u64 = 60_000;
 /// Time of one inference attempt, milliseconds.

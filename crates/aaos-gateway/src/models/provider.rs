@@ -4,6 +4,7 @@
 //! a header that is marked sensitive and nowhere else.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState};
 use aaos_core::name::{ModelName, ProviderName};
@@ -12,6 +13,7 @@ use aaos_core::wire::{ProviderSetup, WireFormat};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::failure::{failure, malformed};
@@ -26,6 +28,8 @@ pub(super) struct Provider {
     key: Option<String>,
     models: Vec<ModelName>,
     any_model: bool,
+    /// For its requests under way.
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// What stands behind a provider's name.
@@ -58,7 +62,8 @@ impl Provider {
                 .and_then(|endpoint| endpoint.check_key(key.as_deref()).map(|()| endpoint))
                 .map_or_else(Service::Unusable, Service::Remote),
         };
-        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model }
+        let places = Arc::new(Semaphore::new(super::MAX_RUNNING_EACH));
+        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model, places }
     }
 
     pub(super) fn key(&self) -> Option<&str> {
