@@ -10,6 +10,7 @@ mod draft;
 mod echo;
 mod failure;
 mod openai;
+mod pace;
 mod provider;
 mod sse;
 
@@ -159,6 +160,8 @@ impl Desk {
             let kind = harmless(kind, None);
             return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
         }
+        let pace = pace::pace(|name| answer.header(name));
+        deltas.outbox.send(&ModelsReply::Begun { serial: deltas.serial, pace }).await;
         match read_stream(&mut answer, reader, deltas).await {
             Ok(reply) => Ok(reply),
             Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),

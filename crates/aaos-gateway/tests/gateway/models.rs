@@ -60,6 +60,7 @@ impl Models {
         let mut prose = String::new();
         loop {
             match self.near.receive().await {
+                ModelsReply::Begun { serial: whose, .. } => assert_eq!(whose, serial),
                 ModelsReply::Delta { serial: whose, text } => {
                     assert_eq!(whose, serial);
                     prose.push_str(&text);
