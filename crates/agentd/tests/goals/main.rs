@@ -10,6 +10,7 @@ mod kinds;
 mod main_job;
 mod prefix;
 mod provider;
+mod storm;
 mod support;
 mod verdict;
 mod web;
