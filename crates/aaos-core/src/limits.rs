@@ -22,7 +22,7 @@ pub const MOST_INFERENCE_SLOTS: usize = 128;
 pub const TOOL_TIME_MS: u64 = 60_000;
 /// Time of one inference attempt, milliseconds.
 pub const INFERENCE_TIME_MS: u64 = 300_000;
-/// Attempts at one inference before the provider's failure is the answer.
+/// Attempts at one inference before the provider's failure is the answer; those that it asked to wait for are not counted.
 pub const INFERENCE_ATTEMPTS: u32 = 6;
 /// Messages that wait in one mailbox; one more is a typed *full*.
 pub const MAILBOX_MESSAGES: usize = 64;
