@@ -1,13 +1,14 @@
-//! A provider that turns everybody away for a while, with two hundred agents of four goals at its door.
+//! A provider that turns everybody away for a while, with two hundred agents of four goals at its door; and who else
+//! waits for whom.
 //!
 //! The goals have 1, 9, 90 and 100 agents that ask it at the same time; whoever only divides the work asks another
 //! provider, so that all of them get there. The storm lasts until everybody waits, and for as many waits of a second as
 //! `AAOS_STORM_WAITS` says (3 unless it is set; 30 make a storm of half a minute).
 
-use crate::support::{Rig, Work};
+use crate::support::{Rig, Work, next_entry, next_of_kind};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use testkit::{Client, DaemonBuilder, Gate, ModelServer, PATIENCE, Script, SeenRequest, Turn, scratch};
 
@@ -78,6 +79,7 @@ struct Knock {
 #[derive(Default)]
 struct Weather {
     knocks: Mutex<Vec<Knock>>,
+    news: Condvar,
     is_calm: AtomicBool,
 }
 
@@ -90,11 +92,19 @@ impl Weather {
         let is_refused = !self.is_calm.load(Ordering::SeqCst);
         let knock = Knock { at: Instant::now(), goal: part.goal(), is_refused };
         self.knocks.lock().expect("unpoisoned").push(knock);
+        self.news.notify_all();
         if is_refused { Turn::retry_after(429, 1) } else { Turn::say("answered") }
     }
 
     fn knocks(&self) -> Vec<Knock> {
         self.knocks.lock().expect("unpoisoned").clone()
+    }
+
+    fn wait_until(&self, what: &str, patience: Duration, holds: impl Fn(&[Knock]) -> bool) {
+        let knocks = self.knocks.lock().expect("unpoisoned");
+        let waited = self.news.wait_timeout_while(knocks, patience, |knocks| !holds(knocks));
+        let (knocks, waited) = waited.expect("unpoisoned");
+        assert!(!waited.timed_out(), "after {} requests still waiting until {what}", knocks.len());
     }
 }
 
@@ -103,10 +113,18 @@ fn waits() -> usize {
     std::env::var("AAOS_STORM_WAITS").map_or(3, |words| words.parse().expect("AAOS_STORM_WAITS: a number"))
 }
 
-fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+/// Every request to a model that is begun from here on.
+fn begun(rig: &Rig) -> Client {
+    let mut client = rig.daemon.client();
+    client.send("audit.stream", json!({ "kinds": ["inference_requested"], "after_seq": 0 }));
+    client
+}
+
+/// Waits until so many wait for a turn; each of them is about to, since its request is in the journal.
+fn wait_until_waiting(client: &mut Client, count: usize) {
     let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < patience, "waited too long until {what}");
+    while waiting(client) < count {
+        assert!(begun.elapsed() < PATIENCE, "{count} never waited");
         std::thread::yield_now();
     }
 }
@@ -146,8 +164,12 @@ fn two_hundred_agents_wait_a_storm_out_and_take_turns() {
     let (rig, weather, goals) = storm();
     let mut client = rig.daemon.client();
     let patience = 4 * PATIENCE + 2 * WAIT * u32::try_from(waits).expect("few");
+    let mut stream = begun(&rig);
+    for _ in 0..agents {
+        next_entry(&mut stream, |entry| entry["event"]["model"] == "deepseek/deepseek-chat");
+    }
     // One of them may be asking just now.
-    wait_until("all agents wait", patience, || waiting(&mut client) >= agents - 1);
+    wait_until_waiting(&mut client, agents - 1);
     let shown = client.call("goal.status", json!({ "goal_id": goals[0] })).expect("status");
     assert_eq!(shown["state"], "waiting", "{shown}");
     assert!(
@@ -155,10 +177,10 @@ fn two_hundred_agents_wait_a_storm_out_and_take_turns() {
         "{shown}"
     );
     let before = weather.knocks().len();
-    wait_until("the storm is over", patience, || weather.knocks().len() >= before.max(SLOTS) + waits);
+    weather.wait_until("the storm is over", patience, |knocks| knocks.len() >= before.max(SLOTS) + waits);
     weather.is_calm.store(true, Ordering::SeqCst);
-    let answered = || weather.knocks().iter().filter(|knock| !knock.is_refused).count();
-    wait_until("all are answered", patience, || answered() >= agents);
+    let answered = |knocks: &[Knock]| knocks.iter().filter(|knock| !knock.is_refused).count();
+    weather.wait_until("all are answered", patience, |knocks| answered(knocks) >= agents);
     for goal in &goals {
         let ended = client.call_streaming("goal.follow", json!({ "goal_id": goal })).1.expect("an end");
         assert_eq!(ended["goal"]["state"], "done", "no run is lost: {ended}");
@@ -180,20 +202,53 @@ fn a_goal_that_somebody_follows_goes_first() {
             let manifest = format!("name: {name}\nmodel: smart\nsystem_prompt: {name}\n");
             json!({ "goal": name, "manifest": manifest })
         };
-        let (mut client, mut other) = (rig.daemon.client(), rig.daemon.client());
+        let (mut client, mut other, mut stream) = (rig.daemon.client(), rig.daemon.client(), begun(&rig));
         client.call("goal.submit", goal("running")).expect("accepted");
         assert_eq!(rig.models.wait_for_requests(1).len(), 1);
+        next_of_kind(&mut stream, "inference_requested");
         client.call("goal.submit", goal("alone")).expect("accepted");
-        wait_until("it waits", PATIENCE, || waiting(&mut client) == 1);
+        next_of_kind(&mut stream, "inference_requested");
+        wait_until_waiting(&mut client, 1);
         let method = if is_followed { "agent.submit_streaming" } else { "goal.submit" };
         other.send(method, goal("later"));
-        wait_until("both wait", PATIENCE, || waiting(&mut client) == 2);
+        next_of_kind(&mut stream, "inference_requested");
+        wait_until_waiting(&mut client, 2);
         gate.open();
         let asked: Vec<String> =
             rig.models.wait_for_requests(3).iter().map(|seen| seen.system.clone()).collect();
         let place = |name: &str| asked.iter().position(|system| system.contains(name)).expect("it asked");
         assert_eq!(place("later") < place("alone"), is_followed, "{asked:?}");
     }
+}
+
+#[test]
+fn a_provider_that_hangs_holds_no_goal_of_another_and_who_waits_for_it_says_so() {
+    let models = ModelServer::start(Script::dynamic(|_| Turn::Hang));
+    let well = ModelServer::start(Script::in_order([Turn::say("answered")]));
+    let daemon = DaemonBuilder::openai(&models)
+        .env("DEEPSEEK_API_KEY", "sk-deepseek")
+        .env("DEEPSEEK_BASE_URL", well.openai_url())
+        .env("AAOS_MAX_CONCURRENT_INFERENCE", SLOTS.to_string())
+        .start();
+    let rig = Rig { daemon, models, work: Work::new(scratch()) };
+    let mut client = rig.daemon.client();
+    let goal = |model: &str| json!({ "goal": "do it", "manifest": format!("name: one\nmodel: {model}\nsystem_prompt: x\n") });
+    for _ in 0..SLOTS {
+        client.call("goal.submit", goal("openai/any")).expect("accepted");
+    }
+    assert_eq!(rig.models.wait_for_requests(SLOTS).len(), SLOTS);
+    let mut stream = begun(&rig);
+    let waits = client.call("goal.submit", goal("openai/any")).expect("accepted");
+    for _ in 0..=SLOTS {
+        next_of_kind(&mut stream, "inference_requested");
+    }
+    wait_until_waiting(&mut client, 1);
+    let shown = client.call("goal.status", json!({ "goal_id": waits["goal_id"] })).expect("status");
+    assert_eq!(shown["waiting_for"], "a slot of provider openai", "{shown}");
+    let ended =
+        rig.daemon.client().call_streaming("agent.submit_streaming", goal("deepseek/deepseek-chat")).1;
+    assert_eq!(ended.expect("an end")["goal"]["state"], "done");
+    assert_eq!(rig.models.requests().len(), SLOTS, "the other one still hangs");
 }
 
 /// Those of the first burst had left before the first refusal could be read; after it nobody asks before the time.
