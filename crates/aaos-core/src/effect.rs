@@ -180,7 +180,9 @@ pub struct InferenceOutcome {
     pub result: Result<ModelReply, ModelFailure>,
     /// Attempts made.
     pub attempts: u32,
-    /// Of those, the failed ones that the provider may have billed without a report.
+    /// Of those, the ones that the provider turned away and wants made again later.
+    pub told_to_wait: u32,
+    /// Of all, the failed ones that the provider may have billed without a report.
     pub possibly_billed: u32,
     /// How long it took, waits included.
     pub elapsed: Millis,

@@ -27,6 +27,7 @@ pub mod path;
 pub mod price;
 pub mod program;
 pub mod quantity;
+pub mod route;
 pub mod schedule;
 pub mod services;
 pub mod special;

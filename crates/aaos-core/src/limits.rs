@@ -16,11 +16,13 @@ pub const RUN_TOKENS: u64 = 1_000_000;
 pub const MAX_REPLY_TOKENS: u64 = 16_384;
 /// Concurrent inferences per provider (`AAOS_MAX_CONCURRENT_INFERENCE`).
 pub const MAX_CONCURRENT_INFERENCE: usize = 3;
+/// Most that `AAOS_MAX_CONCURRENT_INFERENCE` may be: the gateway has no more places for one provider.
+pub const MOST_INFERENCE_SLOTS: usize = 128;
 /// Time inside one tool body, milliseconds.
 pub const TOOL_TIME_MS: u64 = 60_000;
 /// Time of one inference attempt, milliseconds.
 pub const INFERENCE_TIME_MS: u64 = 300_000;
-/// Attempts at one inference before the provider's failure is the answer.
+/// Attempts at one inference before the provider's failure is the answer; those that it asked to wait for are not counted.
 pub const INFERENCE_ATTEMPTS: u32 = 6;
 /// How often a model is asked the same that replies nothing.
 pub const EMPTY_REPLIES: u32 = 2;
@@ -332,7 +334,7 @@ pub const MAX_SCHEMA_VALUES: u64 = 8_192;
 pub const MAX_SCHEMA_WORK: u64 = 64 * 1024 * 1024;
 /// Schema violations that are listed.
 pub const MAX_SCHEMA_ERRORS: usize = 8;
-/// Model calls that wait or run at once, all goals together.
+/// Model calls that wait at one provider, all goals together.
 pub const MAX_QUEUED_INFERENCES: usize = 4_096;
 /// Memory that one worker may use, bytes.
 pub const WORKER_MEMORY_BYTES: u64 = 256 * 1024 * 1024;

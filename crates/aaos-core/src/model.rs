@@ -431,17 +431,72 @@ pub struct ModelFailure {
     pub retry_after: Option<Millis>,
 }
 
+impl ModelFailure {
+    /// Whether the provider turned the request away unread and wants everybody to wait: it says that there were too many,
+    /// or for how long it wants none.
+    #[must_use]
+    pub const fn is_wait(&self) -> bool {
+        let says_when = self.retry_after.is_some() && self.kind.is_transient() && !self.kind.may_be_billed();
+        says_when || matches!(self.kind, ModelFailureKind::RateLimited)
+    }
+}
+
+/// What a provider has room for, as far as it says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// In requests.
+    pub requests: Option<Room>,
+    /// In tokens.
+    pub tokens: Option<Room>,
+}
+
+/// What is left of one rate limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// So much.
+    pub left: u64,
+    /// How long until it begins anew.
+    pub resets_in: Millis,
+}
+
 /// What the `models` gateway says about one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderState {
     /// Its name in configuration.
     pub name: ProviderName,
-    /// Models and aliases that it serves.
+    /// Models that it lists.
     pub models: Vec<ModelName>,
+    /// Aliases that lead to it.
+    pub aliases: Vec<ModelName>,
     /// Whether it takes any model name.
     pub any_model: bool,
     /// Whether a key is present, where one is needed; the key itself never leaves the gateway.
     pub has_key: bool,
     /// Why it cannot be used, if so.
     pub problem: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ModelFailure, ModelFailureKind};
+    use crate::quantity::Millis;
+
+    #[test]
+    fn a_wait_is_what_passes_costs_nothing_and_is_asked_for() {
+        use ModelFailureKind::{CutStream, RateLimited, Rejected, Timeout, Unavailable};
+        for (kind, bare, timed) in [
+            (RateLimited, true, true),
+            (Unavailable, false, true),
+            (Timeout, false, false),
+            (CutStream, false, false),
+            (Rejected, false, false),
+        ] {
+            let failure = |retry_after| ModelFailure { kind, message: String::new(), retry_after };
+            assert_eq!(
+                (failure(None).is_wait(), failure(Some(Millis(1))).is_wait()),
+                (bare, timed),
+                "{kind:?}"
+            );
+        }
+    }
 }

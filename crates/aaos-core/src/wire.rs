@@ -14,7 +14,7 @@ use crate::cargo::{CargoSubcommand, CargoTold};
 use crate::confinement::{LockedReport, ProbeResult};
 use crate::git::GitDrivers;
 use crate::limits::MAX_FRAME_BYTES;
-use crate::model::{ModelFailure, ModelReply, ModelRequest, ProviderState};
+use crate::model::{ModelFailure, ModelReply, ModelRequest, Pace, ProviderState};
 use crate::path::AbsPath;
 use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
@@ -365,6 +365,13 @@ pub enum ModelsRequest {
 pub enum ModelsReply {
     /// Locked, and waiting for [`ModelsSetup`]. Always first.
     Locked(LockedReport),
+    /// The provider took the request: its answer begins.
+    Begun {
+        /// Which request.
+        serial: RequestSerial,
+        /// What it has room for.
+        pace: Pace,
+    },
     /// A piece of prose, as it arrives.
     Delta {
         /// Which request.

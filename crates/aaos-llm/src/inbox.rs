@@ -6,12 +6,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aaos_core::limits::MAX_FRAME_BYTES;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ProviderState};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, Pace, ProviderState};
 use tokio::sync::Notify;
 
 /// What a request hears of the gateway.
 #[derive(Debug)]
 pub(crate) enum Arrival {
+    /// The provider took the request.
+    Begun(Pace),
     /// Prose, in order.
     Delta(String),
     /// The end.
@@ -36,6 +38,7 @@ pub(crate) enum Ending {
 
 #[derive(Debug, Default)]
 struct State {
+    begun: Option<Pace>,
     prose: String,
     /// All prose of this request, read or not.
     prose_bytes: usize,
@@ -51,6 +54,15 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn put_begun(&self, pace: Pace) {
+        let mut state = self.lock();
+        if !state.ended {
+            state.begun = Some(pace);
+            drop(state);
+            self.news.notify_one();
+        }
+    }
+
     pub(crate) fn put_delta(&self, text: &str) {
         let mut state = self.lock();
         if state.ended {
@@ -95,6 +107,9 @@ impl Inbox {
 
     fn take(&self) -> Option<Arrival> {
         let mut state = self.lock();
+        if let Some(pace) = state.begun.take() {
+            return Some(Arrival::Begun(pace));
+        }
         if !state.prose.is_empty() {
             return Some(Arrival::Delta(std::mem::take(&mut state.prose)));
         }

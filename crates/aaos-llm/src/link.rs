@@ -194,14 +194,23 @@ impl Shared {
         self.lock().cancelled.pop_first()
     }
 
+    fn inbox_of(&self, serial: RequestSerial) -> Option<Arc<Inbox>> {
+        self.lock().open.get(&serial).map(|open| Arc::clone(&open.inbox))
+    }
+
     /// Hands a reply to its request. Replies to requests that are no longer open are dropped: a cancel and an
     /// answer may cross.
     fn deliver(&self, reply: ModelsReply) -> Result<(), &'static str> {
         let (serial, end) = match reply {
             ModelsReply::Locked(_) => return Err("it said twice that it is locked"),
+            ModelsReply::Begun { serial, pace } => {
+                if let Some(inbox) = self.inbox_of(serial) {
+                    inbox.put_begun(pace);
+                }
+                return Ok(());
+            }
             ModelsReply::Delta { serial, text } => {
-                let inbox = self.lock().open.get(&serial).map(|open| Arc::clone(&open.inbox));
-                if let Some(inbox) = inbox {
+                if let Some(inbox) = self.inbox_of(serial) {
                     inbox.put_delta(&text);
                 }
                 return Ok(());

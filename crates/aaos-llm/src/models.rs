@@ -1,31 +1,34 @@
 //! One inference: admitted, asked, asked again while that can help, and settled.
 //!
-//! Invariants: a permit always becomes a receipt, whatever happens; at most the configured attempts are made,
-//! none starts after the deadline, and no wait begins that would end after it. One permit reserves for one
-//! attempt that is billed: after one that may have been, nothing more is asked under it.
+//! Invariants: a permit always becomes a receipt, whatever happens; at most the configured attempts are made, beside
+//! those that the provider turned away, none starts after the deadline, and no wait begins that would end after it. One
+//! permit reserves for one attempt that is billed: after one that may have been, nothing more is asked under it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
-use aaos_core::limits::MAX_QUEUED_INFERENCES;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ProviderState};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState};
+use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsRequest;
 use aaos_journal::{Permit, Receipt};
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::admission::{Admission, Gate, GateKey};
-use crate::backoff::Jitter;
+use crate::backoff::{BASE, Jitter};
 use crate::error::LlmError;
+use crate::gate::{Admission, Gate, GateKey, Slot, Wish};
 use crate::inbox::{Arrival, Ending};
 use crate::link::{InFlight, Link};
+use crate::queue::Turn;
 
 /// Time in which the gateway says what is configured.
 const DESCRIBE_TIME: Duration = Duration::from_secs(10);
+/// Bytes of text that a token is taken to stand for where only a guess is needed.
+const BYTES_PER_TOKEN: u64 = 4;
 /// Seed of the waits' jitter unless told otherwise. It need not differ between daemons: it spreads the
 /// callers of one daemon.
 const JITTER_SEED: u64 = 0x6161_4f53;
@@ -37,7 +40,8 @@ pub struct ModelsConfig {
     pub slots_per_provider: usize,
     /// Least time between two starts at one provider.
     pub min_gap: Duration,
-    /// Attempts at one inference, those under earlier permits included; at least 1.
+    /// Attempts at one inference, those under earlier permits included and those that the provider turned away not;
+    /// at least 1.
     pub attempts: u32,
     /// Time of one attempt.
     pub attempt_time: Duration,
@@ -57,6 +61,15 @@ pub enum Progress {
         /// Which attempt failed, from 1.
         attempt: u32,
     },
+    /// It waits for its turn.
+    Waiting {
+        /// At whom, where that is known.
+        provider: Option<ProviderName>,
+        /// How long the provider wants no request from anybody; without it a slot is waited for.
+        wait: Option<Millis>,
+    },
+    /// It is asked now.
+    Asked,
 }
 
 /// Handle on the `models` gateway and its admission queue.
@@ -69,12 +82,10 @@ pub struct Models {
 struct Inner {
     config: ModelsConfig,
     link: Link,
-    admission: Admission,
+    admission: Arc<Admission>,
     jitter: Jitter,
     providers: OnceCell<Vec<ProviderState>>,
-    /// Inferences under way, waiting ones included.
-    calls: AtomicUsize,
-    /// Of those, how many wait for a slot, a gate or a retry.
+    /// How many inferences wait for a slot, a gate or a retry.
     waiting: AtomicUsize,
 }
 
@@ -82,6 +93,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Tally {
     attempts: u32,
+    told_to_wait: u32,
     possibly_billed: u32,
 }
 
@@ -126,15 +138,31 @@ impl Models {
         Self::over(Link::start(reader, writer), config, seed)
     }
 
+    /// The same over the connection to another gateway, which took the place of a lost one: what was asked for of this
+    /// one's callers holds.
+    #[must_use]
+    pub fn over_again(&self, stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        self.relinked(Link::start(reader, writer))
+    }
+
+    pub(crate) fn relinked(&self, link: Link) -> Self {
+        Self::with(link, self.inner.config, Jitter::new(JITTER_SEED), Arc::clone(&self.inner.admission))
+    }
+
     pub(crate) fn over(link: Link, config: ModelsConfig, seed: u64) -> Self {
+        let admission = Arc::new(Admission::new(config.slots_per_provider, config.min_gap));
+        Self::with(link, config, Jitter::new(seed), admission)
+    }
+
+    fn with(link: Link, config: ModelsConfig, jitter: Jitter, admission: Arc<Admission>) -> Self {
         assert!(config.attempts > 0, "an inference is tried at least once");
         let inner = Inner {
             config,
             link,
-            admission: Admission::new(config.slots_per_provider, config.min_gap),
-            jitter: Jitter::new(seed),
+            admission,
+            jitter,
             providers: OnceCell::new(),
-            calls: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
         };
         Self { inner: Arc::new(inner) }
@@ -144,21 +172,24 @@ impl Models {
     /// billed, the deadline, or `stop`, which ends it in the gateway and settles the permit as a failure.
     /// Dropping the future ends it in the gateway too; the permit is then used up without an outcome.
     ///
-    /// `earlier` is how many attempts were made at it under earlier permits; see [`Self::wait_to_ask_again`].
+    /// `earlier` is how many attempts count that were made at it under earlier permits; see
+    /// [`Self::wait_to_ask_again`].
     pub async fn run(
         &self,
         permit: Permit<Inference>,
+        turn: Turn,
         earlier: u32,
         deadline: Instant,
         stop: impl Future<Output = ()> + Send,
         progress: impl FnMut(Progress) + Send,
     ) -> Receipt<Inference> {
-        let outcome = self.infer(&permit.effect().request, earlier, deadline, stop, progress).await;
+        let outcome = self.infer(&permit.effect().request, turn, earlier, deadline, stop, progress).await;
         permit.settle(outcome)
     }
 
     /// How long to wait until an inference whose last attempt may have been billed is asked again, under a
-    /// permit of its own. `made` counts all its attempts. None where it is not to be asked again.
+    /// permit of its own. `made` counts its attempts but those that were turned away. None where it is not to be asked
+    /// again.
     #[must_use]
     pub fn wait_to_ask_again(
         &self,
@@ -191,7 +222,7 @@ impl Models {
             match in_flight.next().await {
                 Arrival::End(Ending::Described(providers)) => Ok(providers),
                 Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
-                Arrival::Delta(_) | Arrival::End(Ending::Done(_) | Ending::Failed(_)) => {
+                Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(Ending::Done(_) | Ending::Failed(_)) => {
                     Err(LlmError::OutOfTurn)
                 }
             }
@@ -209,82 +240,110 @@ impl Models {
     pub(crate) async fn infer(
         &self,
         request: &ModelRequest,
+        turn: Turn,
         earlier: u32,
         deadline: Instant,
         stop: impl Future<Output = ()> + Send,
         mut progress: impl FnMut(Progress) + Send,
     ) -> InferenceOutcome {
         let began = Instant::now();
-        let calls = Counted::up(&self.inner.calls);
         let mut tally = Tally::default();
-        let result = if calls.rank > MAX_QUEUED_INFERENCES {
-            Err(LlmError::Busy.into_failure())
-        } else {
-            tokio::select! {
-                biased;
-                result = self.attempts(request, earlier, deadline, &mut tally, &mut progress) => result,
-                () = stop => Err(LlmError::Stopped.into_failure()),
-            }
+        let result = tokio::select! {
+            biased;
+            result = self.attempts(request, turn, earlier, deadline, &mut tally, &mut progress) => result,
+            () = stop => Err(LlmError::Stopped.into_failure()),
         };
-        let Tally { attempts, possibly_billed } = tally;
+        let Tally { attempts, told_to_wait, possibly_billed } = tally;
         assert!(possibly_billed <= attempts.min(1), "a permit pays for one attempt");
-        InferenceOutcome { result, attempts, possibly_billed, elapsed: millis(began.elapsed()) }
+        InferenceOutcome { result, attempts, told_to_wait, possibly_billed, elapsed: millis(began.elapsed()) }
     }
 
     async fn attempts(
         &self,
         request: &ModelRequest,
+        turn: Turn,
         earlier: u32,
         deadline: Instant,
         tally: &mut Tally,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, ModelFailure> {
         let gate = self.gate(request, deadline).await?;
+        let mut wish = Wish { turn, tokens: request.text_bytes().0 / BYTES_PER_TOKEN, place: None };
         let mut last = None;
         loop {
-            let waiting = Counted::up(&self.inner.waiting);
-            let Ok(slot) = timeout_at(deadline, gate.admit()).await else {
-                return Err(past_deadline(last));
-            };
-            drop(waiting);
-            // A slot can be freed by the very deadline that ends this wait.
-            if Instant::now() >= deadline {
-                return Err(past_deadline(last));
-            }
+            let mut slot = self.admit(&gate, wish, deadline, last.take(), progress).await?;
             tally.attempts += 1;
-            let failure = match self.attempt(request, deadline, tally, progress).await {
+            let failure = match self.attempt(request, deadline, &mut slot, tally, progress).await {
                 Ok(reply) => return Ok(reply),
                 Err(AttemptError::Link(error)) => return Err(error.into_failure()),
                 Err(AttemptError::Failed(failure)) => failure,
             };
-            drop(slot);
-            let made = earlier.saturating_add(tally.attempts);
-            let is_last = made >= self.inner.config.attempts || tally.possibly_billed > 0;
-            if !failure.kind.is_transient() || is_last {
-                return Err(failure);
-            }
-            let wait = self.wait_after(&failure, made, &gate);
-            if Instant::now().checked_add(wait).is_none_or(|end| end >= deadline) {
+            let is_turned_away = failure.is_wait();
+            tally.told_to_wait += u32::from(is_turned_away);
+            let made = earlier.saturating_add(tally.attempts - tally.told_to_wait);
+            let until = if is_turned_away {
+                let quiet = Instant::now().checked_add(self.quiet_after(&failure, tally.told_to_wait));
+                let (place, until) = slot.turned_away(quiet.unwrap_or(deadline));
+                wish.place = Some(place);
+                until
+            } else {
+                drop(slot);
+                let is_last = made >= self.inner.config.attempts || tally.possibly_billed > 0;
+                if !failure.kind.is_transient() || is_last {
+                    return Err(failure);
+                }
+                wish.place = None;
+                Instant::now().checked_add(self.wait(&failure, made)).unwrap_or(deadline)
+            };
+            if until >= deadline {
                 return Err(past_deadline(Some(failure)));
             }
-            progress(Progress::Retry { failure: failure.clone(), wait: millis(wait), attempt: made });
+            let wait = millis(until.saturating_duration_since(Instant::now()));
+            let attempt = earlier.saturating_add(tally.attempts);
+            progress(Progress::Retry { failure: failure.clone(), wait, attempt });
             last = Some(failure);
-            let waiting = Counted::up(&self.inner.waiting);
-            sleep(wait).await;
-            drop(waiting);
+            // What keeps everybody out is waited for in the queue.
+            if !is_turned_away {
+                let _waiting = Counted::up(&self.inner.waiting);
+                sleep_until(until).await;
+            }
         }
     }
 
-    /// How long to wait after a failure. A rate limit closes the provider's gate for everybody.
-    fn wait_after(&self, failure: &ModelFailure, failed_attempts: u32, gate: &Gate) -> Duration {
-        let wait = self.wait(failure, failed_attempts);
-        if failure.kind == ModelFailureKind::RateLimited {
-            let quiet = wish_of(failure).unwrap_or(wait);
-            if let Some(until) = Instant::now().checked_add(quiet) {
-                gate.close_until(until);
-            }
+    /// Waits for a turn, until the deadline. `last` is why it was asked before and failed.
+    async fn admit(
+        &self,
+        gate: &Arc<Gate>,
+        wish: Wish,
+        deadline: Instant,
+        last: Option<ModelFailure>,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<Slot, ModelFailure> {
+        let waiting = Counted::up(&self.inner.waiting);
+        let show = |until: Option<Instant>| {
+            let wait = until.map(|until| millis(until.saturating_duration_since(Instant::now())));
+            progress(Progress::Waiting { provider: gate.provider().cloned(), wait });
+        };
+        let Ok(admitted) = timeout_at(deadline, gate.admit(wish, show)).await else {
+            return Err(past_deadline(last));
+        };
+        drop(waiting);
+        let slot = admitted.map_err(LlmError::into_failure)?;
+        // A slot can be freed by the very deadline that ends this wait.
+        if Instant::now() >= deadline {
+            return Err(past_deadline(last));
         }
-        wait
+        progress(Progress::Asked);
+        Ok(slot)
+    }
+
+    /// How long a provider that turned a request away is left alone: as long as it asks for and a little longer, since
+    /// others may share its patience; as long as after another failure where it does not say or means no time at all.
+    fn quiet_after(&self, failure: &ModelFailure, turned_away: u32) -> Duration {
+        match wish_of(failure) {
+            Some(wish) if wish >= BASE => self.inner.jitter.spread(wish),
+            _ => self.wait(failure, turned_away),
+        }
     }
 
     fn wait(&self, failure: &ModelFailure, failed_attempts: u32) -> Duration {
@@ -309,6 +368,7 @@ impl Models {
         &self,
         request: &ModelRequest,
         deadline: Instant,
+        slot: &mut Slot,
         tally: &mut Tally,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, AttemptError> {
@@ -321,13 +381,18 @@ impl Models {
             let mut asked = Unsettled { in_flight, tally, cleared: false };
             loop {
                 match asked.in_flight.next().await {
+                    Arrival::Begun(pace) => slot.heard(pace),
                     Arrival::Delta(text) => progress(Progress::Delta(text)),
                     Arrival::End(Ending::Done(reply)) => {
                         asked.cleared = true;
+                        slot.heard(Pace::default());
                         return Ok(*reply);
                     }
                     Arrival::End(Ending::Failed(failure)) => {
                         asked.cleared = !failure.kind.may_be_billed();
+                        if !failure.is_wait() {
+                            slot.heard(Pace::default());
+                        }
                         return Err(AttemptError::Failed(failure));
                     }
                     Arrival::End(Ending::Lost { reason }) => {
@@ -373,21 +438,18 @@ fn millis(time: Duration) -> Millis {
 }
 
 /// One of several that are counted while it lives.
-struct Counted<'a> {
-    counter: &'a AtomicUsize,
-    /// How many there are with this one.
-    rank: usize,
-}
+struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
     fn up(counter: &'a AtomicUsize) -> Self {
-        Self { counter, rank: counter.fetch_add(1, Ordering::Relaxed) + 1 }
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        let before = self.counter.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.fetch_sub(1, Ordering::Relaxed);
         assert!(before > 0, "what is counted down was counted up");
     }
 }

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::time::Instant;
 
 use crate::link::Link;
-use crate::{LlmError, Models, ModelsConfig, Progress};
+use crate::{Class, LlmError, Models, ModelsConfig, Party, Progress, Turn};
 
 const CONFIG: ModelsConfig = ModelsConfig {
     slots_per_provider: 3,
@@ -28,6 +28,11 @@ const CONFIG: ModelsConfig = ModelsConfig {
     attempts: 4,
     attempt_time: Duration::from_secs(60),
 };
+
+/// Whoever it does not matter for.
+const NOBODY: Turn = Turn { party: Party::Principal(0), class: Class::Background };
+
+mod admission;
 
 /// The gateway's end.
 struct Fake<R, W> {
@@ -56,7 +61,8 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Fake<R, W> {
         let Some(ModelsRequest::Describe { serial }) = self.hear().await else {
             panic!("the near end asks first what is configured");
         };
-        let providers = vec![provider("alpha", &["a-model"]), provider("beta", &["b-model"])];
+        let mut providers = vec![provider("alpha", &["a-model"]), provider("beta", &["b-model"])];
+        providers[1].aliases = vec![ModelName::parse("quick").expect("a name")];
         self.say(&ModelsReply::Described { serial, providers }).await;
     }
 
@@ -81,6 +87,7 @@ fn provider(name: &str, models: &[&str]) -> ProviderState {
     ProviderState {
         name: ProviderName::parse(name).expect("a name"),
         models: models.iter().map(|model| ModelName::parse(model).expect("a name")).collect(),
+        aliases: Vec::new(),
         any_model: false,
         has_key: true,
         problem: None,
@@ -109,11 +116,17 @@ fn request(model: &str) -> ModelRequest {
 }
 
 fn connect(config: ModelsConfig) -> (Models, MemoryFake) {
+    let (link, fake) = linked();
+    (Models::over(link, config, 7), fake)
+}
+
+/// A connection, and the fake gateway at its end.
+fn linked() -> (Link, MemoryFake) {
     let (near, far) = tokio::io::duplex(1024 * 1024);
     let (reader, writer) = tokio::io::split(near);
-    let models = Models::over(Link::start(reader, writer), config, 7);
+    let link = Link::start(reader, writer);
     let (reader, writer) = tokio::io::split(far);
-    (models, Fake { reader, writer })
+    (link, Fake { reader, writer })
 }
 
 fn in_an_hour() -> Instant {
@@ -123,7 +136,7 @@ fn in_an_hour() -> Instant {
 /// Starts an inference whose progress nobody reads.
 fn start(models: &Models, model: &str, deadline: Instant) -> tokio::task::JoinHandle<InferenceOutcome> {
     let (models, request) = (models.clone(), request(model));
-    tokio::spawn(async move { models.infer(&request, 0, deadline, pending(), |_| {}).await })
+    tokio::spawn(async move { models.infer(&request, NOBODY, 0, deadline, pending(), |_| {}).await })
 }
 
 fn failure_kind(outcome: &InferenceOutcome) -> ModelFailureKind {
@@ -143,9 +156,10 @@ async fn a_reply_comes_after_its_pieces() {
     let call = tokio::spawn(async move {
         let listen = |progress| match progress {
             Progress::Delta(text) => listener.lock().expect("unpoisoned").push_str(&text),
-            Progress::Retry { .. } => panic!("nothing failed"),
+            Progress::Retry { .. } | Progress::Waiting { .. } => panic!("nothing failed"),
+            Progress::Asked => {}
         };
-        asking.infer(&request("a-model"), 0, in_an_hour(), pending(), listen).await
+        asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), pending(), listen).await
     });
     fake.introduce().await;
     let (serial, asked, time) = fake.ask().await;
@@ -172,7 +186,7 @@ async fn a_rate_limit_is_waited_for_and_keeps_everybody_out() {
                 listener.lock().expect("unpoisoned").push((failure.kind, wait, attempt));
             }
         };
-        asking.infer(&request("a-model"), 0, in_an_hour(), pending(), listen).await
+        asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), pending(), listen).await
     });
     fake.introduce().await;
     let (serial, ..) = fake.ask().await;
@@ -201,6 +215,34 @@ async fn a_rate_limit_is_waited_for_and_keeps_everybody_out() {
     assert!(
         matches!(waits.as_slice(), [(ModelFailureKind::RateLimited, wait, 1)] if *wait >= Millis(20_000))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_provider_is_left_alone_under_every_name_of_its_model() {
+    for name in ["beta/b-model", "beta::b-model", "quick", "b-model"] {
+        let (models, mut fake) = connect(CONFIG);
+        let first = start(&models, name, in_an_hour());
+        fake.introduce().await;
+        let (serial, ..) = fake.ask().await;
+        let limited = Instant::now();
+        fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(20_000))).await;
+        while models.queue_depth() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let same = start(&models, "b-model", in_an_hour());
+        let other = start(&models, "alpha/a-model", in_an_hour());
+        let (serial, asked, _) = fake.ask().await;
+        assert_eq!((asked.model.as_str(), limited.elapsed()), ("alpha/a-model", Duration::ZERO), "{name}");
+        fake.answer(serial, "a").await;
+        for _ in 0..2 {
+            let (serial, ..) = fake.ask().await;
+            assert!(limited.elapsed() >= Duration::from_secs(20), "{name}: {:?}", limited.elapsed());
+            fake.answer(serial, "b").await;
+        }
+        for call in [first, same, other] {
+            assert!(call.await.expect("no panic").result.is_ok(), "{name}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,7 +308,7 @@ async fn what_may_have_been_billed_is_not_asked_again_under_the_same_permit() {
 async fn attempts_under_earlier_permits_count() {
     let (models, mut fake) = connect(CONFIG);
     let (asking, request) = (models.clone(), request("a-model"));
-    let ask = async move { asking.infer(&request, 2, in_an_hour(), pending(), |_| {}).await };
+    let ask = async move { asking.infer(&request, NOBODY, 2, in_an_hour(), pending(), |_| {}).await };
     let call = tokio::spawn(ask);
     fake.introduce().await;
     for _ in 0..2 {
@@ -366,7 +408,7 @@ async fn a_stopped_call_is_cancelled_and_has_an_outcome() {
     let asking = models.clone();
     let call = tokio::spawn(async move {
         let stopped = async move { stopped.await.expect("the test stops it") };
-        asking.infer(&request("a-model"), 0, in_an_hour(), stopped, |_| {}).await
+        asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), stopped, |_| {}).await
     });
     fake.introduce().await;
     let (asked, ..) = fake.ask().await;
@@ -384,7 +426,8 @@ async fn a_call_stopped_while_it_waits_for_a_slot_was_not_billed() {
     let running = start(&models, "a-model", in_an_hour());
     fake.introduce().await;
     fake.ask().await;
-    let outcome = models.infer(&request("a-model"), 0, in_an_hour(), tokio::task::yield_now(), |_| {}).await;
+    let outcome =
+        models.infer(&request("a-model"), NOBODY, 0, in_an_hour(), tokio::task::yield_now(), |_| {}).await;
     assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (0, 0)));
     running.abort();
 }
@@ -506,7 +549,8 @@ async fn a_request_that_fits_no_frame_is_rejected() {
     let (models, mut fake) = connect(CONFIG);
     let asking = models.clone();
     let huge = ModelRequest { system: "x".repeat(17 * 1024 * 1024), ..request("a-model") };
-    let call = tokio::spawn(async move { asking.infer(&huge, 0, in_an_hour(), pending(), |_| {}).await });
+    let call =
+        tokio::spawn(async move { asking.infer(&huge, NOBODY, 0, in_an_hour(), pending(), |_| {}).await });
     fake.introduce().await;
     assert_eq!(failure_kind(&call.await.expect("no panic")), ModelFailureKind::Rejected);
     let fine = start(&models, "a-model", in_an_hour());

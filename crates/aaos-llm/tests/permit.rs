@@ -13,7 +13,7 @@ use aaos_core::wire::{
     FRAME_HEADER_BYTES, ModelsReply, ModelsRequest, decode_frame, encode_frame, frame_length,
 };
 use aaos_journal::{About, Filter, Journal, JournalConfig, Permit};
-use aaos_llm::{Models, ModelsConfig};
+use aaos_llm::{Class, Models, ModelsConfig, Party, Turn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -88,8 +88,9 @@ async fn a_permit_becomes_a_receipt_even_when_the_model_fails() {
         attempt_time: Duration::from_secs(60),
     };
     let models = Models::new(near, config);
+    let turn = Turn { party: Party::Principal(0), class: Class::Interactive };
     let deadline = Instant::now() + Duration::from_secs(60);
-    let receipt = models.run(permit, 0, deadline, std::future::pending(), |_| {}).await;
+    let receipt = models.run(permit, turn, 0, deadline, std::future::pending(), |_| {}).await;
     let outcome = receipt.outcome();
     assert_eq!((outcome.attempts, outcome.possibly_billed), (1, 0));
     assert_eq!(outcome.result.as_ref().expect_err("refused").kind, ModelFailureKind::UnknownModel);

@@ -175,7 +175,11 @@ impl Gateways {
         let frame = frame.map_err(|error| KernelError::Sandbox(error.to_string()))?;
         let (stream, process) = launch(kernel, GatewayRole::Models, frame).await?;
         self.setup().complete();
-        let client = Models::new(stream, config);
+        // What a provider asked for holds for whoever asks it next.
+        let client = match held.as_ref() {
+            Some(role) => role.client.over_again(stream),
+            None => Models::new(stream, config),
+        };
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
     }

@@ -118,7 +118,9 @@ impl Kernel {
         let before = source.before.iter().filter(made_by_then).cloned().collect();
         let restored = self.restore_workspace(id, &files).await;
         let accepted = match restored {
-            Ok(()) => self.accept(caller, id, request, Some(ForkRecord { points, before })).await,
+            Ok(()) => {
+                self.accept(caller, id, request, Some(ForkRecord { points, before }), Arc::default()).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = accepted {

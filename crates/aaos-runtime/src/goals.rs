@@ -84,6 +84,14 @@ pub(crate) struct Goal {
     /// Whether something was denied to one of its agents.
     pub(crate) was_denied: bool,
     pub(crate) over: watch::Sender<bool>,
+    /// Held by whoever follows it.
+    followed: Arc<()>,
+}
+
+/// Somebody follows a goal, as long as this lives.
+#[derive(Debug)]
+pub struct Follower {
+    _of: Option<Arc<()>>,
 }
 
 impl Goal {
@@ -113,7 +121,13 @@ impl Goal {
             failed_children: FailedChildren::default(),
             was_denied: false,
             over: watch::Sender::new(false),
+            followed: Arc::default(),
         }
+    }
+
+    /// Whether somebody waits for what comes of it.
+    pub(crate) fn is_followed(&self) -> bool {
+        Arc::strong_count(&self.followed) > 1
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -137,7 +151,23 @@ impl Kernel {
     pub async fn submit(&self, caller: Principal, request: GoalRequest) -> Result<GoalId, KernelError> {
         self.check_open()?;
         let request = self.checked(caller, request)?;
-        self.accept(caller, GoalId::from_uuid(self.clock().fresh()), request, None).await
+        self.accept(caller, GoalId::from_uuid(self.clock().fresh()), request, None, Arc::default()).await
+    }
+
+    /// The same for somebody who follows the goal from its beginning on.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_followed(
+        &self,
+        caller: Principal,
+        request: GoalRequest,
+    ) -> Result<(GoalId, Follower), KernelError> {
+        self.check_open()?;
+        let request = self.checked(caller, request)?;
+        let (id, of) = (GoalId::from_uuid(self.clock().fresh()), Arc::default());
+        let id = self.accept(caller, id, request, None, Arc::clone(&of)).await?;
+        Ok((id, Follower { _of: Some(of) }))
     }
 
     /// What is asked for, if it is in order and the caller may ask for it.
@@ -158,6 +188,7 @@ impl Kernel {
         id: GoalId,
         request: GoalRequest,
         fork: Option<ForkRecord>,
+        followed: Arc<()>,
     ) -> Result<GoalId, KernelError> {
         let _one_at_a_time = self.submit_gate().lock().await;
         let key = request.client_key.clone().map(|key| (caller.uid(), key));
@@ -172,6 +203,7 @@ impl Kernel {
         self.journal().record_all([entry].into_iter().chain(forked).collect()).await?;
         let mut goal = Goal::new(request, caller.uid(), times, self.halting().child_token());
         goal.fork = fork.map(Arc::new);
+        goal.followed = followed;
         self.queue_goal(id, goal);
         self.start_goals();
         Ok(id)
@@ -566,6 +598,14 @@ impl Kernel {
         let table = self.table();
         let goal = table.goals.get(&id).filter(|goal| caller.may_touch(goal.owner));
         goal.map(|goal| goal_view(id, goal, &table)).ok_or_else(|| KernelError::unknown("goal", &id))
+    }
+
+    /// Says that somebody follows a goal: its calls of models go before those of goals that nobody looks at.
+    #[must_use]
+    pub fn follow(&self, caller: Principal, id: GoalId) -> Follower {
+        let table = self.table();
+        let goal = table.goals.get(&id).filter(|goal| caller.may_touch(goal.owner));
+        Follower { _of: goal.map(|goal| Arc::clone(&goal.followed)) }
     }
 
     /// Waits until a goal is over.

@@ -14,14 +14,15 @@ use aaos_core::event::Event;
 use aaos_core::id::{CallId, TraceId};
 use aaos_core::limits::{self, EMPTY_REPLIES, MAX_BYTES_PER_TOKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest};
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::price::Price;
 use aaos_core::quantity::{Amounts, MicroUsd, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::services::ServiceReply;
 use aaos_journal::Permit;
-use aaos_llm::Progress;
+use aaos_llm::{Class, Party, Progress, Turn};
 
 use crate::error::KernelError;
+use crate::goals::Goal;
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::waits::WaitEnd;
@@ -68,7 +69,7 @@ impl Kernel {
                 Ok(Ended { outcome, .. }) => outcome,
                 Err(error) => return ServiceReply::ModelFailed(as_model_failure(&error)),
             };
-            made += outcome.attempts;
+            made += outcome.attempts - outcome.told_to_wait;
             let wait = self.wait_to_ask_again(&outcome, made, deadline).await;
             let failure = match outcome.result {
                 Ok(reply) => return ServiceReply::Model(Box::new(reply)),
@@ -210,13 +211,14 @@ impl Kernel {
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
                 let stop = agent.stop_signal();
                 let deadline = self.clock().timer_until(deadline);
-                models.run(permit, earlier, deadline, stop.cancelled(), progress).await
+                models.run(permit, self.turn_of(agent), earlier, deadline, stop.cancelled(), progress).await
             }
             Err(error) => {
                 let result = Err(as_model_failure(&error));
                 permit.settle(InferenceOutcome {
                     result,
                     attempts: 0,
+                    told_to_wait: 0,
                     possibly_billed: 0,
                     elapsed: Millis::ZERO,
                 })
@@ -275,7 +277,22 @@ impl Kernel {
             // Prose is shown from the journal once the reply is whole.
             Progress::Delta(_) => {}
             Progress::Retry { failure, wait, .. } => self.show_retry(agent, call, failure, wait),
+            Progress::Waiting { provider, wait } => {
+                let until = wait.map(|wait| self.clock().now().after(wait));
+                agent.live().waiting_for = Some(waiting_words(provider.as_ref(), until));
+            }
+            Progress::Asked => agent.live().waiting_for = None,
         }
+    }
+
+    /// For whom an agent asks a model. Somebody waits for a goal that is followed, and for an agent that lives for one
+    /// run.
+    fn turn_of(&self, agent: &Agent) -> Turn {
+        let (party, is_awaited) = match agent.goal {
+            Some(id) => (Party::Goal(id), self.table().goals.get(&id).is_some_and(Goal::is_followed)),
+            None => (Party::Principal(agent.owner), !agent.has_mailbox()),
+        };
+        Turn { party, class: if is_awaited { Class::Interactive } else { Class::Background } }
     }
 
     fn show_retry(&self, agent: &Agent, call: CallId, failure: ModelFailure, wait: Millis) {
@@ -297,6 +314,15 @@ fn clamp_output(wanted: Tokens, input: Tokens, remaining: &Ceilings, price: Opti
         .map(|left| left.saturating_sub(limits::CALL_JOURNAL_BYTES) / limits::JOURNAL_BYTES_PER_TOKEN);
     let least = [Some(wanted.0), tokens, money, journal].into_iter().flatten().min();
     Tokens(least.unwrap_or(0).max(1))
+}
+
+/// What an agent waits for that is to ask a provider: its patience, where it wants quiet until a time, else a slot.
+fn waiting_words(provider: Option<&ProviderName>, until: Option<Timestamp>) -> String {
+    let provider = provider.map_or("provider".to_owned(), |name| format!("provider {name}"));
+    match until {
+        Some(until) => format!("{provider} until {until}"),
+        None => format!("a slot of {provider}"),
+    }
 }
 
 /// Why nothing more is served: the agent is being stopped, or the time of its run is up.
@@ -336,10 +362,25 @@ pub(crate) fn as_model_failure(error: &KernelError) -> ModelFailure {
 
 #[cfg(test)]
 mod tests {
-    use super::clamp_output;
+    use super::{clamp_output, waiting_words};
     use aaos_core::budget::Ceilings;
+    use aaos_core::name::ProviderName;
     use aaos_core::price::Price;
-    use aaos_core::quantity::{Quantity, Tokens};
+    use aaos_core::quantity::{Quantity, Timestamp, Tokens};
+
+    #[test]
+    fn what_is_waited_for_is_said() {
+        let name = ProviderName::parse("alpha").expect("a name");
+        let until = Some(Timestamp(1_795_426_952_987));
+        for (provider, until, words) in [
+            (Some(&name), until, "provider alpha until 1795426952987"),
+            (Some(&name), None, "a slot of provider alpha"),
+            (None, until, "provider until 1795426952987"),
+            (None, None, "a slot of provider"),
+        ] {
+            assert_eq!(waiting_words(provider, until), words);
+        }
+    }
 
     #[test]
     fn a_reply_is_clamped_to_the_purse() {

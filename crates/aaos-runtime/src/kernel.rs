@@ -12,6 +12,7 @@ use aaos_core::id::{AgentId, GoalId, TraceId};
 use aaos_core::limits::MAX_SURVEYS_AT_ONCE;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
 use aaos_core::name::ModelName;
+use aaos_core::route;
 use aaos_core::tool::CATALOGUE;
 use aaos_core::wire::ModelsSetup;
 use aaos_journal::{About, Journal};
@@ -346,11 +347,14 @@ impl Kernel {
     /// Checks that some provider serves a model (SPEC §1: unknown is an error at spawn, listing what is known).
     pub(crate) async fn check_model(&self, model: &ModelName) -> Result<(), KernelError> {
         let providers = self.providers().await?;
-        if providers.iter().any(|one| one.any_model || one.models.contains(model)) {
+        if route::provider_of(providers, model).is_some() {
             return Ok(());
         }
-        let known: Vec<String> =
-            providers.iter().flat_map(|one| &one.models).map(ToString::to_string).collect();
+        let known: Vec<String> = providers
+            .iter()
+            .flat_map(|one| one.aliases.iter().chain(&one.models))
+            .map(ToString::to_string)
+            .collect();
         Err(KernelError::Provider(ModelFailure {
             kind: ModelFailureKind::UnknownModel,
             message: format!("no provider serves the model {model}; known: {}", known.join(", ")),

@@ -56,7 +56,7 @@ pub use clock::{Clock, ClockHand};
 pub use config::{KernelConfig, KernelLimits};
 pub use error::KernelError;
 pub use fork::{ForkRefused, ForkRequest, Forked, RestoredFile};
-pub use goals::GoalRequest;
+pub use goals::{Follower, GoalRequest};
 pub use kernel::{Kernel, KernelParts};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{

@@ -1,6 +1,6 @@
 //! Models whose providers asked to be left alone before agentd was restarted.
 //!
-//! Invariants: nobody asks such a model before that time; a wait ends with it, with what asks, or with the daemon. What
+//! Invariants: nobody asks such a model before that time, nor another one of its provider; a wait ends with it, with what asks, or with the daemon. What
 //! a provider asks for while the daemon runs is the admission's own to keep.
 
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use aaos_core::model::{ModelFailure, ModelFailureKind};
 use aaos_core::name::ModelName;
 use aaos_core::quantity::Timestamp;
+use aaos_core::route::provider_of;
 use aaos_core::services::ServiceReply;
 
 use crate::inference::stopped;
@@ -24,14 +25,17 @@ impl Quiet {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = quiet;
     }
 
-    /// Until when a model is to be left alone; what has passed is forgotten.
-    fn until(&self, model: &ModelName, now: Timestamp) -> Option<Timestamp> {
+    /// Whether nothing is to be waited for any more; what has passed is forgotten.
+    fn is_over(&self, now: Timestamp) -> bool {
         let mut quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if quiet.is_empty() {
-            return None;
-        }
         quiet.retain(|_, until| *until > now);
-        quiet.get(model).copied()
+        quiet.is_empty()
+    }
+
+    /// Until when the models are to be left alone for which `is_same` holds.
+    fn until(&self, is_same: impl Fn(&ModelName) -> bool) -> Option<Timestamp> {
+        let quiet = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        quiet.iter().filter(|(model, _)| is_same(model)).map(|(_, until)| *until).max()
     }
 }
 
@@ -44,8 +48,15 @@ impl Kernel {
         model: &ModelName,
         deadline: Timestamp,
     ) -> Result<(), ServiceReply> {
-        let now = self.clock().now();
-        let Some(until) = self.quiet().until(model, now) else { return Ok(()) };
+        if self.quiet().is_over(self.clock().now()) {
+            return Ok(());
+        }
+        // Where nobody can say who serves it, it stands for itself.
+        let providers = self.providers().await.unwrap_or_default();
+        let served = |model: &ModelName| provider_of(providers, model).map(|provider| &provider.name);
+        let own = served(model);
+        let is_same = |other: &ModelName| other == model || (own.is_some() && served(other) == own);
+        let Some(until) = self.quiet().until(is_same) else { return Ok(()) };
         if until >= deadline {
             return Err(ServiceReply::ModelFailed(still_quiet(model, until)));
         }
@@ -79,11 +90,13 @@ mod tests {
         let (busy, other) =
             (ModelName::parse("busy").expect("a name"), ModelName::parse("other").expect("a name"));
         let quiet = Quiet::default();
-        assert_eq!(quiet.until(&busy, Timestamp(1)), None, "the control: nothing was asked for");
-        quiet.recall([(busy.clone(), Timestamp(9))].into());
-        assert_eq!(quiet.until(&busy, Timestamp(8)), Some(Timestamp(9)));
-        assert_eq!(quiet.until(&other, Timestamp(8)), None);
-        assert_eq!(quiet.until(&busy, Timestamp(9)), None, "it has passed");
-        assert_eq!(quiet.until(&busy, Timestamp(8)), None, "and is forgotten");
+        assert!(quiet.is_over(Timestamp(1)), "the control: nothing was asked for");
+        quiet.recall([(busy.clone(), Timestamp(9)), (other.clone(), Timestamp(5))].into());
+        assert_eq!(quiet.until(|model| *model == busy), Some(Timestamp(9)));
+        assert_eq!(quiet.until(|_| true), Some(Timestamp(9)), "the last of one provider's");
+        assert_eq!(quiet.until(|_| false), None);
+        assert!(!quiet.is_over(Timestamp(8)));
+        assert_eq!(quiet.until(|model| *model == other), None, "what has passed is forgotten");
+        assert!(quiet.is_over(Timestamp(9)));
     }
 }

@@ -10,11 +10,9 @@ use aaos_core::quantity::Millis;
 use hyper::StatusCode;
 use serde::Deserialize;
 
+use super::pace::{LONGEST, millis, pace};
 use crate::dial::{Answer, DialError};
 use crate::words::harmless;
-
-/// Longest wait that is believed.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// A failure of `kind`, without a wait.
 #[must_use]
@@ -70,6 +68,16 @@ fn words_of(body: &[u8]) -> String {
         .unwrap_or(raw)
 }
 
+/// Whether a 429 means that the account is empty, which no wait changes (OpenAI and its kin).
+fn is_out_of_credit(body: &[u8]) -> bool {
+    let object = serde_json::from_slice::<ErrorBody>(body).ok().and_then(|body| body.error);
+    let object = object.and_then(|error| serde_json::from_str::<ErrorObject>(error.get()).ok());
+    object.is_some_and(|object| {
+        let code = object.code.as_ref().map(|code| code.get().trim_matches('"'));
+        [object.class.as_deref(), code].contains(&Some("insufficient_quota"))
+    })
+}
+
 /// The failure that an HTTP status other than 200 means. `provider` is its configured name.
 #[must_use]
 pub(super) fn of_status(provider: &str, answer: &Answer, body: &[u8], key: Option<&str>) -> ModelFailure {
@@ -78,6 +86,9 @@ pub(super) fn of_status(provider: &str, answer: &Answer, body: &[u8], key: Optio
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
     let code = status.as_u16();
     let (kind, advice) = match status {
+        StatusCode::TOO_MANY_REQUESTS if is_out_of_credit(body) => {
+            (ModelFailureKind::Rejected, "; no patience helps: see to the account at this provider")
+        }
         StatusCode::TOO_MANY_REQUESTS => (ModelFailureKind::RateLimited, ""),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (ModelFailureKind::Unauthorized, "; check the key of this provider")
@@ -91,7 +102,7 @@ pub(super) fn of_status(provider: &str, answer: &Answer, body: &[u8], key: Optio
         _ => (ModelFailureKind::Rejected, ""),
     };
     let message = format!("provider {provider} answered HTTP {code}{said}{advice}");
-    ModelFailure { kind, message, retry_after: retry_after(answer) }
+    ModelFailure { kind, message, retry_after: wait(kind, answer) }
 }
 
 /// The failure that an error inside a stream, after HTTP 200, means.
@@ -125,6 +136,16 @@ pub(super) fn of_dial(provider: &str, error: &DialError) -> ModelFailure {
     failure(kind, format!("provider {provider} cannot be reached: {}", harmless(&error.to_string(), None)))
 }
 
+/// How long the provider asks to wait; where it says of a limit only that it is used up, until that begins anew.
+fn wait(kind: ModelFailureKind, answer: &Answer) -> Option<Millis> {
+    let used_up = || {
+        let pace = pace(|name| answer.header(name));
+        let empty = [pace.requests, pace.tokens].into_iter().flatten().filter(|room| room.left == 0);
+        empty.map(|room| room.resets_in).max().filter(|_| kind == ModelFailureKind::RateLimited)
+    };
+    retry_after(answer).or_else(used_up)
+}
+
 /// How long the provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date, which is
 /// read against the answer's own `date` so that a difference of clocks does not matter.
 fn retry_after(answer: &Answer) -> Option<Millis> {
@@ -134,8 +155,7 @@ fn retry_after(answer: &Answer) -> Option<Millis> {
         (None, Some(text)) => parse_retry_after(text, answer.header("date")),
         (None, None) => None,
     }?;
-    let wait = wait.min(MAX_RETRY_AFTER);
-    Some(Millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    Some(millis(wait))
 }
 
 fn parse_retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
@@ -148,7 +168,7 @@ fn parse_retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
 }
 
 fn seconds(count: f64) -> Option<Duration> {
-    (count >= 0.0).then(|| Duration::try_from_secs_f64(count).unwrap_or(MAX_RETRY_AFTER))
+    (count >= 0.0).then(|| Duration::try_from_secs_f64(count).unwrap_or(LONGEST))
 }
 
 #[expect(
@@ -156,13 +176,13 @@ fn seconds(count: f64) -> Option<Duration> {
     reason = "a date in a header means nothing without the time of day, and \
     the runtime's clock lives in another process; used only where the answer has no date of its own"
 )]
-fn own_time() -> SystemTime {
+pub(super) fn own_time() -> SystemTime {
     SystemTime::now()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ErrorObject, of_stream, parse_retry_after, words_of};
+    use super::{ErrorObject, is_out_of_credit, of_stream, parse_retry_after, words_of};
     use aaos_core::model::ModelFailureKind;
     use std::time::Duration;
 
@@ -195,6 +215,19 @@ mod tests {
             ("<html>", "<html>"),
         ] {
             assert_eq!(words_of(body.as_bytes()), words);
+        }
+    }
+
+    #[test]
+    fn an_empty_account_is_told_from_a_rate_limit() {
+        for (body, is_empty) in [
+            (r#"{"error":{"message":"x","type":"insufficient_quota","code":"insufficient_quota"}}"#, true),
+            (r#"{"error":{"message":"x","code":"insufficient_quota"}}"#, true),
+            (r#"{"error":{"message":"insufficient_quota","type":"requests","code":429}}"#, false),
+            (r#"{"error":"insufficient_quota"}"#, false),
+            ("insufficient_quota", false),
+        ] {
+            assert_eq!(is_out_of_credit(body.as_bytes()), is_empty, "{body}");
         }
     }
 

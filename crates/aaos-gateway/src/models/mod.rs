@@ -1,7 +1,8 @@
 //! The `models` role: asks providers, holds their keys.
 //!
 //! Invariants: the only hosts reached are those of the configured base URLs, and redirects are not followed;
-//! each request has a time limit and bounded memory; a reply is given only when the provider's end event came;
+//! each request has a time limit and bounded memory, and each provider places of its own, so that one that hangs takes
+//! none from another; a reply is given only when the provider's end event came;
 //! a key is sent to its own provider and shown to nobody.
 
 mod anthropic;
@@ -9,16 +10,20 @@ mod draft;
 mod echo;
 mod failure;
 mod openai;
+mod pace;
 mod provider;
 mod sse;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use aaos_core::limits::MOST_INFERENCE_SLOTS;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, StopWord};
+use aaos_core::name::ModelName;
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
 use hyper::StatusCode;
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
 use crate::dial::{Answer, Dialer};
@@ -28,8 +33,9 @@ use failure::{ErrorObject, failure, malformed, too_long};
 use provider::{Endpoint, Provider, Service};
 use sse::{SseError, SseEvent, SseParser};
 
-/// Most inferences at once; agentd's own slots are far below.
-const MAX_RUNNING: usize = 64;
+/// Most inferences of one provider at once. The kernel's slots are at most half as many: the end of one and the begin of
+/// the next may cross.
+const MAX_RUNNING_EACH: usize = 2 * MOST_INFERENCE_SLOTS;
 /// Most bytes of one stream, framing included.
 const MAX_STREAM_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes read of an error's body.
@@ -109,6 +115,13 @@ impl Desk {
         Self { providers, aliases: provider::Aliases::new(setup.aliases), dialer }
     }
 
+    /// A place among the requests that run at a model's provider.
+    fn place(&self, model: &ModelName) -> Result<OwnedSemaphorePermit, ModelFailure> {
+        let provider = provider::route(&self.providers, &self.aliases, model)?.provider;
+        let full = |_| full(&format!("provider {}", provider.name));
+        Arc::clone(&provider.places).try_acquire_owned().map_err(full)
+    }
+
     async fn ask(&self, request: &ModelRequest, deltas: Deltas<'_>) -> Result<ModelReply, ModelFailure> {
         let route = provider::route(&self.providers, &self.aliases, &request.model)?;
         let provider = route.provider;
@@ -147,6 +160,8 @@ impl Desk {
             let kind = harmless(kind, None);
             return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
         }
+        let pace = pace::pace(|name| answer.header(name));
+        deltas.outbox.send(&ModelsReply::Begun { serial: deltas.serial, pace }).await;
         match read_stream(&mut answer, reader, deltas).await {
             Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
             Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
@@ -235,7 +250,8 @@ pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
     let (input, output) = stream.into_split();
     let mut reader = FrameReader::new(input, Descriptors::Refused);
     let outbox = Outbox::start(output);
-    let mut running = Running::new(MAX_RUNNING);
+    // Ended requests are counted until they are looked at, so places run out before this does.
+    let mut running = Running::new(2 * MAX_RUNNING_EACH * desk.providers.len().max(1));
     loop {
         tokio::select! {
             received = reader.next::<ModelsRequest>() => match received? {
@@ -259,16 +275,18 @@ async fn take(
     running: &mut Running,
 ) -> Result<(), ChannelError> {
     match request {
-        ModelsRequest::Ask { serial, .. } if running.is_full() => {
-            let failure = failure(
-                ModelFailureKind::Unavailable,
-                format!("the gateway already runs {MAX_RUNNING} inferences; ask again later"),
-            );
-            outbox.send(&ModelsReply::Failed { serial, failure }).await;
-        }
         ModelsRequest::Ask { serial, request, time } => {
+            let place = match desk.place(&request.model) {
+                Ok(place) if !running.is_full() => place,
+                refused => {
+                    let failure = refused.err().unwrap_or_else(|| full("the gateway"));
+                    outbox.send(&ModelsReply::Failed { serial, failure }).await;
+                    return Ok(());
+                }
+            };
             let (desk, outbox) = (Arc::clone(desk), outbox.clone());
             running.start(serial, async move {
+                let _place = place;
                 let deltas = Deltas { outbox: &outbox, serial };
                 let limit = Duration::from_millis(time.0);
                 let result = tokio::time::timeout(limit, desk.ask(&request, deltas)).await;
@@ -288,6 +306,11 @@ async fn take(
         }
     }
     Ok(())
+}
+
+fn full(who: &str) -> ModelFailure {
+    let words = format!("{who} has {MAX_RUNNING_EACH} inferences under way; ask again later");
+    failure(ModelFailureKind::Unavailable, words)
 }
 
 fn out_of_time(milliseconds: u64) -> ModelFailure {

@@ -4,13 +4,16 @@
 //! a header that is marked sensitive and nowhere else.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState};
 use aaos_core::name::{ModelName, ProviderName};
+use aaos_core::route::{self, Route, Serves};
 use aaos_core::wire::{ProviderSetup, WireFormat};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::failure::{failure, malformed};
@@ -25,6 +28,8 @@ pub(super) struct Provider {
     key: Option<String>,
     models: Vec<ModelName>,
     any_model: bool,
+    /// For its requests under way.
+    pub(super) places: Arc<Semaphore>,
 }
 
 /// What stands behind a provider's name.
@@ -57,15 +62,12 @@ impl Provider {
                 .and_then(|endpoint| endpoint.check_key(key.as_deref()).map(|()| endpoint))
                 .map_or_else(Service::Unusable, Service::Remote),
         };
-        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model }
+        let places = Arc::new(Semaphore::new(super::MAX_RUNNING_EACH));
+        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model, places }
     }
 
     pub(super) fn key(&self) -> Option<&str> {
         self.key.as_deref()
-    }
-
-    fn serves(&self, model: &str) -> bool {
-        self.models.iter().any(|one| one.as_str() == model)
     }
 
     fn is_usable(&self) -> bool {
@@ -74,11 +76,11 @@ impl Provider {
 
     /// What agentd may know of it.
     pub(super) fn state(&self, all: &[Self], aliases: &Aliases) -> ProviderState {
-        let mut models = self.models.clone();
+        let mut leading: Vec<ModelName> = Vec::new();
         for alias in aliases.names() {
             let leads_here = route(all, aliases, alias).is_ok_and(|route| std::ptr::eq(route.provider, self));
-            if leads_here && !models.contains(alias) {
-                models.push(alias.clone());
+            if leads_here && !leading.contains(alias) {
+                leading.push(alias.clone());
             }
         }
         let problem = match &self.service {
@@ -87,11 +89,26 @@ impl Provider {
         };
         ProviderState {
             name: self.name.clone(),
-            models,
+            models: self.models.clone(),
+            aliases: leading,
             any_model: self.any_model,
             has_key: self.key.is_some(),
             problem,
         }
+    }
+}
+
+impl Serves for Provider {
+    fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    fn lists(&self, model: &str) -> bool {
+        self.models.iter().any(|one| one.as_str() == model)
+    }
+
+    fn takes_any(&self) -> bool {
+        self.any_model
     }
 }
 
@@ -113,44 +130,23 @@ impl Aliases {
     }
 }
 
-/// Where a request goes, and the model's name there.
-pub(super) struct Route<'a> {
-    pub(super) provider: &'a Provider,
-    pub(super) model: ModelName,
-}
-
 /// The provider for a model or alias. An alias means the first of its models that has a usable provider.
 pub(super) fn route<'a>(
     providers: &'a [Provider],
     aliases: &Aliases,
     name: &ModelName,
-) -> Result<Route<'a>, ModelFailure> {
+) -> Result<Route<'a, Provider>, ModelFailure> {
     let mut unusable = None;
     let is_alias = aliases.meanings(name).next().is_some();
     let candidates = aliases.meanings(name).chain((!is_alias).then_some(name));
     for model in candidates {
-        match route_model(providers, model) {
+        match route::route(providers, model) {
             Some(route) if route.provider.is_usable() => return Ok(route),
             Some(route) => unusable = unusable.or(Some(route)),
             None => {}
         }
     }
     unusable.ok_or_else(|| unknown(providers, aliases, name))
-}
-
-fn route_model<'a>(providers: &'a [Provider], model: &ModelName) -> Option<Route<'a>> {
-    if let Some(provider) = providers.iter().find(|one| one.serves(model.as_str())) {
-        return Some(Route { provider, model: model.clone() });
-    }
-    for separator in ["::", "/"] {
-        let Some((prefix, rest)) = model.as_str().split_once(separator) else { continue };
-        let named = providers.iter().find(|one| one.name.as_str() == prefix);
-        let (Some(provider), Ok(rest)) = (named, ModelName::parse(rest)) else { continue };
-        return (provider.any_model || provider.serves(rest.as_str()))
-            .then_some(Route { provider, model: rest });
-    }
-    let provider = providers.iter().find(|one| one.any_model)?;
-    Some(Route { provider, model: model.clone() })
 }
 
 fn unknown(providers: &[Provider], aliases: &Aliases, name: &ModelName) -> ModelFailure {
@@ -338,7 +334,8 @@ mod tests {
         assert_eq!(error.kind, ModelFailureKind::UnknownModel);
         assert!(error.message.contains("deepseek/deepseek-chat"), "{error}");
         let state = all[0].state(&all, &aliases);
-        assert_eq!(state.models, [model("deepseek-chat"), model("fast")]);
+        assert_eq!(state.models, [model("deepseek-chat")]);
+        assert_eq!(state.aliases, [model("fast")]);
         assert!(all[2].state(&all, &aliases).problem.is_some());
     }
 

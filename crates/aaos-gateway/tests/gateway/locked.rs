@@ -93,7 +93,7 @@ impl Gateway {
         self.near.send(&ModelsRequest::Ask { serial, request: Box::new(request), time }).await;
         loop {
             match self.near.receive().await {
-                ModelsReply::Delta { .. } => {}
+                ModelsReply::Begun { .. } | ModelsReply::Delta { .. } => {}
                 ModelsReply::Done { reply, .. } => return Ok(*reply),
                 ModelsReply::Failed { failure, .. } => return Err(failure),
                 other => panic!("not an answer: {other:?}"),

@@ -7,6 +7,7 @@ mod harness;
 mod locked;
 mod models;
 mod names;
+mod paces;
 mod proxy;
 mod spellings;
 mod streams;

@@ -60,6 +60,7 @@ impl Models {
         let mut prose = String::new();
         loop {
             match self.near.receive().await {
+                ModelsReply::Begun { serial: whose, .. } => assert_eq!(whose, serial),
                 ModelsReply::Delta { serial: whose, text } => {
                     assert_eq!(whose, serial);
                     prose.push_str(&text);
@@ -403,6 +404,27 @@ async fn requests_run_beside_each_other() {
 }
 
 #[tokio::test]
+async fn a_provider_that_hangs_takes_no_places_from_another() {
+    let places = 2 * aaos_core::limits::MOST_INFERENCE_SLOTS;
+    let hanging = ModelServer::start(Script::dynamic(|_| Turn::Hang));
+    let quick = ModelServer::start(Script::in_order([Turn::say("quick")]));
+    let mut other = provider(WireFormat::OpenAi, quick.openai_url());
+    (other.name, other.models) = (ProviderName::parse("other").expect("a name"), vec![model("well")]);
+    let mut models = Models::start(vec![provider(WireFormat::OpenAi, hanging.openai_url()), other]);
+    for _ in 0..places {
+        models.begin(request(), LONG).await;
+    }
+    let full = models.ask(request()).await.expect_err("no place is left");
+    assert_eq!(full.kind, ModelFailureKind::Unavailable);
+    assert!(full.message.contains("provider test"), "{full}");
+    let well = ModelRequest { model: model("well"), ..request() };
+    assert_eq!(models.ask(well).await.expect("a reply").text, "quick");
+    models.near.send(&ModelsRequest::Cancel { serial: RequestSerial(1) }).await;
+    let server = tokio::task::spawn_blocking(move || hanging.wait_for_hangups(1));
+    server.await.expect("the connection was closed");
+}
+
+#[tokio::test]
 async fn unknown_models_and_broken_providers_are_named_and_keys_are_not() {
     let mut bad = provider(WireFormat::OpenAi, "ftp://x".into());
     bad.name = ProviderName::parse("bad").expect("a name");
@@ -417,7 +439,8 @@ async fn unknown_models_and_broken_providers_are_named_and_keys_are_not() {
     let ModelsReply::Described { serial: RequestSerial(99), providers } = models.near.receive().await else {
         panic!("not a description");
     };
-    assert_eq!(providers[0].models, [model("scripted"), model("smart"), model("fast")]);
+    assert_eq!(providers[0].models, [model("scripted")]);
+    assert_eq!(providers[0].aliases, [model("smart"), model("fast")]);
     assert!(providers[0].has_key && providers[0].problem.is_none() && providers[1].problem.is_some());
 }
 

@@ -163,7 +163,7 @@ fn provider_notice(status: &RuntimeStatus, model: Option<&ModelName>) -> Option<
         return Some(format!("the model providers cannot be asked: {}", line(why)));
     }
     let providers = &status.providers;
-    let serves = |model: &ModelName| providers.iter().find(|provider| provider.models.contains(model));
+    let serves = |model: &ModelName| aaos_core::route::provider_of(providers, model);
     let chosen = model.and_then(serves).or_else(|| providers.first())?;
     (chosen.name.as_str() == BUILTIN).then(|| {
         "provider builtin: a fixed planner that extracts text, not a language model; for one, set \

@@ -103,7 +103,8 @@ fn unknown(effect: &UnknownEffect) -> String {
 }
 
 fn provider(state: &ProviderState) -> String {
-    let models: Vec<&str> = state.models.iter().map(aaos_core::name::ModelName::as_str).collect();
+    let models: Vec<&str> =
+        state.models.iter().chain(&state.aliases).map(aaos_core::name::ModelName::as_str).collect();
     let any = if state.any_model { ", and any other name" } else { "" };
     format!("{}: {}{any}", state.name, cut(&models.join(", "), REASON_CHARS))
 }

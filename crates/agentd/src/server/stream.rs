@@ -120,7 +120,7 @@ pub(super) async fn submit(
 ) -> Answer {
     let stream = Stream::new(kernel, outbox, request)?;
     let before = *kernel.journal().head().borrow();
-    let goal_id = kernel.submit(caller, goal).await.map_err(refused)?;
+    let (goal_id, _follower) = kernel.submit_followed(caller, goal).await.map_err(refused)?;
     // A goal known by its client key began earlier: all of it is shown.
     let known = kernel.goal(caller, goal_id).map_err(refused)?;
     let after_seq = if known.root_agent.is_some() { None } else { Some(before) };
@@ -152,6 +152,7 @@ async fn until_over(
         goal: GoalView,
     }
     let (begun, kernel, goal_id) = (Instant::now(), stream.kernel, known.goal_id);
+    let _follower = kernel.follow(caller, goal_id);
     let filter = Filter { goal: Some(goal_id), after_seq, ..Filter::default() };
     let is_last = |event: &Event| matches!(event, Event::GoalFinished { .. });
     // The end of one that was over before may lie anywhere, even in an archive.

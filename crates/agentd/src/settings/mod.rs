@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use aaos_core::confinement::{Boundary, ConfinementPolicy, Substrate};
-use aaos_core::limits::{MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, PARKED_WORKERS, TOOL_TIME_MS};
+use aaos_core::limits::{
+    MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, MOST_INFERENCE_SLOTS, PARKED_WORKERS, TOOL_TIME_MS,
+};
 use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
@@ -234,15 +236,25 @@ fn limits(file: &file::ConfigFile) -> Result<KernelLimits> {
                 .or(file.spawn_agents_batch_cap)
                 .unwrap_or(default.spawn_batch),
         )?,
-        inference_slots: number(vars::AAOS_MAX_CONCURRENT_INFERENCE.name)?
-            .or(file.max_concurrent_inference)
-            .unwrap_or(default.inference_slots)
-            .max(1),
+        inference_slots: inference_slots(
+            number(vars::AAOS_MAX_CONCURRENT_INFERENCE.name)?
+                .or(file.max_concurrent_inference)
+                .unwrap_or(default.inference_slots),
+        )?,
         inference_gap_ms: number(vars::AAOS_MIN_INFERENCE_DELAY_MS.name)?
             .or(file.min_inference_delay_ms)
             .unwrap_or(default.inference_gap_ms),
         ..default
     })
+}
+
+/// Inferences of one provider at once; the gateway has places for no more.
+fn inference_slots(wanted: usize) -> Result<usize> {
+    if wanted > MOST_INFERENCE_SLOTS {
+        let name = vars::AAOS_MAX_CONCURRENT_INFERENCE.name;
+        bail!("{name} (max_concurrent_inference) is {wanted}; it may be at most {MOST_INFERENCE_SLOTS}");
+    }
+    Ok(wanted.max(1))
 }
 
 /// What carries a worker: nothing but what can be started.

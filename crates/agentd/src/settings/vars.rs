@@ -55,7 +55,7 @@ vars! {
     AAOS_SPAWN_AGENTS_BATCH_CAP = "AAOS_SPAWN_AGENTS_BATCH_CAP", Some("spawn_agents_batch_cap"), "3",
         "children that one spawn_agents call runs at once, 1 to 3: an agent has at most 3 alive";
     AAOS_MAX_CONCURRENT_INFERENCE = "AAOS_MAX_CONCURRENT_INFERENCE", Some("max_concurrent_inference"), "3",
-        "inferences at once per provider";
+        "inferences at once per provider, at most 128";
     AAOS_MIN_INFERENCE_DELAY_MS = "AAOS_MIN_INFERENCE_DELAY_MS", Some("min_inference_delay_ms"), "0",
         "least time between two inferences of one provider, in milliseconds";
     AAOS_SUBSTRATE = "AAOS_SUBSTRATE", Some("substrate"), "process",

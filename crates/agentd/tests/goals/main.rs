@@ -11,6 +11,7 @@ mod kinds;
 mod main_job;
 mod prefix;
 mod provider;
+mod storm;
 mod support;
 mod thinking;
 mod verdict;

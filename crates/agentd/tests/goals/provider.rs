@@ -1,8 +1,8 @@
 //! What a provider does wrong, and what becomes of the goal.
 
-use crate::support::{LEAD_MARK, Ran, Rig, of_kind, write};
+use crate::support::{LEAD, LEAD_MARK, Ran, Rig, Work, of_kind, write};
 use serde_json::{Value, json};
-use testkit::{CutAs, Dialect, ReportedUsage, Script, Turn};
+use testkit::{CutAs, DaemonBuilder, Dialect, ModelServer, ReportedUsage, Script, Turn, scratch};
 
 /// A goal whose lead first meets `trouble`, then answers.
 fn after(wire: Dialect, trouble: impl IntoIterator<Item = Turn>) -> (Rig, Ran) {
@@ -27,6 +27,31 @@ fn a_rate_limit_is_waited_out() {
     assert_eq!(retried[0]["event"]["failure"]["kind"], "rate_limited", "{retried:?}");
     assert!(retried[0]["event"]["wait"].as_u64() >= Some(1000), "the provider's wish: {retried:?}");
     assert_eq!(ran.of_kind("inference_completed")[0]["event"]["attempts"], 2);
+}
+
+#[test]
+fn a_model_can_be_named_with_its_provider() {
+    let work = Work::new(scratch());
+    let models = ModelServer::start(Script::new().when_system(LEAD_MARK, vec![Turn::say("answered"); 2]));
+    let daemon = DaemonBuilder::openai(&models)
+        .env("DEEPSEEK_API_KEY", "sk-deepseek")
+        .env("DEEPSEEK_BASE_URL", models.openai_url())
+        .start();
+    let rig = Rig { daemon, models, work };
+    for name in ["deepseek/deepseek-chat", "deepseek::deepseek-chat"] {
+        let mut goal = rig.work.goal(&[]);
+        goal["manifest"] = json!(LEAD.replace("model: smart", &format!("model: {name}")));
+        rig.run(goal).assert_ended("done", 0);
+        let seen = rig.models.requests();
+        let last = seen.last().expect("it has asked");
+        assert_eq!((last.model.as_str(), last.key()), ("deepseek-chat", Some("sk-deepseek")), "{name}");
+    }
+    let mut goal = rig.work.goal(&[]);
+    goal["manifest"] = json!(LEAD.replace("model: smart", "model: deepseek/another"));
+    let ran = rig.run(goal);
+    ran.assert_ended("failed", 2);
+    assert!(ran.error().contains("deepseek/another"), "{}", ran.error());
+    assert_eq!(rig.models.requests().len(), 2, "what a provider does not serve is not asked of another");
 }
 
 #[test]

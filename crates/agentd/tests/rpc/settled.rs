@@ -453,6 +453,7 @@ fn a_model_whose_provider_wanted_quiet_is_left_alone_after_a_kill() {
             },
         ));
     let agent = rig.spawn(&persistent("keeper"));
+    let other = rig.spawn(&persistent("other").replace("scripted-model", "openai/another"));
     let sent = deliver(&mut rig.client(), &agent, "go");
     let requested = wait_for_entry(&rig.daemon, "inference_requested", |_| true);
     assert_eq!(rig.models.wait_for_requests(1).len(), 1);
@@ -467,11 +468,16 @@ fn a_model_whose_provider_wanted_quiet_is_left_alone_after_a_kill() {
     let entries_of = [retried, completed].map(|one| (id(&agent), trace(&sent), event(one)));
     append(&state_dir, entries_of.into());
     let daemon = builder.start();
-    assert_eq!(result_of(&mut daemon.client(), &sent)["status"], "done");
     let mut client = daemon.client();
+    let beside = deliver(&mut client, &other, "go");
+    assert_eq!(result_of(&mut client, &sent)["status"], "done");
+    assert_eq!(result_of(&mut client, &beside)["status"], "done");
     let at = |entry: &Value| entry["timestamp"].as_u64().expect("a time");
     let failed = &entries(&mut client, &["inference_completed"])[0];
-    let next = &entries(&mut client, &["inference_requested"])[1];
+    let asked = entries(&mut client, &["inference_requested"]);
+    let of = |agent: &str| asked.iter().rfind(|entry| entry["agent_id"] == agent).expect("it asked");
+    let (next, beside) = (of(&agent), of(&other));
+    assert!(at(beside) >= at(failed) + WISH_MS, "under another name of the provider's: {failed} {beside}");
     assert!(at(next) >= at(failed) + WISH_MS, "{failed} {next}");
     assert!(at(next) < at(failed) + 60_000, "the later word counts: {failed} {next}");
 }

@@ -1,0 +1,93 @@
+//! Who goes through next at one provider, and when somebody has to look again.
+//!
+//! Invariant: after [`Door::open`] either nobody waits, or no slot is free, or [`Door::look_at`] says when the next one
+//! may start: who waits is never forgotten. It holds no lock and reads no clock.
+
+use std::time::Duration;
+
+use aaos_core::model::Pace;
+use tokio::time::Instant;
+
+use crate::pace::{Epoch, Pacer};
+use crate::queue::{Admitted, Place, Queue, Turn};
+
+/// One admission; given back with [`Door::end`].
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) turn: Turn,
+    pub(crate) place: Place,
+    epoch: Epoch,
+    /// Whether the provider has said anything to it.
+    is_heard: bool,
+}
+
+/// The way in to one provider.
+#[derive(Debug)]
+pub(crate) struct Door<W> {
+    pub(crate) queue: Queue<W>,
+    pacer: Pacer,
+    look_at: Option<Instant>,
+    closed_until: Option<Instant>,
+}
+
+impl<W> Door<W> {
+    pub(crate) fn new(slots: usize, most_waiting: usize, min_gap: Duration) -> Self {
+        let queue = Queue::new(slots, most_waiting);
+        Self { queue, pacer: Pacer::new(min_gap), look_at: None, closed_until: None }
+    }
+
+    /// Admits whoever may go in now.
+    pub(crate) fn open(&mut self, now: Instant) -> Vec<(W, Pass)> {
+        let mut admitted = Vec::new();
+        self.look_at = None;
+        while let Some(tokens) = self.queue.next() {
+            self.look_at = self.pacer.opens_at(now, tokens);
+            if self.look_at.is_some() {
+                break;
+            }
+            let epoch = self.pacer.start(now, tokens);
+            let Admitted { turn, place, waker } = self.queue.admit();
+            admitted.push((waker, Pass { turn, place, epoch, is_heard: false }));
+        }
+        let next = self.queue.first().unwrap_or(0);
+        self.closed_until = self.pacer.closed_until(now, next);
+        admitted
+    }
+
+    /// When it has to be opened again though nothing else happens.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Until when the provider wants no request, as of the last time it was opened.
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
+        self.closed_until
+    }
+
+    /// The provider answers this one, and may have said what it has room for.
+    pub(crate) fn heard(&mut self, now: Instant, pass: &mut Pass, pace: Pace) {
+        if !pass.is_heard {
+            pass.is_heard = true;
+            self.pacer.taken(pass.epoch);
+        }
+        self.pacer.told(now, pace);
+    }
+
+    /// The provider turned this one away and wants quiet. The turn is not lost. Returns until when it is quiet.
+    pub(crate) fn turned_away(&mut self, pass: &mut Pass, until: Instant) -> Instant {
+        pass.is_heard = true;
+        self.queue.refund(pass.turn);
+        self.pacer.close_until(until)
+    }
+
+    /// Ends an admission.
+    pub(crate) fn end(&mut self, now: Instant, pass: &Pass) {
+        if !pass.is_heard {
+            self.pacer.given_up(now, pass.epoch);
+        }
+        self.queue.release();
+    }
+}
+
+#[cfg(test)]
+mod tests;
