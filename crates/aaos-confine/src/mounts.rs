@@ -242,12 +242,12 @@ pub(crate) enum Executed {
 impl Executed {
     /// Of what a descriptor holds; where that was opened has to be the caller's root, or one like it. To make a mount and
     /// not to use it takes long, so it is asked whether the path is one of the system's.
-    pub(crate) fn of(held: OwnedFd, is_system: impl FnOnce(&str) -> bool) -> io::Result<Self> {
-        let path = rustix::fs::readlink(name_of(held.as_fd()), Vec::new())?;
+    pub(crate) fn of(held: BorrowedFd<'_>, is_system: impl FnOnce(&str) -> bool) -> io::Result<Self> {
+        let path = rustix::fs::readlink(name_of(held), Vec::new())?;
         if path.to_str().is_ok_and(is_system) {
-            return Ok(Self::System { path, held });
+            return Ok(Self::System { path, held: held.try_clone_to_owned()? });
         }
-        Unchangeable::of(held.as_fd()).map(Self::Elsewhere)
+        Unchangeable::of(held).map(Self::Elsewhere)
     }
 
     /// The file to execute, once the program's root is the caller's.

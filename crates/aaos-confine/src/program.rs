@@ -187,8 +187,8 @@ fn lock_program(
             Cow::Owned(program_filter(proxied, executes).at("compiling the seccomp filter")?)
         }
     };
-    let (mut allowed, own) = enter_world(maker, ready, plan, &shared, opened)?;
-    drop(shared);
+    let (mut allowed, own) = enter_world(maker, ready, plan, &shared, &opened)?;
+    drop((shared, opened));
     // Of the program's own user, who may open them again by their names.
     let pipes = Pipes::new().at("making its pipes")?;
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
@@ -231,14 +231,14 @@ fn enter_world(
     ready: Ready,
     plan: &ProgramPlan,
     shared: &[OwnedFd],
-    opened: Own,
+    opened: &Own,
 ) -> Result<(Vec<Allowed>, Own), LockError> {
     let Ready { proc, ground, mut maps } = ready;
     let (view, (granted, program, script)) = ground.enter(|view| {
         let granted = Granted::gather(plan, shared, &mut maps)?;
         let is_shown = |path: &str| view.shows(path) && !granted.lies_over(path);
-        let program = Executed::of(opened.program, is_shown).at("a read-only view of the program")?;
-        let script = opened.script.map(|script| Unchangeable::of(script.as_fd())?.open());
+        let program = Executed::of(opened.program.as_fd(), is_shown).at("a read-only view of the program")?;
+        let script = opened.script.as_ref().map(|script| Unchangeable::of(script.as_fd())?.open());
         let script = script.transpose().at("a read-only view of the script")?;
         Ok((granted, program, script))
     })?;

@@ -68,10 +68,11 @@ impl Ground {
     }
 
     /// Runs `look` where the machine's own mounts are seen, then makes the private root the caller's. Gives what is in
-    /// that root.
+    /// that root. What `look` copies may not let itself be copied there (an unbindable mount); then it is run once more,
+    /// in mounts of the caller's own, as they are at that moment.
     pub(crate) fn enter<T>(
         self,
-        look: impl FnOnce(&SystemView) -> Result<T, LockError>,
+        mut look: impl FnMut(&SystemView) -> Result<T, LockError>,
     ) -> Result<(SystemView, T), LockError> {
         let has_changed = self.changes.have_come().at("looking for changes of mounts")?;
         let kept = self.prepared.filter(|_| !has_changed);
@@ -81,7 +82,13 @@ impl Ground {
         };
         let seen = match root {
             Root::Own(own) => {
-                let seen = look(&view)?;
+                let seen = match look(&view) {
+                    Err(error) if error.source.raw_os_error() == Some(libc::EINVAL) => {
+                        leave_mounts()?;
+                        look(&view)?
+                    }
+                    seen => seen?,
+                };
                 own.enter().at("entering its own mounts")?;
                 seen
             }

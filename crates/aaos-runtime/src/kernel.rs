@@ -56,7 +56,7 @@ struct Inner {
     gateways: Gateways,
     fetch_places: Places,
     connection_places: Places,
-    survey_places: Semaphore,
+    survey_places: Arc<Semaphore>,
     schemas: Schemas,
     tasks: TaskTracker,
     /// Cancelled first when the kernel closes: nothing new begins, what runs may end.
@@ -108,7 +108,7 @@ impl Kernel {
                 gateways: Gateways::new(parts.models),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
-                survey_places: Semaphore::new(MAX_SURVEYS_AT_ONCE),
+                survey_places: Arc::new(Semaphore::new(MAX_SURVEYS_AT_ONCE)),
                 schemas: Schemas::default(),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -230,7 +230,7 @@ impl Kernel {
         &self.inner.fetch_places
     }
 
-    pub(crate) fn survey_places(&self) -> &Semaphore {
+    pub(crate) fn survey_places(&self) -> &Arc<Semaphore> {
         &self.inner.survey_places
     }
 

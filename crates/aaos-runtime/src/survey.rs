@@ -6,6 +6,7 @@
 //! says so. Nothing waits for a file system that does not answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::grant::{GrantRequest, RootIdentity};
@@ -31,10 +32,15 @@ impl Kernel {
             }
         }
         let all = async {
-            let Ok(_place) = self.survey_places().acquire().await else { return };
             for (grant, survey) in order {
-                let (roots, survey) = (self.roots().clone(), survey.clone());
-                let looked = tokio::task::spawn_blocking(move || survey.look_through(&roots, grant)).await;
+                // Held by who looks: a file system that does not answer keeps it, whoever waits no longer.
+                let Ok(place) = Arc::clone(self.survey_places()).acquire_owned().await else { return };
+                let roots = self.roots().clone();
+                let look = move || {
+                    survey.look_through(&roots, grant);
+                    drop(place);
+                };
+                let looked = tokio::task::spawn_blocking(look).await;
                 if let Err(error) = looked {
                     tracing::error!(%error, "looking through a granted root died");
                 }

@@ -51,19 +51,26 @@ pub struct ProgramSandbox {
     _place: OwnedSemaphorePermit,
 }
 
-/// The mount namespace of a sandbox, held so that its end does not wait for all its mounts to be taken down.
+/// The mount namespace of a sandbox, held so that its end does not wait for all its mounts to be taken down. Whoever lets
+/// go of it last does that, which may take as long as a file system: it is done on a thread that nobody waits for.
 #[derive(Debug)]
 struct HeldMounts(Option<OwnedFd>);
 
 impl HeldMounts {
-    /// Of a process that runs. Where it cannot be had, the end of the process waits.
-    fn of(pid: u32) -> Self {
-        Self(std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok().map(OwnedFd::from))
+    /// Of a process that runs, by this number. Where it cannot be had, the end of the process waits.
+    fn of(process: &FarProcess, pid: u32) -> Self {
+        let opened = std::fs::File::open(format!("/proc/{pid}/ns/mnt")).ok();
+        // The number was its own if it still runs.
+        Self(opened.filter(|_| process.runs()).map(OwnedFd::from))
     }
+}
 
-    /// Lets go of it elsewhere: nobody is in it any more.
-    fn let_go(self) {
-        drop(tokio::task::spawn_blocking(move || drop(self.0)));
+impl Drop for HeldMounts {
+    fn drop(&mut self) {
+        let mounts = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn_blocking(move || drop(mounts)));
+        }
     }
 }
 
@@ -111,7 +118,7 @@ impl Sandbox {
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
         let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
-        let mounts = HeldMounts::of(receipt.pid);
+        let mounts = HeldMounts::of(&process, receipt.pid);
         let _place = place;
         Ok(ProgramSandbox {
             channel,
@@ -130,25 +137,28 @@ impl Sandbox {
     /// Has a sandbox prove that it is as the plan says: the spare one, else one that is made now.
     async fn launch_program(&self, order: PlanOrder<'_>) -> Result<Proved, SandboxError> {
         let lock = async |made: Option<Made>| {
-            let locked = async {
-                let made = match made {
-                    Some(made) => made,
-                    None => self.make(Order::Program, &[], PROGRAM_BOUNDS).await?,
-                };
-                order.send(&made.channel).await?;
-                self.prove(made, order.profile).await
+            let made = match made {
+                Some(made) => made,
+                None => self.make(Order::Program, &[], PROGRAM_BOUNDS).await?,
             };
-            within("be locked", locked).await.and_then(|proved| proved)
+            order.send(&made.channel).await?;
+            self.prove(made, order.profile).await
         };
         let spare = self.inner.spare.take();
         let was_spare = spare.is_some();
-        let locked = lock(spare).await;
-        self.make_spare();
-        match locked {
-            // It may have ended while it waited. Nothing was executed in it.
-            Err(SandboxError::DiedAtStart { .. } | SandboxError::Closed) if was_spare => lock(None).await,
-            locked => locked,
-        }
+        let locked = async {
+            let locked = lock(spare).await;
+            self.make_spare();
+            match locked {
+                // It may have ended while it waited. Nothing was executed in it.
+                Err(error @ (SandboxError::DiedAtStart { .. } | SandboxError::Closed)) if was_spare => {
+                    tracing::warn!(%error, "the sandbox that waited for a program ended; another is made");
+                    lock(None).await
+                }
+                locked => locked,
+            }
+        };
+        within("be locked", locked).await.and_then(|proved| proved)
     }
 
     /// There is no program sandbox with less than all of its namespaces.
@@ -233,7 +243,7 @@ impl ProgramSandbox {
             tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
         let sandbox = self.process.autopsy().await;
-        self.mounts.let_go();
+        drop(self.mounts);
         let mut result = match sandbox.out_of_memory {
             Some(why) => Err(out_of_memory(why)),
             None => ended,

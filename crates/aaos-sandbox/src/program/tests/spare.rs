@@ -184,6 +184,48 @@ async fn a_spare_sandbox_shows_the_machine_as_it_is_when_it_is_taken() {
     }
 }
 
+/// Says that temporary files lie on a mount that cannot be bound elsewhere.
+const UNBINDABLE: &str = "AAOS_TEST_UNBINDABLE";
+
+async fn a_granted_place_is_shown() {
+    for (mut rig, is_spare) in [(sparing(&["/bin/sh"]), true), (Rig::new(&["/bin/sh"]), false)] {
+        let granted = rig.grant(FileRight::Read, "granted");
+        fs::write(rig.home.path().join("granted/f"), "shown\n").expect("written");
+        if is_spare {
+            rig.spare().await;
+        }
+        assert_eq!(rig.shell(&format!("cat {granted}/f")).await, "shown\n");
+        rig.sandbox.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_granted_place_on_an_unbindable_mount_is_shown() {
+    #[expect(clippy::disallowed_methods, reason = "of the test itself")]
+    if std::env::var(UNBINDABLE).is_ok() {
+        return a_granted_place_is_shown().await;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing can be mounted; a run of root's tests this");
+        return;
+    }
+    let test = "program::tests::spare::a_granted_place_on_an_unbindable_mount_is_shown";
+    let folder = testkit::scratch();
+    // The control: what is unbindable cannot be bound.
+    let script = format!(
+        "set -e; mount -t tmpfs none \"$TMPDIR\"; mount --make-unbindable \"$TMPDIR\"; mkdir \"$TMPDIR/copy\"
+         if mount --bind \"$TMPDIR\" \"$TMPDIR/copy\"; then exit 1; fi
+         \"$0\" --exact {test}"
+    );
+    #[expect(clippy::disallowed_methods, reason = "only another process has mounts of its own")]
+    let mut command = Command::new("unshare");
+    let this = std::env::current_exe().expect("a running program has a path");
+    command.args(["--mount", "/bin/sh", "-c", &script]).arg(this);
+    command.env(UNBINDABLE, "1").env("TMPDIR", folder.path());
+    let said = text_of(&command.output().expect("it starts"));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn a_place_that_is_granted_after_the_spare_sandbox_was_made_is_shown() {
     let mut rig = sparing(&["/bin/sh"]);
