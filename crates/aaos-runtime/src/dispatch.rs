@@ -517,7 +517,11 @@ impl Kernel {
             cancelled()
         };
         let not_begun = |failure| Fetched { received: Bytes::ZERO, page: Err(failure) };
-        let Fetched { received, page: fetched } = match self.fetch_places().take(agent.id) {
+        let place = tokio::select! {
+            place = self.fetch_places().take_in_turn(agent.id) => place,
+            () = cancel.cancelled() => Err(cancelled()),
+        };
+        let Fetched { received, page: fetched } = match place {
             Ok(_place) => match self.egress().await {
                 Ok(egress) => egress.fetch(&permit, stop).await,
                 Err(error) => not_begun(error.into_tool_failure()),

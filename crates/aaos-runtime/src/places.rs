@@ -12,6 +12,7 @@ use aaos_core::limits::{
     MAX_AGENT_FETCHES, MAX_AGENT_PROXIED, MAX_FETCHES_IN_FLIGHT, MAX_PROXIED, SPARE_FETCHES, SPARE_PROXIED,
 };
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use tokio::sync::Notify;
 
 /// How many places there are of one sort, and what they are called where there is none.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ static CONNECTIONS: Shares = Shares {
 pub(crate) struct Places {
     shares: &'static Shares,
     held: Mutex<HashMap<AgentId, usize>>,
+    /// Told of each place that is given back.
+    given_back: Notify,
 }
 
 /// One place, as long as it lives.
@@ -71,7 +74,7 @@ impl Places {
 
     fn new(shares: &'static Shares) -> Self {
         assert!(shares.spare < shares.most && shares.each <= shares.most, "shares are parts: {shares:?}");
-        Self { shares, held: Mutex::default() }
+        Self { shares, held: Mutex::default(), given_back: Notify::new() }
     }
 
     /// Takes a place for this agent.
@@ -79,16 +82,35 @@ impl Places {
     /// # Errors
     /// [`ToolFailureKind::LimitReached`], in words that say whose limit it is.
     pub(crate) fn take(&self, agent: AgentId) -> Result<Place<'_>, ToolFailure> {
+        self.look(agent).map_err(|full| full.why)
+    }
+
+    /// Takes a place for this agent, or waits for one as long as the agent holds some of its share: what of its own is
+    /// under way ends within its time.
+    ///
+    /// # Errors
+    /// As [`Self::take`], for an agent that has all of its share, or nothing.
+    pub(crate) async fn take_in_turn(&self, agent: AgentId) -> Result<Place<'_>, ToolFailure> {
+        loop {
+            let given_back = self.given_back.notified();
+            match self.look(agent) {
+                Err(Full { own, .. }) if (1..self.shares.each).contains(&own) => given_back.await,
+                looked => return looked.map_err(|full| full.why),
+            }
+        }
+    }
+
+    fn look(&self, agent: AgentId) -> Result<Place<'_>, Full> {
         let Shares { most, each, spare, of_one, of_all } = *self.shares;
         let mut held = self.lock();
         let own = held.get(&agent).copied().unwrap_or(0);
         let all: usize = held.values().sum();
         if own >= each {
-            return Err(refused(&format!("{own} {of_one}")));
+            return Err(Full::new(own, &format!("{own} {of_one}")));
         }
         let left = most - all;
         if left == 0 || (own > 0 && left <= spare) {
-            return Err(refused(&format!("{all} {of_all}, {own} of them this agent's")));
+            return Err(Full::new(own, &format!("{all} {of_all}, {own} of them this agent's")));
         }
         held.insert(agent, own + 1);
         Ok(Place { places: self, agent })
@@ -99,8 +121,18 @@ impl Places {
     }
 }
 
-fn refused(why: &str) -> ToolFailure {
-    ToolFailure::new(ToolFailureKind::LimitReached, format!("{why}; try again when one is done"))
+/// There is no place for an agent that holds so many.
+#[derive(Debug)]
+struct Full {
+    own: usize,
+    why: ToolFailure,
+}
+
+impl Full {
+    fn new(own: usize, why: &str) -> Self {
+        let why = format!("{why}; try again when one is done");
+        Self { own, why: ToolFailure::new(ToolFailureKind::LimitReached, why) }
+    }
 }
 
 impl Drop for Place<'_> {
@@ -111,11 +143,15 @@ impl Drop for Place<'_> {
         if own > 1 {
             held.insert(self.agent, own - 1);
         }
+        drop(held);
+        self.places.given_back.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::{Place, Places};
     use aaos_core::id::AgentId;
     use aaos_core::limits::{
@@ -173,5 +209,23 @@ mod tests {
             assert!(places.lock().is_empty(), "all were given back");
             assert_eq!(all_of(&places, 3000).len(), each);
         }
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_holds_some_waits_for_its_own() {
+        let places = Places::of_fetches();
+        let others = (MAX_FETCHES_IN_FLIGHT - SPARE_FETCHES).div_ceil(MAX_AGENT_FETCHES);
+        let mut held: Vec<_> = (0..others).flat_map(|number| all_of(&places, number)).collect();
+        let first = places.take_in_turn(agent(1000)).await.expect("a spare one");
+        let mut second = pin!(places.take_in_turn(agent(1000)));
+        assert!(futures_util::poll!(&mut second).is_pending(), "the spare ones are for others");
+        held.pop();
+        assert!(futures_util::poll!(&mut second).is_pending(), "and so is one that another gives back there");
+        drop(first);
+        drop(second.await.expect("its own was given back"));
+        drop(held);
+        let share = all_of(&places, 1000);
+        assert_eq!(share.len(), MAX_AGENT_FETCHES);
+        places.take_in_turn(agent(1000)).await.expect_err("the control: nobody waits beyond a share");
     }
 }

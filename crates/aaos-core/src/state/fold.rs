@@ -382,7 +382,8 @@ impl State {
             return;
         };
         match failure {
-            None => drop(self.quiet.remove(model)),
+            // A success within the time that it asked for was asked for before that.
+            None => self.quiet.retain(|quiet, until| quiet != model || *until > at),
             Some(failure) if failure.retry_after.is_some() => {
                 self.quiet.insert(model.clone(), at.after(wait));
             }

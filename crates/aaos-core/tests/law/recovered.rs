@@ -397,6 +397,10 @@ fn what_a_provider_asked_for_is_kept_until_it_answers() {
         stop: ModelStop::EndTurn,
         usage,
     };
-    story.tell(completed(3, Ok(reply)));
+    story.tell(completed(3, Ok(reply.clone())));
+    assert_eq!(story.state.quiet.len(), 1, "that one it had read before it asked to be left alone");
+    story.next += 9_000;
+    story.tell(requested(4));
+    story.tell(completed(4, Ok(reply)));
     assert!(story.state.quiet.is_empty(), "it answers again");
 }
