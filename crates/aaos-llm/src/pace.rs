@@ -67,7 +67,7 @@ impl Pacer {
         };
         let short =
             |left: &Option<Left>, wanted: u64| left.filter(|left| left.count < wanted).map(|left| left.until);
-        let wishes = [quiet, short(&self.requests, 1), short(&self.tokens, tokens)];
+        let wishes = [quiet, short(&self.requests, 1), short(&self.tokens, tokens.max(1))];
         wishes.into_iter().flatten().filter(|at| *at > now).max()
     }
 
@@ -120,8 +120,10 @@ impl Pacer {
         if let Some(room) = pace.requests {
             self.requests = left(room);
         }
+        // What is left is the provider's count, which leaves out what it has in its cache, and a request's size is our
+        // guess: only where nothing is left do both say the same.
         if let Some(room) = pace.tokens {
-            self.tokens = left(room);
+            self.tokens = left(room).filter(|left| left.count == 0);
         }
     }
 }
@@ -157,16 +159,27 @@ mod tests {
         pacer.start(at(60), 10);
         assert_eq!(pacer.opens_at(at(60), 10), None, "what it said then says nothing of now");
 
-        pacer.told(at(60), Pace { requests: None, tokens: room(100, 30) });
-        assert_eq!(pacer.opens_at(at(60), 101), Some(at(90)), "too much for now");
-        assert_eq!(pacer.opens_at(at(90), 1_000_000), None, "and not for ever");
-        assert_eq!(pacer.opens_at(at(60), 100), None);
-        pacer.start(at(60), 60);
-        assert_eq!((pacer.opens_at(at(60), 41), pacer.opens_at(at(60), 40)), (Some(at(90)), None));
         pacer.told(at(61), Pace { requests: room(0, 5), tokens: room(100, 30) });
         assert_eq!(pacer.opens_at(at(61), 1), Some(at(66)));
         pacer.told(at(62), Pace { requests: room(9, 5), tokens: None });
         assert_eq!(pacer.opens_at(at(62), 1), None, "the last word counts");
+    }
+
+    #[test]
+    fn tokens_close_only_where_none_is_left() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pacer = Pacer::new(Duration::ZERO);
+        pacer.told(start, Pace { requests: None, tokens: room(1, 30) });
+        pacer.start(start, 1_000_000);
+        assert_eq!(pacer.opens_at(start, 1_000_000), None, "a long prompt may be in the provider's cache");
+        pacer.told(at(1), Pace { requests: None, tokens: room(0, 30) });
+        for tokens in [0, 1, 1_000_000] {
+            assert_eq!(pacer.opens_at(at(1), tokens), Some(at(31)), "the control: nothing is left");
+            assert_eq!(pacer.opens_at(at(31), tokens), None, "and not for ever");
+        }
+        pacer.told(at(2), Pace { requests: None, tokens: room(1, 30) });
+        assert_eq!(pacer.opens_at(at(2), 1_000_000), None, "the last word counts");
     }
 
     #[test]

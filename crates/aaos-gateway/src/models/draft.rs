@@ -118,6 +118,13 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether the model has worked: any of its output is here, or a report of what it used, or of why it stopped.
+    #[must_use]
+    pub(super) fn has_begun(&self) -> bool {
+        let is_blank = self.bytes == 0 && self.thoughts.is_empty() && self.calls.is_empty();
+        !is_blank || self.usage != Usage::default() || self.stop.is_some()
+    }
+
     /// A call as it stands.
     #[must_use]
     pub(super) fn call(&self, place: CallPlace) -> &ModelCall {

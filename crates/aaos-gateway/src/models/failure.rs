@@ -125,6 +125,19 @@ pub(super) fn of_stream(provider: &str, error: &ErrorObject, key: Option<&str>) 
     failure(kind, format!("provider {provider} ended its stream with an error: {words}"))
 }
 
+/// The failure that an error means which ends a stream after the model has worked: what was read and worked on was not
+/// turned away, and may be billed, whatever the provider calls it.
+#[must_use]
+pub(super) fn of_break(provider: &str, error: &ErrorObject, key: Option<&str>) -> ModelFailure {
+    let said = of_stream(provider, error, key);
+    match said.kind {
+        ModelFailureKind::RateLimited | ModelFailureKind::Unavailable => {
+            ModelFailure { kind: ModelFailureKind::CutStream, ..said }
+        }
+        _ => said,
+    }
+}
+
 /// The failure that having no answer means.
 #[must_use]
 pub(super) fn of_dial(provider: &str, error: &DialError) -> ModelFailure {

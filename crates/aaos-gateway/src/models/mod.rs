@@ -53,6 +53,8 @@ enum Progress {
 enum StreamFault {
     /// The provider says so.
     Said(ErrorObject),
+    /// The provider says so after the model has worked.
+    BrokeOff(ErrorObject),
     /// We say so.
     Found(ModelFailure),
 }
@@ -165,6 +167,7 @@ impl Desk {
         match read_stream(&mut answer, reader, deltas).await {
             Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
             Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
+            Err(StreamFault::BrokeOff(error)) => Err(failure::of_break(name, &error, provider.key())),
             Err(StreamFault::Found(mut failure)) => {
                 let words = harmless(&failure.message, provider.key());
                 failure.message = format!("provider {name}: {words}");
@@ -213,7 +216,10 @@ async fn read_stream(
         })?;
         let mut progress = Progress::GoesOn;
         for event in &events {
-            progress = reader.on_event(event)?;
+            progress = reader.on_event(event).map_err(|fault| match fault {
+                StreamFault::Said(error) if reader.draft().has_begun() => StreamFault::BrokeOff(error),
+                other => other,
+            })?;
             if progress == Progress::Ended {
                 break;
             }

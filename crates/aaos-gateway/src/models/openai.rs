@@ -187,11 +187,11 @@ impl Reader {
         }
         let chunk: Chunk = serde_json::from_str(&event.data)
             .map_err(|error| malformed(format!("a piece of the stream is not as expected: {error}")))?;
-        if let Some(error) = chunk.error {
-            return Err(StreamFault::Said(error));
-        }
         if let Some(usage) = chunk.usage {
             self.draft.usage = usage.usage();
+        }
+        if let Some(error) = chunk.error {
+            return Err(StreamFault::Said(error));
         }
         if let Some(choice) = chunk.choices.into_iter().flatten().next() {
             self.take_choice(choice)?;

@@ -3,6 +3,7 @@
 //! Invariants: a header is a stranger's word: what is no number, negative or without an end says nothing, and no time is
 //! longer than [`LONGEST`]. A limit counts only with both what is left and when it begins anew.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use aaos_core::model::{Pace, Room};
@@ -18,14 +19,15 @@ const REQUESTS: [(&str, &str); 2] = [
     ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
     ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
 ];
-const TOKENS: [(&str, &str); 4] = [
+/// What is left of the output is no limit of a request's input and is left out.
+const TOKENS: [(&str, &str); 3] = [
     ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
     ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
-    ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
 ];
 
-/// Reads the headers of an answer.
+/// Reads the headers of an answer: of each kind of limit the one with the least left, of equal ones the one that lasts
+/// longest.
 pub(super) fn pace<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Pace {
     let room = |names: &[(&str, &str)]| {
         let rooms = names.iter().filter_map(|(left, reset)| {
@@ -33,7 +35,7 @@ pub(super) fn pace<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Pace {
             let resets_in = until(header(reset)?.trim(), header("date"))?;
             Some(Room { left, resets_in: millis(resets_in) })
         });
-        rooms.min_by_key(|room| room.left)
+        rooms.min_by_key(|room| (room.left, Reverse(room.resets_in)))
     };
     Pace { requests: room(&REQUESTS), tokens: room(&TOKENS) }
 }
@@ -151,10 +153,18 @@ mod tests {
             ("anthropic-ratelimit-requests-reset", "2026-11-23T09:30:12Z"),
             ("anthropic-ratelimit-input-tokens-remaining", "2000"),
             ("anthropic-ratelimit-input-tokens-reset", "2026-11-23T10:30:30+01:00"),
-            ("anthropic-ratelimit-output-tokens-remaining", "9000"),
+            ("anthropic-ratelimit-output-tokens-remaining", "0"),
             ("anthropic-ratelimit-output-tokens-reset", "2026-11-23T09:31:00Z"),
         ];
-        assert_eq!(read(&anthropic), Pace { requests: room(0, 12_000), tokens: room(2_000, 30_000) });
+        let told = Pace { requests: room(0, 12_000), tokens: room(2_000, 30_000) };
+        assert_eq!(read(&anthropic), told, "output is another thing");
+        let used_up = [
+            ("anthropic-ratelimit-tokens-remaining", "0"),
+            ("anthropic-ratelimit-tokens-reset", "5"),
+            ("anthropic-ratelimit-input-tokens-remaining", "0"),
+            ("anthropic-ratelimit-input-tokens-reset", "9"),
+        ];
+        assert_eq!(read(&used_up).tokens, room(0, 9_000), "what lasts longest");
         assert_eq!(read(&[]), Pace::default());
         assert_eq!(read(&open_ai[..1]), Pace::default(), "without a reset it says nothing");
     }

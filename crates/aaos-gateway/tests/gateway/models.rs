@@ -445,7 +445,7 @@ async fn unknown_models_and_broken_providers_are_named_and_keys_are_not() {
 }
 
 /// A server that reads one request and gives these bytes.
-async fn raw(format: WireFormat, answer: String) -> Result<ModelReply, ModelFailure> {
+pub(crate) async fn raw(format: WireFormat, answer: String) -> Result<ModelReply, ModelFailure> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
     let server = std::thread::spawn(move || {
@@ -460,7 +460,7 @@ async fn raw(format: WireFormat, answer: String) -> Result<ModelReply, ModelFail
     result
 }
 
-fn stream(events: &[&str]) -> String {
+pub(crate) fn stream(events: &[&str]) -> String {
     let mut answer =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n".to_owned();
     for event in events {

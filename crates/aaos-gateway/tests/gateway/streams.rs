@@ -4,12 +4,12 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aaos_core::model::{Message, ModelReply, ModelStop, StopWord};
+use aaos_core::model::{Message, ModelFailureKind, ModelReply, ModelStop, StopWord};
 use aaos_core::wire::WireFormat;
 use serde_json::json;
 use testkit::{Chop, ModelServer, Script, SeenRequest, StopAs, Turn};
 
-use crate::models::{FORMATS, KEY, Models, request, url};
+use crate::models::{FORMATS, KEY, Models, raw, request, stream, url};
 
 /// Text, two calls, escapes, and characters of several bytes.
 fn everything() -> Turn {
@@ -144,4 +144,82 @@ async fn a_thought_without_a_signature_is_reasoning_and_is_not_sent_as_a_thought
     let there = url(&server, WireFormat::Anthropic);
     let reply = Models::with(WireFormat::Anthropic, there).ask(request()).await.expect("a reply");
     assert_eq!((reply.reasoning.as_deref(), reply.thinking.len()), (Some("hm"), 0));
+}
+
+/// Events of each format: ones that hold no work, some that each prove work, and errors that a provider gives for a while.
+fn broken_off(format: WireFormat) -> (Vec<&'static str>, Vec<Vec<&'static str>>, [&'static str; 2]) {
+    match format {
+        WireFormat::OpenAi => (
+            vec![r#"{"choices":[{"delta":{"role":"assistant","content":""}}],"usage":null}"#],
+            vec![
+                vec![
+                    r#"{"choices":[{"delta":{"content":"some "}}]}"#,
+                    r#"{"choices":[{"delta":{"content":"words"}}]}"#,
+                ],
+                vec![r#"{"choices":[{"delta":{"reasoning":"hm"}}]}"#],
+                vec![r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#],
+                vec![r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#],
+                vec![r#"{"choices":[],"usage":{"prompt_tokens":7}}"#],
+            ],
+            [r#"{"error":{"message":"slow down","code":429}}"#, r#"{"error":{"message":"busy","code":503}}"#],
+        ),
+        WireFormat::Anthropic => (
+            vec![r#"{"type":"message_start","message":{}}"#, r#"{"type":"ping"}"#],
+            vec![
+                vec![
+                    r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"some "}}"#,
+                    r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"words"}}"#,
+                ],
+                vec![
+                    r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":""}}"#,
+                ],
+                vec![
+                    r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"","name":""}}"#,
+                ],
+                vec![r#"{"type":"message_delta","delta":{"stop_reason":"max_tokens"}}"#],
+                vec![r#"{"type":"message_start","message":{"usage":{"input_tokens":7}}}"#],
+            ],
+            [
+                r#"{"type":"error","error":{"type":"rate_limit_error","message":"slow down"}}"#,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#,
+            ],
+        ),
+        WireFormat::Builtin => unreachable!("it has no stream"),
+    }
+}
+
+#[tokio::test]
+async fn an_error_after_work_is_a_cut_stream_and_turns_nothing_away() {
+    use ModelFailureKind::{CutStream, RateLimited, Unavailable};
+    for format in FORMATS {
+        let (blank, works, errors) = broken_off(format);
+        for (error, kind, words) in [(errors[0], RateLimited, "slow down"), (errors[1], Unavailable, "busy")]
+        {
+            let ends = async |before: &[&str]| {
+                let events = [blank.as_slice(), before, &[error]].concat();
+                let failure = raw(format, stream(&events)).await.expect_err("it ends with an error");
+                assert!(failure.message.contains(words), "{failure}");
+                failure
+            };
+            let control = ends(&[]).await;
+            assert_eq!((control.kind, control.kind.may_be_billed()), (kind, false), "{control}");
+            for work in &works {
+                let failure = ends(work).await;
+                assert_eq!(failure.kind, CutStream, "{work:?}: {failure}");
+                assert!(failure.kind.may_be_billed() && !failure.is_wait());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_final_error_stays_final_after_work_and_usage_counts_beside_an_error() {
+    let error = r#"{"error":{"message":"no","type":"invalid_request_error"}}"#;
+    let (_, works, _) = broken_off(WireFormat::OpenAi);
+    let events = [works[0].as_slice(), &[error]].concat();
+    let failure = raw(WireFormat::OpenAi, stream(&events)).await.expect_err("an error");
+    assert_eq!(failure.kind, ModelFailureKind::Rejected, "{failure}");
+    let beside = r#"{"error":{"message":"slow","code":429},"usage":{"prompt_tokens":7}}"#;
+    let failure = raw(WireFormat::OpenAi, stream(&[beside])).await.expect_err("an error");
+    assert_eq!(failure.kind, ModelFailureKind::CutStream, "{failure}");
 }
