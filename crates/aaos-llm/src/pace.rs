@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// Since which of the provider's wishes a request runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +96,11 @@ impl Pacer {
         self.mood = Mood::Quiet { until };
         self.epoch.0 += 1;
         until
+    }
+
+    /// Since which wish a request runs that starts now.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The provider took a request, so it takes others, too. One from before its last wish proves nothing.
