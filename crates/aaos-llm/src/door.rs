@@ -93,7 +93,13 @@ impl<W> Door<W> {
     pub(crate) fn taken(&mut self, now: Instant, pass: &mut Pass, pace: Pace) {
         self.heard(pass);
         self.taken = self.taken.max(Some(pass.epoch));
+        self.pacer.welcomed(pass.epoch);
         self.pacer.told(now, pace);
+    }
+
+    /// How many times in a row the provider wanted quiet and took nobody in between, if it turns this one away.
+    pub(crate) fn wishes_with(&self, pass: &Pass) -> u32 {
+        self.pacer.wishes_with(pass.epoch)
     }
 
     /// The provider turned this one away and wants quiet. At the first time in a row neither place nor turn is lost;
@@ -113,7 +119,7 @@ impl<W> Door<W> {
         } else {
             Come::Behind
         };
-        let until = self.pacer.close_until(until);
+        let until = self.pacer.close_until(pass.epoch, until);
         let among_taken = earlier.among_taken.saturating_add(u32::from(is_other_taken));
         (Refusals { come, among_taken, last: Some(self.pacer.epoch()) }, until)
     }

@@ -223,6 +223,11 @@ impl Slot {
         self.gate.open();
     }
 
+    /// How many times in a row the provider wanted quiet and took nobody in between, with this time.
+    pub(crate) fn wishes(&self) -> u32 {
+        self.gate.lock().wishes_with(&self.pass)
+    }
+
     /// The provider wants no request before `until`, from anybody. Gives what to come back with, and until when it is
     /// quiet.
     pub(crate) fn turned_away(mut self, until: Instant, earlier: Refusals) -> (Refusals, Instant) {

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::backoff::{BASE, Jitter};
+use crate::backoff::Jitter;
 use crate::door::Refusals;
 use crate::error::LlmError;
 use crate::gate::{Admission, Gate, GateKey, Slot, Wish};
@@ -285,7 +285,7 @@ impl Models {
             tally.told_to_wait += u32::from(is_turned_away);
             let made = earlier.saturating_add(tally.attempts - tally.told_to_wait);
             let until = if is_turned_away {
-                let quiet = Instant::now().checked_add(self.quiet_after(&failure, tally.told_to_wait));
+                let quiet = Instant::now().checked_add(self.wait(&failure, slot.wishes()));
                 let (refusals, until) = slot.turned_away(quiet.unwrap_or(deadline), wish.refusals);
                 if refusals.among_taken >= MAX_REFUSALS_AMONG_TAKEN {
                     return Err(always_refused(&failure));
@@ -343,15 +343,8 @@ impl Models {
         Ok(slot)
     }
 
-    /// How long a provider that turned a request away is left alone: as long as it asks for and a little longer, since
-    /// others may share its patience; as long as after another failure where it does not say or means no time at all.
-    fn quiet_after(&self, failure: &ModelFailure, turned_away: u32) -> Duration {
-        match wish_of(failure) {
-            Some(wish) if wish >= BASE => self.inner.jitter.spread(wish),
-            _ => self.wait(failure, turned_away),
-        }
-    }
-
+    /// As long as the provider asks for and a little longer, since others may share its patience, and never shorter than
+    /// the time that doubles with each failure in a row.
     fn wait(&self, failure: &ModelFailure, failed_attempts: u32) -> Duration {
         let own = self.inner.jitter.wait(failed_attempts);
         wish_of(failure).map_or(own, |wish| self.inner.jitter.spread(wish).max(own))

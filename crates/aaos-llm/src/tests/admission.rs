@@ -77,7 +77,7 @@ async fn refusals_that_ask_for_patience_do_not_count_as_attempts() {
 async fn patience_ends_at_the_deadline() {
     let (models, mut fake) = connect(CONFIG);
     let begun = Instant::now();
-    let call = start(&models, "a-model", begun + Duration::from_secs(60));
+    let call = start(&models, "a-model", begun + Duration::from_secs(600));
     fake.introduce().await;
     let refusing = tokio::spawn(async move {
         let mut refused = 0;
@@ -89,7 +89,7 @@ async fn patience_ends_at_the_deadline() {
     });
     let outcome = call.await.expect("no panic");
     assert_eq!(failure_kind(&outcome), ModelFailureKind::RateLimited);
-    assert!(begun.elapsed() > Duration::from_secs(50) && begun.elapsed() <= Duration::from_secs(60));
+    assert!(begun.elapsed() > Duration::from_secs(560) && begun.elapsed() <= Duration::from_secs(600));
     drop(models);
     assert_eq!(refusing.await.expect("no panic"), outcome.attempts);
     assert!(outcome.attempts > CONFIG.attempts, "it was asked as long as there was time");
@@ -136,6 +136,49 @@ async fn one_that_is_always_turned_away_keeps_no_other_out_and_ends_with_the_ref
             refused > MAX_REFUSALS_AMONG_TAKEN && (!has_others || refused <= 2 * MAX_REFUSALS_AMONG_TAKEN),
             "{refused}"
         );
+    }
+}
+
+/// Seconds between the requests of three agents that are all turned away; the tenth is taken.
+async fn waits_of_a_storm(kind: ModelFailureKind, wish: Option<Millis>) -> Vec<f64> {
+    let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+    let calls: Vec<_> = (0..3).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    let (mut waits, mut last) = (Vec::new(), Instant::now());
+    for number in 1..=13 {
+        let (serial, ..) = fake.ask().await;
+        waits.push(last.elapsed().as_secs_f64());
+        last = Instant::now();
+        match number {
+            10 | 12 | 13 => fake.answer(serial, "answered").await,
+            _ => fake.fail(serial, kind, wish).await,
+        }
+    }
+    for call in calls {
+        assert!(call.await.expect("no panic").result.is_ok(), "nobody is lost");
+    }
+    waits.split_off(1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_is_asked_ever_more_rarely_whatever_the_wish() {
+    use ModelFailureKind::{RateLimited, Unavailable};
+    for (kind, wish) in [
+        (RateLimited, None),
+        (RateLimited, Some(0)),
+        (RateLimited, Some(500)),
+        (Unavailable, Some(500)),
+        (RateLimited, Some(3_000)),
+    ] {
+        let waits = waits_of_a_storm(kind, wish.map(Millis)).await;
+        let wished = wish.unwrap_or(0) as f64 / 1_000.0;
+        let mut floor: f64 = 0.25;
+        for wait in &waits[..9] {
+            assert!(*wait >= floor.max(wished) && *wait <= 2.1 * floor.max(wished), "{wish:?}: {waits:?}");
+            floor = (2.0 * floor).min(15.0);
+        }
+        assert!(waits[9] < 0.01, "one was taken: {waits:?}");
+        assert!(waits[10] <= wished.max(0.5) * 1.2, "then it begins anew: {waits:?}");
     }
 }
 
