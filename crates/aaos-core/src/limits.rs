@@ -24,6 +24,9 @@ pub const TOOL_TIME_MS: u64 = 60_000;
 pub const INFERENCE_TIME_MS: u64 = 300_000;
 /// Attempts at one inference before the provider's failure is the answer; those that it asked to wait for are not counted.
 pub const INFERENCE_ATTEMPTS: u32 = 6;
+/// How often one inference is turned away (429) while its provider takes others meanwhile; then that is the answer.
+/// What is turned away while nobody is taken is not counted.
+pub const MAX_REFUSALS_AMONG_TAKEN: u32 = 20;
 /// How often a model is asked the same that replies nothing.
 pub const EMPTY_REPLIES: u32 = 2;
 /// Messages that wait in one mailbox; one more is a typed *full*.

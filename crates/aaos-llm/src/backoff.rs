@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// First wait.
-pub(crate) const BASE: Duration = Duration::from_millis(500);
+const BASE: Duration = Duration::from_millis(500);
 /// Longest wait that is not the provider's own wish.
 const CEILING: Duration = Duration::from_secs(30);
 /// Doublings until the ceiling is passed for certain.

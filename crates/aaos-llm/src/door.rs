@@ -9,7 +9,7 @@ use aaos_core::model::Pace;
 use tokio::time::Instant;
 
 use crate::pace::{Epoch, Pacer};
-use crate::queue::{Admitted, Place, Queue, Turn};
+use crate::queue::{Admitted, Come, Place, Queue, Turn};
 
 /// One admission; given back with [`Door::end`].
 #[derive(Debug)]
@@ -21,11 +21,28 @@ pub(crate) struct Pass {
     is_heard: bool,
 }
 
+/// What one call remembers of being turned away time after time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusals {
+    /// How it comes to wait.
+    pub(crate) come: Come,
+    /// How often the provider turned it away and had taken another call since it had done so before.
+    pub(crate) among_taken: u32,
+    last: Option<Epoch>,
+}
+
+impl Refusals {
+    /// None yet.
+    pub(crate) const NONE: Self = Self { come: Come::Anew, among_taken: 0, last: None };
+}
+
 /// The way in to one provider.
 #[derive(Debug)]
 pub(crate) struct Door<W> {
     pub(crate) queue: Queue<W>,
     pacer: Pacer,
+    /// Of the requests that the provider took, since when the latest ran.
+    taken: Option<Epoch>,
     look_at: Option<Instant>,
     closed_until: Option<Instant>,
 }
@@ -33,7 +50,7 @@ pub(crate) struct Door<W> {
 impl<W> Door<W> {
     pub(crate) fn new(slots: usize, most_waiting: usize, min_gap: Duration) -> Self {
         let queue = Queue::new(slots, most_waiting);
-        Self { queue, pacer: Pacer::new(min_gap), look_at: None, closed_until: None }
+        Self { queue, pacer: Pacer::new(min_gap), taken: None, look_at: None, closed_until: None }
     }
 
     /// Admits whoever may go in now.
@@ -64,20 +81,47 @@ impl<W> Door<W> {
         self.closed_until
     }
 
-    /// The provider answers this one, and may have said what it has room for.
-    pub(crate) fn heard(&mut self, now: Instant, pass: &mut Pass, pace: Pace) {
+    /// The provider answers this one, be it with a failure.
+    pub(crate) fn heard(&mut self, pass: &mut Pass) {
         if !pass.is_heard {
             pass.is_heard = true;
             self.pacer.taken(pass.epoch);
         }
+    }
+
+    /// The provider took this one, and may have said what it has room for.
+    pub(crate) fn taken(&mut self, now: Instant, pass: &mut Pass, pace: Pace) {
+        self.heard(pass);
+        self.taken = self.taken.max(Some(pass.epoch));
+        self.pacer.welcomed(pass.epoch);
         self.pacer.told(now, pace);
     }
 
-    /// The provider turned this one away and wants quiet. The turn is not lost. Returns until when it is quiet.
-    pub(crate) fn turned_away(&mut self, pass: &mut Pass, until: Instant) -> Instant {
+    /// How many times in a row the provider wanted quiet and took nobody in between, if it turns this one away.
+    pub(crate) fn wishes_with(&self, pass: &Pass) -> u32 {
+        self.pacer.wishes_with(pass.epoch)
+    }
+
+    /// The provider turned this one away and wants quiet. At the first time in a row neither place nor turn is lost;
+    /// then others go first, so that one which is always turned away keeps nobody else out. Returns what it has to
+    /// remember, and until when it is quiet.
+    pub(crate) fn turned_away(
+        &mut self,
+        pass: &mut Pass,
+        until: Instant,
+        earlier: Refusals,
+    ) -> (Refusals, Instant) {
+        let is_other_taken = !pass.is_heard && earlier.last.is_some_and(|last| self.taken >= Some(last));
         pass.is_heard = true;
-        self.queue.refund(pass.turn);
-        self.pacer.close_until(until)
+        let come = if earlier.last.is_none() {
+            self.queue.refund(pass.turn);
+            Come::Back(pass.place)
+        } else {
+            Come::Behind
+        };
+        let until = self.pacer.close_until(pass.epoch, until);
+        let among_taken = earlier.among_taken.saturating_add(u32::from(is_other_taken));
+        (Refusals { come, among_taken, last: Some(self.pacer.epoch()) }, until)
     }
 
     /// Ends an admission.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::door::{Door, Pass};
+use crate::door::{Door, Pass, Refusals};
 use crate::error::LlmError;
 use crate::queue::{Place, Turn};
 
@@ -71,8 +71,8 @@ pub(crate) struct Wish {
     pub(crate) turn: Turn,
     /// About how many tokens it takes.
     pub(crate) tokens: u64,
-    /// Its place, if it was turned away before.
-    pub(crate) place: Option<Place>,
+    /// How it was turned away before.
+    pub(crate) refusals: Refusals,
 }
 
 impl Admission {
@@ -138,8 +138,8 @@ impl Gate {
     ) -> Result<Slot, LlmError> {
         let mut closed = self.closed.subscribe();
         let (waker, mut admitted) = oneshot::channel();
-        let Wish { turn, tokens, place } = wish;
-        let place = self.lock().queue.join(turn, tokens, place, waker).ok_or(LlmError::Busy)?;
+        let Wish { turn, tokens, refusals } = wish;
+        let place = self.lock().queue.join(turn, tokens, refusals.come, waker).ok_or(LlmError::Busy)?;
         let _leaving = Leaving { gate: self, turn, place };
         self.open();
         if let Ok(slot) = admitted.try_recv() {
@@ -211,17 +211,27 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The provider answers.
-    pub(crate) fn heard(&mut self, pace: Pace) {
-        self.gate.lock().heard(Instant::now(), &mut self.pass, pace);
+    /// The provider answers with a failure.
+    pub(crate) fn heard(&mut self) {
+        self.gate.lock().heard(&mut self.pass);
         self.gate.open();
     }
 
-    /// The provider wants no request before `until`, from anybody. Gives the place to come back to, and until when it
-    /// is quiet.
-    pub(crate) fn turned_away(mut self, until: Instant) -> (Place, Instant) {
-        let until = self.gate.lock().turned_away(&mut self.pass, until);
-        (self.pass.place, until)
+    /// The provider took the request.
+    pub(crate) fn taken(&mut self, pace: Pace) {
+        self.gate.lock().taken(Instant::now(), &mut self.pass, pace);
+        self.gate.open();
+    }
+
+    /// How many times in a row the provider wanted quiet and took nobody in between, with this time.
+    pub(crate) fn wishes(&self) -> u32 {
+        self.gate.lock().wishes_with(&self.pass)
+    }
+
+    /// The provider wants no request before `until`, from anybody. Gives what to come back with, and until when it is
+    /// quiet.
+    pub(crate) fn turned_away(mut self, until: Instant, earlier: Refusals) -> (Refusals, Instant) {
+        self.gate.lock().turned_away(&mut self.pass, until, earlier)
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
+use aaos_core::limits::MAX_REFUSALS_AMONG_TAKEN;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState};
 use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
@@ -18,7 +19,8 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::backoff::{BASE, Jitter};
+use crate::backoff::Jitter;
+use crate::door::Refusals;
 use crate::error::LlmError;
 use crate::gate::{Admission, Gate, GateKey, Slot, Wish};
 use crate::inbox::{Arrival, Ending};
@@ -268,7 +270,8 @@ impl Models {
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, ModelFailure> {
         let gate = self.gate(request, deadline).await?;
-        let mut wish = Wish { turn, tokens: request.text_bytes().0 / BYTES_PER_TOKEN, place: None };
+        let mut wish =
+            Wish { turn, tokens: request.text_bytes().0 / BYTES_PER_TOKEN, refusals: Refusals::NONE };
         let mut last = None;
         loop {
             let mut slot = self.admit(&gate, wish, deadline, last.take(), progress).await?;
@@ -282,9 +285,12 @@ impl Models {
             tally.told_to_wait += u32::from(is_turned_away);
             let made = earlier.saturating_add(tally.attempts - tally.told_to_wait);
             let until = if is_turned_away {
-                let quiet = Instant::now().checked_add(self.quiet_after(&failure, tally.told_to_wait));
-                let (place, until) = slot.turned_away(quiet.unwrap_or(deadline));
-                wish.place = Some(place);
+                let quiet = Instant::now().checked_add(self.wait(&failure, slot.wishes()));
+                let (refusals, until) = slot.turned_away(quiet.unwrap_or(deadline), wish.refusals);
+                if refusals.among_taken >= MAX_REFUSALS_AMONG_TAKEN {
+                    return Err(always_refused(&failure));
+                }
+                wish.refusals = refusals;
                 until
             } else {
                 drop(slot);
@@ -292,7 +298,7 @@ impl Models {
                 if !failure.kind.is_transient() || is_last {
                     return Err(failure);
                 }
-                wish.place = None;
+                wish.refusals = Refusals::NONE;
                 Instant::now().checked_add(self.wait(&failure, made)).unwrap_or(deadline)
             };
             if until >= deadline {
@@ -337,15 +343,8 @@ impl Models {
         Ok(slot)
     }
 
-    /// How long a provider that turned a request away is left alone: as long as it asks for and a little longer, since
-    /// others may share its patience; as long as after another failure where it does not say or means no time at all.
-    fn quiet_after(&self, failure: &ModelFailure, turned_away: u32) -> Duration {
-        match wish_of(failure) {
-            Some(wish) if wish >= BASE => self.inner.jitter.spread(wish),
-            _ => self.wait(failure, turned_away),
-        }
-    }
-
+    /// As long as the provider asks for and a little longer, since others may share its patience, and never shorter than
+    /// the time that doubles with each failure in a row.
     fn wait(&self, failure: &ModelFailure, failed_attempts: u32) -> Duration {
         let own = self.inner.jitter.wait(failed_attempts);
         wish_of(failure).map_or(own, |wish| self.inner.jitter.spread(wish).max(own))
@@ -381,17 +380,17 @@ impl Models {
             let mut asked = Unsettled { in_flight, tally, cleared: false };
             loop {
                 match asked.in_flight.next().await {
-                    Arrival::Begun(pace) => slot.heard(pace),
+                    Arrival::Begun(pace) => slot.taken(pace),
                     Arrival::Delta(text) => progress(Progress::Delta(text)),
                     Arrival::End(Ending::Done(reply)) => {
                         asked.cleared = true;
-                        slot.heard(Pace::default());
+                        slot.taken(Pace::default());
                         return Ok(*reply);
                     }
                     Arrival::End(Ending::Failed(failure)) => {
                         asked.cleared = !failure.kind.may_be_billed();
                         if !failure.is_wait() {
-                            slot.heard(Pace::default());
+                            slot.heard();
                         }
                         return Err(AttemptError::Failed(failure));
                     }
@@ -416,6 +415,15 @@ fn wish_of(failure: &ModelFailure) -> Option<Duration> {
 fn timed_out(time: Duration) -> ModelFailure {
     let message = format!("the model did not answer within {} ms", time.as_millis());
     ModelFailure { kind: ModelFailureKind::Timeout, message, retry_after: None }
+}
+
+/// The failure of an inference that the provider turns away while it takes others.
+fn always_refused(failure: &ModelFailure) -> ModelFailure {
+    let message = format!(
+        "{}; it was turned away {MAX_REFUSALS_AMONG_TAKEN} times while other requests were taken",
+        failure.message
+    );
+    ModelFailure { message, ..failure.clone() }
 }
 
 /// The failure of an inference whose deadline leaves no room for another attempt.

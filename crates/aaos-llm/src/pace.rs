@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const PROBE_TIME: Duration = Duration::from_secs(10);
 
 /// Since which of the provider's wishes a request runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +40,23 @@ pub(crate) struct Pacer {
     next_start: Option<Instant>,
     mood: Mood,
     epoch: Epoch,
+    /// Wishes for quiet since a request was taken; those of requests that ran together are one.
+    wishes: u32,
     requests: Option<Left>,
     tokens: Option<Left>,
 }
 
 impl Pacer {
     pub(crate) fn new(min_gap: Duration) -> Self {
-        Self { min_gap, next_start: None, mood: Mood::Open, epoch: Epoch(0), requests: None, tokens: None }
+        Self {
+            min_gap,
+            next_start: None,
+            mood: Mood::Open,
+            epoch: Epoch(0),
+            wishes: 0,
+            requests: None,
+            tokens: None,
+        }
     }
 
     /// Until when a request of so many tokens has to wait at least; none where it may start.
@@ -87,8 +97,14 @@ impl Pacer {
         self.epoch
     }
 
-    /// The provider wants no request before `until`; an earlier wish for longer stands. Returns what holds.
-    pub(crate) fn close_until(&mut self, until: Instant) -> Instant {
+    /// How many wishes for quiet there were in a row, with that of a request which is turned away now.
+    pub(crate) fn wishes_with(&self, epoch: Epoch) -> u32 {
+        self.wishes.saturating_add(u32::from(epoch == self.epoch))
+    }
+
+    /// The provider wants no request before `until`, as it told one that ran since `epoch`; an earlier wish for longer stands. Returns what holds.
+    pub(crate) fn close_until(&mut self, epoch: Epoch, until: Instant) -> Instant {
+        self.wishes = self.wishes_with(epoch);
         let until = match self.mood {
             Mood::Quiet { until: earlier } => earlier.max(until),
             Mood::Open | Mood::Probing { .. } => until,
@@ -96,6 +112,19 @@ impl Pacer {
         self.mood = Mood::Quiet { until };
         self.epoch.0 += 1;
         until
+    }
+
+    /// The provider said yes to a request: should it want quiet again, that is the first time. One from before its last
+    /// wish proves nothing.
+    pub(crate) fn welcomed(&mut self, epoch: Epoch) {
+        if epoch == self.epoch {
+            self.wishes = 0;
+        }
+    }
+
+    /// Since which wish a request runs that starts now.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The provider took a request, so it takes others, too. One from before its last wish proves nothing.
@@ -188,7 +217,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut pacer = Pacer::new(Duration::ZERO);
         let old = pacer.start(start, 1);
-        pacer.close_until(at(5));
+        pacer.close_until(old, at(5));
         pacer.taken(old);
         assert_eq!(pacer.opens_at(at(4), 1), Some(at(5)), "still quiet");
         let probe = pacer.start(at(5), 1);
@@ -205,6 +234,25 @@ mod tests {
         assert_eq!(pacer.opens_at(at(6), 1), None, "all may");
     }
 
+    #[test]
+    fn wishes_are_counted_until_one_is_taken_and_those_of_one_burst_are_one() {
+        let start = Instant::now();
+        let mut pacer = Pacer::new(Duration::ZERO);
+        let burst = [pacer.start(start, 1), pacer.start(start, 1), pacer.start(start, 1)];
+        for epoch in burst {
+            assert_eq!(pacer.wishes_with(epoch), 1);
+            pacer.close_until(epoch, start);
+        }
+        let probe = pacer.start(start, 1);
+        assert_eq!(pacer.wishes_with(probe), 2);
+        pacer.close_until(probe, start);
+        pacer.welcomed(burst[0]);
+        let probe = pacer.start(start, 1);
+        assert_eq!(pacer.wishes_with(probe), 3, "one from before proves nothing");
+        pacer.welcomed(probe);
+        assert_eq!(pacer.wishes_with(probe), 1);
+    }
+
     proptest! {
         #[test]
         fn nothing_starts_inside_a_wish(
@@ -215,7 +263,7 @@ mod tests {
             let mut pacer = Pacer::new(Duration::from_millis(gap));
             let (mut now, mut last) = (start, None::<Instant>);
             for (wish, later) in wishes {
-                let until = pacer.close_until(now + Duration::from_millis(wish));
+                let until = pacer.close_until(pacer.epoch(), now + Duration::from_millis(wish));
                 now += Duration::from_millis(later);
                 let opens = pacer.opens_at(now, 1);
                 prop_assert!(opens.unwrap_or(now) >= until.min(now.max(until)));

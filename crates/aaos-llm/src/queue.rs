@@ -3,7 +3,8 @@
 //! Invariants: at most so many calls as there are slots are admitted at once; while a slot is free and somebody waits,
 //! somebody is next. Parties that wait take turns by weight, however many calls each has waiting: between two turns of
 //! a party that goes on waiting, no other has more than its weight allows (start-time fair queueing: Goyal, Vin and
-//! Cheng 1996). Within a party the order is that of arrival, and who was turned away keeps its place.
+//! Cheng 1996). Within a party the order is that of arrival, and who was turned away once keeps its place; who was turned
+//! away again goes behind the others, and is not next while somebody else waits and nobody else was admitted since.
 
 use std::collections::BTreeMap;
 
@@ -51,12 +52,25 @@ pub struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(u64);
 
+/// How a call comes to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Come {
+    /// For the first time.
+    Anew,
+    /// Back to its place.
+    Back(Place),
+    /// Back, behind all others, of whom one goes first.
+    Behind,
+}
+
 /// A call that waits, and `W`, by which it is told.
 #[derive(Debug)]
 struct Waiting<W> {
     class: Class,
     tokens: u64,
     waker: W,
+    /// After how many admissions it came, if it lets another one go first.
+    yields_at: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -81,6 +95,7 @@ pub(crate) struct Queue<W> {
     most: usize,
     lanes: BTreeMap<Party, Lane<W>>,
     waiting: usize,
+    admissions: u64,
     /// The share at which the last one was admitted: who comes anew begins here.
     now: u64,
     next_place: u64,
@@ -90,19 +105,22 @@ impl<W> Queue<W> {
     /// With so many slots, and room for `most` that wait.
     pub(crate) fn new(slots: usize, most: usize) -> Self {
         assert!(slots > 0, "a provider has at least one slot");
-        Self { free: slots, most, lanes: BTreeMap::new(), waiting: 0, now: 0, next_place: 0 }
+        Self { free: slots, most, lanes: BTreeMap::new(), waiting: 0, admissions: 0, now: 0, next_place: 0 }
     }
 
-    /// Lets a call wait, in its old place if it had one. None where too many wait.
-    pub(crate) fn join(&mut self, turn: Turn, tokens: u64, place: Option<Place>, waker: W) -> Option<Place> {
-        if self.waiting >= self.most {
+    /// Lets a call wait. None where too many wait for one to come anew; who comes back has been let in already.
+    pub(crate) fn join(&mut self, turn: Turn, tokens: u64, come: Come, waker: W) -> Option<Place> {
+        if come == Come::Anew && self.waiting >= self.most {
             return None;
         }
-        let place = place.unwrap_or_else(|| {
-            let place = Place(self.next_place);
-            self.next_place += 1;
-            place
-        });
+        let place = match come {
+            Come::Back(place) => place,
+            Come::Anew | Come::Behind => {
+                self.next_place += 1;
+                Place(self.next_place)
+            }
+        };
+        let yields_at = (come == Come::Behind).then_some(self.admissions);
         let now = self.now;
         let lane =
             self.lanes.entry(turn.party).or_insert_with(|| Lane { pass: now, waiting: BTreeMap::new() });
@@ -110,7 +128,7 @@ impl<W> Queue<W> {
             // What a party did not use while it asked for nothing is not saved up.
             lane.pass = lane.pass.max(now);
         }
-        let earlier = lane.waiting.insert(place, Waiting { class: turn.class, tokens, waker });
+        let earlier = lane.waiting.insert(place, Waiting { class: turn.class, tokens, waker, yields_at });
         assert!(earlier.is_none(), "a place is one call's");
         self.waiting += 1;
         Some(place)
@@ -148,6 +166,7 @@ impl<W> Queue<W> {
         lane.pass += class.stride();
         self.free -= 1;
         self.waiting -= 1;
+        self.admissions += 1;
         // A party that wants nothing and owes nothing need not be remembered.
         let now = self.now;
         self.lanes.retain(|_, lane| !lane.waiting.is_empty() || lane.pass > now);
@@ -167,13 +186,17 @@ impl<W> Queue<W> {
     }
 
     /// Of the first of each party, the one whose party has used least of its share; of equal ones who is urgent, then
-    /// who came first.
+    /// who came first. Who yields comes after all who do not.
     fn head(&self) -> Option<(Party, Place, u64)> {
+        let yields = |call: &Waiting<W>| call.yields_at == Some(self.admissions);
         let heads = self.lanes.iter().filter_map(|(party, lane)| {
-            let (place, first) = lane.waiting.first_key_value()?;
-            Some(((lane.pass, first.class, *place), *party, first.tokens))
+            // Whoever yields was admitted before and nobody after it, so these are no more than there are slots.
+            let mut calls = lane.waiting.iter();
+            let first = calls.find(|(_, call)| !yields(call)).or_else(|| lane.waiting.first_key_value());
+            let (place, call) = first?;
+            Some(((yields(call), lane.pass, call.class, *place), *party, call.tokens))
         });
-        heads.min().map(|((_, _, place), party, tokens)| (party, place, tokens))
+        heads.min().map(|((_, _, _, place), party, tokens)| (party, place, tokens))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Turns in small examples, the shares of the storm with the order of arrival as their control, and two laws.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aaos_core::id::GoalId;
 use proptest::prelude::*;
 
-use super::{Class, Party, Place, Queue, Turn};
+use super::{Class, Come, Party, Place, Queue, Turn};
 
 fn goal(number: u128) -> Party {
     Party::Goal(GoalId::from_uuid(uuid::Uuid::from_u128(number)))
@@ -21,14 +21,14 @@ fn rounds(agents: &[Turn], slots: usize, admissions: usize) -> Vec<usize> {
     let mut queue = Queue::new(slots, agents.len());
     let mut counts = vec![0; agents.len()];
     for (agent, turn) in agents.iter().enumerate() {
-        queue.join(*turn, 0, None, agent).expect("room");
+        queue.join(*turn, 0, Come::Anew, agent).expect("room");
     }
     let mut running = VecDeque::new();
     for _ in 0..admissions {
         if queue.next().is_none() {
             let agent: usize = running.pop_front().expect("all slots are in use");
             queue.release();
-            queue.join(agents[agent], 0, None, agent).expect("room");
+            queue.join(agents[agent], 0, Come::Anew, agent).expect("room");
         }
         let admitted = queue.admit();
         counts[admitted.waker] += 1;
@@ -85,24 +85,24 @@ fn interactive_goals_go_first_and_background_ones_go_on() {
     );
 
     let mut queue = Queue::new(1, 2);
-    queue.join(turn(goal(1), Class::Background), 0, None, "background").expect("room");
-    queue.join(turn(goal(2), Class::Interactive), 0, None, "interactive").expect("room");
+    queue.join(turn(goal(1), Class::Background), 0, Come::Anew, "background").expect("room");
+    queue.join(turn(goal(2), Class::Interactive), 0, Come::Anew, "interactive").expect("room");
     assert_eq!(queue.admit().waker, "interactive", "though it came later");
 }
 
 #[test]
-fn who_was_turned_away_loses_neither_place_nor_turn() {
+fn who_was_turned_away_once_loses_neither_place_nor_turn() {
     let mut queue = Queue::new(1, 8);
     let (one, two) = (turn(goal(1), Class::Background), turn(goal(2), Class::Background));
     for name in ["first", "second", "third"] {
-        queue.join(one, 0, None, name).expect("room");
+        queue.join(one, 0, Come::Anew, name).expect("room");
     }
-    queue.join(two, 0, None, "other").expect("room");
+    queue.join(two, 0, Come::Anew, "other").expect("room");
     let away = queue.admit();
     assert_eq!(away.waker, "first");
     queue.refund(away.turn);
     queue.release();
-    queue.join(one, 0, Some(away.place), "first").expect("room");
+    queue.join(one, 0, Come::Back(away.place), "first").expect("room");
     let mut order = Vec::new();
     while queue.next().is_some() {
         order.push(queue.admit().waker);
@@ -112,18 +112,53 @@ fn who_was_turned_away_loses_neither_place_nor_turn() {
 }
 
 #[test]
+fn who_was_turned_away_again_goes_behind_and_lets_one_other_go_first() {
+    let (one, two) = (turn(goal(1), Class::Interactive), turn(goal(2), Class::Background));
+    let order = |again: bool, has_other: bool| {
+        let mut queue = Queue::new(1, 2);
+        queue.join(two, 0, Come::Anew, "spent").expect("room");
+        queue.admit();
+        queue.release();
+        queue.join(one, 0, Come::Anew, "poison").expect("room");
+        let away = queue.admit();
+        queue.release();
+        // It has used less of its share than the other goal, even without a turn for nothing.
+        if has_other {
+            queue.join(two, 0, Come::Anew, "other").expect("room");
+        }
+        let come = if again { Come::Behind } else { Come::Back(away.place) };
+        queue.join(one, 0, come, "poison").expect("room");
+        let later = if has_other { None } else { queue.join(one, 0, Come::Anew, "later") };
+        assert_eq!(later.is_some(), !has_other);
+        let mut order = Vec::new();
+        while queue.next().is_some() {
+            order.push(queue.admit().waker);
+            queue.release();
+        }
+        order
+    };
+    assert_eq!(order(true, true), ["other", "poison"], "one of another goal");
+    assert_eq!(order(true, false), ["later", "poison"], "one of its own, though it came later");
+    assert_eq!(order(false, true), ["poison", "other"], "the control");
+    assert_eq!(order(false, false), ["poison", "later"], "the control");
+    let mut queue = Queue::new(1, 1);
+    queue.join(one, 0, Come::Behind, "poison").expect("room");
+    assert_eq!(queue.admit().waker, "poison", "where nobody else waits it is next");
+}
+
+#[test]
 fn what_was_not_used_is_not_saved_up() {
     let mut queue = Queue::new(1, 64);
     let (busy, idle) = (turn(goal(1), Class::Background), turn(goal(2), Class::Background));
     for _ in 0..20 {
-        queue.join(busy, 0, None, busy).expect("room");
+        queue.join(busy, 0, Come::Anew, busy).expect("room");
     }
     for _ in 0..10 {
         queue.admit();
         queue.release();
     }
     for _ in 0..10 {
-        queue.join(idle, 0, None, idle).expect("room");
+        queue.join(idle, 0, Come::Anew, idle).expect("room");
     }
     let mut seen = Vec::new();
     for _ in 0..10 {
@@ -137,12 +172,12 @@ fn what_was_not_used_is_not_saved_up() {
 fn the_queue_has_an_end() {
     let mut queue = Queue::new(1, 2);
     let one = turn(Party::Principal(1), Class::Interactive);
-    let first = queue.join(one, 0, None, ()).expect("room");
-    queue.join(one, 0, None, ()).expect("room");
-    assert_eq!(queue.join(one, 0, None, ()), None);
+    let first = queue.join(one, 0, Come::Anew, ()).expect("room");
+    queue.join(one, 0, Come::Anew, ()).expect("room");
+    assert_eq!(queue.join(one, 0, Come::Anew, ()), None);
     assert!(queue.leave(one.party, first));
     assert!(!queue.leave(one.party, first), "it has left");
-    assert!(queue.join(one, 0, None, ()).is_some());
+    assert!(queue.join(one, 0, Come::Anew, ()).is_some());
 }
 
 #[derive(Debug, Clone)]
@@ -150,7 +185,7 @@ enum Step {
     Join { party: u128, urgent: bool },
     Leave(usize),
     Admit,
-    TurnAway(usize),
+    TurnAway { which: usize, again: bool },
     End(usize),
 }
 
@@ -159,7 +194,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4u128, any::<bool>()).prop_map(|(party, urgent)| Step::Join { party, urgent }),
         1 => any::<usize>().prop_map(Step::Leave),
         4 => Just(Step::Admit),
-        1 => any::<usize>().prop_map(Step::TurnAway),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(which, again)| Step::TurnAway { which, again }),
         3 => any::<usize>().prop_map(Step::End),
     ]
 }
@@ -172,12 +207,13 @@ proptest! {
         let mut queue = Queue::new(slots, 1_000);
         let mut waiting: BTreeMap<Party, BTreeMap<Place, Turn>> = BTreeMap::new();
         let mut running: Vec<(Turn, Place)> = Vec::new();
+        let mut yielding: BTreeSet<Place> = BTreeSet::new();
         for step in steps {
             match step {
                 Step::Join { party, urgent } => {
                     let class = if urgent { Class::Interactive } else { Class::Background };
                     let turn = turn(goal(party), class);
-                    let place = queue.join(turn, 7, None, ()).expect("room");
+                    let place = queue.join(turn, 7, Come::Anew, ()).expect("room");
                     waiting.entry(turn.party).or_default().insert(place, turn);
                 }
                 Step::Leave(which) => {
@@ -192,23 +228,34 @@ proptest! {
                     prop_assert_eq!(queue.next().is_some(), somebody && running.len() < slots);
                     if queue.next().is_some() {
                         let admitted = queue.admit();
-                        let first = waiting.get_mut(&admitted.turn.party).and_then(BTreeMap::pop_first);
-                        prop_assert_eq!(first, Some((admitted.place, admitted.turn)));
+                        let others = waiting.values().flat_map(BTreeMap::keys).any(|place| !yielding.contains(place));
+                        let lane = waiting.get_mut(&admitted.turn.party).expect("it waits");
+                        let first = lane.keys().copied().find(|place| !others || !yielding.contains(place));
+                        prop_assert_eq!(first, Some(admitted.place));
+                        prop_assert_eq!(lane.remove(&admitted.place), Some(admitted.turn));
+                        yielding.clear();
                         running.push((admitted.turn, admitted.place));
                     }
                 }
-                Step::TurnAway(which) if !running.is_empty() => {
+                Step::TurnAway { which, again } if !running.is_empty() => {
                     let (turn, place) = running.swap_remove(which % running.len());
-                    queue.refund(turn);
                     queue.release();
-                    prop_assert_eq!(queue.join(turn, 7, Some(place), ()), Some(place));
+                    let place = if again {
+                        let behind = queue.join(turn, 7, Come::Behind, ()).expect("it was let in before");
+                        yielding.insert(behind);
+                        behind
+                    } else {
+                        queue.refund(turn);
+                        prop_assert_eq!(queue.join(turn, 7, Come::Back(place), ()), Some(place));
+                        place
+                    };
                     waiting.entry(turn.party).or_default().insert(place, turn);
                 }
                 Step::End(which) if !running.is_empty() => {
                     running.swap_remove(which % running.len());
                     queue.release();
                 }
-                Step::TurnAway(_) | Step::End(_) => {}
+                Step::TurnAway { .. } | Step::End(_) => {}
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aaos_core::effect::InferenceOutcome;
 use aaos_core::id::GoalId;
+use aaos_core::limits::MAX_REFUSALS_AMONG_TAKEN;
 use aaos_core::model::{ModelFailureKind, Pace, Room};
 use aaos_core::quantity::Millis;
 use aaos_core::wire::{ModelsReply, ModelsRequest, RequestSerial};
@@ -27,13 +28,22 @@ async fn begun(fake: &mut MemoryFake, serial: RequestSerial, pace: Pace) {
 
 /// An inference of a goal, and what it shows.
 fn start_for(models: &Models, goal: u128) -> (JoinHandle<InferenceOutcome>, Arc<Mutex<Vec<Progress>>>) {
+    start_as(models, goal, &goal.to_string())
+}
+
+/// The same with a system prompt of its own.
+fn start_as(
+    models: &Models,
+    goal: u128,
+    system: &str,
+) -> (JoinHandle<InferenceOutcome>, Arc<Mutex<Vec<Progress>>>) {
     let turn =
         Turn { party: Party::Goal(GoalId::from_uuid(uuid::Uuid::from_u128(goal))), class: Class::Background };
     let shown = Arc::new(Mutex::new(Vec::new()));
-    let (asking, told) = (models.clone(), Arc::clone(&shown));
+    let (asking, told, system) = (models.clone(), Arc::clone(&shown), system.to_owned());
     let call = tokio::spawn(async move {
         let mut asked = request("a-model");
-        asked.system = goal.to_string();
+        asked.system = system;
         let tell = move |progress| told.lock().expect("unpoisoned").push(progress);
         asking.infer(&asked, turn, 0, in_an_hour(), pending(), tell).await
     });
@@ -67,7 +77,7 @@ async fn refusals_that_ask_for_patience_do_not_count_as_attempts() {
 async fn patience_ends_at_the_deadline() {
     let (models, mut fake) = connect(CONFIG);
     let begun = Instant::now();
-    let call = start(&models, "a-model", begun + Duration::from_secs(60));
+    let call = start(&models, "a-model", begun + Duration::from_secs(600));
     fake.introduce().await;
     let refusing = tokio::spawn(async move {
         let mut refused = 0;
@@ -79,10 +89,97 @@ async fn patience_ends_at_the_deadline() {
     });
     let outcome = call.await.expect("no panic");
     assert_eq!(failure_kind(&outcome), ModelFailureKind::RateLimited);
-    assert!(begun.elapsed() > Duration::from_secs(50) && begun.elapsed() <= Duration::from_secs(60));
+    assert!(begun.elapsed() > Duration::from_secs(560) && begun.elapsed() <= Duration::from_secs(600));
     drop(models);
     assert_eq!(refusing.await.expect("no panic"), outcome.attempts);
     assert!(outcome.attempts > CONFIG.attempts, "it was asked as long as there was time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_always_turned_away_keeps_no_other_out_and_ends_with_the_refusal() {
+    for has_others in [true, false] {
+        let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+        let (poison, _) = start_as(&models, 1, "poison");
+        fake.introduce().await;
+        let refusing = tokio::spawn(async move {
+            let mut refused = 0;
+            while let Some(heard) = fake.hear().await {
+                let ModelsRequest::Ask { serial, request, .. } = heard else { continue };
+                if request.system == "poison" {
+                    refused += 1;
+                    fake.fail(serial, ModelFailureKind::RateLimited, None).await;
+                } else {
+                    fake.answer(serial, "answered").await;
+                }
+            }
+            refused
+        });
+        while models.queue_depth() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut slowest = Duration::ZERO;
+        while has_others && !poison.is_finished() {
+            let began = Instant::now();
+            for call in [start_for(&models, 2), start_for(&models, 1)] {
+                assert!(call.0.await.expect("no panic").result.is_ok());
+            }
+            slowest = slowest.max(began.elapsed());
+        }
+        let outcome = poison.await.expect("no panic");
+        assert!(slowest <= Duration::from_secs(60), "{slowest:?}");
+        let failure = outcome.result.expect_err("it is never taken");
+        let is_capped = failure.message.contains("while other requests were taken");
+        assert_eq!((failure.kind, is_capped), (ModelFailureKind::RateLimited, has_others), "{failure:?}");
+        drop(models);
+        let refused = refusing.await.expect("no panic");
+        assert!(
+            refused > MAX_REFUSALS_AMONG_TAKEN && (!has_others || refused <= 2 * MAX_REFUSALS_AMONG_TAKEN),
+            "{refused}"
+        );
+    }
+}
+
+/// Seconds between the requests of three agents that are all turned away; the tenth is taken.
+async fn waits_of_a_storm(kind: ModelFailureKind, wish: Option<Millis>) -> Vec<f64> {
+    let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });
+    let calls: Vec<_> = (0..3).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    let (mut waits, mut last) = (Vec::new(), Instant::now());
+    for number in 1..=13 {
+        let (serial, ..) = fake.ask().await;
+        waits.push(last.elapsed().as_secs_f64());
+        last = Instant::now();
+        match number {
+            10 | 12 | 13 => fake.answer(serial, "answered").await,
+            _ => fake.fail(serial, kind, wish).await,
+        }
+    }
+    for call in calls {
+        assert!(call.await.expect("no panic").result.is_ok(), "nobody is lost");
+    }
+    waits.split_off(1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_is_asked_ever_more_rarely_whatever_the_wish() {
+    use ModelFailureKind::{RateLimited, Unavailable};
+    for (kind, wish) in [
+        (RateLimited, None),
+        (RateLimited, Some(0)),
+        (RateLimited, Some(500)),
+        (Unavailable, Some(500)),
+        (RateLimited, Some(3_000)),
+    ] {
+        let waits = waits_of_a_storm(kind, wish.map(Millis)).await;
+        let wished = wish.unwrap_or(0) as f64 / 1_000.0;
+        let mut floor: f64 = 0.25;
+        for wait in &waits[..9] {
+            assert!(*wait >= floor.max(wished) && *wait <= 2.1 * floor.max(wished), "{wish:?}: {waits:?}");
+            floor = (2.0 * floor).min(15.0);
+        }
+        assert!(waits[9] < 0.01, "one was taken: {waits:?}");
+        assert!(waits[10] <= wished.max(0.5) * 1.2, "then it begins anew: {waits:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
