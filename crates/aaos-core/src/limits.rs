@@ -337,8 +337,9 @@ pub const MAX_SCHEMA_VALUES: u64 = 8_192;
 pub const MAX_SCHEMA_WORK: u64 = 64 * 1024 * 1024;
 /// Schema violations that are listed.
 pub const MAX_SCHEMA_ERRORS: usize = 8;
-/// Model calls that wait at one provider, all goals together.
-pub const MAX_QUEUED_INFERENCES: usize = 4_096;
+/// Model calls that wait at one provider, all goals together: every agent may wait there.
+pub const MAX_QUEUED_INFERENCES: usize = 16_384;
+const _: () = assert!(MAX_QUEUED_INFERENCES >= MAX_AGENTS, "no agent is too many at a provider");
 /// Memory that one worker may use, bytes.
 pub const WORKER_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
 /// Memory that one gateway role may use, bytes.

@@ -169,14 +169,21 @@ fn what_was_not_used_is_not_saved_up() {
 }
 
 #[test]
-fn the_queue_has_an_end() {
+fn the_queue_has_an_end_for_who_comes_anew() {
     let mut queue = Queue::new(1, 2);
     let one = turn(Party::Principal(1), Class::Interactive);
     let first = queue.join(one, 0, Come::Anew, ()).expect("room");
-    queue.join(one, 0, Come::Anew, ()).expect("room");
+    let second = queue.join(one, 0, Come::Anew, ()).expect("room");
     assert_eq!(queue.join(one, 0, Come::Anew, ()), None);
+    assert_eq!(queue.admit().place, first);
+    queue.release();
+    assert!(queue.join(one, 0, Come::Anew, ()).is_some(), "its room is taken");
+    assert_eq!(queue.join(one, 0, Come::Back(first), ()), Some(first), "who comes back is let in");
     assert!(queue.leave(one.party, first));
     assert!(!queue.leave(one.party, first), "it has left");
+    let behind = queue.join(one, 0, Come::Behind, ()).expect("behind the others, too");
+    assert_eq!(queue.join(one, 0, Come::Anew, ()), None, "the control: no newcomer is");
+    assert!(queue.leave(one.party, behind) && queue.leave(one.party, second));
     assert!(queue.join(one, 0, Come::Anew, ()).is_some());
 }
 

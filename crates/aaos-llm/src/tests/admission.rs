@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aaos_core::effect::InferenceOutcome;
 use aaos_core::id::GoalId;
-use aaos_core::limits::MAX_REFUSALS_AMONG_TAKEN;
+use aaos_core::limits::{MAX_AGENTS, MAX_REFUSALS_AMONG_TAKEN};
 use aaos_core::model::{ModelFailureKind, Pace, Room};
 use aaos_core::quantity::Millis;
 use aaos_core::wire::{ModelsReply, ModelsRequest, RequestSerial};
@@ -349,6 +349,21 @@ async fn what_a_provider_has_room_for_is_kept() {
     for call in more.into_iter().chain([other]) {
         assert!(call.await.expect("no panic").result.is_ok());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_agents_may_wait_at_one_provider() {
+    let (models, mut fake) = connect(CONFIG);
+    let calls: Vec<_> = (0..MAX_AGENTS).map(|_| start(&models, "a-model", in_an_hour())).collect();
+    fake.introduce().await;
+    for _ in 0..CONFIG.slots_per_provider {
+        fake.ask().await;
+    }
+    while models.queue_depth() < MAX_AGENTS - CONFIG.slots_per_provider {
+        assert!(!calls.iter().any(JoinHandle::is_finished), "nobody is sent away");
+        tokio::task::yield_now().await;
+    }
+    calls.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(start_paused = true)]
