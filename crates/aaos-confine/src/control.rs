@@ -3,13 +3,15 @@
 //! Invariants: fixed size, so that the zygote parses nothing but numbers; descriptors ride only towards the
 //! zygote. What a packet cannot be decoded to is a protocol break, which ends the zygote.
 
+use aaos_core::limits::MAX_MODEL_THREADS;
+
 use crate::gateway::GatewayRole;
 use crate::namespaces::{Abilities, NamespaceSet};
 use crate::privilege::FarUids;
 
 /// Bytes of every frame.
 pub const CONTROL_BYTES: usize = 16;
-/// Descriptors that a launch carries: channel, capturing pipe, for a gateway its program, and the directory of the
+/// Descriptors that a launch carries: channel, capturing pipe, for what is executed its program, and the directory of the
 /// control group that the process is born into.
 pub const MAX_CONTROL_DESCRIPTORS: usize = 4;
 
@@ -29,6 +31,9 @@ pub enum Order {
     Gateway(Serial, GatewayRole),
     /// Make a program sandbox. Descriptors: channel, capturing pipe.
     Program(Serial),
+    /// Make the process of a local model, with so many threads that compute. Descriptors: channel, capturing pipe,
+    /// program.
+    Model(Serial, u32),
     /// Kill what was launched under this number, if it still runs.
     Kill(Serial),
 }
@@ -55,6 +60,7 @@ impl Order {
             Self::Gateway(serial, role) => packet([2, serial.0, role.number(), 0]),
             Self::Kill(serial) => packet([3, serial.0, 0, 0]),
             Self::Program(serial) => packet([4, serial.0, 0, 0]),
+            Self::Model(serial, threads) => packet([5, serial.0, threads, 0]),
         }
     }
 
@@ -66,6 +72,7 @@ impl Order {
             [2, serial, role, 0] => Some(Self::Gateway(Serial(serial), GatewayRole::from_number(role)?)),
             [3, serial, 0, 0] => Some(Self::Kill(Serial(serial))),
             [4, serial, 0, 0] => Some(Self::Program(Serial(serial))),
+            [5, serial, threads @ 1..=MAX_MODEL_THREADS, 0] => Some(Self::Model(Serial(serial), threads)),
             _ => None,
         }
     }
@@ -75,7 +82,7 @@ impl Order {
     pub const fn descriptors(self) -> usize {
         match self {
             Self::Worker(_) | Self::Program(_) => 2,
-            Self::Gateway(..) => 3,
+            Self::Gateway(..) | Self::Model(..) => 3,
             Self::Kill(_) => 0,
         }
     }
@@ -151,6 +158,8 @@ fn words(bytes: &[u8]) -> Option<[u32; 4]> {
 
 #[cfg(test)]
 mod tests {
+    use aaos_core::limits::MAX_MODEL_THREADS;
+
     use super::{MAX_CONTROL_DESCRIPTORS, News, Order, Serial};
     use crate::gateway::GatewayRole;
     use crate::namespaces::{Abilities, NamespaceSet};
@@ -164,6 +173,8 @@ mod tests {
             Order::Gateway(serial, GatewayRole::Egress),
             Order::Kill(serial),
             Order::Program(serial),
+            Order::Model(serial, 1),
+            Order::Model(serial, MAX_MODEL_THREADS),
         ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
@@ -193,6 +204,9 @@ mod tests {
         assert_eq!(Order::decode(&[]), None);
         assert_eq!(Order::decode(&[1; 16]), None);
         assert_eq!(Order::decode(&[0; 17]), None);
+        for threads in [0, MAX_MODEL_THREADS + 1] {
+            assert_eq!(Order::decode(&Order::Model(Serial(1), threads).encode()), None);
+        }
         assert_eq!(News::decode(&[9; 16]), None);
     }
 }

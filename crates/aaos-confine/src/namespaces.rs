@@ -292,6 +292,11 @@ pub(crate) fn enter_user_namespace(proc: &ProcSelf) -> io::Result<()> {
     write_maps(proc, identity)
 }
 
+/// Enters a mount namespace of its own, with all mounts of the one that it was in.
+pub(crate) fn enter_mount_namespace() -> io::Result<()> {
+    unshare(libc::CLONE_NEWNS)
+}
+
 /// Writes the maps of a user namespace that the caller is in: one uid and one gid, mapped to themselves.
 pub(crate) fn write_maps(proc: &ProcSelf, identity: Identity) -> io::Result<()> {
     let Identity { uid, gid } = identity;

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use aaos_core::limits::{MAX_FRAME_DESCRIPTORS, MAX_PROGRAM_PROCESSES};
+use aaos_core::limits::{MAX_FRAME_DESCRIPTORS, MAX_PROGRAM_PROCESSES, MODEL_ADDRESS_BYTES, MODEL_PROCESSES};
 
 use crate::sys::answer;
 
@@ -167,6 +167,45 @@ pub fn gateway_limits(own_uid: bool) -> &'static [Limit] {
     }
 }
 
+/// Of the process of a local model whose threads are counted apart.
+const COUNTED_MODEL_LIMITS: &[Limit] = &[
+    Limit {
+        resource: libc::RLIMIT_NPROC,
+        name: "Max processes",
+        value: MODEL_PROCESSES,
+        reason: "the threads that compute, and a few beside them",
+    },
+    Limit {
+        resource: libc::RLIMIT_NOFILE,
+        name: "Max open files",
+        value: 4 * MAX_FRAME_DESCRIPTORS as u64,
+        reason: "its channel and the weights, and what a frame could carry",
+    },
+    Limit { resource: libc::RLIMIT_FSIZE, name: "Max file size", value: 0, reason: "it writes no file" },
+    Limit {
+        resource: libc::RLIMIT_AS,
+        name: "Max address space",
+        value: MODEL_ADDRESS_BYTES,
+        reason: "the largest weights twice over, and what threads reserve",
+    },
+    NO_LOCKED_MEMORY,
+    NO_MESSAGE_QUEUE,
+    CORE,
+];
+
+/// Of the process of a local model. Its threads are counted where it has a uid or a user namespace of its own; otherwise
+/// the operator's own processes would count against it, as for a gateway role.
+#[must_use]
+pub fn model_limits(counted: bool) -> &'static [Limit] {
+    match COUNTED_MODEL_LIMITS {
+        [processes, others @ ..] if !counted => {
+            assert_eq!(processes.resource, libc::RLIMIT_NPROC, "the limit by uid stands first");
+            others
+        }
+        all => all,
+    }
+}
+
 /// Sets every limit of a table; a hard limit that is already lower stays.
 pub(crate) fn apply(limits: &[Limit]) -> io::Result<()> {
     for limit in limits {
@@ -193,11 +232,16 @@ fn set_and_get(
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{PROGRAM_LIMITS, WORKER_LIMITS, gateway_limits};
+    use super::{Limit, PROGRAM_LIMITS, WORKER_LIMITS, gateway_limits, model_limits};
+
+    fn tables() -> [&'static [Limit]; 6] {
+        let (gateway, model) = ([true, false].map(gateway_limits), [true, false].map(model_limits));
+        [WORKER_LIMITS, PROGRAM_LIMITS, gateway[0], gateway[1], model[0], model[1]]
+    }
 
     #[test]
     fn each_resource_is_limited_once_and_with_a_reason() {
-        for table in [WORKER_LIMITS, PROGRAM_LIMITS, gateway_limits(true), gateway_limits(false)] {
+        for table in tables() {
             let resources: BTreeSet<_> = table.iter().map(|limit| limit.resource).collect();
             assert_eq!(resources.len(), table.len());
             assert!(table.iter().all(|limit| limit.reason.len() > 10));
@@ -206,11 +250,12 @@ mod tests {
 
     #[test]
     fn memory_of_every_far_process_is_bounded_and_processes_only_where_a_uid_is_its_own() {
-        let has = |table: &[super::Limit], resource| table.iter().any(|limit| limit.resource == resource);
-        for table in [WORKER_LIMITS, PROGRAM_LIMITS, gateway_limits(true), gateway_limits(false)] {
+        let has = |table: &[Limit], resource| table.iter().any(|limit| limit.resource == resource);
+        for table in tables() {
             assert!(has(table, libc::RLIMIT_AS));
         }
         assert!(has(gateway_limits(true), libc::RLIMIT_NPROC) && has(PROGRAM_LIMITS, libc::RLIMIT_NPROC));
-        assert!(!has(gateway_limits(false), libc::RLIMIT_NPROC));
+        assert!(has(model_limits(true), libc::RLIMIT_NPROC));
+        assert!(![gateway_limits(false), model_limits(false)].iter().any(|one| has(one, libc::RLIMIT_NPROC)));
     }
 }

@@ -150,6 +150,42 @@ pub const GATEWAY: &[Rule] = table![
     SYS_exit_group Always, "end";
 ];
 
+/// Of the process of a local model: allowed, all else answers EPERM. It computes on several threads and has nothing but
+/// its channel and the weights that were handed to it.
+pub const MODEL: &[Rule] = table![
+    SYS_read Always, "the head of the weights";
+    SYS_pread64 Always, "tensors, by several threads";
+    SYS_lseek Always, "places in the head of the weights";
+    SYS_write Always, "last words on standard error";
+    SYS_close Always, "the weights, once they are loaded";
+    SYS_recvmsg Always, "requests, and the weights' descriptor";
+    SYS_sendmsg Always, "replies; only on a socket that is connected already";
+    SYS_fcntl FLAGS_OF_DESCRIPTORS, "counts descriptors";
+    SYS_brk Always, "heap";
+    SYS_mmap NOT_EXECUTABLE, "heap, and stacks of threads";
+    SYS_mremap Always, "heap of large buffers that grow; keeps the protection it finds";
+    SYS_munmap Always, "heap, and stacks of threads";
+    SYS_mprotect NOT_EXECUTABLE, "heaps of threads, and guard pages of their stacks";
+    SYS_madvise Always, "gives freed heap and stacks back";
+    SYS_futex Always, "threads wait for each other";
+    SYS_clone THREAD_ONLY, "threads that compute";
+    SYS_set_robust_list Always, "start of a thread";
+    SYS_rseq Always, "start of a thread";
+    SYS_prctl SET_NAME_ONLY, "names of threads";
+    SYS_sched_getaffinity OWN_PROCESS, "how many processors there are";
+    SYS_sched_yield Always, "a thread that found nothing to do lets others go first";
+    SYS_gettid Always, "the panic message names the thread";
+    SYS_getrandom Always, "seeds of hash tables and of sampling";
+    SYS_clock_gettime Always, "time, where the vDSO has no clock";
+    SYS_rt_sigaction Always, "a fault restores the default action, or it would come again for ever";
+    SYS_rt_sigprocmask Always, "start of a thread";
+    SYS_rt_sigreturn Always, "return from the handler of a fault";
+    SYS_sigaltstack Always, "the stack-overflow handler's stack, one a thread";
+    SYS_restart_syscall Always, "a wait that SIGSTOP and SIGCONT interrupted";
+    SYS_exit Always, "end of a thread";
+    SYS_exit_group Always, "end";
+];
+
 const NOT_UNIX: When = Any(&[&[Arg(0, Test::Not(UNIX))]]);
 const ANY_NEW_NAMESPACE: When = Any(&[
     &[Arg(0, Test::Set(libc::CLONE_NEWUSER.unsigned_abs()))],
@@ -399,15 +435,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{
-        DAEMON_REFUSED, GATEWAY, PROGRAM_ABSENT, PROGRAM_REFUSED, PROXIED_CALLS, RELAY, SEALED_REFUSED,
-        WORKER, program_refused,
+        DAEMON_REFUSED, GATEWAY, MODEL, PROGRAM_ABSENT, PROGRAM_REFUSED, PROXIED_CALLS, RELAY,
+        SEALED_REFUSED, WORKER, program_refused,
     };
     use crate::filter::{Filter, Meaning};
 
     #[test]
     fn each_call_stands_once_and_with_a_reason() {
         let proxied = program_refused(true);
-        for table in [WORKER, GATEWAY, DAEMON_REFUSED, PROGRAM_REFUSED, &proxied, RELAY, SEALED_REFUSED] {
+        let others = [DAEMON_REFUSED, PROGRAM_REFUSED, &proxied, RELAY, SEALED_REFUSED];
+        for table in [WORKER, GATEWAY, MODEL].into_iter().chain(others) {
             let numbers: BTreeSet<_> = table.iter().map(|rule| rule.number).collect();
             assert_eq!(numbers.len(), table.len());
             assert!(table.iter().all(|rule| rule.reason.len() >= 3), "a reason for each");
@@ -443,6 +480,32 @@ mod tests {
             let name = rule.name.trim_start_matches("SYS_");
             assert!(!FORBIDDEN.iter().any(|word| name.contains(word)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_model_may_do_what_a_worker_may_and_run_threads_and_nothing_else() {
+        let threads = [
+            "pread64",
+            "mprotect",
+            "madvise",
+            "clone",
+            "set_robust_list",
+            "rseq",
+            "prctl",
+            "sched_getaffinity",
+            "sched_yield",
+            "clock_gettime",
+            "rt_sigprocmask",
+            "sigaltstack",
+            "restart_syscall",
+            "exit",
+        ];
+        let worker: BTreeSet<_> = WORKER.iter().map(|rule| rule.name.trim_start_matches("SYS_")).collect();
+        let model: BTreeSet<_> = MODEL.iter().map(|rule| rule.name.trim_start_matches("SYS_")).collect();
+        let more: BTreeSet<_> = model.difference(&worker).copied().collect();
+        assert_eq!(more, threads.into_iter().collect());
+        let fewer: Vec<_> = worker.difference(&model).copied().collect();
+        assert_eq!(fewer, ["getdents64"], "it is handed no directory");
     }
 
     #[test]

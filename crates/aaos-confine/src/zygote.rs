@@ -23,6 +23,7 @@ use crate::control::{CONTROL_BYTES, MAX_CONTROL_DESCRIPTORS, News, Order, Serial
 use crate::descriptors::{StandardInput, arrange, close_all_but_granted, close_all_but_granted_on_exec};
 use crate::filter::Filter;
 use crate::gateway::GatewayRole;
+use crate::model::{ModelPlan, model_environment};
 use crate::namespaces::{
     Abilities, EmptyMounts, EmptyNetwork, Identity, NamespaceSet, NetworkMaker, ProcSelf, find_abilities,
     write_maps,
@@ -40,7 +41,7 @@ pub const ZYGOTE_ARGUMENT: &str = "--zygote";
 pub const LOCK_FAILED: i32 = 71;
 /// Exit code of a far process that panicked.
 const PANICKED: i32 = 101;
-/// Exit code of a gateway that could not be executed.
+/// Exit code of a program that could not be executed.
 const NOT_EXECUTED: i32 = 127;
 
 /// Without an order for so long the zygote makes ready what the next launch needs.
@@ -216,6 +217,9 @@ impl Zygote {
                 (serial, self.make_gateway(role, channel, stderr, program))
             }
             (Order::Program(serial), [channel, stderr]) => (serial, self.make_program(channel, stderr)),
+            (Order::Model(serial, threads), [channel, stderr, program]) => {
+                (serial, self.make_model(threads, channel, stderr, program))
+            }
             (Order::Kill(serial), []) => return self.kill(serial),
             _ => return Err(ZygoteError::Protocol),
         };
@@ -293,7 +297,37 @@ impl Zygote {
     ) -> io::Result<libc::pid_t> {
         // A gateway needs the host's network, and its files until it has locked itself.
         let kept = self.abilities.namespaces.without(&[Boundary::NetNamespace, Boundary::MountNamespace]);
-        let born = born_into(kept, is_root());
+        let become_it = || become_gateway(program, role);
+        self.make_executed(kept, channel, stderr, "the gateway could not be executed", become_it)
+    }
+
+    fn make_model(
+        &mut self,
+        threads: u32,
+        channel: &OwnedFd,
+        stderr: &OwnedFd,
+        program: &OwnedFd,
+    ) -> io::Result<libc::pid_t> {
+        let namespaces = self.abilities.namespaces;
+        let own_uid = self.abilities.own_uids.map(|range| range.of_worker(self.launched));
+        self.launched = self.launched.wrapping_add(1);
+        let plan = ModelPlan::new(namespaces, own_uid);
+        // It needs files until it has locked itself.
+        let kept = namespaces.without(&[Boundary::MountNamespace]);
+        let become_it = || become_model(program, plan, threads);
+        self.make_executed(kept, channel, stderr, "the model's program could not be executed", become_it)
+    }
+
+    /// Makes a process that is born into these namespaces and executes a program, which locks itself.
+    fn make_executed(
+        &self,
+        namespaces: NamespaceSet,
+        channel: &OwnedFd,
+        stderr: &OwnedFd,
+        failure: &str,
+        execute: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<libc::pid_t> {
+        let born = born_into(namespaces, is_root());
         let parent = parent_seen_in(born);
         // SAFETY: this process is single-threaded.
         let pid = unsafe { fork_into(born.flags(), self.group.as_ref()) }?;
@@ -306,9 +340,9 @@ impl Zygote {
                 unblock_signals()?;
                 die_with_parent(parent)?;
                 close_all_but_granted_on_exec()?;
-                become_gateway(program, role)
+                execute()
             })();
-            last_words("the gateway could not be executed", &ready);
+            last_words(failure, &ready);
             exit_now(NOT_EXECUTED);
         }
         Ok(pid)
@@ -420,6 +454,17 @@ fn become_gateway(program: &OwnedFd, role: GatewayRole) -> io::Result<()> {
         GatewayRole::Egress => c"egress",
     };
     execute(program, &[c"aaos-gateway", c"--role", role], &[])
+}
+
+fn become_model(program: &OwnedFd, plan: ModelPlan, threads: u32) -> io::Result<()> {
+    assert!(program.as_raw_fd() > CHANNEL_FD, "the program came while lower numbers were taken");
+    let [flag, namespaces, uid] = plan.arguments();
+    let environment = model_environment(threads);
+    execute(
+        program,
+        &[c"aaos-model", &flag, &namespaces, &uid],
+        &environment.each_ref().map(|text| text.as_c_str()),
+    )
 }
 
 fn kill_now(pid: libc::pid_t) -> io::Result<()> {

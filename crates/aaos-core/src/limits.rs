@@ -344,6 +344,24 @@ const _: () = assert!(MAX_QUEUED_INFERENCES >= MAX_AGENTS, "no agent is too many
 pub const WORKER_MEMORY_BYTES: u64 = 256 * 1024 * 1024;
 /// Memory that one gateway role may use, bytes.
 pub const GATEWAY_MEMORY_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest file of weights of a local model.
+pub const MAX_WEIGHTS_BYTES: u64 = 16 * 1024 * 1024 * 1024;
+/// Memory of the process of a local model beside twice its weights.
+pub const MODEL_EXTRA_MEMORY_BYTES: u64 = 128 * 1024 * 1024;
+/// Address space of that process: the largest weights twice over, and what threads reserve for their stacks and heaps.
+pub const MODEL_ADDRESS_BYTES: u64 = 2 * MAX_WEIGHTS_BYTES + 16 * 1024 * 1024 * 1024;
+/// Threads of that process, all together.
+pub const MODEL_PROCESSES: u64 = 160;
+/// Threads of it that compute, at most.
+pub const MAX_MODEL_THREADS: u32 = 64;
+/// Threads of it that compute, unless told otherwise: as many as there are processors, and no more than this.
+pub const MODEL_THREADS: u32 = 4;
+/// Tokens of a conversation with a local model, unless told otherwise.
+pub const MODEL_WINDOW_TOKENS: u64 = 8_192;
+/// Time in which a local model is loaded.
+pub const MODEL_LOAD_MS: u64 = 60_000;
+/// The process of a local model that was asked nothing for so long is ended.
+pub const MODEL_IDLE_MS: u64 = 600_000;
 /// Memory that a program and all that it starts may use together, where the kernel has control groups, bytes.
 pub const PROGRAM_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// Processes and threads of one worker.

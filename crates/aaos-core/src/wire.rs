@@ -6,8 +6,12 @@
 //!
 //! Invariant: no frame is longer than [`crate::limits::MAX_FRAME_BYTES`]; a longer one ends the connection.
 
+mod local;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use local::{LocalFacts, LocalProblem, LocalProblemKind, LocalReply, LocalSetup, LocalTask};
 
 use crate::capability::HostRule;
 use crate::cargo::{CargoSubcommand, CargoTold};
