@@ -6,7 +6,7 @@ use std::io;
 
 use aaos_core::confinement::Boundary;
 use aaos_core::quantity::Millis;
-use aaos_core::wire::FrameError;
+use aaos_core::wire::{FrameError, LocalProblem};
 
 /// Errors of this crate's launching half.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,17 @@ pub enum SandboxError {
         /// The end of what it printed.
         stderr_tail: String,
     },
+    /// The process of a local model ended before it had taken its weights in.
+    #[error("the process of the local model ended while it took its weights in ({reason}): {stderr_tail}")]
+    DiedLoading {
+        /// How it ended.
+        reason: String,
+        /// The end of what it printed.
+        stderr_tail: String,
+    },
+    /// The weights are not used.
+    #[error("these weights cannot be used: {0}")]
+    Weights(LocalProblem),
     /// It did not do something in its time.
     #[error("a far process did not {what} within {limit}")]
     TimedOut {

@@ -60,6 +60,7 @@ pub(crate) struct Inner {
     depth: usize,
     origin: OnceLock<Origin>,
     gateway: Option<OwnedFd>,
+    pub(crate) model: Option<OwnedFd>,
     config: SandboxConfig,
     pub(crate) pool: Arc<Pool>,
     pub(crate) spare: Spare,
@@ -128,7 +129,7 @@ impl Sandbox {
     /// # Errors
     /// When its descriptors cannot be watched.
     pub fn adopt(seed: ZygoteSeed, config: impl Into<SandboxConfig>) -> Result<Self, SandboxError> {
-        let ZygoteSeed { control, process, gateway, groups } = seed;
+        let ZygoteSeed { control, process, gateway, model, groups } = seed;
         let config = config.into();
         let failed = |source| SandboxError::ZygoteStart { step: "adopting it", source };
         let launcher = Arc::new(Launcher::new(control).map_err(failed)?);
@@ -145,6 +146,7 @@ impl Sandbox {
                 depth,
                 origin: OnceLock::new(),
                 gateway,
+                model,
                 pool: Arc::new(Pool::new(config.parked_workers)),
                 spare: Spare::default(),
                 turns: Semaphore::new(LAUNCHES_AT_ONCE),

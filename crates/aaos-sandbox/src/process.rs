@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub struct FarProcess {
     stderr: Stderr,
     hold: Hold,
     /// Whether it was ended for the memory that it used.
-    overran: bool,
+    overran: Arc<AtomicBool>,
     /// Removes its control group after its end.
     removal: Option<JoinHandle<()>>,
 }
@@ -65,7 +66,7 @@ impl FarProcess {
             Hold::Group(leaf) => Some(tokio::spawn(remove_after(ended.clone(), Arc::clone(leaf)))),
             Hold::Watch { .. } | Hold::Each { .. } => None,
         };
-        Ok(Self { serial, launcher, known: None, ended, stderr, hold, overran: false, removal })
+        Ok(Self { serial, launcher, known: None, ended, stderr, hold, overran: Arc::default(), removal })
     }
 
     /// Remembers who it is, once agentd knows.
@@ -148,8 +149,8 @@ impl FarProcess {
     }
 
     /// Ends it because it was seen above the limit of its memory.
-    pub(crate) fn end_overrun(&mut self) {
-        self.overran = true;
+    pub(crate) fn end_overrun(&self) {
+        self.overran.store(true, Ordering::Relaxed);
         self.kill();
     }
 
@@ -159,7 +160,7 @@ impl FarProcess {
             Hold::Group(leaf) => leaf.shortage().map(|shortage| OutOfMemory::of(shortage, limit)),
             Hold::Watch { .. } | Hold::Each { .. } => None,
         };
-        by_kernel.or(self.overran.then_some(OutOfMemory::Limit(limit)))
+        by_kernel.or(self.overran.load(Ordering::Relaxed).then_some(OutOfMemory::Limit(limit)))
     }
 
     /// Reads what it uses; `None` before it is known.
@@ -171,9 +172,10 @@ impl FarProcess {
     /// Watches its memory for its whole life, where no control group bounds it: it works for everybody, at any time.
     pub(crate) fn watch(&self) {
         let Some(gauge) = self.gauge() else { return };
-        let killer = self.killer();
+        let (killer, overran) = (self.killer(), Arc::clone(&self.overran));
         drop(tokio::spawn(async move {
             if gauge.overruns().await {
+                overran.store(true, Ordering::Relaxed);
                 tracing::error!(pid = gauge.pid, "a far process used more memory than it may and is ended");
                 killer.kill();
             }
@@ -303,7 +305,7 @@ fn keep_tail(kept: &mut VecDeque<u8>, more: &[u8]) {
 }
 
 /// Text that a terminal, a log or a model can be shown: control characters are spelled out.
-fn harmless(bytes: &[u8]) -> String {
+pub(crate) fn harmless(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut shown = String::with_capacity(text.len());
     for one in text.trim_end().chars() {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aaos_confine::namespaces::KINDS;
+use aaos_confine::namespaces::{Abilities, KINDS};
 use aaos_confine::rlimits::Limit;
 use aaos_confine::{CHANNEL_FD, FarUids, kernel_abi};
 use aaos_core::confinement::{
@@ -123,6 +123,12 @@ pub(crate) const PROGRAM_PROFILE: Profile = Profile {
 
 /// The same with a proxy; the descriptors of that are its relay's by the time it is looked at.
 pub(crate) const PROXIED_PROFILE: Profile = Profile { proxy: Some(PROXY_PORT), ..PROGRAM_PROFILE };
+
+/// The process of a local model: everything, too. It waits for its setup and opens nothing meanwhile.
+pub(crate) fn model_profile(abilities: Abilities) -> Profile {
+    let counted = abilities.own_uids.is_some() || abilities.namespaces.has(Boundary::UserNamespace);
+    Profile { limits: aaos_confine::rlimits::model_limits(counted), ..WORKER_PROFILE }
+}
 
 /// The daemon itself: what it refuses itself, as one process.
 pub(crate) const DAEMON_PROFILE: Profile = Profile {

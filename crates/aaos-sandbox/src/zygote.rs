@@ -57,6 +57,7 @@ pub struct ZygoteSeed {
     pub(crate) control: OwnedFd,
     pub(crate) process: ZygoteProcess,
     pub(crate) gateway: Option<OwnedFd>,
+    pub(crate) model: Option<OwnedFd>,
     pub(crate) groups: Groups,
 }
 
@@ -76,7 +77,16 @@ impl ZygoteSeed {
             .map_err(io::Error::from)
             .map_err(failed("making the control socket"))?;
         let process = spawn(&program, far.as_fd())?;
-        Ok(Self { control: near, process, gateway, groups: Groups::none() })
+        Ok(Self { control: near, process, gateway, model: None, groups: Groups::none() })
+    }
+
+    /// Has local models run by this program.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn with_model(self, model_exe: &Path) -> Result<Self, SandboxError> {
+        let model = File::open(model_exe).map_err(failed("opening the program of local models"))?;
+        Ok(Self { model: Some(model.into()), ..self })
     }
 
     /// Has each far process born into a control group of its own, where there are any.
