@@ -3,7 +3,8 @@
 //! `launching WORKER_EXE MODE...`; prints one line of JSON for each thing that a test looks at, then waits
 //! until its standard input ends. Modes: `no-namespaces` refuses itself namespaces before the zygote starts, as some
 //! machines do; `locked` locks itself like agentd after the zygote was started and prints its own receipt; `try` says
-//! what it may still do; `look` says what it still reads of itself; `time=N` launches N workers and prints microseconds.
+//! what it may still do; `look` says what it still reads of itself; `time=N` launches N workers and prints microseconds; `model`
+//! prints the receipt of the process of a local model, of the program `model_stub` beside it, instead of a worker's.
 
 #[path = "contest/refusing.rs"]
 mod refusing;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use aaos_confine::run_probes;
 use aaos_core::confinement::ConfinementPolicy;
 use aaos_core::path::AbsPath;
+use aaos_core::quantity::Bytes;
 use aaos_core::wire::ProbeAttempt;
 use aaos_sandbox::{Sandbox, ZygoteSeed, lock_this_daemon};
 
@@ -28,6 +30,7 @@ fn main() {
         refuse_namespaces();
     }
     let seed = ZygoteSeed::start(Path::new(worker), None).expect("a zygote");
+    let seed = if has("model") { with_model_beside(seed, Path::new(worker)) } else { seed };
     if has("locked") {
         say(&lock_this_daemon().expect("locked"));
     }
@@ -45,6 +48,14 @@ fn main() {
         if let Some(count) = times {
             return time(&sandbox, count.parse().expect("a number")).await;
         }
+        if sandbox.has_model_program() {
+            let locked = sandbox.lock_model(Bytes(1), 2).await;
+            match &locked {
+                Ok(model) => say(model.receipt()),
+                Err(error) => say(&format!("{error:?}")),
+            }
+            return;
+        }
         match sandbox.launch_worker().await {
             Ok(worker) => {
                 say(worker.receipt());
@@ -56,6 +67,10 @@ fn main() {
         }
         sandbox.shutdown().await;
     });
+}
+
+fn with_model_beside(seed: ZygoteSeed, worker: &Path) -> ZygoteSeed {
+    seed.with_model(&worker.with_file_name("model_stub")).expect("its program")
 }
 
 async fn time(sandbox: &Sandbox, count: usize) {

@@ -419,7 +419,7 @@ impl Programs {
     fn copied() -> Self {
         let folder = testkit::scratch();
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("ours");
-        for from in [worker_exe(), example("launching")] {
+        for from in [worker_exe(), example("launching"), example("model_stub")] {
             let to = folder.path().join(from.file_name().expect("a file"));
             std::fs::copy(&from, &to).expect("copied");
             std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).expect("ours");
@@ -473,16 +473,18 @@ fn assert_required(receipt: &ConfinementReceipt) {
 #[test]
 fn an_ordinary_user_gets_the_same_boundaries_but_the_own_uid() {
     let programs = Programs::copied();
-    let mut launching = programs.start(true, &[]);
-    let receipt: ConfinementReceipt = launching.next();
-    assert_required(&receipt);
-    assert_eq!(receipt.evidence(Boundary::OwnUid), Evidence::Missing);
-    if user_namespaces_are_allowed() {
-        for (kind, _, name) in aaos_confine::namespaces::KINDS {
-            assert!(receipt.evidence(*kind).is_proof(), "{name}: {receipt:#?}");
+    for modes in [&[][..], &["model"]] {
+        let mut launching = programs.start(true, modes);
+        let receipt: ConfinementReceipt = launching.next();
+        assert_required(&receipt);
+        assert_eq!(receipt.evidence(Boundary::OwnUid), Evidence::Missing);
+        if user_namespaces_are_allowed() {
+            for (kind, _, name) in aaos_confine::namespaces::KINDS {
+                assert!(receipt.evidence(*kind).is_proof(), "{name}: {receipt:#?}");
+            }
         }
+        launching.finish();
     }
-    launching.finish();
 }
 
 /// Whether an ordinary user may make one; distributions forbid it in several ways.
