@@ -66,15 +66,10 @@ impl ModelPlan {
     }
 }
 
-/// What the program finds in its environment: libraries that compute read nothing else. Each thread count is the same;
-/// the last has them keep one packed copy of the weights and not two on machines with matrix units.
-pub(crate) fn model_environment(threads: u32) -> [CString; 3] {
+/// What the program finds in its environment: each library that computes reads a variable of its own.
+pub(crate) fn model_environment(threads: u32) -> [CString; 2] {
     assert!((1..=MAX_MODEL_THREADS).contains(&threads), "an order names a possible number");
-    let texts = [
-        format!("RAYON_NUM_THREADS={threads}"),
-        format!("CANDLE_NUM_THREADS={threads}"),
-        "MISTRALRS_FORCE_AVXVNNI=1".to_owned(),
-    ];
+    let texts = ["RAYON", "CANDLE"].map(|library| format!("{library}_NUM_THREADS={threads}"));
     texts.map(|text| CString::new(text).unwrap_or_default())
 }
 

@@ -9,6 +9,7 @@ mod backoff;
 mod door;
 mod error;
 mod gate;
+mod host;
 mod inbox;
 mod link;
 mod models;
@@ -18,5 +19,6 @@ mod queue;
 mod tests;
 
 pub use error::LlmError;
+pub use host::{Awaited, Connection, Host};
 pub use models::{Models, ModelsConfig, Progress};
 pub use queue::{Class, Party, Turn};

@@ -90,6 +90,11 @@ impl Link {
         self.shared.lock().lost.is_some()
     }
 
+    /// Whether no request is open.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.lock().open.is_empty()
+    }
+
     /// Sends one request.
     pub(crate) async fn send(
         &self,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
-use aaos_core::limits::MAX_REFUSALS_AMONG_TAKEN;
+use aaos_core::limits::{LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState};
 use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
@@ -23,6 +23,7 @@ use crate::backoff::Jitter;
 use crate::door::Refusals;
 use crate::error::LlmError;
 use crate::gate::{Admission, Gate, GateKey, Slot, Wish};
+use crate::host::{self, Host};
 use crate::inbox::{Arrival, Ending};
 use crate::link::{InFlight, Link};
 use crate::queue::Turn;
@@ -70,6 +71,8 @@ pub enum Progress {
         /// How long the provider wants no request from anybody; without it a slot is waited for.
         wait: Option<Millis>,
     },
+    /// It has its turn, and the model's process is started for it.
+    Loading,
     /// It is asked now.
     Asked,
 }
@@ -85,10 +88,19 @@ struct Inner {
     config: ModelsConfig,
     link: Link,
     admission: Arc<Admission>,
+    local: Option<Local>,
     jitter: Jitter,
     providers: OnceCell<Vec<ProviderState>>,
     /// How many inferences wait for a slot, a gate or a retry.
     waiting: AtomicUsize,
+}
+
+/// The models that this machine runs itself, and who waits for them.
+#[derive(Debug, Clone)]
+struct Local {
+    host: Arc<dyn Host>,
+    /// One at a time, at whatever pace it computes.
+    admission: Arc<Admission>,
 }
 
 /// What was tried under one permit.
@@ -149,20 +161,36 @@ impl Models {
     }
 
     pub(crate) fn relinked(&self, link: Link) -> Self {
-        Self::with(link, self.inner.config, Jitter::new(JITTER_SEED), Arc::clone(&self.inner.admission))
+        let Inner { config, admission, local, .. } = &*self.inner;
+        Self::with(link, *config, Jitter::new(JITTER_SEED), Arc::clone(admission), local.clone())
+    }
+
+    /// The same, which asks this host, and never the gateway, for the models that it serves.
+    #[must_use]
+    pub fn beside(self, host: Arc<dyn Host>) -> Self {
+        let local = Local { host, admission: Arc::new(Admission::new(1, Duration::ZERO)) };
+        let Inner { config, link, admission, .. } = &*self.inner;
+        Self::with(link.clone(), *config, Jitter::new(JITTER_SEED), Arc::clone(admission), Some(local))
     }
 
     pub(crate) fn over(link: Link, config: ModelsConfig, seed: u64) -> Self {
         let admission = Arc::new(Admission::new(config.slots_per_provider, config.min_gap));
-        Self::with(link, config, Jitter::new(seed), admission)
+        Self::with(link, config, Jitter::new(seed), admission, None)
     }
 
-    fn with(link: Link, config: ModelsConfig, jitter: Jitter, admission: Arc<Admission>) -> Self {
+    fn with(
+        link: Link,
+        config: ModelsConfig,
+        jitter: Jitter,
+        admission: Arc<Admission>,
+        local: Option<Local>,
+    ) -> Self {
         assert!(config.attempts > 0, "an inference is tried at least once");
         let inner = Inner {
             config,
             link,
             admission,
+            local,
             jitter,
             providers: OnceCell::new(),
             waiting: AtomicUsize::new(0),
@@ -275,10 +303,11 @@ impl Models {
         let mut last = None;
         loop {
             let mut slot = self.admit(&gate, wish, deadline, last.take(), progress).await?;
+            let link = self.link(request, deadline, progress).await?;
             tally.attempts += 1;
-            let failure = match self.attempt(request, deadline, &mut slot, tally, progress).await {
+            let failure = match self.attempt(&link, request, deadline, &mut slot, tally, progress).await {
                 Ok(reply) => return Ok(reply),
-                Err(AttemptError::Link(error)) => return Err(error.into_failure()),
+                Err(AttemptError::Link(error)) => return Err(self.lost(request, error).await),
                 Err(AttemptError::Failed(failure)) => failure,
             };
             let is_turned_away = failure.is_wait();
@@ -352,6 +381,10 @@ impl Models {
 
     /// The gate of the provider that serves this model. While the gateway cannot say, the shared one.
     async fn gate(&self, request: &ModelRequest, deadline: Instant) -> Result<Arc<Gate>, ModelFailure> {
+        if let Some(local) = self.local(request) {
+            let name = local.host.provider().name.clone();
+            return Ok(local.admission.gate(GateKey::Provider(name)));
+        }
         let asked = timeout_at(deadline, self.inner.providers.get_or_try_init(|| self.describe())).await;
         let key = match asked {
             Ok(Ok(providers)) => GateKey::of(&request.model, providers),
@@ -362,9 +395,41 @@ impl Models {
         Ok(self.inner.admission.gate(key))
     }
 
+    /// What this machine runs itself, where it serves the model.
+    fn local(&self, request: &ModelRequest) -> Option<&Local> {
+        self.inner.local.as_ref().filter(|local| host::serves(&*local.host, &request.model))
+    }
+
+    /// The connection to whoever serves the model. A process of this machine is started if need be.
+    async fn link(
+        &self,
+        request: &ModelRequest,
+        deadline: Instant,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<Link, ModelFailure> {
+        let Some(Local { host, .. }) = self.local(request) else { return Ok(self.inner.link.clone()) };
+        if let Some(connection) = host.connected(&request.model) {
+            return Ok(connection.0);
+        }
+        progress(Progress::Loading);
+        let connected = timeout_at(deadline, host.connect(&request.model)).await;
+        let connection = connected.unwrap_or_else(|_| Err(past_deadline(None)))?;
+        progress(Progress::Asked);
+        Ok(connection.0)
+    }
+
+    /// Why whoever serves the model is gone.
+    async fn lost(&self, request: &ModelRequest, error: LlmError) -> ModelFailure {
+        match (self.local(request), error) {
+            (Some(local), LlmError::Lost { reason }) => local.host.lost(&reason).await,
+            (_, error) => error.into_failure(),
+        }
+    }
+
     /// Asks once.
     async fn attempt(
         &self,
+        link: &Link,
         request: &ModelRequest,
         deadline: Instant,
         slot: &mut Slot,
@@ -372,11 +437,15 @@ impl Models {
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, AttemptError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let time = self.inner.config.attempt_time.min(left);
+        let most = match self.local(request) {
+            Some(_) => Duration::from_millis(LOCAL_INFERENCE_TIME_MS),
+            None => self.inner.config.attempt_time,
+        };
+        let time = most.min(left);
         let ask =
             |serial| ModelsRequest::Ask { serial, request: Box::new(request.clone()), time: millis(time) };
         let listen = async {
-            let in_flight = self.inner.link.send(ask).await.map_err(AttemptError::Link)?;
+            let in_flight = link.send(ask).await.map_err(AttemptError::Link)?;
             let mut asked = Unsettled { in_flight, tally, cleared: false };
             loop {
                 match asked.in_flight.next().await {

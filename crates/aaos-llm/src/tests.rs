@@ -33,6 +33,7 @@ const CONFIG: ModelsConfig = ModelsConfig {
 const NOBODY: Turn = Turn { party: Party::Principal(0), class: Class::Background };
 
 mod admission;
+mod host;
 
 /// The gateway's end.
 struct Fake<R, W> {
@@ -157,7 +158,7 @@ async fn a_reply_comes_after_its_pieces() {
         let listen = |progress| match progress {
             Progress::Delta(text) => listener.lock().expect("unpoisoned").push_str(&text),
             Progress::Retry { .. } | Progress::Waiting { .. } => panic!("nothing failed"),
-            Progress::Asked => {}
+            Progress::Loading | Progress::Asked => {}
         };
         asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), pending(), listen).await
     });

@@ -213,6 +213,9 @@ impl Kernel {
                 let owner = WorkerOwner { agent: agent.id, goal: agent.goal };
                 self.end_idle_worker(&agent.worker, owner).await;
             }
+            if let Some(local) = self.local() {
+                local.end_if_idle(self.clock().now()).await;
+            }
         }
     }
 

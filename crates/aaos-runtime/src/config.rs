@@ -13,6 +13,7 @@ use aaos_core::quantity::Tokens;
 use aaos_llm::ModelsConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::local::LocalConfig;
 use crate::principal::Principals;
 
 /// Limits that the operator may change.
@@ -89,6 +90,8 @@ pub struct KernelConfig {
     pub protected: Vec<PathBuf>,
     /// Who may ask for what.
     pub principals: Principals,
+    /// The models that this machine runs itself.
+    pub local: LocalConfig,
     /// How the daemon's own process is locked; `None` where it is not a daemon's.
     pub daemon_confinement: Option<ConfinementReceipt>,
 }

@@ -178,7 +178,10 @@ impl Gateways {
         // What a provider asked for holds for whoever asks it next.
         let client = match held.as_ref() {
             Some(role) => role.client.over_again(stream),
-            None => Models::new(stream, config),
+            None => match kernel.local() {
+                Some(host) => Models::new(stream, config).beside(host),
+                None => Models::new(stream, config),
+            },
         };
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
@@ -364,7 +367,7 @@ impl Kernel {
     async fn journal_start(&self, worker: &Worker, owner: WorkerOwner) -> Result<(), KernelError> {
         // Not waited for: a receipt is a record of what was observed, and the first call that is not safe
         // waits for its own, later entry.
-        for event in start_events(worker.receipt(), worker.missing()) {
+        for event in start_events(worker.receipt(), worker.missing(), "worker") {
             self.journal().note(self.entry(owner.goal, Some(owner.agent), event))?;
         }
         Ok(())
@@ -402,10 +405,10 @@ fn not_made_again(permit: &Permit<ToolCall>) -> ToolFailure {
     cancelled()
 }
 
-/// What the journal says of a worker that was started: who, how it is confined, and what it lacks.
-fn start_events(receipt: &ConfinementReceipt, missing: &[Boundary]) -> Vec<Event> {
+/// What the journal says of a worker or a local model that was started: who, how it is confined, and what it lacks.
+pub(crate) fn start_events(receipt: &ConfinementReceipt, missing: &[Boundary], role: &str) -> Vec<Event> {
     let started = Event::WorkerStarted { worker: receipt.worker, pid: receipt.pid };
-    [started].into_iter().chain(receipt_events(receipt, missing, "worker")).collect()
+    [started].into_iter().chain(receipt_events(receipt, missing, role)).collect()
 }
 
 /// What the journal says of how a far process is confined, and of what it lacks.
@@ -451,7 +454,7 @@ mod tests {
             boundaries: Vec::new(),
         };
         let kinds = |missing: &[Boundary]| -> Vec<_> {
-            start_events(&receipt, missing).iter().map(aaos_core::event::Event::kind).collect()
+            start_events(&receipt, missing, "worker").iter().map(aaos_core::event::Event::kind).collect()
         };
         assert_eq!(kinds(&[]), ["worker_started", "confinement_receipt"]);
         assert_eq!(

@@ -281,6 +281,7 @@ impl Kernel {
                 let until = wait.map(|wait| self.clock().now().after(wait));
                 agent.live().waiting_for = Some(waiting_words(provider.as_ref(), until));
             }
+            Progress::Loading => agent.live().waiting_for = Some("the local model to load".to_owned()),
             Progress::Asked => agent.live().waiting_for = None,
         }
     }

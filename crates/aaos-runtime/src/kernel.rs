@@ -3,7 +3,7 @@
 //! Invariants: one lock for the table, one for the authority, taken one at a time and never across an await.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use aaos_core::authority::Authority;
 use aaos_core::confinement::Boundary;
@@ -29,6 +29,7 @@ use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
+use crate::local::LocalHost;
 use crate::places::Places;
 use crate::principal::{Principal, Right};
 use crate::quiet::Quiet;
@@ -44,6 +45,17 @@ pub struct Kernel {
     inner: Arc<Inner>,
 }
 
+/// The kernel, for what it holds itself.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakKernel(Weak<Inner>);
+
+impl WeakKernel {
+    /// The kernel, while there is one.
+    pub(crate) fn upgrade(&self) -> Option<Kernel> {
+        self.0.upgrade().map(|inner| Kernel { inner })
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
@@ -54,6 +66,7 @@ struct Inner {
     authority: Mutex<Authority>,
     table: Mutex<Table>,
     gateways: Gateways,
+    local: OnceLock<Option<Arc<LocalHost>>>,
     fetch_places: Places,
     connection_places: Places,
     survey_places: Arc<Semaphore>,
@@ -106,6 +119,7 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 gateways: Gateways::new(parts.models),
+                local: OnceLock::new(),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
                 survey_places: Arc::new(Semaphore::new(MAX_SURVEYS_AT_ONCE)),
@@ -222,6 +236,15 @@ impl Kernel {
         self.inner.gateways.models(self, self.config().limits.models()).await
     }
 
+    /// The models that this machine runs itself, if any.
+    pub(crate) fn local(&self) -> Option<Arc<LocalHost>> {
+        self.inner.local.get_or_init(|| LocalHost::new(self)).clone()
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakKernel {
+        WeakKernel(Arc::downgrade(&self.inner))
+    }
+
     pub(crate) async fn egress(&self) -> Result<Egress, KernelError> {
         self.inner.gateways.egress(self).await
     }
@@ -332,14 +355,20 @@ impl Kernel {
             .collect()
     }
 
-    /// Providers as the `models` gateway describes them.
+    /// Providers as the `models` gateway describes them, and this machine's own models among them.
     ///
     /// # Errors
     /// [`KernelError`] when the gateway cannot be started or asked.
     pub async fn providers(&self) -> Result<&[ProviderState], KernelError> {
         let ask = || async {
             let models = self.models().await?;
-            models.describe().await.map_err(|error| KernelError::Sandbox(error.to_string()))
+            let mut providers =
+                models.describe().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+            let local = &self.config().local;
+            if let Some(own) = local.provider(self.sandbox().has_model_program()) {
+                local.place_in(&mut providers, own);
+            }
+            Ok::<_, KernelError>(providers)
         };
         Ok(self.inner.providers.get_or_try_init(ask).await?)
     }

@@ -23,6 +23,7 @@ mod fork;
 mod goals;
 mod inference;
 mod kernel;
+mod local;
 mod mail;
 mod messages;
 mod meter;
@@ -58,6 +59,7 @@ pub use error::KernelError;
 pub use fork::{ForkRefused, ForkRequest, Forked, RestoredFile};
 pub use goals::{Follower, GoalRequest};
 pub use kernel::{Kernel, KernelParts};
+pub use local::{LocalConfig, LocalWeights};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
     AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,

@@ -126,6 +126,12 @@ impl FarProcess {
         self.autopsy().await
     }
 
+    /// The same, after a moment in which it may end by itself: for one that has hung up.
+    pub async fn bury(self) -> WorkerEnd {
+        self.let_end().await;
+        self.stop().await
+    }
+
     /// Says how it ended, once it has or its time is up.
     pub(crate) async fn autopsy(&mut self) -> WorkerEnd {
         let limit = Duration::from_millis(FAR_STOP_MS);

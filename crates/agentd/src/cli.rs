@@ -102,6 +102,9 @@ pub(crate) enum Command {
     /// Print or verify the journal, entry by entry
     #[command(after_help = help::AUDIT)]
     Audit(AuditArgs),
+    /// Add, list and remove models that this machine runs itself
+    #[command(after_help = help::MODEL)]
+    Model(ModelArgs),
     /// Show what this machine can enforce, proved by starting a real worker
     #[command(after_help = help::DOCTOR)]
     Doctor(JsonArgs),
@@ -169,6 +172,50 @@ pub(crate) struct ForkArgs {
 
 fn seq(text: &str) -> Result<Seq, String> {
     text.parse().map(Seq).map_err(|error| format!("{error}"))
+}
+
+/// `model`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    #[command(subcommand)]
+    pub(crate) action: ModelAction,
+}
+
+/// What is done with local models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelAction {
+    /// Copy the weights of a model into the state directory
+    #[command(after_help = help::MODEL_ADD)]
+    Add(ModelAddArgs),
+    /// List the models that were added
+    #[command(after_help = help::MODEL_LIST)]
+    List(JsonArgs),
+    /// Remove a model and its weights
+    #[command(after_help = help::MODEL_REMOVE)]
+    Remove(ModelRemoveArgs),
+}
+
+/// `model add`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelAddArgs {
+    /// The weights, a GGUF file
+    pub(crate) file: PathBuf,
+    /// What it is to be called; the file's own name when absent
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `model remove`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelRemoveArgs {
+    /// What it is called
+    pub(crate) name: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A command that only reads.

@@ -211,6 +211,10 @@ fn lay(settings: Settings) -> Result<Groundwork> {
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
     })?;
+    let seed = match settings.model_program.is_file() && !settings.local.models.is_empty() {
+        true => seed.with_model(&settings.model_program).context("cannot have local models run")?,
+        false => seed,
+    };
     let own =
         aaos_sandbox::lock_this_daemon().context("cannot prove that the daemon itself is locked down")?;
     let seed = seed.within(groups);
@@ -453,6 +457,7 @@ async fn start_kernel(
         workspaces: settings.state_dir.join("workspace"),
         protected: settings.protected(),
         principals,
+        local: settings.local.clone(),
         daemon_confinement: Some(own),
     };
     let clock = Clock::starting_at(state.latest);

@@ -203,6 +203,38 @@ Examples:
   agentd audit --goal 0190a5e8-7c1b-7000-8000-0123456789ab --json
   agentd audit --verify --head 42:6f0c…";
 
+pub(crate) const MODEL: &str = "\
+Without a key and without a server of your own, the model that was added last is what agents think with; AAOS_PROVIDER=local \
+and AAOS_MODEL choose it over others. It runs in a confined process of its own, without network, which is started for \
+the first call and ends when it was asked nothing for ten minutes.
+
+Examples:
+  agentd model add ./smollm2.gguf
+  agentd model list
+  agentd model remove smollm2";
+
+pub(crate) const MODEL_ADD: &str = "\
+The file is copied into the state directory under its SHA-256. What it is says the confined process that would run it; \
+one that is malformed, or of a kind that is not known, is not added. A daemon that runs takes it up when it is started \
+again.
+
+Exit codes: 0 added, 1 it cannot be used, 2 usage, 6 confinement unavailable.
+
+Examples:
+  agentd model add ./smollm2.gguf
+  agentd model add ./model-q4_k_m.gguf --name coder --json";
+
+pub(crate) const MODEL_LIST: &str = "\
+Examples:
+  agentd model list
+  agentd model list --json";
+
+pub(crate) const MODEL_REMOVE: &str = "\
+Its weights are removed unless another name leads to them.
+
+Example:
+  agentd model remove smollm2";
+
 pub(crate) const DOCTOR: &str = "\
 Exit code 6 when a boundary that the policy requires cannot be had.
 

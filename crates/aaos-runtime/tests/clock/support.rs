@@ -20,8 +20,8 @@ use aaos_core::state::State;
 use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
 use aaos_journal::{Filter, Journal, JournalConfig};
 use aaos_runtime::{
-    Clock, ClockHand, Kernel, KernelConfig, KernelError, KernelLimits, KernelParts, Principal, Principals,
-    RunAnswer, TraceReport,
+    Clock, ClockHand, Kernel, KernelConfig, KernelError, KernelLimits, KernelParts, LocalConfig, Principal,
+    Principals, RunAnswer, TraceReport,
 };
 use aaos_sandbox::{Sandbox, ZygoteSeed};
 use tempfile::TempDir;
@@ -298,6 +298,7 @@ fn config(home: &TempDir) -> KernelConfig {
         workspaces: home.path().join("state/workspace"),
         protected: vec![home.path().join("state")],
         principals: Principals::new(uid, []).expect("nobody is listed"),
+        local: LocalConfig::default(),
         daemon_confinement: None,
     }
 }

@@ -18,6 +18,7 @@ use crate::goalargs::{self, GoalFlags, GoalPlan, Place, WireGrant};
 use crate::manifests;
 use crate::render::text::line;
 use crate::render::{Screen, Tone};
+use crate::settings::local::LOCAL;
 use crate::settings::{Settings, vars};
 
 use super::check;
@@ -165,9 +166,14 @@ fn provider_notice(status: &RuntimeStatus, model: Option<&ModelName>) -> Option<
     let providers = &status.providers;
     let serves = |model: &ModelName| aaos_core::route::provider_of(providers, model);
     let chosen = model.and_then(serves).or_else(|| providers.first())?;
+    if chosen.name.as_str() == LOCAL {
+        // The first is the one that the aliases mean.
+        let name = model.filter(|model| !chosen.aliases.contains(model)).or_else(|| chosen.models.first())?;
+        return Some(line(&format!("provider local: {name}, which this machine runs itself")));
+    }
     (chosen.name.as_str() == BUILTIN).then(|| {
         "provider builtin: a fixed planner that extracts text, not a language model; for one, set \
-         DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL"
+         DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL, or add one with `agentd model add`"
             .to_owned()
     })
 }

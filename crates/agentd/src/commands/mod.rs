@@ -13,6 +13,7 @@ mod doctor;
 mod entries;
 mod fork;
 mod goal;
+mod model;
 mod question;
 mod replay;
 mod show;
@@ -70,6 +71,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Show(args) => show::show(&settings, args, screen),
         Command::Replay(args) => replay::replay(&settings, &args, screen),
         Command::Audit(args) => entries::audit(&settings, args, screen),
+        Command::Model(args) => model::model(&settings, &args, screen),
         Command::Doctor(args) => doctor::doctor(&settings, &args, screen),
         Command::Reference => reference(screen),
     }

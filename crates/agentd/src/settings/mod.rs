@@ -4,6 +4,7 @@
 
 mod file;
 mod keys;
+pub(crate) mod local;
 mod prices;
 mod principals;
 pub(crate) mod providers;
@@ -21,7 +22,7 @@ use aaos_core::manifest::Manifest;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::{KernelLimits, Principals};
+use aaos_runtime::{KernelLimits, LocalConfig, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
@@ -46,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     pub(crate) worker: PathBuf,
     pub(crate) gateway: PathBuf,
+    /// The program of local models; it need not be there.
+    pub(crate) model_program: PathBuf,
     pub(crate) limits: KernelLimits,
     pub(crate) policy: ConfinementPolicy,
     pub(crate) substrate: Substrate,
@@ -53,6 +56,8 @@ pub(crate) struct Settings {
     parked_workers: usize,
     pub(crate) audit_stdout: bool,
     pub(crate) models: ModelsSetup,
+    /// The models that this machine runs itself.
+    pub(crate) local: LocalConfig,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -88,21 +93,26 @@ impl Settings {
             provider: text_of(vars::AAOS_PROVIDER.name)?.or_else(|| file.provider.clone()),
             model: text_of(vars::AAOS_MODEL.name)?.or_else(|| file.model.clone()),
         };
-        let (provider, models) = providers::setup(&chosen, &file_urls(&file)?, keys)?;
+        let model_program = libexec.join("aaos-model");
+        let shelf = local::Shelf::of(&state_dir);
+        let has_program = model_program.is_file();
+        let (provider, models, local) = local::place(chosen, &file_urls(&file)?, keys, &shelf, has_program)?;
         let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
             worker: libexec.join("aaos-worker"),
             gateway: libexec.join("aaos-gateway"),
+            model_program,
             limits: limits(&file)?,
             policy: policy(file.confinement.as_ref())?,
             substrate: substrate(text_of(vars::AAOS_SUBSTRATE.name)?.or_else(|| file.substrate.clone()))?,
             tool_time: tool_time(number(vars::AAOS_TOOL_TIME_MS.name)?.or(file.tool_time_ms))?,
             parked_workers: parked_workers(number(vars::AAOS_PARKED_WORKERS.name)?.or(file.parked_workers))?,
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
-            prices: prices::load(price_file.as_deref(), &models)?,
+            prices: prices::load(price_file.as_deref(), &models, &local)?,
             price_file,
             models,
+            local,
             provider,
             socket_group: file.socket_group,
             principals: file.principals,
@@ -155,7 +165,7 @@ impl Settings {
         let mut protected = vec![self.state_dir.clone(), PathBuf::from("/etc/aaos")];
         // The programs themselves, and what decides over the root agent: changing them would be a way to run
         // unconfined at the next start.
-        protected.extend([self.worker.clone(), self.gateway.clone()]);
+        protected.extend([self.worker.clone(), self.gateway.clone(), self.model_program.clone()]);
         protected.extend(std::env::current_exe().ok());
         protected.extend(self.bootstrap.clone());
         protected.extend(self.price_file.clone());

@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::price::{Price, PriceTable};
 use aaos_core::wire::ModelsSetup;
+use aaos_runtime::LocalConfig;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+
+use super::local::LOCAL;
 
 /// The shipped table.
 const SHIPPED: &str = include_str!("../../../../manifests/prices.toml");
@@ -35,15 +38,22 @@ struct Entry {
     output: String,
 }
 
-/// The shipped prices under those of the file, found by the aliases and providers of this setup too.
-pub(crate) fn load(own: Option<&Path>, models: &ModelsSetup) -> Result<PriceTable> {
+/// The shipped prices under those of the file, found by the aliases and providers of this setup too. What this machine
+/// runs itself costs nothing, unless the file says otherwise.
+pub(crate) fn load(own: Option<&Path>, models: &ModelsSetup, local: &LocalConfig) -> Result<PriceTable> {
     let mut table = parse(SHIPPED).context("the shipped price table")?;
+    let free = Price::parse("0", "0", "0")?;
+    let own_models = local.models.iter().map(|one| (one.name.clone(), free)).collect();
+    table = table.under(PriceTable::new(own_models)?)?;
     if let Some(path) = own {
         let read = || table.under(parse(&read(path)?)?).map_err(anyhow::Error::from);
         table = read().with_context(|| format!("cannot use the price table {}", path.display()))?;
     }
-    let providers = models.providers.iter().map(|provider| provider.name.clone()).collect();
-    Ok(table.with_names(models.aliases.clone(), providers))
+    let mut providers: Vec<ProviderName> =
+        models.providers.iter().map(|provider| provider.name.clone()).collect();
+    providers.push(ProviderName::parse(LOCAL)?);
+    let aliases = models.aliases.iter().chain(&local.aliases).cloned().collect();
+    Ok(table.with_names(aliases, providers))
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -69,7 +79,7 @@ fn parse(text: &str) -> Result<PriceTable> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_FILE_BYTES, SHIPPED, load, parse};
+    use super::{LocalConfig, MAX_FILE_BYTES, SHIPPED, load, parse};
     use crate::settings::keys::Keys;
     use crate::settings::providers::{BaseUrls, Choice, setup};
     use aaos_core::name::ModelName;
@@ -94,7 +104,7 @@ mod tests {
     fn every_model_that_an_alias_means_has_a_shipped_price() {
         for key in ["DEEPSEEK_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"] {
             let models = models(&[key], None);
-            let table = load(None, &models).expect("the shipped table");
+            let table = load(None, &models, &LocalConfig::default()).expect("the shipped table");
             for (alias, means) in &models.aliases {
                 let price = table.get(alias);
                 assert!(price.is_some_and(|price| price.input > MicroUsd::ZERO), "{key}: {alias}");
@@ -103,7 +113,7 @@ mod tests {
                 assert_eq!(price, table.get(&model(&format!("{provider}/{means}"))), "{provider}/{means}");
             }
         }
-        let table = load(None, &models(&[], None)).expect("the shipped table");
+        let table = load(None, &models(&[], None), &LocalConfig::default()).expect("the shipped table");
         assert_eq!(
             table.get(&model("smart")).map(|price| price.output),
             Some(MicroUsd::ZERO),
@@ -131,9 +141,11 @@ mod tests {
         assert_eq!(input("gpt-4o-mini"), Some(MicroUsd(150_000)), "the others stay");
         std::fs::write(&path, " ".repeat(usize::try_from(MAX_FILE_BYTES).expect("small") + 1))
             .expect("written");
-        assert!(words(load(Some(&path), &models(&[], None))).contains("longer than"));
+        assert!(
+            words(load(Some(&path), &models(&[], None), &LocalConfig::default())).contains("longer than")
+        );
         let absent = home.path().join("absent.toml");
-        let said = words(load(Some(&absent), &models(&[], None)));
+        let said = words(load(Some(&absent), &models(&[], None), &LocalConfig::default()));
         assert!(said.contains("cannot use the price table") && said.contains("absent.toml"), "{said}");
     }
 

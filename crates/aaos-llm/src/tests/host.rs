@@ -1,0 +1,128 @@
+//! A fake process of this machine's own, beside the fake gateway.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+
+use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
+use aaos_core::name::ModelName;
+use aaos_core::wire::ModelsRequest;
+
+use super::{CONFIG, MemoryFake, NOBODY, connect, in_an_hour, linked, provider, request, start};
+use crate::host::{Awaited, Connection, Host};
+use crate::{Models, Progress};
+
+/// Connects to what stands ready, in order.
+#[derive(Debug)]
+struct FakeHost {
+    provider: ProviderState,
+    ready: Mutex<VecDeque<Connection>>,
+    held: Mutex<Option<Connection>>,
+}
+
+fn failure(message: &str) -> ModelFailure {
+    ModelFailure { kind: ModelFailureKind::Unavailable, message: message.to_owned(), retry_after: None }
+}
+
+impl Host for FakeHost {
+    fn provider(&self) -> &ProviderState {
+        &self.provider
+    }
+
+    fn connected(&self, _: &ModelName) -> Option<Connection> {
+        self.held.lock().expect("whole").clone().filter(|held| !held.is_closed())
+    }
+
+    fn connect<'a>(&'a self, _: &'a ModelName) -> Awaited<'a, Result<Connection, ModelFailure>> {
+        Box::pin(async {
+            let next = self.ready.lock().expect("whole").pop_front();
+            let next = next.ok_or_else(|| failure("it does not start"))?;
+            *self.held.lock().expect("whole") = Some(next.clone());
+            Ok(next)
+        })
+    }
+
+    fn lost<'a>(&'a self, noticed: &'a str) -> Awaited<'a, ModelFailure> {
+        assert!(noticed.contains("its connection ended"), "{noticed}");
+        Box::pin(async { failure("its process ended") })
+    }
+}
+
+/// A host with so many processes, and the far ends of the gateway and of each process.
+fn beside(processes: usize) -> (Models, MemoryFake, Vec<MemoryFake>) {
+    let (links, fakes): (VecDeque<_>, Vec<_>) =
+        (0..processes).map(|_| linked()).map(|(link, fake)| (Connection(link), fake)).unzip();
+    let mut provider = provider("local", &["small"]);
+    provider.aliases = vec![ModelName::parse("smart").expect("a name")];
+    let host = FakeHost { provider, ready: Mutex::new(links), held: Mutex::default() };
+    let (models, gateway) = connect(CONFIG);
+    (models.beside(Arc::new(host)), gateway, fakes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_model_is_started_once_and_the_gateway_hears_nothing() {
+    let (models, mut gateway, mut processes) = beside(1);
+    let mut process = processes.remove(0);
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    for (name, words) in [("small", "one"), ("smart", "two"), ("local/small", "three")] {
+        let (models, shown) = (models.clone(), Arc::clone(&shown));
+        let running = tokio::spawn(async move {
+            let show = |progress| shown.lock().expect("whole").push(progress);
+            models.infer(&request(name), NOBODY, 0, in_an_hour(), pending(), show).await
+        });
+        let (serial, asked, _) = process.ask().await;
+        assert_eq!(asked.model.as_str(), name);
+        process.answer(serial, words).await;
+        assert_eq!(running.await.expect("ran").result.expect("a reply").text, words);
+    }
+    let shown: Vec<Progress> = std::mem::take(&mut shown.lock().expect("whole"));
+    let loadings = shown.iter().filter(|one| **one == Progress::Loading).count();
+    assert_eq!((loadings, shown.last()), (1, Some(&Progress::Asked)), "{shown:?}");
+    // The control: another model is the gateway's.
+    let other = start(&models, "a-model", in_an_hour());
+    gateway.introduce().await;
+    let (serial, ..) = gateway.ask().await;
+    gateway.answer(serial, "from afar").await;
+    assert_eq!(other.await.expect("ran").result.expect("a reply").text, "from afar");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_process_fails_its_call_in_words_and_the_next_call_has_another() {
+    let (models, _gateway, mut processes) = beside(2);
+    let running = start(&models, "small", in_an_hour());
+    let mut first = processes.remove(0);
+    first.ask().await;
+    drop(first);
+    let outcome = running.await.expect("ran");
+    assert_eq!(outcome.result, Err(failure("its process ended")));
+    assert_eq!((outcome.attempts, outcome.possibly_billed), (1, 1), "what it read of the purse stays spent");
+    let again = start(&models, "small", in_an_hour());
+    let mut second = processes.remove(0);
+    let (serial, ..) = second.ask().await;
+    second.answer(serial, "back").await;
+    assert_eq!(again.await.expect("ran").result.expect("a reply").text, "back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_start_is_not_tried_again() {
+    let (models, _gateway, _processes) = beside(0);
+    let outcome = start(&models, "small", in_an_hour()).await.expect("ran");
+    assert_eq!(outcome.result, Err(failure("it does not start")));
+    assert_eq!((outcome.attempts, outcome.possibly_billed), (0, 0), "nobody was asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_inference_runs_at_a_time_and_one_that_is_dropped_is_cancelled() {
+    let (models, _gateway, mut processes) = beside(1);
+    let mut process = processes.remove(0);
+    let first = start(&models, "small", in_an_hour());
+    let (serial, ..) = process.ask().await;
+    let second = start(&models, "small", in_an_hour());
+    first.abort();
+    // Had the second one not waited, it would be heard here.
+    assert!(matches!(process.hear().await, Some(ModelsRequest::Cancel { serial: one }) if one == serial));
+    let (serial, ..) = process.ask().await;
+    process.answer(serial, "its turn").await;
+    assert_eq!(second.await.expect("ran").result.expect("a reply").text, "its turn");
+    assert!(first.await.expect_err("aborted").is_cancelled());
+}
