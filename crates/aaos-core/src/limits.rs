@@ -354,7 +354,7 @@ pub const MODEL_ADDRESS_BYTES: u64 = 2 * MAX_WEIGHTS_BYTES + 16 * 1024 * 1024 * 
 pub const MODEL_PROCESSES: u64 = 160;
 /// Threads of it that compute, at most.
 pub const MAX_MODEL_THREADS: u32 = 64;
-/// Threads of it that compute, unless told otherwise: as many as there are processors, and no more than this.
+/// Threads of it that compute: one less than there are processors, and no more than this.
 pub const MODEL_THREADS: u32 = 4;
 /// Tokens of a conversation with a local model, unless told otherwise.
 pub const MODEL_WINDOW_TOKENS: u64 = 8_192;

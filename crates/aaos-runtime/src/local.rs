@@ -1,7 +1,7 @@
 //! The models that this machine runs itself: one confined process, started for whoever asks and ended when nobody does.
 //!
 //! Invariants: there is one process at a time, with one model in it; another model is loaded when the first has
-//! answered. Every start and end is journalled with its receipt. The weights are opened by the daemon, from its own
+//! answered. Every start is journalled with its receipt, and every end while the daemon runs. The weights are opened by the daemon, from its own
 //! state, and handed over; nobody names a path. A process that was asked for is loaded even if who asked has gone.
 
 use std::fs::File;

@@ -35,10 +35,13 @@ fn main() {
     }
 }
 
-/// What stands in square brackets.
-fn wish(text: &str) -> &str {
-    let start = text.rsplit_once('[').map_or("", |(_, rest)| rest);
-    start.split_once(']').map_or("", |(wish, _)| wish)
+/// What it understands.
+const WISHES: [&str; 8] = ["die", "grow", "garbage", "giant", "twice", "hang", "probe", "unusable"];
+
+/// Which of them stands in square brackets.
+fn wish(text: &str) -> &'static str {
+    let is_meant = |wish: &&str| text.contains(&format!("[{wish}]"));
+    WISHES.into_iter().find(is_meant).unwrap_or("")
 }
 
 fn take_in(channel: &Channel, setup: &LocalSetup, weights: Vec<OwnedFd>) -> LocalTask {
@@ -133,7 +136,7 @@ fn grow() -> ! {
 
 /// Makes the attempts that stand before the wish, as JSON, and gives what came of them as JSON.
 fn probed(text: &str) -> String {
-    let attempts = text.rsplit_once('[').map_or("", |(attempts, _)| attempts);
+    let attempts = text.split_once("[probe]").map_or("", |(attempts, _)| attempts);
     let attempts: Vec<ProbeAttempt> = serde_json::from_str(attempts.trim()).expect("attempts");
     serde_json::to_string(&run_probes(&attempts)).expect("plain")
 }

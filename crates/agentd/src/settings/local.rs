@@ -169,12 +169,14 @@ fn config(cards: &[Card], shelf: &Shelf) -> LocalConfig {
         file: shelf.weights(&card.sha256),
         bytes: card.bytes,
     };
+    // Threads that compute wait for each other at every step, so one processor is left to everything else.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = u32::try_from(processors.saturating_sub(1)).unwrap_or(u32::MAX);
     LocalConfig {
         models: cards.iter().map(weights).collect(),
         aliases: Vec::new(),
         window: Tokens(MODEL_WINDOW_TOKENS),
-        threads: u32::try_from(processors).unwrap_or(u32::MAX).min(MODEL_THREADS),
+        threads: threads.clamp(1, MODEL_THREADS),
     }
 }
 

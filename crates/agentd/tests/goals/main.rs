@@ -8,6 +8,7 @@ mod deaths;
 mod delegation;
 mod faults;
 mod kinds;
+mod local;
 mod main_job;
 mod prefix;
 mod provider;
