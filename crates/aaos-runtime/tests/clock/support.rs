@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use aaos_core::id::{AgentId, TraceId};
 use aaos_core::manifest::Manifest;
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::price::{Price, PriceTable};
-use aaos_core::quantity::{Millis, Timestamp};
+use aaos_core::quantity::{Bytes, Millis, Timestamp, Tokens};
 use aaos_core::state::State;
 use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
 use aaos_journal::{Filter, Journal, JournalConfig};
 use aaos_runtime::{
-    Clock, ClockHand, Kernel, KernelConfig, KernelError, KernelLimits, KernelParts, LocalConfig, Principal,
-    Principals, RunAnswer, TraceReport,
+    Clock, ClockHand, Kernel, KernelConfig, KernelError, KernelLimits, KernelParts, LocalConfig,
+    LocalWeights, Principal, Principals, RunAnswer, TraceReport,
 };
 use aaos_sandbox::{Sandbox, ZygoteSeed};
 use tempfile::TempDir;
@@ -32,6 +33,9 @@ use tokio::runtime::Runtime;
 pub(crate) const START: Timestamp = Timestamp(1_767_225_600_000);
 /// How often the kernel looks for idle workers and for old workspaces: all that it waits for by itself.
 const ROUNDS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(3_600)];
+
+/// What the stub's weights look like.
+const WEIGHTS: &str = "GGUF weights of a stub";
 
 /// A manifest on the scripted model, with further fields.
 pub(crate) fn manifest(name: &str, more: &str) -> String {
@@ -57,7 +61,18 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn new(script: Script) -> Self {
-        let (home, models) = (scratch(), ModelServer::start(script));
+        Self::at(scratch(), script)
+    }
+
+    /// With a model that the machine runs itself: a stub that repeats what it hears.
+    pub(crate) fn with_local() -> Self {
+        let home = scratch();
+        std::fs::write(weights(&home), WEIGHTS).expect("writes the weights");
+        Self::at(home, Script::new())
+    }
+
+    fn at(home: TempDir, script: Script) -> Self {
+        let models = ModelServer::start(script);
         std::fs::create_dir_all(home.path().join("state/workspace")).expect("makes the state directory");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("starts a runtime");
@@ -278,10 +293,27 @@ fn lay(home: &TempDir) -> (ZygoteSeed, (Journal, State)) {
     let programs = binaries();
     // On the thread of the test, which outlives the kernel: the zygote dies with the thread that started it.
     let seed = ZygoteSeed::start(&programs.worker, Some(&programs.gateway)).expect("starts the zygote");
+    let stub = programs.worker.with_file_name("examples").join("model_stub");
+    let seed = if weights(home).is_file() { seed.with_model(&stub).expect("the stub") } else { seed };
     let opening = JournalConfig::at(home.path().join("state/journal.db"));
     let journal = Journal::open(opening).expect("opens the journal");
     drop(one);
     (seed, journal)
+}
+
+/// Where the weights of a local model lie, where there are any.
+fn weights(home: &TempDir) -> PathBuf {
+    home.path().join("weights.gguf")
+}
+
+fn local(home: &TempDir) -> LocalConfig {
+    let small = || LocalWeights {
+        name: ModelName::parse("small").expect("a name"),
+        file: weights(home),
+        bytes: Bytes(WEIGHTS.len() as u64),
+    };
+    let models = if weights(home).is_file() { vec![small()] } else { Vec::new() };
+    LocalConfig { models, aliases: Vec::new(), window: Tokens(4_096), threads: 1 }
 }
 
 fn config(home: &TempDir) -> KernelConfig {
@@ -298,7 +330,7 @@ fn config(home: &TempDir) -> KernelConfig {
         workspaces: home.path().join("state/workspace"),
         protected: vec![home.path().join("state")],
         principals: Principals::new(uid, []).expect("nobody is listed"),
-        local: LocalConfig::default(),
+        local: local(home),
         daemon_confinement: None,
     }
 }

@@ -36,8 +36,8 @@ vars! {
         "key of the provider `openai`; with it, or with a base URL alone, the provider is configured";
     OPENAI_BASE_URL = "OPENAI_BASE_URL", Some("openai_base_url"), "https://api.openai.com/v1",
         "base URL of any OpenAI-compatible server (OpenRouter, Ollama, vLLM, llama.cpp)";
-    AAOS_PROVIDER = "AAOS_PROVIDER", Some("provider"), "the first that is configured, else builtin",
-        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai or builtin";
+    AAOS_PROVIDER = "AAOS_PROVIDER", Some("provider"), "the first that is configured, else local where a model was added, else builtin",
+        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai, local or builtin";
     AAOS_MODEL = "AAOS_MODEL", Some("model"), "the provider's own",
         "model that the aliases `smart` and `fast` mean";
     AAOS_BOOTSTRAP_MANIFEST = "AAOS_BOOTSTRAP_MANIFEST", Some("bootstrap_manifest"), "the shipped one",
@@ -49,7 +49,7 @@ vars! {
     AAOS_SOCKET = "AAOS_SOCKET", Some("socket"), "$XDG_RUNTIME_DIR/aaos/agentd.sock, else agentd.sock in the state directory",
         "control socket";
     AAOS_LIBEXEC_DIR = "AAOS_LIBEXEC_DIR", Some("libexec_dir"), "the directory of agentd itself",
-        "directory of the programs aaos-worker and aaos-gateway";
+        "directory of the programs aaos-worker, aaos-gateway and, where models run here, aaos-model";
     AAOS_MAX_AGENTS = "AAOS_MAX_AGENTS", Some("max_agents"), "10000",
         "agents alive at once";
     AAOS_SPAWN_AGENTS_BATCH_CAP = "AAOS_SPAWN_AGENTS_BATCH_CAP", Some("spawn_agents_batch_cap"), "3",
