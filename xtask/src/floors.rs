@@ -1,6 +1,6 @@
 //! Which room may use which: the floors table of ARCHITECTURE.md against the dependencies in the manifests.
 //!
-//! Invariants: the table and the workspace name the same crates; a crate on a floor uses only lower floors; a far
+//! Invariants: the table and the workspaces name the same crates; a crate on a floor uses only lower floors; a far
 //! crate uses only what [`FAR_MAY_USE`] names; nobody ships a dev crate. Dev-dependencies are free.
 
 use crate::run::{program, read};
@@ -11,6 +11,9 @@ use std::path::Path;
 
 /// What the far side of a process boundary shares with the near side.
 const FAR_MAY_USE: [&str; 2] = ["aaos-core", "aaos-confine"];
+
+/// The crate that is a workspace of its own.
+const WORKSPACE_APART: &str = "crates/aaos-model";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Floor {
@@ -42,9 +45,16 @@ type Table = BTreeMap<String, Floor>;
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).context("read ARCHITECTURE.md")?;
     let table = parse_table(&text).context("read the floors table of ARCHITECTURE.md")?;
-    let metadata = read(program("cargo", ["metadata", "--no-deps", "--format-version", "1"], root))?;
+    let mut packages = packages_of(root)?;
+    packages.extend(packages_of(&root.join(WORKSPACE_APART))?);
+    Ok(violations(&table, &packages))
+}
+
+/// The packages of the workspace in a folder.
+fn packages_of(folder: &Path) -> Result<Vec<Package>> {
+    let metadata = read(program("cargo", ["metadata", "--no-deps", "--format-version", "1"], folder))?;
     let metadata: Metadata = serde_json::from_str(&metadata).context("read cargo metadata")?;
-    Ok(violations(&table, &metadata.packages))
+    Ok(metadata.packages)
 }
 
 /// Rows `| floor | crate, crate | … |` below the header `| floor | crate |`.
