@@ -92,11 +92,16 @@ impl LocalConfig {
         })
     }
 
-    /// Puts the provider among the gateway's: first where the aliases are its own, else before the planner.
+    /// Puts the provider among the gateway's: first where the aliases are its own, else before the planner, but never
+    /// before the active one.
     pub(crate) fn place_in(&self, providers: &mut Vec<ProviderState>, own: ProviderState) {
         let planner = providers.iter().position(|one| one.name.as_str() == "builtin");
-        let before = planner.unwrap_or(providers.len());
-        providers.insert(if self.aliases.is_empty() { before } else { 0 }, own);
+        let place = match (self.aliases.is_empty(), planner) {
+            (false, _) => 0,
+            (true, Some(planner)) => planner.max(1),
+            (true, None) => providers.len(),
+        };
+        providers.insert(place, own);
     }
 }
 
@@ -285,4 +290,55 @@ fn closing() -> ModelFailure {
 
 fn failure(kind: ModelFailureKind, message: &str) -> ModelFailure {
     ModelFailure { kind, message: message.to_owned(), retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use aaos_core::model::ProviderState;
+    use aaos_core::name::{ModelName, ProviderName};
+    use aaos_core::quantity::Bytes;
+
+    use super::{LocalConfig, LocalWeights};
+
+    fn model(name: &str) -> ModelName {
+        ModelName::parse(name).expect("a name")
+    }
+
+    fn local(is_active: bool) -> LocalConfig {
+        let aliases = if is_active { vec![(model("smart"), model("small"))] } else { Vec::new() };
+        let weights = LocalWeights { name: model("small"), file: "/w".into(), bytes: Bytes(1) };
+        LocalConfig { models: vec![weights], aliases, ..LocalConfig::default() }
+    }
+
+    #[test]
+    fn the_active_provider_stands_first_and_the_planner_behind_a_local_model() {
+        for (others, is_active, wanted) in [
+            (&["builtin"][..], true, &["local", "builtin"][..]),
+            (&["builtin"], false, &["builtin", "local"]),
+            (&["openai", "builtin"], false, &["openai", "local", "builtin"]),
+            (&["openai", "builtin"], true, &["local", "openai", "builtin"]),
+            (&["builtin", "openai"], false, &["builtin", "local", "openai"]),
+            (&["openai"], false, &["openai", "local"]),
+        ] {
+            let config = local(is_active);
+            let own = config.provider(true).expect("there is a model");
+            let of = |name: &&str| ProviderState {
+                name: ProviderName::parse(name).expect("a name"),
+                ..own.clone()
+            };
+            let mut providers: Vec<ProviderState> = others.iter().map(of).collect();
+            config.place_in(&mut providers, own.clone());
+            let names: Vec<&str> = providers.iter().map(|one| one.name.as_str()).collect();
+            assert_eq!(names, wanted);
+        }
+    }
+
+    #[test]
+    fn without_models_there_is_no_provider_and_without_a_program_a_problem() {
+        assert_eq!(LocalConfig::default().provider(true), None);
+        assert_eq!(local(true).provider(true).expect("one").problem, None);
+        assert!(
+            local(true).provider(false).expect("one").problem.is_some_and(|why| why.contains("aaos-model"))
+        );
+    }
 }

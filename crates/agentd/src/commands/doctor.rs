@@ -163,7 +163,7 @@ async fn examine(
     };
     Report {
         kernel: Kernel::read(),
-        programs: vec![program(&settings.worker), program(&settings.gateway)],
+        programs: programs(settings),
         required_missing: unproved(&policy.require),
         preferred_missing: unproved(&policy.prefer),
         receipt_error: survey.as_ref().err().cloned(),
@@ -175,6 +175,12 @@ async fn examine(
         substrate: settings.substrate,
         policy,
     }
+}
+
+/// What agentd starts: the program of local models where there are any.
+fn programs(settings: &Settings) -> Vec<Program> {
+    let local = (!settings.local.models.is_empty()).then_some(&settings.model_program);
+    [&settings.worker, &settings.gateway].into_iter().chain(local).map(|path| program(path)).collect()
 }
 
 /// Starts one worker under a policy, and ends it.

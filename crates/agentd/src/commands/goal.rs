@@ -171,10 +171,13 @@ fn provider_notice(status: &RuntimeStatus, model: Option<&ModelName>) -> Option<
         let name = model.filter(|model| !chosen.aliases.contains(model)).or_else(|| chosen.models.first())?;
         return Some(line(&format!("provider local: {name}, which this machine runs itself")));
     }
-    (chosen.name.as_str() == BUILTIN).then(|| {
-        "provider builtin: a fixed planner that extracts text, not a language model; for one, set \
+    let broken =
+        providers.iter().filter(|one| one.name.as_str() == LOCAL).find_map(|one| one.problem.as_ref());
+    (chosen.name.as_str() == BUILTIN).then(|| match broken {
+        Some(why) => format!("provider builtin, not local: {}", line(why)),
+        None => "provider builtin: a fixed planner that extracts text, not a language model; for one, set \
          DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL, or add one with `agentd model add`"
-            .to_owned()
+            .to_owned(),
     })
 }
 

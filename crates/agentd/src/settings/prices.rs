@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn an_alias_for_a_model_without_a_price_has_none() {
-        let table = load(None, &models(&["OPENAI_API_KEY"], Some("my-own"))).expect("the shipped table");
+        let table = load(None, &models(&["OPENAI_API_KEY"], Some("my-own")), &LocalConfig::default())
+            .expect("the shipped table");
         assert_eq!((table.get(&model("smart")), table.get(&model("my-own"))), (None, None));
     }
 
@@ -134,7 +135,8 @@ mod tests {
         let own = "[models.\"my-own\"]\ninput = \"1\"\ncached_input = \"0.5\"\noutput = \"2\"\n\
                    [models.gpt-4o]\ninput = \"9\"\ncached_input = \"9\"\noutput = \"9\"\n";
         std::fs::write(&path, own).expect("written");
-        let table = load(Some(&path), &models(&["OPENAI_API_KEY"], Some("my-own"))).expect("both");
+        let table = load(Some(&path), &models(&["OPENAI_API_KEY"], Some("my-own")), &LocalConfig::default())
+            .expect("both");
         let input = |name: &str| table.get(&model(name)).map(|price| price.input);
         assert_eq!(input("smart"), Some(MicroUsd(1_000_000)));
         assert_eq!(input("gpt-4o"), Some(MicroUsd(9_000_000)));

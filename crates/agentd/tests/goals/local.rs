@@ -27,7 +27,7 @@ fn programs() -> TempDir {
 
 /// A daemon that chooses its provider itself.
 struct Own {
-    _programs: TempDir,
+    programs: TempDir,
     builder: DaemonBuilder,
 }
 
@@ -37,7 +37,7 @@ impl Own {
         // An empty variable counts as absent.
         let builder = DaemonBuilder::new(Backend::Builtin).env("AAOS_PROVIDER", "");
         let builder = builder.env("AAOS_LIBEXEC_DIR", programs.path());
-        Self { _programs: programs, builder }
+        Self { programs: programs, builder }
     }
 
     fn weights(&self, text: &str) -> PathBuf {
@@ -122,6 +122,8 @@ fn a_model_that_was_added_is_what_agents_think_with_until_it_is_removed() {
     assert_eq!(processes(&mut client).len(), 1, "started once");
     let (status, builder) = daemon.terminate();
     assert!(status.success());
+    let without = builder.cli(["doctor", "--json"]).stdout;
+    assert!(without.contains("aaos-model") && without.contains("\"provider\":\"local\""), "{without}");
     assert_eq!(builder.cli(["model", "remove", "small"]).code(), 0);
     assert_eq!(files(&builder.home().join("state/models")), ["lock"]);
     let unknown = builder.cli(["model", "remove", "small"]);
@@ -202,4 +204,23 @@ fn weights_that_are_gone_or_changed_are_not_handed_out() {
     std::fs::write(&weights, WEIGHTS).expect("written");
     asked(&mut client, "the control").assert_ended("done", 0);
     assert_eq!(processes(&mut client).len(), 1);
+}
+
+#[test]
+fn the_active_provider_is_named_whichever_it_is() {
+    let own = Own::new();
+    let named = |builder: &DaemonBuilder| {
+        let told = builder.cli(["run", "say hello"]).stderr;
+        told.lines().find(|line| line.contains("provider ")).unwrap_or_default().to_owned()
+    };
+    assert!(named(&own.builder).starts_with("provider builtin: a fixed planner"), "{}", named(&own.builder));
+    assert_eq!(own.add(WEIGHTS).code(), 0);
+    assert!(named(&own.builder).starts_with("provider local: small"), "{}", named(&own.builder));
+    let chosen = named(&own.builder.env("AAOS_PROVIDER", "builtin"));
+    assert!(chosen.starts_with("provider builtin: a fixed planner"), "{chosen}");
+    let without = Own::new();
+    assert_eq!(without.add(WEIGHTS).code(), 0);
+    std::fs::remove_file(without.programs.path().join("aaos-model")).expect("removed");
+    let told = named(&without.builder);
+    assert!(told.starts_with("provider builtin, not local: the program aaos-model is missing"), "{told}");
 }
