@@ -435,6 +435,9 @@ mod tests {
             key: key.map(ToOwned::to_owned),
             models: Vec::new(),
             any_model: true,
+            headers: Vec::new(),
+            slots: None,
+            problem: None,
         };
         ModelsSetup { providers: vec![provider], aliases: Vec::new() }
     }

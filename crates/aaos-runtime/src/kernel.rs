@@ -35,6 +35,7 @@ use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
 use crate::schedules::Schedules;
+use crate::standing::Standings;
 use crate::unfinished::Unfinished;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
@@ -77,6 +78,9 @@ struct Inner {
     quiet: Quiet,
     /// What the `models` gateway serves; it never changes while the daemon runs.
     providers: OnceCell<Vec<ProviderState>>,
+    standings: Standings,
+    /// What the operator's aliases mean, best first.
+    aliases: Vec<(ModelName, ModelName)>,
 }
 
 /// What a kernel is built from.
@@ -105,6 +109,7 @@ impl Kernel {
                 roots,
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
+                aliases: parts.models.aliases.clone(),
                 gateways: Gateways::new(parts.models),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
@@ -125,6 +130,7 @@ impl Kernel {
                 unfinished: Unfinished::default(),
                 quiet: Quiet::default(),
                 providers: OnceCell::new(),
+                standings: Standings::default(),
             }),
         }
     }
@@ -184,6 +190,15 @@ impl Kernel {
 
     pub(crate) fn unfinished(&self) -> &Unfinished {
         &self.inner.unfinished
+    }
+
+    pub(crate) fn standings(&self) -> &Standings {
+        &self.inner.standings
+    }
+
+    /// What an alias means, best first; nothing where the name is none.
+    pub(crate) fn meanings(&self, name: &ModelName) -> Vec<&ModelName> {
+        self.inner.aliases.iter().filter(|(alias, _)| alias == name).map(|(_, means)| means).collect()
     }
 
     pub(crate) fn quiet(&self) -> &Quiet {
@@ -398,9 +413,16 @@ impl Kernel {
         }
     }
 
+    /// Providers with how they were found.
+    fn shown(&self, providers: &[ProviderState]) -> Vec<ProviderState> {
+        let mut shown = providers.to_vec();
+        self.standings().show(&mut shown);
+        shown
+    }
+
     async fn provider_states(&self) -> (Vec<ProviderState>, Option<String>) {
         match self.providers().await {
-            Ok(providers) => (providers.to_vec(), self.inner.gateways.lost().map(ToOwned::to_owned)),
+            Ok(providers) => (self.shown(providers), self.inner.gateways.lost().map(ToOwned::to_owned)),
             Err(error) => (Vec::new(), Some(error.to_string())),
         }
     }

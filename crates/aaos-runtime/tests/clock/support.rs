@@ -310,6 +310,9 @@ fn providers(models: &ModelServer) -> ModelsSetup {
         key: None,
         models: Vec::new(),
         any_model: true,
+        headers: Vec::new(),
+        slots: None,
+        problem: None,
     };
     ModelsSetup { providers: vec![provider], aliases: Vec::new() }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything is resolved and checked here, once, before anything is started.
 
+mod entries;
 mod file;
 mod keys;
 mod prices;
@@ -25,7 +26,7 @@ use aaos_runtime::{KernelLimits, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
-pub(crate) use keys::{Keys, forget as forget_keys, hide as hide_keys, take as take_keys};
+pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
 use crate::render::entry;
 
@@ -68,8 +69,7 @@ impl Settings {
     /// Resolves everything.
     pub(crate) fn load(flags: &Overrides, keys: &Keys) -> Result<Self> {
         let home = vars::read(vars::HOME.name).map(PathBuf::from);
-        let config_home =
-            path_of(vars::XDG_CONFIG_HOME.name).or_else(|| home.as_ref().map(|home| home.join(".config")));
+        let config_home = config_home();
         let file = file::load(config_home.as_deref())?;
         let state_dir = flags
             .state_dir
@@ -84,11 +84,7 @@ impl Settings {
         let socket = socket_path(flags, &file, &state_dir)?;
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
-        let chosen = providers::Choice {
-            provider: text_of(vars::AAOS_PROVIDER.name)?.or_else(|| file.provider.clone()),
-            model: text_of(vars::AAOS_MODEL.name)?.or_else(|| file.model.clone()),
-        };
-        let (provider, models) = providers::setup(&chosen, &file_urls(&file)?, keys)?;
+        let (provider, models) = providers::setup(&sources(&file)?, keys)?;
         let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
@@ -190,6 +186,32 @@ fn policy(stated: Option<&ConfinementPolicy>) -> Result<ConfinementPolicy> {
         );
     }
     Ok(policy)
+}
+
+/// Takes the keys out of the environment, or does not return. What is wrong with the file is told where it is used.
+pub(crate) fn hide_keys() -> Result<()> {
+    let file = file::load(config_home().as_deref()).unwrap_or_default();
+    Ok(keys::hide(file.key_variables())?)
+}
+
+fn config_home() -> Option<PathBuf> {
+    path_of(vars::XDG_CONFIG_HOME.name).or_else(|| path_of(vars::HOME.name).map(|home| home.join(".config")))
+}
+
+/// What is said about providers.
+fn sources(file: &file::ConfigFile) -> Result<providers::Sources> {
+    let (provider, model) = (text_of(vars::AAOS_PROVIDER.name)?, text_of(vars::AAOS_MODEL.name)?);
+    let choice = providers::Choice {
+        is_of_environment: provider.is_some() || model.is_some(),
+        provider: provider.or_else(|| file.provider.clone()),
+        model: model.or_else(|| file.model.clone()),
+    };
+    Ok(providers::Sources {
+        choice,
+        urls: file_urls(file)?,
+        entries: file.providers.clone(),
+        aliases: file.aliases.clone(),
+    })
 }
 
 /// The base URLs, environment over file.

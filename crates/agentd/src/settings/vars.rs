@@ -37,7 +37,7 @@ vars! {
     OPENAI_BASE_URL = "OPENAI_BASE_URL", Some("openai_base_url"), "https://api.openai.com/v1",
         "base URL of any OpenAI-compatible server (OpenRouter, Ollama, vLLM, llama.cpp)";
     AAOS_PROVIDER = "AAOS_PROVIDER", Some("provider"), "the first that is configured, else builtin",
-        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai or builtin";
+        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai, builtin or one of `[[providers]]`";
     AAOS_MODEL = "AAOS_MODEL", Some("model"), "the provider's own",
         "model that the aliases `smart` and `fast` mean";
     AAOS_BOOTSTRAP_MANIFEST = "AAOS_BOOTSTRAP_MANIFEST", Some("bootstrap_manifest"), "the shipped one",
@@ -84,6 +84,12 @@ pub(crate) const KEYS: &[Var] = &[DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_AP
 /// The number of the descriptor that holds the keys after agentd re-executed itself without them. Internal.
 pub(crate) const KEYS_DESCRIPTOR: &str = "AAOS_INTERNAL_KEYS_DESCRIPTOR";
 
+/// Whether aaOS itself reads this variable, and not as a key.
+pub(crate) fn is_own(name: &str) -> bool {
+    let is_key = KEYS.iter().any(|var| var.name == name);
+    !is_key && (name == KEYS_DESCRIPTOR || ALL.iter().any(|var| var.name == name))
+}
+
 /// A variable's value; an empty one counts as absent.
 #[expect(clippy::disallowed_methods, reason = "this module is what owns the environment")]
 pub(crate) fn read(name: &str) -> Option<OsString> {
@@ -107,6 +113,30 @@ these, proved, nothing is run |
 
 `require` must hold at least `no_new_privs`, `seccomp` and `landlock`, and `landlock_abi` must be 4 or more: a file
 that asks for less is refused at the start.
+";
+
+/// The part of the reference page about providers and aliases.
+const PROVIDERS: &str = "
+## Providers and aliases
+
+Each table `[[providers]]` of the file configures one provider, before those that the environment gives a key. An entry
+named `deepseek`, `anthropic` or `openai` changes what aaOS knows of that one; what it leaves out stays. There may be 16
+providers. Keys never stand in the file.
+
+| key of `[[providers]]` | default | meaning |
+|---|---|---|
+| `name` | required | its name; `builtin` is taken |
+| `format` | required, unless known | how it is spoken to: `openai` (chat completions) or `anthropic` (messages) |
+| `base_url` | required, unless known | where it is |
+| `models` | the known ones | models that it lists; the first is `smart`, the second `fast`, where it is preferred |
+| `any_model` | true without `models` | whether it is asked for any other name too |
+| `key_env` | the known one | variable that holds its key; its name ends in `_KEY` or `_TOKEN` |
+| `headers` | none | a table of headers that each request has besides; none that is aaOS's own to set |
+| `slots` | `max_concurrent_inference` | inferences at once, 1 to 128 |
+
+The table `[aliases]` says what a name such as `smart` means: a list of up to 8 texts `PROVIDER/MODEL`, in the order in
+which they are asked. It stands over `provider` and `model` of the file; for `smart` and `fast`, AAOS_PROVIDER
+and AAOS_MODEL stand over it. `docs/models.md` says when the next one is asked.
 ";
 
 /// The part of the reference page about who may speak to the daemon.
@@ -143,6 +173,7 @@ pub(crate) fn reference() -> String {
         let default = if var.default.is_empty() { "–" } else { var.default };
         page.push_str(&format!("| `{}` | {key} | {default} | {} |\n", var.name, var.meaning));
     }
+    page.push_str(PROVIDERS);
     page.push_str(CONFINEMENT);
     page.push_str(PRINCIPALS);
     page

@@ -6,6 +6,7 @@ mod cancel;
 mod crash;
 mod deaths;
 mod delegation;
+mod fallback;
 mod faults;
 mod kinds;
 mod main_job;
