@@ -20,6 +20,8 @@ pub const MAX_CONCURRENT_INFERENCE: usize = 3;
 pub const MOST_INFERENCE_SLOTS: usize = 128;
 /// Most providers that are configured.
 pub const MAX_PROVIDERS: usize = 16;
+/// Longest key of a provider in a file, bytes.
+pub const MAX_KEY_BYTES: u64 = 4_096;
 /// Most headers of its own that a provider is sent.
 pub const MAX_PROVIDER_HEADERS: usize = 16;
 /// Most models that a provider lists.

@@ -584,6 +584,9 @@ pub struct ProviderSetup {
     /// Why it cannot be used, where that is known before it is asked.
     #[serde(default)]
     pub problem: Option<String>,
+    /// Whether its key is in a file whose descriptor rides on the frame, in the order of the providers.
+    #[serde(default)]
+    pub key_follows: bool,
 }
 
 /// One header of the operator's. Whoever takes it in checks it.

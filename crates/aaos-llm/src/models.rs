@@ -89,7 +89,7 @@ struct Inner {
     link: Link,
     admission: Arc<Admission>,
     jitter: Jitter,
-    providers: OnceCell<Vec<ProviderState>>,
+    providers: OnceCell<Arc<[ProviderState]>>,
     /// How many inferences wait for a slot, a gate or a retry.
     waiting: AtomicUsize,
 }
@@ -245,6 +245,15 @@ impl Models {
         timeout(DESCRIBE_TIME, ask).await.unwrap_or(Err(LlmError::Timeout))
     }
 
+    /// What the gateway has configured, which does not change while it lives.
+    ///
+    /// # Errors
+    /// As [`Self::describe`]; the next call asks again.
+    pub async fn providers(&self) -> Result<Arc<[ProviderState]>, LlmError> {
+        let describe = || async { self.describe().await.map(Arc::from) };
+        self.inner.providers.get_or_try_init(describe).await.cloned()
+    }
+
     /// How many inferences wait for a slot, for a provider that asked for quiet, or for their next attempt.
     #[must_use]
     pub fn queue_depth(&self) -> usize {
@@ -365,10 +374,12 @@ impl Models {
 
     /// The gate of the provider that serves this model. While the gateway cannot say, the shared one.
     async fn gate(&self, request: &ModelRequest, deadline: Instant) -> Result<Arc<Gate>, ModelFailure> {
-        let asked = timeout_at(deadline, self.inner.providers.get_or_try_init(|| self.describe())).await;
-        let provider = match asked {
+        let asked = timeout_at(deadline, self.providers()).await;
+        let provider = match &asked {
             Ok(Ok(providers)) => provider_of(providers, &request.model),
-            Ok(Err(error @ LlmError::Lost { .. })) => return Err(error.into_failure()),
+            Ok(Err(LlmError::Lost { reason })) => {
+                return Err(LlmError::Lost { reason: reason.clone() }.into_failure());
+            }
             Ok(Err(_)) => None,
             Err(_) => return Err(past_deadline(None)),
         };

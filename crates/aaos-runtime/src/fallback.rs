@@ -57,7 +57,7 @@ impl Kernel {
         let providers = self.providers().await.unwrap_or_default();
         let now = self.clock().now();
         let is_last = |model: &&ModelName| {
-            provider_of(providers, model)
+            provider_of(&providers, model)
                 .is_none_or(|one| one.problem.is_some() || self.standings().is_down(&one.name, now))
         };
         let (last, first): (Vec<_>, Vec<_>) = meanings.into_iter().partition(is_last);
@@ -73,7 +73,7 @@ impl Kernel {
         };
         let Some(standing) = standing else { return };
         let providers = self.providers().await.unwrap_or_default();
-        if let Some(provider) = provider_of(providers, model) {
+        if let Some(provider) = provider_of(&providers, model) {
             self.standings().note(&provider.name, &standing, self.clock().now());
         }
     }

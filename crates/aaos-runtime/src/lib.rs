@@ -24,6 +24,7 @@ mod fork;
 mod goals;
 mod inference;
 mod kernel;
+mod keyfile;
 mod mail;
 mod messages;
 mod meter;
@@ -60,6 +61,7 @@ pub use error::KernelError;
 pub use fork::{ForkRefused, ForkRequest, Forked, RestoredFile};
 pub use goals::{Follower, GoalRequest};
 pub use kernel::{Kernel, KernelParts};
+pub use keyfile::{KeyFile, KeyFileError};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
     AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,

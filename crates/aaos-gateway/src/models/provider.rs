@@ -333,6 +333,7 @@ mod tests {
             headers: Vec::new(),
             slots: None,
             problem: None,
+            key_follows: false,
         })
     }
 
@@ -420,6 +421,7 @@ mod tests {
             headers: Vec::new(),
             slots: Some(7),
             problem: Some("it has no key".into()),
+            key_follows: false,
         };
         let state = Provider::new(setup).state(&[], &Aliases::new(Vec::new()));
         assert_eq!((state.problem.as_deref(), state.slots), (Some("it has no key"), Some(7)));
@@ -439,6 +441,7 @@ mod tests {
             headers: Vec::new(),
             slots: None,
             problem: None,
+            key_follows: false,
         };
         assert!(matches!(Provider::new(setup(None)).service, Service::Unusable(_)));
         assert!(matches!(Provider::new(setup(Some("a\nb"))).service, Service::Unusable(_)));

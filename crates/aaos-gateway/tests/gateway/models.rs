@@ -101,6 +101,7 @@ pub(crate) fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
         headers: Vec::new(),
         slots: None,
         problem: None,
+        key_follows: false,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: an unknown key is an error, and none of them takes a provider's key.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use aaos_core::limits::{MAX_PROVIDER_HEADERS, MAX_PROVIDER_MODELS, MOST_INFERENCE_SLOTS};
 use aaos_core::wire::{WireFormat, is_reserved_header};
@@ -25,6 +26,8 @@ pub(crate) struct ProviderEntry {
     pub(crate) headers: BTreeMap<String, String>,
     /// The variable that holds its key.
     pub(crate) key_env: Option<String>,
+    /// The file that holds it.
+    pub(crate) key_file: Option<PathBuf>,
     pub(crate) slots: Option<usize>,
 }
 
@@ -53,6 +56,9 @@ impl ProviderEntry {
         }
         if let Some(name) = self.key_env.as_deref().filter(|name| !is_key_variable(name)) {
             bail!("`key_env` is {name:?}; name a variable of capital letters that ends in _KEY or _TOKEN");
+        }
+        if let Some(path) = self.key_file.as_deref().filter(|path| !path.is_absolute()) {
+            bail!("`key_file` is {}; name it from the root, with a leading /", path.display());
         }
         if let Some(slots) = self.slots.filter(|slots| !(1..=MOST_INFERENCE_SLOTS).contains(slots)) {
             bail!("`slots` is {slots}; it must be 1 to {MOST_INFERENCE_SLOTS}");

@@ -10,6 +10,7 @@ mod principals;
 pub(crate) mod providers;
 pub(crate) mod vars;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,10 +20,11 @@ use aaos_core::limits::{
     MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, MOST_INFERENCE_SLOTS, PARKED_WORKERS, TOOL_TIME_MS,
 };
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ProviderName;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::{KernelLimits, Principals};
+use aaos_runtime::{KernelLimits, KeyFile, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
@@ -54,6 +56,8 @@ pub(crate) struct Settings {
     parked_workers: usize,
     pub(crate) audit_stdout: bool,
     pub(crate) models: ModelsSetup,
+    pub(crate) key_files: BTreeMap<ProviderName, KeyFile>,
+    credentials: Option<PathBuf>,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -84,7 +88,8 @@ impl Settings {
         let socket = socket_path(flags, &file, &state_dir)?;
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
-        let (provider, models) = providers::setup(&sources(&file)?, keys)?;
+        let sources = sources(&file)?;
+        let (provider, models) = providers::setup(&sources, keys)?;
         let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
@@ -98,6 +103,8 @@ impl Settings {
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models)?,
             price_file,
+            key_files: providers::key_files(&sources, &models),
+            credentials: sources.places.credentials,
             models,
             provider,
             socket_group: file.socket_group,
@@ -155,6 +162,8 @@ impl Settings {
         protected.extend(std::env::current_exe().ok());
         protected.extend(self.bootstrap.clone());
         protected.extend(self.price_file.clone());
+        protected.extend(self.credentials.clone());
+        protected.extend(self.key_files.values().map(|file| file.path().to_owned()));
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
@@ -211,6 +220,10 @@ fn sources(file: &file::ConfigFile) -> Result<providers::Sources> {
         urls: file_urls(file)?,
         entries: file.providers.clone(),
         aliases: file.aliases.clone(),
+        places: providers::KeyPlaces {
+            credentials: path_of(vars::CREDENTIALS_DIRECTORY.name),
+            own: config_home().map(|home| home.join("aaos/keys")),
+        },
     })
 }
 

@@ -4,11 +4,13 @@
 //! another; an alias leads to the providers that it names and to no other; no key is ever in the configuration file.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use aaos_core::limits::{MAX_ALIAS_MEANINGS, MAX_ALIASES, MAX_PROVIDERS};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::route;
 use aaos_core::wire::{ExtraHeader, ModelsSetup, ProviderSetup, WireFormat};
+use aaos_runtime::KeyFile;
 use anyhow::{Context, Result, bail};
 
 use super::entries::ProviderEntry;
@@ -40,6 +42,16 @@ pub(crate) struct Sources {
     pub(crate) entries: Vec<ProviderEntry>,
     /// What each alias means, in the order in which it is asked.
     pub(crate) aliases: BTreeMap<String, Vec<String>>,
+    pub(crate) places: KeyPlaces,
+}
+
+/// Directories in which a file that is named like a provider holds its key.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeyPlaces {
+    /// The service manager's.
+    pub(crate) credentials: Option<PathBuf>,
+    /// The user's.
+    pub(crate) own: Option<PathBuf>,
 }
 
 /// A provider that aaOS knows, and its models for hard and for light work.
@@ -120,6 +132,25 @@ pub(crate) fn setup(sources: &Sources, keys: &Keys) -> Result<(String, ModelsSet
     Ok((name, ModelsSetup { providers, aliases }))
 }
 
+/// The files that hold keys of these providers; a key that was given stands over a file.
+pub(crate) fn key_files(sources: &Sources, models: &ModelsSetup) -> BTreeMap<ProviderName, KeyFile> {
+    let keyless =
+        models.providers.iter().filter(|one| one.key.is_none() && one.format != WireFormat::Builtin);
+    keyless.filter_map(|one| Some((one.name.clone(), key_file_of(one.name.as_str(), sources)?))).collect()
+}
+
+/// The file that holds the key of a provider, if there is one: that of the configuration, else the first that is there.
+fn key_file_of(name: &str, sources: &Sources) -> Option<KeyFile> {
+    let entry = sources.entries.iter().find(|entry| entry.name == name);
+    if let Some(path) = entry.and_then(|entry| entry.key_file.clone()) {
+        return Some(KeyFile::of_operator(path));
+    }
+    let within =
+        |place: &Option<PathBuf>| place.as_ref().map(|place| place.join(name)).filter(|path| path.exists());
+    let credential = within(&sources.places.credentials).map(KeyFile::of_service_manager);
+    credential.or_else(|| within(&sources.places.own).map(KeyFile::of_operator))
+}
+
 /// Those of the file, then those that the environment gives a key or an address, then what needs neither.
 fn all(sources: &Sources, keys: &Keys) -> Result<Vec<Found>> {
     let mut found = Vec::new();
@@ -137,7 +168,7 @@ fn all(sources: &Sources, keys: &Keys) -> Result<Vec<Found>> {
         }
         let (key, url) = (key_of(known.key_env, keys), own_url(known, &sources.urls));
         let is_local = known.name == OPENAI.name && url.is_some();
-        if key.is_some() || is_local {
+        if key.is_some() || is_local || key_file_of(known.name, sources).is_some() {
             found.push(of_known(known, url, key)?);
         } else if is_meant(known.name, sources) {
             let mut one = of_known(known, url, None)?;
@@ -152,7 +183,7 @@ fn all(sources: &Sources, keys: &Keys) -> Result<Vec<Found>> {
 /// Why a provider that an alias names is not asked.
 fn no_key(known: &Known) -> String {
     let var = known.key_env.map_or("its key", |var| var.name);
-    format!("it has no key; set {var}")
+    format!("it has no key; set {var}, or name its key_file in the configuration file")
 }
 
 /// Whether an alias of the file names this provider.
@@ -197,6 +228,7 @@ fn of_known(known: &Known, url: Option<String>, key: Option<String>) -> Result<F
         headers: Vec::new(),
         slots: None,
         problem: None,
+        key_follows: false,
     };
     Ok(Found { setup, smart: Some(smart), fast: Some(fast) })
 }
@@ -231,6 +263,7 @@ fn of_entry(entry: &ProviderEntry, sources: &Sources, keys: &Keys) -> Result<Fou
         headers: entry.headers.iter().map(|(name, value)| header(name, value)).collect(),
         slots: entry.slots,
         problem: None,
+        key_follows: false,
     };
     Ok(Found { setup, smart, fast })
 }
@@ -343,9 +376,10 @@ fn meaning_of(meaning: &str, providers: &[ProviderSetup]) -> Result<ModelName> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BaseUrls, Choice, Sources, setup};
+    use super::{BaseUrls, Choice, KeyPlaces, Sources, key_files, setup};
     use crate::settings::entries::ProviderEntry;
     use crate::settings::keys::Keys;
+    use aaos_runtime::KeyFile;
 
     fn keys(names: &[&str]) -> Keys {
         names.iter().map(|name| ((*name).to_owned(), "secret".to_owned())).collect()
@@ -464,7 +498,10 @@ mod tests {
             (vec!["small".to_owned()], vec!["router/small".to_owned()])
         );
         let problems: Vec<_> = models.providers.iter().filter_map(|one| one.problem.as_deref()).collect();
-        assert_eq!(problems, ["it has no key; set ANTHROPIC_API_KEY"]);
+        assert_eq!(
+            problems,
+            ["it has no key; set ANTHROPIC_API_KEY, or name its key_file in the configuration file"]
+        );
         sources.choice = Choice { provider: Some("deepseek".into()), model: None, is_of_environment: true };
         let (_, models) = setup(&sources, &keys).expect("works");
         assert_eq!(of(&models, "smart"), ["deepseek-reasoner"], "the environment is for this start");
@@ -492,6 +529,7 @@ mod tests {
             (good.replace("\"own\"", "\"builtin\""), "builtin"),
             (good.replace("format = \"openai\"", ""), "`format` is missing"),
             (format!("{good}{good}"), "two [[providers]]"),
+            (good.replace("openai\"", "openai\"\nkey_file = \"keys/own\""), "a leading /"),
             (good.replace("openai\"", "openai\"\nslots = 0"), "slots"),
             (good.replace("openai\"", "openai\"\nslots = 129"), "slots"),
             (good.replace("openai\"", "openai\"\nheaders = { authorization = \"x\" }"), "authorization"),
@@ -505,6 +543,35 @@ mod tests {
         }
         let many: String = (0..17).map(|at| good.replace("\"own\"", &format!("\"own{at}\""))).collect();
         assert!(refusal(&many).contains("leave some out"), "bounded");
+    }
+
+    #[test]
+    fn a_key_file_configures_its_provider_and_a_key_in_the_environment_stands_over_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| {
+            let place = home.path().join(name);
+            std::fs::create_dir(&place).expect("made");
+            place
+        };
+        let (credentials, own) = (place("credentials"), place("own"));
+        let mut sources = Sources::default();
+        sources.places = KeyPlaces { credentials: Some(credentials.clone()), own: Some(own.clone()) };
+        let found = |sources: &Sources, given: &[&str]| {
+            let (name, models) = setup(sources, &keys(given)).expect("works");
+            let files = key_files(sources, &models);
+            (name, files.into_iter().map(|(name, file)| (name.to_string(), file)).collect::<Vec<_>>())
+        };
+        assert_eq!(found(&sources, &[]), ("builtin".to_owned(), Vec::new()), "the control");
+        std::fs::write(own.join("anthropic"), "x").expect("written");
+        std::fs::write(own.join("nobody"), "x").expect("written");
+        let own_file = KeyFile::of_operator(own.join("anthropic"));
+        assert_eq!(found(&sources, &[]), ("anthropic".to_owned(), vec![("anthropic".to_owned(), own_file)]));
+        std::fs::write(credentials.join("anthropic"), "x").expect("written");
+        let credential = KeyFile::of_service_manager(credentials.join("anthropic"));
+        assert_eq!(found(&sources, &[]).1, [("anthropic".to_owned(), credential)]);
+        sources.entries = entries("[[providers]]\nname = \"anthropic\"\nkey_file = \"/k\"").0;
+        assert_eq!(found(&sources, &[]).1, [("anthropic".to_owned(), KeyFile::of_operator("/k".into()))]);
+        assert_eq!(found(&sources, &["ANTHROPIC_API_KEY"]).1, []);
     }
 
     #[test]

@@ -74,6 +74,8 @@ vars! {
         "where the control socket lies by default";
     XDG_CONFIG_HOME = "XDG_CONFIG_HOME", None, "~/.config",
         "where aaos/config.toml lies, when /etc/aaos/config.toml does not exist";
+    CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY", None, "",
+        "set by systemd for `LoadCredential=`: a file in it that is named like a provider holds its key";
     HOME = "HOME", None, "", "the home directory, for the defaults above";
     NO_COLOR = "NO_COLOR", None, "", "when set, no colours even on a terminal";
 }
@@ -131,8 +133,15 @@ providers. Keys never stand in the file.
 | `models` | the known ones | models that it lists; the first is `smart`, the second `fast`, where it is preferred |
 | `any_model` | true without `models` | whether it is asked for any other name too |
 | `key_env` | the known one | variable that holds its key; its name ends in `_KEY` or `_TOKEN` |
+| `key_file` | see below | file that holds its key and nothing else, named from the root |
 | `headers` | none | a table of headers that each request has besides; none that is aaOS's own to set |
 | `slots` | `max_concurrent_inference` | inferences at once, 1 to 128 |
+
+A key in the environment stands over one in a file. Without `key_file` the key of a provider is looked for in the file of
+its name in `$CREDENTIALS_DIRECTORY`, then in `$XDG_CONFIG_HOME/aaos/keys/`. A key file belongs to the daemon's user or to
+root and has mode 0600 or 0400, else its provider is not used and says why; a credential of systemd may be readable to
+its group. agentd opens key files and hands them to the models gateway, which reads them; it opens them anew for each
+gateway, so that one that was lost is replaced with its keys.
 
 The table `[aliases]` says what a name such as `smart` means: a list of up to 8 texts `PROVIDER/MODEL`, in the order in
 which they are asked. It stands over `provider` and `model` of the file; for `smart` and `fast`, AAOS_PROVIDER

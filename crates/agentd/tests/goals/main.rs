@@ -8,6 +8,7 @@ mod deaths;
 mod delegation;
 mod fallback;
 mod faults;
+mod keyfiles;
 mod kinds;
 mod main_job;
 mod prefix;
