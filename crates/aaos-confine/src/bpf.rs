@@ -1,8 +1,9 @@
 //! Assembles a table of system calls into a program of the kernel's classic BPF.
 //!
 //! Invariants: numbers are found by halving, so that a call is decided in a few steps whatever the table's length. That
-//! is not for the calls alone: when a filter is installed the kernel runs it once for every number there is. A program
-//! has no way to its end but an answer, and no jump goes back.
+//! is not for the calls alone: when a filter is installed the kernel runs it once for every number there is. It is kept
+//! short, because the kernel compiles it for each process that installs it. A program has no way to its end but an answer,
+//! and no jump goes back.
 
 use std::io;
 
@@ -28,6 +29,9 @@ const ARGUMENT_BYTES: u32 = 8;
 const X86_64: u32 = 0xC000_003E;
 /// `__X32_SYSCALL_BIT` of asm/unistd.h.
 const X32_BIT: u32 = 0x4000_0000;
+
+/// Steps that any jump reaches over, with room for a few that are written in between.
+const NEAR: usize = 200;
 
 /// What a program answers, as the kernel reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,88 +66,144 @@ pub(crate) struct Decisions<'a> {
 pub(crate) fn assemble(decisions: &Decisions<'_>) -> io::Result<Vec<sock_filter>> {
     let mut leaves = Vec::new();
     for rule in decisions.rules {
-        leaves.push((number(rule.number)?, leaf(rule, decisions)?));
+        leaves.push((number(rule.number)?, Leaf::Rule(rule.when)));
     }
     for absent in decisions.absent {
-        leaves.push((number(*absent)?, vec![answer(Answer::errno(libc::ENOSYS))]));
+        leaves.push((number(*absent)?, Leaf::Absent));
     }
     leaves.sort_by_key(|(number, _)| *number);
     if let Some(twice) = leaves.array_windows().find(|[one, next]| one.0 == next.0) {
         return Err(io::Error::other(format!("call {} is decided twice", twice[0].0)));
     }
-    let mut program = vec![
-        step(LOAD, 0, 0, AT_ARCHITECTURE),
-        step(JUMP_IF_EQUAL, 1, 0, X86_64),
-        answer(Answer::KILL),
-        step(LOAD, 0, 0, AT_NUMBER),
-        step(JUMP_IF_ANY_BIT, 0, 1, X32_BIT),
-        answer(Answer::errno(libc::EPERM)),
-    ];
-    program.extend(search(&leaves, decisions.other)?);
-    Ok(program)
+    let mut program = Backwards::default();
+    let found = program.search(&leaves, decisions)?;
+    let x32 = program.answer(Answer::errno(libc::EPERM));
+    program.jump(JUMP_IF_ANY_BIT, X32_BIT, x32, found)?;
+    let known = program.load(AT_NUMBER);
+    let killed = program.answer(Answer::KILL);
+    program.jump(JUMP_IF_EQUAL, X86_64, known, killed)?;
+    program.load(AT_ARCHITECTURE);
+    Ok(program.finish())
 }
 
-/// Finds the leaf of the number that was loaded.
-fn search(leaves: &[(u32, Vec<sock_filter>)], other: Answer) -> io::Result<Vec<sock_filter>> {
-    match leaves {
-        [] => Ok(vec![answer(other)]),
-        [(number, leaf)] => {
-            let mut steps = vec![step(JUMP_IF_EQUAL, 1, 0, *number), answer(other)];
-            steps.extend_from_slice(leaf);
-            Ok(steps)
-        }
-        _ => {
-            let (low, high) = leaves.split_at(leaves.len() / 2);
-            let first = high.first().map_or(0, |(number, _)| *number);
-            let low = search(low, other)?;
-            let past = u32::try_from(low.len()).map_err(io::Error::other)?;
-            let mut steps = match u8::try_from(past) {
-                Ok(past) => vec![step(JUMP_IF_NOT_BELOW, past, 0, first)],
-                // Only a jump without a condition reaches so far.
-                Err(_) => vec![step(JUMP_IF_NOT_BELOW, 0, 1, first), step(JUMP, 0, 0, past)],
-            };
-            steps.extend(low);
-            steps.extend(search(high, other)?);
-            Ok(steps)
+/// What is done with a call of one number.
+#[derive(Debug, Clone, Copy)]
+enum Leaf {
+    Rule(When),
+    Absent,
+}
+
+/// A step, by how many stand behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(usize);
+
+/// A program that is put together from its end, so that wherever a jump leads is there already. An answer is written once
+/// and jumped to from wherever it is given, as far as a jump reaches: what the kernel compiles is half as long.
+#[derive(Debug, Default)]
+struct Backwards(Vec<sock_filter>);
+
+impl Backwards {
+    fn finish(self) -> Vec<sock_filter> {
+        self.0.into_iter().rev().collect()
+    }
+
+    fn push(&mut self, step: sock_filter) -> Place {
+        self.0.push(step);
+        Place(self.0.len() - 1)
+    }
+
+    /// Steps between one that is written now and this one.
+    fn distance(&self, to: Place) -> usize {
+        self.0.len() - 1 - to.0
+    }
+
+    fn load(&mut self, at: u32) -> Place {
+        self.push(step(LOAD, 0, 0, at))
+    }
+
+    /// Where this is answered, near enough for whatever is written next to jump there.
+    fn answer(&mut self, answer: Answer) -> Place {
+        let is_it = |step: &sock_filter| step.code == RETURN && step.k == answer.0;
+        let near = self.0.len().saturating_sub(NEAR);
+        match self.0[near..].iter().rposition(is_it) {
+            Some(found) => Place(near + found),
+            None => self.push(step(RETURN, 0, 0, answer.0)),
         }
     }
-}
 
-/// What is done with a call of a rule's number.
-fn leaf(rule: &Rule, decisions: &Decisions<'_>) -> io::Result<Vec<sock_filter>> {
-    let When::Any(rows) = rule.when else { return Ok(vec![answer(decisions.matched)]) };
-    let mut steps = Vec::new();
-    for row in rows {
-        let mut length = 1;
-        let mut tests = Vec::new();
-        for test in row.iter().rev() {
-            // A test that fails goes on behind the row.
-            tests.push(compare(*test, u8::try_from(length).map_err(io::Error::other)?));
-            length += tests.last().map_or(0, Vec::len);
+    /// A jump to one place or the other.
+    fn jump(&mut self, code: u16, k: u32, holds: Place, fails: Place) -> io::Result<Place> {
+        let [holds, fails] = [holds, fails].map(|to| u8::try_from(self.distance(to)));
+        let (jt, jf) = (holds.map_err(io::Error::other)?, fails.map_err(io::Error::other)?);
+        Ok(self.push(step(code, jt, jf, k)))
+    }
+
+    /// A step from where any other is near.
+    fn brought_near(&mut self, to: Place) -> io::Result<Place> {
+        if self.distance(to) < NEAR {
+            return Ok(to);
         }
-        steps.extend(tests.into_iter().rev().flatten());
-        steps.push(answer(decisions.matched));
+        // Only a jump without a condition reaches so far.
+        let distance = u32::try_from(self.distance(to)).map_err(io::Error::other)?;
+        Ok(self.push(step(JUMP, 0, 0, distance)))
     }
-    steps.push(answer(decisions.other));
-    Ok(steps)
-}
 
-/// Goes on when a test holds, and past so many steps when it does not.
-fn compare(Arg(index, test): Arg, past: u8) -> Vec<sock_filter> {
-    // The low half of a 64-bit argument, on a machine that stores it first.
-    let load = step(LOAD, 0, 0, AT_ARGUMENTS + ARGUMENT_BYTES * u32::from(index));
-    let masked = |mask, value| vec![load, step(MASK, 0, 0, mask), step(JUMP_IF_EQUAL, 0, past, value)];
-    match test {
-        Test::Is(value) => vec![load, step(JUMP_IF_EQUAL, 0, past, value)],
-        Test::Not(value) => vec![load, step(JUMP_IF_EQUAL, past, 0, value)],
-        Test::Clear(bits) => vec![load, step(JUMP_IF_ANY_BIT, past, 0, bits)],
-        Test::Set(bits) => masked(bits, bits),
-        Test::Masked(mask, value) => masked(mask, value),
+    /// Finds the leaf of the number that was loaded.
+    fn search(&mut self, leaves: &[(u32, Leaf)], decisions: &Decisions<'_>) -> io::Result<Place> {
+        match leaves {
+            [] => Ok(self.answer(decisions.other)),
+            [(number, leaf)] => {
+                let found = self.leaf(*leaf, decisions)?;
+                let other = self.answer(decisions.other);
+                self.jump(JUMP_IF_EQUAL, *number, found, other)
+            }
+            _ => {
+                let (low, high) = leaves.split_at(leaves.len() / 2);
+                let first = high.first().map_or(0, |(number, _)| *number);
+                let high = self.search(high, decisions)?;
+                let low = self.search(low, decisions)?;
+                let high = self.brought_near(high)?;
+                self.jump(JUMP_IF_NOT_BELOW, first, high, low)
+            }
+        }
     }
-}
 
-fn answer(answer: Answer) -> sock_filter {
-    step(RETURN, 0, 0, answer.0)
+    /// What is done with a call of a leaf's number.
+    fn leaf(&mut self, leaf: Leaf, decisions: &Decisions<'_>) -> io::Result<Place> {
+        let rows = match leaf {
+            Leaf::Absent => return Ok(self.answer(Answer::errno(libc::ENOSYS))),
+            Leaf::Rule(When::Always) => return Ok(self.answer(decisions.matched)),
+            Leaf::Rule(When::Any(rows)) => rows,
+        };
+        let mut next = self.answer(decisions.other);
+        for row in rows.iter().rev() {
+            let mut holds = self.answer(decisions.matched);
+            for test in row.iter().rev() {
+                holds = self.compare(*test, holds, next)?;
+            }
+            // A row that fails goes on with the one behind it.
+            next = holds;
+        }
+        Ok(next)
+    }
+
+    /// Goes to one place when a test holds, and to the other when it does not.
+    fn compare(&mut self, Arg(index, test): Arg, holds: Place, fails: Place) -> io::Result<Place> {
+        let masked = match test {
+            Test::Is(value) => (None, JUMP_IF_EQUAL, value, holds, fails),
+            Test::Not(value) => (None, JUMP_IF_EQUAL, value, fails, holds),
+            Test::Clear(bits) => (None, JUMP_IF_ANY_BIT, bits, fails, holds),
+            Test::Set(bits) => (Some(bits), JUMP_IF_EQUAL, bits, holds, fails),
+            Test::Masked(mask, value) => (Some(mask), JUMP_IF_EQUAL, value, holds, fails),
+        };
+        let (mask, code, value, holds, fails) = masked;
+        self.jump(code, value, holds, fails)?;
+        if let Some(mask) = mask {
+            self.push(step(MASK, 0, 0, mask));
+        }
+        // The low half of a 64-bit argument, on a machine that stores it first.
+        Ok(self.load(AT_ARGUMENTS + ARGUMENT_BYTES * u32::from(index)))
+    }
 }
 
 fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {

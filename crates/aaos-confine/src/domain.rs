@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 use crate::sys::answer;
@@ -103,37 +103,85 @@ impl Reach {
 }
 
 /// A rule of a domain: what is let through at a place and below it.
-struct Rule<'a> {
-    place: &'a OwnedFd,
+#[derive(Debug)]
+struct Rule {
     access: BitFlags<AccessFs>,
     /// The device and the inode of the place.
     identity: [u64; 2],
 }
 
 impl Allowed {
-    fn rule(&self, abi: ABI) -> io::Result<Rule<'_>> {
+    fn rule(&self, abi: ABI) -> io::Result<Rule> {
         let facts = rustix::fs::fstat(&self.place)?;
         let is_directory = facts.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let known = if is_directory { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
         let access = self.reach.access() & known;
-        Ok(Rule { place: &self.place, access, identity: [facts.st_dev, facts.st_ino] })
+        Ok(Rule { access, identity: [facts.st_dev, facts.st_ino] })
     }
 }
 
-/// Enters a domain with these rules.
-pub(crate) fn enter_with(tcp: Tcp, allowed: &[Allowed]) -> io::Result<Domain> {
-    let number = kernel_abi();
-    let Some(abi) = abi_of(number) else { return Ok(Domain { abi: 0, hash: String::new() }) };
-    let rules: Vec<Rule<'_>> = allowed.iter().map(|one| one.rule(abi)).collect::<io::Result<_>>()?;
-    let status = restrict(abi, tcp, &rules).map_err(io::Error::other)?;
-    if status == RulesetStatus::FullyEnforced {
-        Ok(Domain { abi: number, hash: hash_of(abi, number, tcp, &rules) })
-    } else {
-        Err(io::Error::other("the kernel enforced only a part of the domain"))
+/// A domain that nobody is under yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    tcp: Tcp,
+    /// Nothing where the kernel has no Landlock.
+    begun: Option<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    number: u32,
+    abi: ABI,
+    ruleset: RulesetCreated,
+    rules: Vec<Rule>,
+}
+
+impl Draft {
+    /// One that lets nothing through.
+    pub(crate) fn new(tcp: Tcp) -> io::Result<Self> {
+        let number = kernel_abi();
+        let begun = abi_of(number).map(|abi| {
+            let ruleset = begin(abi, tcp).map_err(io::Error::other)?;
+            Ok::<_, io::Error>(Begun { number, abi, ruleset, rules: Vec::new() })
+        });
+        Ok(Self { tcp, begun: begun.transpose()? })
+    }
+
+    /// The same with these places let through as well.
+    pub(crate) fn with(self, allowed: &[Allowed]) -> io::Result<Self> {
+        let Self { tcp, begun } = self;
+        let begun = begun.map(|begun| begun.with(allowed)).transpose()?;
+        Ok(Self { tcp, begun })
+    }
+
+    /// Puts the caller under it.
+    pub(crate) fn enter(self) -> io::Result<Domain> {
+        let Some(Begun { number, abi, ruleset, rules }) = self.begun else {
+            return Ok(Domain { abi: 0, hash: String::new() });
+        };
+        if ruleset.restrict_self().map_err(io::Error::other)?.ruleset == RulesetStatus::FullyEnforced {
+            Ok(Domain { abi: number, hash: hash_of(abi, number, self.tcp, &rules) })
+        } else {
+            Err(io::Error::other("the kernel enforced only a part of the domain"))
+        }
     }
 }
 
-fn restrict(abi: ABI, tcp: Tcp, rules: &[Rule<'_>]) -> Result<RulesetStatus, landlock::RulesetError> {
+impl Begun {
+    fn with(mut self, allowed: &[Allowed]) -> io::Result<Self> {
+        for one in allowed {
+            let rule = one.rule(self.abi)?;
+            if !rule.access.is_empty() {
+                let added = self.ruleset.add_rule(PathBeneath::new(one.place.as_fd(), rule.access));
+                self.ruleset = added.map_err(io::Error::other)?;
+            }
+            self.rules.push(rule);
+        }
+        Ok(self)
+    }
+}
+
+fn begin(abi: ABI, tcp: Tcp) -> Result<RulesetCreated, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
@@ -145,13 +193,10 @@ fn restrict(abi: ABI, tcp: Tcp, rules: &[Rule<'_>]) -> Result<RulesetStatus, lan
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
     let mut created = ruleset.create()?;
-    for rule in rules.iter().filter(|rule| !rule.access.is_empty()) {
-        created = created.add_rule(PathBeneath::new(rule.place.as_fd(), rule.access))?;
-    }
     if let Some(port) = allowed_port(abi, tcp) {
         created = created.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
     }
-    Ok(created.restrict_self()?.ruleset)
+    Ok(created)
 }
 
 /// What a domain refuses of TCP ports: nothing before the ABI that knows them.
@@ -172,7 +217,7 @@ fn allowed_port(abi: ABI, tcp: Tcp) -> Option<u16> {
 }
 
 /// Of the ABI, of all three sets that are handled, and of each rule that grants something of them.
-fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule<'_>]) -> String {
+fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&number.to_le_bytes());
     hasher.update(&AccessFs::from_all(abi).bits().to_le_bytes());
@@ -181,7 +226,7 @@ fn hash_of(abi: ABI, number: u32, tcp: Tcp, rules: &[Rule<'_>]) -> String {
     if let Some(port) = allowed_port(abi, tcp) {
         hasher.update(&port.to_le_bytes());
     }
-    for Rule { access, identity: [device, inode], .. } in rules {
+    for Rule { access, identity: [device, inode] } in rules {
         hasher
             .update(&device.to_le_bytes())
             .update(&inode.to_le_bytes())

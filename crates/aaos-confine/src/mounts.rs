@@ -70,6 +70,12 @@ impl Depth {
 #[derive(Debug)]
 pub(crate) struct Detached(OwnedFd);
 
+impl AsFd for Detached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Detached {
     /// A copy of what a descriptor of this mount namespace holds, with these attributes.
     pub(crate) fn copy(of: BorrowedFd<'_>, depth: Depth, attributes: u64) -> io::Result<Self> {
@@ -175,6 +181,16 @@ fn configure(context: &OwnedFd, command: u32, pair: Option<(&&CStr, &&CStr)>) ->
 
 /// Opens a place of this mount namespace by a path in which no link is followed.
 pub(crate) fn find(path: &CStr) -> io::Result<OwnedFd> {
+    find_from(libc::AT_FDCWD, path)
+}
+
+/// The same below a place, by a path that begins there.
+pub(crate) fn find_below(place: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    assert!(!path.to_bytes().starts_with(b"/"), "it would begin at the root");
+    find_from(place.as_raw_fd(), path)
+}
+
+fn find_from(place: RawFd, path: &CStr) -> io::Result<OwnedFd> {
     let how = OpenHow {
         flags: u64::from((libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW).unsigned_abs()),
         mode: 0,
@@ -182,13 +198,7 @@ pub(crate) fn find(path: &CStr) -> io::Result<OwnedFd> {
     };
     // SAFETY: path and description outlive the call and are as long as said.
     let found = answer(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            std::ptr::from_ref(&how),
-            size_of::<OpenHow>(),
-        )
+        libc::syscall(libc::SYS_openat2, place, path.as_ptr(), std::ptr::from_ref(&how), size_of::<OpenHow>())
     })?;
     Ok(owned(found))
 }

@@ -11,7 +11,7 @@ use aaos_core::confinement::{Boundary, ProbeResult};
 use aaos_core::path::AbsPath;
 use aaos_core::wire::ProbeAttempt;
 
-use crate::descriptors::{count_extra, list_extra};
+use crate::descriptors::{count_extra, list_extra, measure_extra};
 use crate::sys::{answer, exit_now, fork_with, in_child, wait_for};
 
 /// Highest descriptor number that is looked at; above every limit of the tables.
@@ -281,7 +281,7 @@ fn extra_descriptors(below: i32) -> ProbeResult {
 
 /// Whether more descriptors than those that are kept stand above the channel.
 fn descriptors_beyond(kept: usize, below: i32) -> ProbeResult {
-    let open = if kept == 0 { None } else { list_extra() };
+    let open = if kept == 0 { None } else { measure_extra().or_else(list_extra) };
     let extra = open.unwrap_or_else(|| count_extra(below)).saturating_sub(kept);
     ProbeResult {
         boundary: Boundary::ClosedDescriptors,

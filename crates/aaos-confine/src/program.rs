@@ -10,12 +10,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use aaos_core::confinement::{Boundary, LockedReport};
-use aaos_core::program::{
-    Executes, PROGRAM_DESCRIPTORS, PROGRAM_PIPE_ENDS, PROXY_PORT, ProgramPlan, ProgramReply, Start,
-};
+use aaos_core::program::{Executes, PROGRAM_DESCRIPTORS, PROGRAM_PIPE_ENDS, ProgramPlan, ProgramReply};
 
 use crate::channel::Channel;
-use crate::domain::{Allowed, Reach, Tcp};
+use crate::domain::{Allowed, Draft, Reach};
 use crate::filter::{Filter, Meaning};
 use crate::loopback;
 use crate::mounts::{Executed, Unchangeable};
@@ -23,13 +21,13 @@ use crate::namespaces::{Identity, NamespaceSet, ProcSelf, enter_user_namespace, 
 use crate::privilege::{become_uid, die_with_parent};
 use crate::probe::{another_port, program_probes};
 use crate::program_ground::Ground;
-use crate::program_start::{Pipes, Waiting};
+use crate::program_start::{ForProgram, Pipes, Waiting};
 use crate::program_world::{Granted, IdMaps};
 use crate::relay::start_relay;
 use crate::rlimits::{self, PROGRAM_LIMITS};
 use crate::sys::{AtStep, LockError};
 use crate::tables::{PROGRAM_ABSENT, SEALED_REFUSED, program_refused};
-use crate::worker::{enter_domain_with, give_up_privilege};
+use crate::worker::{enter_drafted, give_up_privilege};
 
 /// Without these there is no program sandbox.
 pub const PROGRAM_NAMESPACES: [Boundary; 4] =
@@ -77,6 +75,8 @@ struct Handed {
     plan: ProgramPlan,
     program: OwnedFd,
     stdin: OwnedFd,
+    /// Where the program's process waits until it may be the program.
+    go: OwnedFd,
     script: Option<OwnedFd>,
     doorbell: Option<OwnedFd>,
     shared: Vec<OwnedFd>,
@@ -99,19 +99,17 @@ struct Locked {
 pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
     let mut ready = Ready::make(maker)?;
     ready.ground.wait(channel)?;
-    let Handed { plan, program, stdin, script, doorbell, shared } = receive(channel)?;
+    let Handed { plan, program, stdin, go, script, doorbell, shared } = receive(channel)?;
     let opened = Own { program, script };
     let Locked { report, own, pipes, listener } = lock_program(maker, ready, &plan, shared, opened)?;
     if let Some((listener, doorbell)) = listener.zip(doorbell) {
         start_relay(&listener, &doorbell)?;
     }
     tell(channel, &ProgramReply::Locked(report))?;
-    let made = Waiting::make(&plan, own.program, own.script, stdin, pipes);
-    let (_, extra) = channel.receive::<Start>().map_err(io::Error::other).at("waiting for the start")?;
-    if !extra.is_empty() {
-        return Err(io::Error::other("no descriptor is due")).at("waiting for the start");
-    }
-    let reply = match made.and_then(Waiting::let_go) {
+    let handed = ForProgram { program: own.program, script: own.script, stdin, go };
+    let made = Waiting::make(&plan, &handed, pipes);
+    drop(handed);
+    let reply = match made.and_then(Waiting::started) {
         Ok((pid, output)) => output.follow(pid).at("waiting for the program")?,
         Err(error) => ProgramReply::NotStarted {
             step: error.step.to_owned(),
@@ -164,12 +162,12 @@ fn receive(channel: &Channel) -> Result<Handed, LockError> {
     }
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(wrong);
-    let (program, stdin) = (next()?, next()?);
+    let (program, stdin, go) = (next()?, next()?, next()?);
     let script = plan.script.map(|_| next()).transpose()?;
     let doorbell = plan.proxy.then(&mut next).transpose()?;
     let shared: Vec<OwnedFd> = descriptors.collect();
     assert!(shared.len() + PROGRAM_DESCRIPTORS <= plan.descriptors(), "each descriptor has its place");
-    Ok(Handed { plan, program, stdin, script, doorbell, shared })
+    Ok(Handed { plan, program, stdin, go, script, doorbell, shared })
 }
 
 fn lock_program(
@@ -187,19 +185,20 @@ fn lock_program(
             Cow::Owned(program_filter(proxied, executes).at("compiling the seccomp filter")?)
         }
     };
-    let (mut allowed, own) = enter_world(maker, ready, plan, &shared, &opened)?;
+    let (draft, own) = enter_world(maker, ready, plan, &shared, &opened)?;
     drop((shared, opened));
     // Of the program's own user, who may open them again by their names.
     let pipes = Pipes::new().at("making its pipes")?;
+    let mut started = Vec::new();
     for (descriptor, reach) in [(Some(&own.program), Reach::Program), (own.script.as_ref(), Reach::Read)] {
         let copy = descriptor.map(OwnedFd::try_clone).transpose().at("copying the program's descriptor")?;
-        allowed.extend(copy.map(|place| Allowed { place, reach }));
+        started.extend(copy.map(|place| Allowed { place, reach }));
     }
+    let draft = draft.with(&started).at("the Landlock domain")?;
+    drop(started);
     rlimits::apply(PROGRAM_LIMITS).at("resource limits")?;
     give_up_privilege(maker.parent)?;
-    let tcp = if plan.proxy { Tcp::ConnectTo(PROXY_PORT) } else { Tcp::Nothing };
-    let (domain, landlock_probe) = enter_domain_with(tcp, &allowed)?;
-    drop(allowed);
+    let (domain, landlock_probe) = enter_drafted(draft)?;
     filter.install().at("the seccomp filter")?;
     // The listener and the doorbell go to the relay.
     let own_ones = PROGRAM_DESCRIPTORS + usize::from(own.script.is_some()) + PROGRAM_PIPE_ENDS;
@@ -232,9 +231,9 @@ fn enter_world(
     plan: &ProgramPlan,
     shared: &[OwnedFd],
     opened: &Own,
-) -> Result<(Vec<Allowed>, Own), LockError> {
+) -> Result<(Draft, Own), LockError> {
     let Ready { proc, ground, mut maps } = ready;
-    let (view, (granted, program, script)) = ground.enter(|view| {
+    let (view, drafted, (granted, program, script)) = ground.enter(|view| {
         let granted = Granted::gather(plan, shared, &mut maps)?;
         let is_shown = |path: &str| view.shows(path) && !granted.lies_over(path);
         let program = Executed::of(opened.program.as_fd(), is_shown).at("a read-only view of the program")?;
@@ -242,12 +241,12 @@ fn enter_world(
         let script = script.transpose().at("a read-only view of the script")?;
         Ok((granted, program, script))
     })?;
-    let allowed = granted.attach(&view)?;
+    let draft = granted.attach(&view, drafted)?;
     let own = Own { program: program.into_shown().at("finding the program in its root")?, script };
     if let Some(uid) = maker.own_uid {
         // A new user namespace fills the bounding set again; it is emptied in there.
         become_uid(uid).at("the program's own uid")?;
         enter_user_namespace(&proc).at("the user namespace")?;
     }
-    Ok((allowed, own))
+    Ok((draft, own))
 }

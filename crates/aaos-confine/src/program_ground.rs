@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::channel::Channel;
+use crate::domain::Draft;
 use crate::mounts::{Depth, Detached, find};
 use crate::namespaces::{Identity, MountNamespace, ProcSelf, keep_mounts_private, turn_into_root, unshare};
 use crate::program_system::{PLACE, SystemView};
@@ -29,6 +30,8 @@ pub(crate) struct Ground {
 struct Prepared {
     view: SystemView,
     root: Root,
+    /// Lets the places of the view through, as for most calls; attached to no mount.
+    draft: Draft,
 }
 
 /// A private root with everything that a call does not decide; nobody is in it yet.
@@ -68,15 +71,15 @@ impl Ground {
     }
 
     /// Runs `look` where the machine's own mounts are seen, then makes the private root the caller's. Gives what is in
-    /// that root. What `look` copies may not let itself be copied there (an unbindable mount); then it is run once more,
+    /// that root, and the domain that lets that through for [most calls](SystemView::drafted). What `look` copies may not let itself be copied there (an unbindable mount); then it is run once more,
     /// in mounts of the caller's own, as they are at that moment.
     pub(crate) fn enter<T>(
         self,
         mut look: impl FnMut(&SystemView) -> Result<T, LockError>,
-    ) -> Result<(SystemView, T), LockError> {
+    ) -> Result<(SystemView, Draft, T), LockError> {
         let has_changed = self.changes.have_come().at("looking for changes of mounts")?;
         let kept = self.prepared.filter(|_| !has_changed);
-        let Prepared { view, root } = match kept {
+        let Prepared { view, root, draft } = match kept {
             Some(prepared) if prepared.is_current().at("looking at the system")? => prepared,
             _ => Prepared::make(self.identity)?,
         };
@@ -101,7 +104,7 @@ impl Ground {
                 seen
             }
         };
-        Ok((view, seen))
+        Ok((view, draft, seen))
     }
 }
 
@@ -110,12 +113,19 @@ impl Prepared {
         let view = SystemView::look().at("looking at the system")?;
         let proc = ProcSelf::open().at("opening /proc/self")?;
         let machine = MountNamespace::of(&proc).at("the machine's mounts")?;
-        let root = match machine.enter() {
-            Ok(()) => Root::Own(own(&view, &machine, identity)?),
+        let (root, draft) = match machine.enter() {
+            Ok(()) => {
+                let (own, draft) = own(&view, &machine, identity)?;
+                (Root::Own(own), draft)
+            }
             // Nobody but its owner comes back to a mount namespace.
-            Err(_) => Root::Apart(apart(&view, identity)?),
+            Err(_) => {
+                let root = apart(&view, identity)?;
+                let draft = view.drafted(root.as_fd()).at("drafting its Landlock domain")?;
+                (Root::Apart(root), draft)
+            }
         };
-        Ok(Self { view, root })
+        Ok(Self { view, root, draft })
     }
 
     /// Whether the machine has still what this shows of it.
@@ -125,13 +135,19 @@ impl Prepared {
 }
 
 /// Builds it in a mount namespace of its own, and comes back.
-fn own(view: &SystemView, machine: &MountNamespace, identity: Identity) -> Result<MountNamespace, LockError> {
+fn own(
+    view: &SystemView,
+    machine: &MountNamespace,
+    identity: Identity,
+) -> Result<(MountNamespace, Draft), LockError> {
     leave_mounts()?;
     let proc = ProcSelf::open().at("opening /proc/self")?;
     view.build(identity)?;
     let own = MountNamespace::of(&proc).at("its own mounts")?;
+    let root = find(c"/").at("looking at the new root")?;
+    let draft = view.drafted(root.as_fd()).at("drafting its Landlock domain")?;
     machine.enter().at("going back to the machine's mounts")?;
-    Ok(own)
+    Ok((own, draft))
 }
 
 /// Has a mount namespace of the caller's own, which begins as the one that it was in.

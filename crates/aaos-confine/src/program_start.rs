@@ -1,7 +1,9 @@
 //! The program's process: made while its sandbox is judged, and let go when that was proved.
 //!
 //! Invariants: it is a child of the first process of the sandbox, which is locked by then, and inherits all of the
-//! lock-down. It executes nothing before it is let go, and it is let go only when agentd has said so.
+//! lock-down. It executes nothing before it is let go, which agentd does itself: nobody in the sandbox holds the end of
+//! the pipe that the word comes by. Nothing in the sandbox ends before that word either, whatever failed, because agentd is
+//! looking at it.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -19,68 +21,72 @@ use crate::sys::{AtStep, LockError, answer, execute, exit_now, fork_with, wait_f
 const SCRIPT_FD: RawFd = 3;
 const SCRIPT_PATH: &str = "/dev/fd/3";
 
-/// Between the first process of a sandbox and the program's: the program's output, why it could not be started, and the
-/// word that lets it go.
+/// Between the first process of a sandbox and the program's: the program's output, and why it could not be started.
 #[derive(Debug)]
 pub(crate) struct Pipes {
     output: Output,
     failure: [OwnedFd; 2],
-    go: [OwnedFd; 2],
 }
 
 impl Pipes {
     pub(crate) fn new() -> io::Result<Self> {
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).map(|(from, to)| [from, to]);
-        let made = Self { output: Output::new()?, failure: pipe()?, go: pipe()? };
-        let ends = made.output.far.len() + made.output.far.len() + made.failure.len() + made.go.len();
+        let failure = pipe_with(PipeFlags::CLOEXEC).map(|(from, to)| [from, to])?;
+        let made = Self { output: Output::new()?, failure };
+        let ends = made.output.far.len() + made.output.far.len() + made.failure.len();
         assert_eq!(ends, PROGRAM_PIPE_ENDS, "agentd knows how many there are");
         Ok(made)
     }
+}
+
+/// What the program's process is handed. It has copies of its own once it is there.
+#[derive(Debug)]
+pub(crate) struct ForProgram {
+    pub(crate) program: OwnedFd,
+    pub(crate) script: Option<OwnedFd>,
+    pub(crate) stdin: OwnedFd,
+    /// Gives a byte when it may be the program.
+    pub(crate) go: OwnedFd,
 }
 
 /// The program's process before it is the program.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pid: libc::pid_t,
-    pipes: Pipes,
-    /// What the program's process has of its own by now.
-    handed: Vec<OwnedFd>,
+    output: Output,
+    /// Closed without a word when the program is executed.
+    failure: OwnedFd,
 }
 
 impl Waiting {
-    /// Forks it.
-    pub(crate) fn make(
-        plan: &ProgramPlan,
-        program: OwnedFd,
-        script: Option<OwnedFd>,
-        stdin: OwnedFd,
-        pipes: Pipes,
-    ) -> Result<Self, LockError> {
+    /// Forks it. Where that fails, the word that would have let it go has come.
+    pub(crate) fn make(plan: &ProgramPlan, handed: &ForProgram, pipes: Pipes) -> Result<Self, LockError> {
+        Self::fork(plan, handed, pipes).or_else(|error| {
+            wait_for_word(&handed.go).at("waiting for its start")?;
+            Err(error)
+        })
+    }
+
+    fn fork(plan: &ProgramPlan, handed: &ForProgram, pipes: Pipes) -> Result<Self, LockError> {
         let call = Call::new(plan)?;
-        let [stdout, stderr] = &pipes.output.far;
+        let Pipes { output, failure: [failure, report] } = pipes;
+        let [stdout, stderr] = &output.far;
         // SAFETY: this process is single-threaded.
         let pid = unsafe { fork_with(0) }.at("making its process")?;
         if pid == 0 {
-            let streams = [&stdin, stdout, stderr];
-            let failed = become_program(&call, &program, streams, script.as_ref(), &pipes.go[0]);
+            let failed = become_program(&call, handed, [&handed.stdin, stdout, stderr]);
             let code = failed.source.raw_os_error().unwrap_or(libc::EIO);
             let word = [code, i32::from(failed.step == CHANGING_DIRECTORY)].map(i32::to_ne_bytes).concat();
             // With the pipe gone nobody is left to tell.
-            drop(rustix::io::write(&pipes.failure[1], &word).map_err(io::Error::from));
+            drop(rustix::io::write(&report, &word).map_err(io::Error::from));
             exit_now(127);
         }
-        Ok(Self { pid, pipes, handed: [program, stdin].into_iter().chain(script).collect() })
+        Ok(Self { pid, output, failure })
     }
 
-    /// Has it execute the program; gives its pid once that is executed, and its output.
-    pub(crate) fn let_go(self) -> Result<(libc::pid_t, Output), LockError> {
-        let Self { pid, pipes: Pipes { output, failure: [failure, report], go: [_waits, go] }, handed } =
-            self;
-        // One that has failed already has said so.
-        drop(rustix::io::write(&go, &[0]).map_err(io::Error::from));
-        drop((report, handed));
+    /// Waits until it is the program; gives its pid and its output.
+    pub(crate) fn started(self) -> Result<(libc::pid_t, Output), LockError> {
+        let Self { pid, output, failure } = self;
         let mut word = [0; 8];
-        // The pipe closes without a word when the program is executed.
         match rustix::io::read(&failure, &mut word).map_err(io::Error::from).at("waiting for its start")? {
             0 => Ok((pid, output)),
             _ => {
@@ -118,13 +124,8 @@ const CHANGING_DIRECTORY: &str = "changing to its directory";
 
 /// The program's process: its streams on their numbers, nothing else open, and when it is let go the program. Gives why it
 /// is none.
-fn become_program(
-    call: &Call,
-    program: &OwnedFd,
-    streams: [&OwnedFd; 3],
-    script: Option<&OwnedFd>,
-    go: &OwnedFd,
-) -> LockError {
+fn become_program(call: &Call, handed: &ForProgram, streams: [&OwnedFd; 3]) -> LockError {
+    let ForProgram { program, script, go, .. } = handed;
     let prepared = (|| {
         chdir(&call.directory).at(CHANGING_DIRECTORY)?;
         for (number, stream) in (0..).zip(streams) {
@@ -136,13 +137,13 @@ fn become_program(
         let first = if script.is_some() { SCRIPT_FD + 1 } else { CHANNEL_FD };
         close_on_exec(first).at("closing descriptors")?;
         default_signals().at("its signals")?;
-        rustix::process::setsid().map_err(io::Error::from).at("its session")?;
-        let [arguments, environment] = [&call.arguments, &call.environment]
-            .map(|texts| texts.iter().map(CString::as_c_str).collect::<Vec<&CStr>>());
-        wait_for_word(go).at("waiting for its start")?;
-        execute(program, &arguments, &environment).at("executing it")
+        rustix::process::setsid().map(drop).map_err(io::Error::from).at("its session")
     })();
-    match prepared {
+    let [arguments, environment] = [&call.arguments, &call.environment]
+        .map(|texts| texts.iter().map(CString::as_c_str).collect::<Vec<&CStr>>());
+    let let_go = wait_for_word(go).at("waiting for its start");
+    let execute = || execute(program, &arguments, &environment).at("executing it");
+    match prepared.and(let_go).and_then(|()| execute()) {
         Ok(()) => unreachable!("an executed program does not come back"),
         Err(error) => error,
     }

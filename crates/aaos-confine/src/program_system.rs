@@ -7,15 +7,15 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aaos_core::limits::{PROGRAM_SCRATCH_BYTES, PROGRAM_SCRATCH_FILES};
-use aaos_core::program::{Executes, SYSTEM_PLACES};
+use aaos_core::program::{Executes, ProgramPlan, SYSTEM_PLACES};
 use rustix::fs::{Mode, OFlags};
 
-use crate::domain::Reach;
-use crate::mounts::{Depth, Detached, NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, find};
+use crate::domain::{Allowed, Draft, Reach, Tcp};
+use crate::mounts::{Depth, Detached, NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, find, find_below};
 use crate::namespaces::{Identity, turn_into_root};
 use crate::program_world::{Building, COVER, Piece, What, write_new};
 use crate::sys::{AtStep, LockError};
@@ -48,6 +48,7 @@ const STREAMS: [(&str, &str); 4] = [
 ];
 /// Where the new root is put together before it is the root, and where a sandbox has its own /proc.
 pub(crate) const PLACE: &CStr = c"/proc";
+const PLACE_BELOW_ROOT: &CStr = c"proc";
 /// Files that are made for every program, and may be read in it.
 const OWN_SETTINGS: [&str; 4] = ["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf"];
 
@@ -179,19 +180,38 @@ impl SystemView {
         rest.is_some()
     }
 
-    /// What a program may do at its places, but for those that something granted lies over.
+    /// What a program may do at its places, below this root, but for those that something granted lies over.
     pub(crate) fn allowed(
         &self,
+        root: BorrowedFd<'_>,
         executes: Executes,
         is_covered: impl Fn(&str) -> bool,
-    ) -> io::Result<Vec<(CString, Reach)>> {
-        let is_link = |seen: &&Seen| matches!(seen.content, Content::Link(_));
-        let seen = self.0.iter().filter(|seen| !is_link(seen));
-        let shown = seen.map(|seen| (seen.path, seen.class.reach(executes)));
+    ) -> io::Result<Vec<Allowed>> {
+        let shown = self.shown().map(|seen| (seen.path, seen.class.reach(executes)));
         let scratch = SCRATCH.map(|path| (path, Reach::Scratch));
         let uncovered = shown.chain(scratch).filter(|(path, _)| !is_covered(path));
         let own = OWN_SETTINGS.map(|path| (path, Reach::Read));
-        uncovered.chain(own).map(|(path, reach)| Ok((CString::new(path)?, reach))).collect()
+        let at = |path: &str| find_below(root, &CString::new(path.trim_start_matches('/'))?);
+        let named = uncovered.chain(own).map(|(path, reach)| Ok(Allowed { place: at(path)?, reach }));
+        // The kernel may give no /proc of its own.
+        let proc = find_below(root, PLACE_BELOW_ROOT).ok().map(|place| Allowed { place, reach: Reach::Read });
+        named.chain(proc.map(Ok)).collect()
+    }
+
+    fn shown(&self) -> impl Iterator<Item = &Seen> {
+        self.0.iter().filter(|seen| !matches!(seen.content, Content::Link(_)))
+    }
+
+    /// The domain of most calls, but for what they are granted: of a program that may execute what it is shown and has no
+    /// proxy, where nothing granted lies over a place of this view.
+    pub(crate) fn drafted(&self, root: BorrowedFd<'_>) -> io::Result<Draft> {
+        Draft::new(Tcp::Nothing)?.with(&self.allowed(root, Executes::Shown, |_| false)?)
+    }
+
+    /// Whether the domain that was [drafted](Self::drafted) is the one for such a call.
+    pub(crate) fn is_drafted_for(&self, plan: &ProgramPlan, is_covered: impl Fn(&str) -> bool) -> bool {
+        let mut places = self.shown().map(|seen| seen.path).chain(SCRATCH);
+        plan.executes == Executes::Shown && !plan.proxy && !places.any(is_covered)
     }
 }
 

@@ -10,16 +10,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aaos_core::path::AbsPath;
-use aaos_core::program::{Executes, PlaceKind, ProgramPlan};
+use aaos_core::program::{Executes, PROXY_PORT, Place, PlaceKind, ProgramPlan};
 use rustix::fs::{Mode, OFlags};
 
-use crate::domain::{Allowed, Reach};
+use crate::domain::{Allowed, Draft, Reach, Tcp};
 use crate::mount_table::MountTable;
 use crate::mounts::{
     Depth, Detached, IdMap, NO_DEVICES, NO_EXEC, NO_SUID, READ_ONLY, find, find_same, make_read_only,
 };
 use crate::namespaces::Identity;
-use crate::program_system::{PLACE, SCRATCH, SystemView};
+use crate::program_system::{SCRATCH, SystemView};
 use crate::sys::{AtStep, LockError};
 
 /// Loaders of programs with shared libraries: glibc's and musl's.
@@ -112,41 +112,48 @@ impl<'p> Granted<'p> {
         Ok(())
     }
 
-    /// Whether something granted lies at a path or above it.
-    fn covers(&self, path: &str) -> bool {
-        let is_above = |at: &AbsPath| AbsPath::parse(path).is_ok_and(|path| path.below(at).is_some());
-        let shared = self.plan.places.iter().filter(|place| matches!(place.kind, PlaceKind::Shared { .. }));
-        shared.map(|place| &place.at).any(is_above)
-    }
-
     /// Whether anything of the call lies at a path or above it.
     pub(crate) fn lies_over(&self, path: &str) -> bool {
-        let is_above = |at: &AbsPath| AbsPath::parse(path).is_ok_and(|path| path.below(at).is_some());
-        self.plan.places.iter().any(|place| is_above(&place.at))
+        lies_over(&self.plan.places, path)
     }
 
-    /// Attaches all of it in the caller's private root, which is as `view` says, and gives what may be reached there.
-    pub(crate) fn attach(self, view: &SystemView) -> Result<Vec<Allowed>, LockError> {
-        let executes = self.plan.executes;
-        let mut allowed =
-            view.allowed(executes, |path| self.covers(path)).at("naming what may be reached")?;
+    /// Attaches all of it in the caller's private root, which is as `view` says, and gives the domain that lets all of it
+    /// through; `drafted` is that of most calls.
+    pub(crate) fn attach(self, view: &SystemView, drafted: Draft) -> Result<Draft, LockError> {
+        let Self { plan, pieces, allowed } = self;
         let root = find(c"/").at("looking at the new root")?;
         let mut building = Building::prepared().at("looking at the new root")?;
-        if find(PLACE).is_ok() {
-            allowed.push((CString::from(PLACE), Reach::Read));
-        }
-        self.pieces.into_iter().try_for_each(|piece| building.attach(piece)).at("attaching a place")?;
+        pieces.into_iter().try_for_each(|piece| building.attach(piece)).at("attaching a place")?;
         // By their descriptors: a granted place can be attached on a cover, and what is at its path is then that.
         for mount in building.covers.iter().chain([&root]) {
             make_read_only(mount.as_fd()).at("sealing the root")?;
         }
-        let places = allowed
-            .into_iter()
-            .chain(self.allowed)
-            .map(|(at, reach)| Ok(Allowed { place: find(&at).at("finding a place")?, reach }));
-        let loaders = if executes == Executes::Nothing { loaders() } else { Vec::new() };
-        places.chain(loaders.into_iter().map(Ok)).collect()
+        let draft = match view.is_drafted_for(plan, |path| lies_over(&plan.places, path)) {
+            true => drafted,
+            false => draft_anew(plan, view, root.as_fd()).at("drafting its Landlock domain")?,
+        };
+        let find = |(at, reach): (CString, Reach)| Ok::<_, io::Error>(Allowed { place: find(&at)?, reach });
+        let mut places: Vec<Allowed> =
+            allowed.into_iter().map(find).collect::<io::Result<_>>().at("finding a place")?;
+        if plan.executes == Executes::Nothing {
+            places.extend(loaders());
+        }
+        draft.with(&places).at("the Landlock domain")
     }
+}
+
+/// The domain of a call that has another than most have, but for what it is granted.
+fn draft_anew(plan: &ProgramPlan, view: &SystemView, root: BorrowedFd<'_>) -> io::Result<Draft> {
+    let is_shared = |place: &&Place| matches!(place.kind, PlaceKind::Shared { .. });
+    let is_covered = |path: &str| lies_over(plan.places.iter().filter(is_shared), path);
+    let tcp = if plan.proxy { Tcp::ConnectTo(PROXY_PORT) } else { Tcp::Nothing };
+    Draft::new(tcp)?.with(&view.allowed(root, plan.executes, is_covered)?)
+}
+
+/// Whether one of these lies at a path or above it.
+fn lies_over<'p>(places: impl IntoIterator<Item = &'p Place>, path: &str) -> bool {
+    let Ok(path) = AbsPath::parse(path) else { return false };
+    places.into_iter().any(|place| path.below(&place.at).is_some())
 }
 
 /// The loaders that the new root has, for a program that executes nothing else: the kernel opens its loader as it opens

@@ -11,7 +11,7 @@ use std::io;
 use aaos_core::confinement::Boundary;
 
 use crate::descriptors::close_all_but_granted;
-use crate::domain::{Tcp, enter_with};
+use crate::domain::{Draft, Tcp};
 use crate::namespaces::{
     Identity, KINDS, ProcSelf, enter_empty_root, enter_user_namespace, unshare, write_maps,
 };
@@ -65,7 +65,7 @@ fn step(boundary: Boundary) -> io::Result<()> {
             }
             worker_filter()?.install()
         }
-        Boundary::Landlock => match enter_with(Tcp::Nothing, &[])?.abi {
+        Boundary::Landlock => match Draft::new(Tcp::Nothing)?.enter()?.abi {
             0 => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
             _ => Ok(()),
         },

@@ -102,7 +102,7 @@ const OWN_PROCESS: When = Any(&[&[Arg(0, Test::Is(0))]]);
 
 /// Of a gateway role: allowed, all else answers EPERM.
 pub const GATEWAY: &[Rule] = table![
-    SYS_read Always, "sets back a counter of wake-ups that is full";
+    SYS_read Always, "key files, and sets back a counter of wake-ups that is full";
     SYS_write Always, "sockets, memfds of fetched bodies, last words on standard error";
     SYS_writev Always, "sockets, from several buffers";
     SYS_close Always, "connections end";

@@ -8,7 +8,7 @@ use std::io;
 use aaos_core::confinement::{Boundary, LockedReport, ProbeResult};
 
 use crate::descriptors::close_all_but_granted;
-use crate::domain::{Allowed, Domain, Tcp, enter_with, open_root};
+use crate::domain::{Domain, Draft, Tcp, open_root};
 use crate::filter::{Filter, Meaning};
 use crate::namespaces::{
     EmptyMounts, EmptyNetwork, Identity, NamespaceSet, ProcSelf, enter_empty_root, enter_user_namespace,
@@ -117,16 +117,13 @@ pub(crate) fn give_up_privilege(parent: u32) -> Result<(), LockError> {
 
 /// Enters the Landlock domain and proves it: what opened before must be refused after.
 pub(crate) fn enter_domain(tcp: Tcp) -> Result<(Domain, Option<ProbeResult>), LockError> {
-    enter_domain_with(tcp, &[])
+    enter_drafted(Draft::new(tcp).at("the Landlock domain")?)
 }
 
-/// The same with rules for places, of which none is the root.
-pub(crate) fn enter_domain_with(
-    tcp: Tcp,
-    allowed: &[Allowed],
-) -> Result<(Domain, Option<ProbeResult>), LockError> {
+/// The same of a domain that may have rules for places, of which none is the root.
+pub(crate) fn enter_drafted(draft: Draft) -> Result<(Domain, Option<ProbeResult>), LockError> {
     open_root().at("the control of the Landlock probe")?;
-    let domain = enter_with(tcp, allowed).at("the Landlock domain")?;
+    let domain = draft.enter().at("the Landlock domain")?;
     if domain.abi == 0 {
         return Ok((domain, None));
     }

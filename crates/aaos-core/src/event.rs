@@ -342,6 +342,9 @@ pub enum Event {
         failure: ModelFailure,
         /// How long the wait is.
         wait: Millis,
+        /// The model that is asked in its place, where an alias means another one besides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instead: Option<ModelName>,
     },
     /// What a run used so far.
     UsageReported {

@@ -18,12 +18,28 @@ pub const MAX_REPLY_TOKENS: u64 = 16_384;
 pub const MAX_CONCURRENT_INFERENCE: usize = 3;
 /// Most that `AAOS_MAX_CONCURRENT_INFERENCE` may be: the gateway has no more places for one provider.
 pub const MOST_INFERENCE_SLOTS: usize = 128;
+/// Most providers that are configured.
+pub const MAX_PROVIDERS: usize = 16;
+/// Longest key of a provider in a file, bytes.
+pub const MAX_KEY_BYTES: u64 = 4_096;
+/// Most headers of its own that a provider is sent.
+pub const MAX_PROVIDER_HEADERS: usize = 16;
+/// Most models that a provider lists.
+pub const MAX_PROVIDER_MODELS: usize = 256;
+/// Most aliases of models.
+pub const MAX_ALIASES: usize = 32;
+/// Most models that one alias means.
+pub const MAX_ALIAS_MEANINGS: usize = 8;
 /// Time inside one tool body, milliseconds.
 pub const TOOL_TIME_MS: u64 = 60_000;
 /// Time of one inference attempt, milliseconds.
 pub const INFERENCE_TIME_MS: u64 = 300_000;
 /// Attempts at one inference before the provider's failure is the answer; those that it asked to wait for are not counted.
 pub const INFERENCE_ATTEMPTS: u32 = 6;
+/// Attempts at a model that an alias means and another one stands behind.
+pub const ATTEMPTS_BEFORE_FALLBACK: u32 = 2;
+/// How long a provider that failed is asked last, milliseconds.
+pub const PROVIDER_DOWN_MS: u64 = 60_000;
 /// How often one inference is turned away (429) while its provider takes others meanwhile; then that is the answer.
 /// What is turned away while nobody is taken is not counted.
 pub const MAX_REFUSALS_AMONG_TAKEN: u32 = 20;

@@ -459,6 +459,27 @@ pub struct Room {
     pub resets_in: Millis,
 }
 
+/// How a provider was found the last time that something was asked of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nothing was asked of it yet.
+    #[default]
+    Unchecked,
+    /// It answered as it should.
+    Reachable,
+    /// It does not take its key, or wants one.
+    KeyRefused {
+        /// In words, with what to do.
+        why: String,
+    },
+    /// It did not answer, or not as it should.
+    Unreachable {
+        /// In words.
+        why: String,
+    },
+}
+
 /// What the `models` gateway says about one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderState {
@@ -474,6 +495,12 @@ pub struct ProviderState {
     pub has_key: bool,
     /// Why it cannot be used, if so.
     pub problem: Option<String>,
+    /// Inferences of it at once, where it has a number of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<usize>,
+    /// How it was found last; the kernel knows.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Frames between agentd and a program sandbox.
 //!
 //! agentd sends one [`ProgramPlan`]; the sandbox builds its world, locks itself and answers `Locked`; agentd reads that
-//! back and only then sends [`Start`]. On the plan ride, in this order: the program, its standard input, the script where
-//! there is one, the doorbell where there is a proxy, and one descriptor for each shared place.
+//! back and only then lets the program start, by a byte in a pipe that the program's process waits at. On the plan ride, in
+//! this order: the program, its standard input, the end of that pipe, the script where there is one, the doorbell where
+//! there is a proxy, and one descriptor for each shared place.
 //!
 //! Invariant: no path in a plan is trusted by itself: what is found there has to be what the descriptor holds.
 
@@ -15,10 +16,10 @@ use crate::limits::{MAX_COMMAND_TEXT_BYTES, SCRIPT_HEAD_BYTES};
 use crate::path::AbsPath;
 
 /// Descriptors before those of shared places, where the program is no script and has no proxy.
-pub const PROGRAM_DESCRIPTORS: usize = 2;
-/// Ends of pipes that the first process of a sandbox holds when it is locked: of both output streams, of one that says why
-/// a program was not started, and of one that lets it start.
-pub const PROGRAM_PIPE_ENDS: usize = 8;
+pub const PROGRAM_DESCRIPTORS: usize = 3;
+/// Ends of pipes that the first process of a sandbox has made by the time it is locked: of both output streams, and of one
+/// that says why a program was not started.
+pub const PROGRAM_PIPE_ENDS: usize = 6;
 /// The system's programs and libraries, which every program is shown: what of these is there, as it is there.
 pub const SYSTEM_PLACES: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 /// Where a program finds its proxy, on the loopback interface of its own network namespace.
@@ -125,10 +126,6 @@ pub enum PlaceKind {
         to: AbsPath,
     },
 }
-
-/// The program may start: its sandbox was proved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Start {}
 
 /// From a program sandbox to agentd.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

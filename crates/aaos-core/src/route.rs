@@ -6,6 +6,7 @@
 
 use crate::model::ProviderState;
 use crate::name::{ModelName, ProviderName};
+use crate::wire::ProviderSetup;
 
 /// What stands between a provider's name and a model's. The first may stand in names of models, too.
 const SEPARATORS: [&str; 2] = ["::", "/"];
@@ -68,6 +69,20 @@ impl Serves for ProviderState {
     }
 }
 
+impl Serves for ProviderSetup {
+    fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    fn lists(&self, model: &str) -> bool {
+        self.models.iter().any(|one| one.as_str() == model)
+    }
+
+    fn takes_any(&self) -> bool {
+        self.any_model
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{provider_of, route};
@@ -86,6 +101,8 @@ mod tests {
             any_model,
             has_key: true,
             problem: None,
+            slots: None,
+            standing: crate::model::Standing::Unchecked,
         }
     }
 

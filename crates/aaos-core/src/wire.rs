@@ -579,6 +579,53 @@ pub struct ProviderSetup {
     pub models: Vec<crate::name::ModelName>,
     /// Whether it takes any model name.
     pub any_model: bool,
+    /// Headers that each request to it has besides.
+    #[serde(default)]
+    pub headers: Vec<ExtraHeader>,
+    /// Inferences of it at once, where it has a number of its own.
+    #[serde(default)]
+    pub slots: Option<usize>,
+    /// Why it cannot be used, where that is known before it is asked.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Whether its key is in a file whose descriptor rides on the frame, in the order of the providers.
+    #[serde(default)]
+    pub key_follows: bool,
+}
+
+/// One header of the operator's. Whoever takes it in checks it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHeader {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Headers that no operator sets: they say whom a request goes to, how it is framed, or who asks.
+const RESERVED_HEADERS: [&str; 16] = [
+    "accept",
+    "accept-encoding",
+    "anthropic-version",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "host",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "x-api-key",
+];
+
+/// Whether a header of a provider is set by the gateway alone.
+#[must_use]
+pub fn is_reserved_header(name: &str) -> bool {
+    RESERVED_HEADERS.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 impl std::fmt::Debug for ModelsSetup {

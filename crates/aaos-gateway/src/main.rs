@@ -58,9 +58,11 @@ fn run(role: GatewayRole) -> Result<()> {
 
 /// Providers and keys: the first frame, which agentd sends once it has proved the lock-down.
 fn setup(channel: &Channel) -> Result<ModelsSetup> {
-    let (setup, descriptors) = channel.receive().context("waiting for the providers")?;
-    if !descriptors.is_empty() {
-        bail!("the providers came with {} descriptors", descriptors.len());
+    let (mut setup, descriptors): (ModelsSetup, _) =
+        channel.receive().context("waiting for the providers")?;
+    let came = descriptors.len();
+    if let Err(announced) = models::take_keys(&mut setup, descriptors) {
+        bail!("the providers came with {came} descriptors; {announced} were announced");
     }
     Ok(setup)
 }

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use aaos_core::limits::MAX_QUEUED_INFERENCES;
 use aaos_core::model::{Pace, ProviderState};
-use aaos_core::name::{ModelName, ProviderName};
-use aaos_core::route::provider_of;
+use aaos_core::name::ProviderName;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -25,24 +24,11 @@ use crate::queue::{Place, Turn};
 pub(crate) struct Admission {
     slots: usize,
     min_gap: Duration,
-    gates: Mutex<BTreeMap<GateKey, (Arc<Gate>, Alarm)>>,
+    gates: Mutex<Gates>,
 }
 
-/// Whose gate: a provider's, or the one shared by models that no known provider serves.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum GateKey {
-    /// A configured provider.
-    Provider(ProviderName),
-    /// Nobody knows.
-    Other,
-}
-
-impl GateKey {
-    /// The provider that will serve a model.
-    pub(crate) fn of(model: &ModelName, providers: &[ProviderState]) -> Self {
-        provider_of(providers, model).map_or(Self::Other, |provider| Self::Provider(provider.name.clone()))
-    }
-}
+/// By provider; the one without is shared by models that no known provider serves.
+type Gates = BTreeMap<Option<ProviderName>, (Arc<Gate>, Alarm)>;
 
 /// One provider's gate.
 #[derive(Debug)]
@@ -83,14 +69,12 @@ impl Admission {
 
     /// The gate of a provider; made when it is first asked for, within a runtime. There are as many as configured
     /// providers and one more.
-    pub(crate) fn gate(&self, key: GateKey) -> Arc<Gate> {
+    pub(crate) fn gate(&self, provider: Option<&ProviderState>) -> Arc<Gate> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let provider = match &key {
-            GateKey::Provider(name) => Some(name.clone()),
-            GateKey::Other => None,
-        };
-        let (gate, _) = gates.entry(key).or_insert_with(|| {
-            let gate = Arc::new(Gate::new(provider, self.slots, self.min_gap));
+        let name = provider.map(|provider| provider.name.clone());
+        let slots = provider.and_then(|provider| provider.slots).unwrap_or(self.slots).max(1);
+        let (gate, _) = gates.entry(name.clone()).or_insert_with(|| {
+            let gate = Arc::new(Gate::new(name, slots, self.min_gap));
             let alarm = tokio::spawn(ring(Arc::downgrade(&gate), Arc::clone(&gate.reset)));
             (gate, Alarm(alarm))
         });

@@ -13,6 +13,7 @@ use aaos_core::limits::{LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN};
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState};
 use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
+use aaos_core::route::provider_of;
 use aaos_core::wire::ModelsRequest;
 use aaos_journal::{Permit, Receipt};
 use tokio::net::UnixStream;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::backoff::Jitter;
 use crate::door::Refusals;
 use crate::error::LlmError;
-use crate::gate::{Admission, Gate, GateKey, Slot, Wish};
+use crate::gate::{Admission, Gate, Slot, Wish};
 use crate::host::{self, Host};
 use crate::inbox::{Arrival, Ending};
 use crate::link::{InFlight, Link};
@@ -81,6 +82,8 @@ pub enum Progress {
 #[derive(Debug, Clone)]
 pub struct Models {
     inner: Arc<Inner>,
+    /// Attempts at one inference.
+    attempts: u32,
 }
 
 #[derive(Debug)]
@@ -90,7 +93,7 @@ struct Inner {
     admission: Arc<Admission>,
     local: Option<Local>,
     jitter: Jitter,
-    providers: OnceCell<Vec<ProviderState>>,
+    providers: OnceCell<Arc<[ProviderState]>>,
     /// How many inferences wait for a slot, a gate or a retry.
     waiting: AtomicUsize,
 }
@@ -195,7 +198,17 @@ impl Models {
             providers: OnceCell::new(),
             waiting: AtomicUsize::new(0),
         };
-        Self { inner: Arc::new(inner) }
+        Self { inner: Arc::new(inner), attempts: config.attempts }
+    }
+
+    /// The same, which gives up after fewer attempts: for a model that another one stands behind.
+    ///
+    /// # Panics
+    /// When there is no attempt.
+    #[must_use]
+    pub fn trying(&self, attempts: u32) -> Self {
+        assert!(attempts > 0, "an inference is tried at least once");
+        Self { inner: Arc::clone(&self.inner), attempts: attempts.min(self.inner.config.attempts) }
     }
 
     /// Runs one inference until a reply, a failure that asking again cannot help, an attempt that may have been
@@ -229,7 +242,7 @@ impl Models {
     ) -> Option<Millis> {
         let failure = outcome.result.as_ref().err()?;
         let helps = failure.kind.is_transient() && failure.kind.may_be_billed();
-        if outcome.possibly_billed == 0 || !helps || made >= self.inner.config.attempts {
+        if outcome.possibly_billed == 0 || !helps || made >= self.attempts {
             return None;
         }
         let wait = self.wait(failure, made);
@@ -258,6 +271,15 @@ impl Models {
             }
         };
         timeout(DESCRIBE_TIME, ask).await.unwrap_or(Err(LlmError::Timeout))
+    }
+
+    /// What the gateway has configured, which does not change while it lives.
+    ///
+    /// # Errors
+    /// As [`Self::describe`]; the next call asks again.
+    pub async fn providers(&self) -> Result<Arc<[ProviderState]>, LlmError> {
+        let describe = || async { self.describe().await.map(Arc::from) };
+        self.inner.providers.get_or_try_init(describe).await.cloned()
     }
 
     /// How many inferences wait for a slot, for a provider that asked for quiet, or for their next attempt.
@@ -323,7 +345,7 @@ impl Models {
                 until
             } else {
                 drop(slot);
-                let is_last = made >= self.inner.config.attempts || tally.possibly_billed > 0;
+                let is_last = made >= self.attempts || tally.possibly_billed > 0;
                 if !failure.kind.is_transient() || is_last {
                     return Err(failure);
                 }
@@ -382,17 +404,18 @@ impl Models {
     /// The gate of the provider that serves this model. While the gateway cannot say, the shared one.
     async fn gate(&self, request: &ModelRequest, deadline: Instant) -> Result<Arc<Gate>, ModelFailure> {
         if let Some(local) = self.local(request) {
-            let name = local.host.provider().name.clone();
-            return Ok(local.admission.gate(GateKey::Provider(name)));
+            return Ok(local.admission.gate(Some(local.host.provider())));
         }
-        let asked = timeout_at(deadline, self.inner.providers.get_or_try_init(|| self.describe())).await;
-        let key = match asked {
-            Ok(Ok(providers)) => GateKey::of(&request.model, providers),
-            Ok(Err(error @ LlmError::Lost { .. })) => return Err(error.into_failure()),
-            Ok(Err(_)) => GateKey::Other,
+        let asked = timeout_at(deadline, self.providers()).await;
+        let provider = match &asked {
+            Ok(Ok(providers)) => provider_of(providers, &request.model),
+            Ok(Err(LlmError::Lost { reason })) => {
+                return Err(LlmError::Lost { reason: reason.clone() }.into_failure());
+            }
+            Ok(Err(_)) => None,
             Err(_) => return Err(past_deadline(None)),
         };
-        Ok(self.inner.admission.gate(key))
+        Ok(self.inner.admission.gate(provider))
     }
 
     /// What this machine runs itself, where it serves the model.

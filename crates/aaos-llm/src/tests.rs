@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use aaos_core::effect::InferenceOutcome;
 use aaos_core::model::{
-    Message, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, ProviderState, Usage,
+    Message, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, ProviderState, Standing,
+    Usage,
 };
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::quantity::{Millis, Tokens};
@@ -92,6 +93,8 @@ fn provider(name: &str, models: &[&str]) -> ProviderState {
         any_model: false,
         has_key: true,
         problem: None,
+        slots: None,
+        standing: Standing::Unchecked,
     }
 }
 
@@ -319,6 +322,48 @@ async fn attempts_under_earlier_permits_count() {
     let outcome = call.await.expect("no panic");
     assert_eq!(counts(&outcome), (2, 0), "four in all");
     assert_eq!(models.wait_to_ask_again(&outcome, 3, in_an_hour()), None, "that is not for another permit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_tries_less_gives_up_sooner_and_never_later() {
+    for (wanted, made) in [(1, 1), (2, 2), (CONFIG.attempts + 5, CONFIG.attempts)] {
+        let (models, mut fake) = connect(CONFIG);
+        let models = models.trying(wanted);
+        let call = start(&models, "a-model", in_an_hour());
+        fake.introduce().await;
+        for _ in 0..made {
+            let (serial, ..) = fake.ask().await;
+            fake.fail(serial, ModelFailureKind::Unavailable, None).await;
+        }
+        let outcome = call.await.expect("no panic");
+        assert_eq!(counts(&outcome), (made, 0), "{wanted}");
+    }
+    let (models, mut fake) = connect(CONFIG);
+    let call = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    fake.fail(serial, ModelFailureKind::CutStream, None).await;
+    let outcome = call.await.expect("no panic");
+    assert!(models.trying(2).wait_to_ask_again(&outcome, 1, in_an_hour()).is_some(), "the control");
+    assert_eq!(models.trying(1).wait_to_ask_again(&outcome, 1, in_an_hour()), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_may_have_slots_of_its_own() {
+    for (slots, at_once) in [(None, CONFIG.slots_per_provider), (Some(1), 1), (Some(5), 5)] {
+        let (models, mut fake) = connect(CONFIG);
+        let calls: Vec<_> = (0..6).map(|_| start(&models, "a-model", in_an_hour())).collect();
+        let Some(ModelsRequest::Describe { serial }) = fake.hear().await else { panic!("a question") };
+        let providers = vec![ProviderState { slots, ..provider("alpha", &["a-model"]) }];
+        fake.say(&ModelsReply::Described { serial, providers }).await;
+        let mut asked = Vec::new();
+        for _ in 0..at_once {
+            asked.push(fake.ask().await.0);
+        }
+        let more = tokio::time::timeout(Duration::from_secs(1), fake.hear()).await;
+        assert!(more.is_err(), "{slots:?}: no more at once, but {more:?}");
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+    }
 }
 
 #[tokio::test(start_paused = true)]

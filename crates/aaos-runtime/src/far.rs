@@ -3,6 +3,8 @@
 //! Invariants: a worker serves one agent for its whole life and runs one call at a time; every start and end
 //! of one is journalled with its receipt; when confinement cannot be had the call fails, it never runs here.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +12,7 @@ use aaos_core::confinement::{Boundary, ConfinementReceipt, ResourceUsage};
 use aaos_core::effect::{EffectClass, ToolOutcome};
 use aaos_core::event::Event;
 use aaos_core::id::{AgentId, CallId, GoalId};
-use aaos_core::model::{ModelFailure, ModelFailureKind};
+use aaos_core::name::ProviderName;
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::{Amounts, Millis, Quantity, Timestamp};
 use aaos_core::tool::ToolCall;
@@ -29,6 +31,7 @@ use zeroize::Zeroize;
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::keyfile::KeyFile;
 use crate::recovery::UNKNOWN_OUTCOME;
 use crate::registry::Agent;
 
@@ -93,10 +96,12 @@ impl WorkerSlot {
 }
 
 /// The gateway connections, each started on first need and again after it was lost. The `models` role takes the
-/// provider keys with it: they are handed over once and erased here, so a lost role that had keys stays lost.
+/// provider keys with it: those that were given are handed over once and erased here, so their providers end with the
+/// role; those in files are opened anew for each.
 #[derive(Debug)]
 pub(crate) struct Gateways {
-    setup: Mutex<Handover>,
+    setup: Mutex<ModelsSetup>,
+    key_files: BTreeMap<ProviderName, KeyFile>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -108,44 +113,16 @@ struct Role<C> {
     _process: FarProcess,
 }
 
-/// What the `models` role is started with.
-#[derive(Debug)]
-enum Handover {
-    /// Not handed over yet, or without any key.
-    Held(ModelsSetup),
-    /// Handed over; the keys are the role's alone.
-    Done,
-}
-
-impl Handover {
-    /// Forgets the keys after a successful start.
-    fn complete(&mut self) {
-        let Self::Held(setup) = self else { return };
-        let mut had_keys = false;
-        for key in setup.providers.iter_mut().filter_map(|provider| provider.key.as_mut()) {
-            key.zeroize();
-            had_keys = true;
-        }
-        if had_keys {
-            *self = Self::Done;
-        }
-    }
-}
-
-/// The `models` role cannot be started again.
-const KEYS_GONE: &str =
-    "the models gateway ended and the provider keys with it; restart agentd with the keys";
+/// Why a provider whose key was given is not asked by a further `models` role.
+const KEY_GONE: &str = "the models gateway ended, and with it the keys that came in the environment; restart agentd with \
+                        them, or keep this one in a key file";
 
 impl Gateways {
-    pub(crate) fn new(setup: ModelsSetup) -> Self {
-        Self {
-            setup: Mutex::new(Handover::Held(setup)),
-            models: Default::default(),
-            egress: Default::default(),
-        }
+    pub(crate) fn new(setup: ModelsSetup, key_files: BTreeMap<ProviderName, KeyFile>) -> Self {
+        Self { setup: Mutex::new(setup), key_files, models: Default::default(), egress: Default::default() }
     }
 
-    fn setup(&self) -> std::sync::MutexGuard<'_, Handover> {
+    fn setup(&self) -> std::sync::MutexGuard<'_, ModelsSetup> {
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,26 +132,15 @@ impl Gateways {
         held.and_then(|held| held.as_ref().map(|role| role.client.queue_depth())).unwrap_or(0)
     }
 
-    /// Why no model can be asked any more, if so.
-    pub(crate) fn lost(&self) -> Option<&'static str> {
-        let held = self.models.try_lock().ok()?;
-        let is_closed = held.as_ref().is_some_and(|role| role.client.is_closed());
-        (is_closed && matches!(*self.setup(), Handover::Done)).then_some(KEYS_GONE)
-    }
-
     /// The `models` role, started if need be.
     pub(crate) async fn models(&self, kernel: &Kernel, config: ModelsConfig) -> Result<Models, KernelError> {
         let mut held = self.models.lock().await;
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let frame = match &*self.setup() {
-            Handover::Held(setup) => encode_frame(setup),
-            Handover::Done => return Err(KernelError::Provider(keys_gone())),
-        };
-        let frame = frame.map_err(|error| KernelError::Sandbox(error.to_string()))?;
-        let (stream, process) = launch(kernel, GatewayRole::Models, frame).await?;
-        self.setup().complete();
+        let (frame, keys) = handover(&mut self.setup(), &self.key_files)?;
+        let (stream, process) = launch(kernel, GatewayRole::Models, frame, &keys).await?;
+        forget_keys(&mut self.setup());
         // What a provider asked for holds for whoever asks it next.
         let client = match held.as_ref() {
             Some(role) => role.client.over_again(stream),
@@ -193,23 +159,50 @@ impl Gateways {
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let (stream, process) = launch(kernel, GatewayRole::Egress, Vec::new()).await?;
+        let (stream, process) = launch(kernel, GatewayRole::Egress, Vec::new(), &[]).await?;
         let client = Egress::new(stream);
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
     }
 }
 
-fn keys_gone() -> ModelFailure {
-    ModelFailure { kind: ModelFailureKind::Unavailable, message: KEYS_GONE.to_owned(), retry_after: None }
+/// The setup frame and the key files that ride on it. One that is not fit is told, and is its provider's problem.
+fn handover(
+    setup: &mut ModelsSetup,
+    key_files: &BTreeMap<ProviderName, KeyFile>,
+) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
+    let mut keys = Vec::new();
+    for provider in &mut setup.providers {
+        let Some(file) = key_files.get(&provider.name) else { continue };
+        let opened = file.open();
+        provider.key_follows = opened.is_ok();
+        provider.problem = opened.as_ref().err().map(ToString::to_string);
+        match opened {
+            Ok(descriptor) => keys.push(descriptor),
+            Err(error) => tracing::error!(provider = %provider.name, %error, "the provider cannot be used"),
+        }
+    }
+    let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
+    Ok((frame, keys))
+}
+
+/// Erases the keys that were handed over.
+fn forget_keys(setup: &mut ModelsSetup) {
+    for provider in &mut setup.providers {
+        if let Some(mut key) = provider.key.take() {
+            key.zeroize();
+            provider.problem = Some(KEY_GONE.to_owned());
+        }
+    }
 }
 
 async fn launch(
     kernel: &Kernel,
     role: GatewayRole,
     setup: Vec<u8>,
+    keys: &[OwnedFd],
 ) -> Result<(UnixStream, FarProcess), KernelError> {
-    let gateway = kernel.sandbox().launch_gateway(role, setup).await;
+    let gateway = kernel.sandbox().launch_gateway(role, setup, keys).await;
     let gateway = gateway.map_err(|error| KernelError::Sandbox(error.to_string()))?;
     kernel.journal_gateway(&gateway.receipt, role, &gateway.missing).await?;
     Ok((gateway.stream, gateway.process))
@@ -424,11 +417,14 @@ pub(crate) fn receipt_events(
 
 #[cfg(test)]
 mod tests {
-    use super::{Handover, start_events};
+    use super::{KEY_GONE, forget_keys, handover, start_events};
+    use crate::keyfile::KeyFile;
     use aaos_core::confinement::{Boundary, ConfinementReceipt, Substrate};
     use aaos_core::id::WorkerId;
     use aaos_core::name::ProviderName;
     use aaos_core::wire::{ModelsSetup, ProviderSetup, WireFormat};
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt;
 
     fn setup(key: Option<&str>) -> ModelsSetup {
         let provider = ProviderSetup {
@@ -438,6 +434,10 @@ mod tests {
             key: key.map(ToOwned::to_owned),
             models: Vec::new(),
             any_model: true,
+            headers: Vec::new(),
+            slots: None,
+            problem: None,
+            key_follows: false,
         };
         ModelsSetup { providers: vec![provider], aliases: Vec::new() }
     }
@@ -465,11 +465,35 @@ mod tests {
 
     #[test]
     fn keys_are_handed_over_once() {
-        let mut with_key = Handover::Held(setup(Some("secret")));
-        with_key.complete();
-        assert!(matches!(with_key, Handover::Done));
-        let mut without = Handover::Held(setup(None));
-        without.complete();
-        assert!(matches!(without, Handover::Held(_)), "a role without keys can be started again");
+        let mut with_key = setup(Some("secret"));
+        let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new()).expect("a frame");
+        assert!(holds(&frame), "the control");
+        forget_keys(&mut with_key);
+        assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new()).expect("a frame");
+        assert!(!holds(&frame));
+        let mut without = setup(None);
+        forget_keys(&mut without);
+        assert_eq!(without, setup(None), "a role without keys can be started again");
+    }
+
+    #[test]
+    fn a_key_file_is_opened_for_each_role_as_it_is_then() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("key");
+        std::fs::write(&path, "secret").expect("written");
+        let mode =
+            |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+        let mut setup = setup(None);
+        let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
+        for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
+            mode(of_file);
+            let (frame, keys) = handover(&mut setup, &files).expect("a frame");
+            forget_keys(&mut setup);
+            assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
+            assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));
+            assert_eq!(setup.providers[0].problem.is_none(), follows, "{:?}", setup.providers[0].problem);
+        }
     }
 }

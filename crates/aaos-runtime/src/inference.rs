@@ -40,47 +40,73 @@ struct Ended {
     overdrawn: Option<Quantity>,
 }
 
+/// How one model is asked for a question.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking<'q> {
+    /// Whose message it is about.
+    pub(crate) trace: Option<TraceId>,
+    /// When nothing more is tried.
+    pub(crate) deadline: Timestamp,
+    /// BLAKE3 of what the mind asked.
+    pub(crate) request_hash: &'q str,
+    /// Attempts at this model.
+    pub(crate) attempts: u32,
+}
+
+/// What became of a question to one model.
+pub(crate) enum Asked {
+    /// This is what the agent is told.
+    Ended(ServiceReply),
+    /// The model failed.
+    Failed {
+        /// The last inference.
+        call: CallId,
+        /// Why.
+        failure: ModelFailure,
+    },
+}
+
 impl Kernel {
-    /// Serves `AskModel` for an agent.
-    pub(crate) async fn ask_model(
+    /// Asks one model, again where that can help.
+    pub(crate) async fn ask_one(
         &self,
         agent: &Arc<Agent>,
-        trace: Option<TraceId>,
-        request: ModelRequest,
-    ) -> ServiceReply {
-        let deadline = self.wait_deadline(agent);
+        request: &ModelRequest,
+        asking: Asking<'_>,
+    ) -> Asked {
+        let deadline = asking.deadline;
         let stop = agent.stop_signal();
         let (mut made, mut empty) = (0, 0);
         if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
-            return reply;
+            return Asked::Ended(reply);
         }
         loop {
-            let permit = match self.admit_inference(agent, trace, &request, deadline).await {
+            let permit = match self.admit_inference(agent, request, asking).await {
                 Ok(permit) => permit,
-                Err(reply) => return reply,
+                Err(reply) => return Asked::Ended(reply),
             };
             let call = permit.call();
-            let outcome = match self.run_inference(agent, permit, made, deadline).await {
-                _ if stop.is_cancelled() => return stopped(agent),
+            let outcome = match self.run_inference(agent, permit, made, asking).await {
+                _ if stop.is_cancelled() => return Asked::Ended(stopped(agent)),
                 // A report above the reservation is recorded and charged, and stops the run.
                 Ok(Ended { overdrawn: Some(quantity), .. }) => {
-                    return self.stop_overdrawn(agent, quantity).await;
+                    return Asked::Ended(self.stop_overdrawn(agent, quantity).await);
                 }
                 Ok(Ended { outcome, .. }) => outcome,
-                Err(error) => return ServiceReply::ModelFailed(as_model_failure(&error)),
+                Err(error) => return Asked::Ended(ServiceReply::ModelFailed(as_model_failure(&error))),
             };
             made += outcome.attempts - outcome.told_to_wait;
-            let wait = self.wait_to_ask_again(&outcome, made, deadline).await;
+            let wait = self.wait_to_ask_again(&outcome, made, asking).await;
             let failure = match outcome.result {
-                Ok(reply) => return ServiceReply::Model(Box::new(reply)),
+                Ok(reply) => return Asked::Ended(ServiceReply::Model(Box::new(reply))),
                 Err(failure) => failure,
             };
             if self.is_stopped_at(agent, deadline).await {
-                return stopped(agent);
+                return Asked::Ended(stopped(agent));
             }
             empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
             let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
-                return ServiceReply::ModelFailed(failure);
+                return Asked::Failed { call, failure };
             };
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
@@ -90,7 +116,7 @@ impl Kernel {
             };
             agent.live().waiting_for = None;
             if is_stopped {
-                return stopped(agent);
+                return Asked::Ended(stopped(agent));
             }
         }
     }
@@ -114,13 +140,13 @@ impl Kernel {
         &self,
         outcome: &InferenceOutcome,
         made: u32,
-        deadline: Timestamp,
+        asking: Asking<'_>,
     ) -> Option<Millis> {
         if outcome.possibly_billed == 0 {
             return None;
         }
-        let models = self.models().await.ok()?;
-        models.wait_to_ask_again(outcome, made, self.clock().timer_until(deadline))
+        let models = self.models().await.ok()?.trying(asking.attempts);
+        models.wait_to_ask_again(outcome, made, self.clock().timer_until(asking.deadline))
     }
 
     /// Authorises and journals one inference, clamped to what the purse holds; waits where only other
@@ -128,9 +154,8 @@ impl Kernel {
     async fn admit_inference(
         &self,
         agent: &Agent,
-        trace: Option<TraceId>,
         request: &ModelRequest,
-        deadline: Timestamp,
+        asking: Asking<'_>,
     ) -> Result<Permit<Inference>, ServiceReply> {
         loop {
             if agent.stop_signal().is_cancelled() || self.is_closing() {
@@ -138,7 +163,7 @@ impl Kernel {
             }
             // Registered before the decision, so that a settlement between the two is not missed.
             let settled = self.budget_changed().notified();
-            let decision = match self.clamped_inference(agent, request)? {
+            let decision = match self.clamped_inference(agent, request, asking.request_hash)? {
                 Ok(effect) => {
                     let call = CallId::from_uuid(self.clock().fresh());
                     let now = self.clock().now();
@@ -148,7 +173,7 @@ impl Kernel {
             };
             let quantity = match decision {
                 Ok(authorized) => {
-                    let permit = self.journal().begin(authorized, self.about(agent, trace)).await;
+                    let permit = self.journal().begin(authorized, self.about(agent, asking.trace)).await;
                     return permit
                         .map_err(|error| ServiceReply::ModelFailed(as_model_failure(&error.into())));
                 }
@@ -158,10 +183,12 @@ impl Kernel {
                     return Err(refused(refusal));
                 }
             };
-            self.wait_for_budget(&agent.stop_signal(), settled, deadline).await.map_err(|end| match end {
-                WaitEnd::Stopped => stopped(agent),
-                WaitEnd::TooLate => ServiceReply::BudgetExceeded { quantity, remaining: 0 },
-                WaitEnd::Failed(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
+            self.wait_for_budget(&agent.stop_signal(), settled, asking.deadline).await.map_err(|end| {
+                match end {
+                    WaitEnd::Stopped => stopped(agent),
+                    WaitEnd::TooLate => ServiceReply::BudgetExceeded { quantity, remaining: 0 },
+                    WaitEnd::Failed(error) => ServiceReply::ModelFailed(as_model_failure(&error)),
+                }
             })?;
         }
     }
@@ -171,6 +198,7 @@ impl Kernel {
         &self,
         agent: &Agent,
         request: &ModelRequest,
+        request_hash: &str,
     ) -> Result<Result<Inference, Refusal>, ServiceReply> {
         let bytes = request.text_bytes();
         let remaining = {
@@ -192,7 +220,7 @@ impl Kernel {
         let max_output_tokens = clamp_output(request.max_output_tokens, input, &remaining, price);
         let full = input.plus(max_output_tokens);
         let reserve = left.map_or(full, |left| full.min(Tokens(left)));
-        let request_hash = request.digest();
+        let request_hash = request_hash.to_owned();
         let request = ModelRequest { max_output_tokens, ..request.clone() };
         Ok(Ok(Inference { request, reserve, price, request_hash }))
     }
@@ -202,7 +230,7 @@ impl Kernel {
         agent: &Arc<Agent>,
         permit: Permit<Inference>,
         earlier: u32,
-        deadline: Timestamp,
+        asking: Asking<'_>,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
         let receipt = match self.models().await {
@@ -210,7 +238,8 @@ impl Kernel {
                 let (kernel, told) = (self.clone(), Arc::clone(agent));
                 let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
                 let stop = agent.stop_signal();
-                let deadline = self.clock().timer_until(deadline);
+                let deadline = self.clock().timer_until(asking.deadline);
+                let models = models.trying(asking.attempts);
                 models.run(permit, self.turn_of(agent), earlier, deadline, stop.cancelled(), progress).await
             }
             Err(error) => {
@@ -299,7 +328,7 @@ impl Kernel {
     fn show_retry(&self, agent: &Agent, call: CallId, failure: ModelFailure, wait: Millis) {
         let until = self.clock().now().after(wait);
         agent.live().waiting_for = Some(format!("provider until {until}: {failure}"));
-        let event = Event::InferenceRetried { call, failure, wait };
+        let event = Event::InferenceRetried { call, failure, wait, instead: None };
         self.note_or_log(self.agent_entry(agent, event));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariants: one lock for the table, one for the authority, taken one at a time and never across an await.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -11,14 +12,14 @@ use aaos_core::event::{Event, NewEntry};
 use aaos_core::id::{AgentId, GoalId, TraceId};
 use aaos_core::limits::MAX_SURVEYS_AT_ONCE;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
-use aaos_core::name::ModelName;
+use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::route;
 use aaos_core::tool::CATALOGUE;
 use aaos_core::wire::ModelsSetup;
 use aaos_journal::{About, Journal};
 use aaos_llm::Models;
 use aaos_sandbox::{Egress, RootTable, Sandbox};
-use tokio::sync::{Notify, OnceCell, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,6 +30,7 @@ use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
 use crate::goals::Goal;
+use crate::keyfile::KeyFile;
 use crate::local::LocalHost;
 use crate::places::Places;
 use crate::principal::{Principal, Right};
@@ -36,6 +38,7 @@ use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
 use crate::schedules::Schedules;
+use crate::standing::Standings;
 use crate::unfinished::Unfinished;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
 
@@ -88,8 +91,9 @@ struct Inner {
     unknown: Mutex<Vec<UnknownEffect>>,
     unfinished: Unfinished,
     quiet: Quiet,
-    /// What the `models` gateway serves; it never changes while the daemon runs.
-    providers: OnceCell<Vec<ProviderState>>,
+    standings: Standings,
+    /// What the operator's aliases mean, best first.
+    aliases: Vec<(ModelName, ModelName)>,
 }
 
 /// What a kernel is built from.
@@ -103,6 +107,8 @@ pub struct KernelParts {
     pub sandbox: Sandbox,
     /// Providers, with their keys: handed to the `models` gateway and to nobody else, then erased here.
     pub models: ModelsSetup,
+    /// Files with keys of these providers; opened here and read by the `models` gateway alone.
+    pub key_files: BTreeMap<ProviderName, KeyFile>,
     /// The clock, starting at the journal's last timestamp.
     pub clock: Clock,
 }
@@ -118,7 +124,8 @@ impl Kernel {
                 roots,
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
-                gateways: Gateways::new(parts.models),
+                aliases: parts.models.aliases.clone(),
+                gateways: Gateways::new(parts.models, parts.key_files),
                 local: OnceLock::new(),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
@@ -138,7 +145,7 @@ impl Kernel {
                 unknown: Mutex::new(Vec::new()),
                 unfinished: Unfinished::default(),
                 quiet: Quiet::default(),
-                providers: OnceCell::new(),
+                standings: Standings::default(),
             }),
         }
     }
@@ -198,6 +205,15 @@ impl Kernel {
 
     pub(crate) fn unfinished(&self) -> &Unfinished {
         &self.inner.unfinished
+    }
+
+    pub(crate) fn standings(&self) -> &Standings {
+        &self.inner.standings
+    }
+
+    /// What an alias means, best first; nothing where the name is none.
+    pub(crate) fn meanings(&self, name: &ModelName) -> Vec<&ModelName> {
+        self.inner.aliases.iter().filter(|(alias, _)| alias == name).map(|(_, means)| means).collect()
     }
 
     pub(crate) fn quiet(&self) -> &Quiet {
@@ -359,24 +375,20 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError`] when the gateway cannot be started or asked.
-    pub async fn providers(&self) -> Result<&[ProviderState], KernelError> {
-        let ask = || async {
-            let models = self.models().await?;
-            let mut providers =
-                models.describe().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
-            let local = &self.config().local;
-            if let Some(own) = local.provider(self.sandbox().has_model_program()) {
-                local.place_in(&mut providers, own);
-            }
-            Ok::<_, KernelError>(providers)
-        };
-        Ok(self.inner.providers.get_or_try_init(ask).await?)
+    pub async fn providers(&self) -> Result<Arc<[ProviderState]>, KernelError> {
+        let models = self.models().await?;
+        let others = models.providers().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        let local = &self.config().local;
+        let Some(own) = local.provider(self.sandbox().has_model_program()) else { return Ok(others) };
+        let mut providers = others.to_vec();
+        local.place_in(&mut providers, own);
+        Ok(Arc::from(providers))
     }
 
     /// Checks that some provider serves a model (SPEC §1: unknown is an error at spawn, listing what is known).
     pub(crate) async fn check_model(&self, model: &ModelName) -> Result<(), KernelError> {
         let providers = self.providers().await?;
-        if route::provider_of(providers, model).is_some() {
+        if route::provider_of(&providers, model).is_some() {
             return Ok(());
         }
         let known: Vec<String> = providers
@@ -427,9 +439,16 @@ impl Kernel {
         }
     }
 
+    /// Providers with how they were found.
+    fn shown(&self, providers: &[ProviderState]) -> Vec<ProviderState> {
+        let mut shown = providers.to_vec();
+        self.standings().show(&mut shown);
+        shown
+    }
+
     async fn provider_states(&self) -> (Vec<ProviderState>, Option<String>) {
         match self.providers().await {
-            Ok(providers) => (providers.to_vec(), self.inner.gateways.lost().map(ToOwned::to_owned)),
+            Ok(providers) => (self.shown(&providers), None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aaos_core::event::Event;
 use aaos_core::id::WorkerId;
 use aaos_core::limits::MODEL_IDLE_MS;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState, Standing};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::quantity::{Bytes, Millis, Timestamp, Tokens};
 use aaos_core::route::route;
@@ -89,6 +89,8 @@ impl LocalConfig {
             any_model: false,
             has_key: false,
             problem: (!has_program).then(|| no_program.to_owned()),
+            slots: Some(1),
+            standing: Standing::default(),
         })
     }
 

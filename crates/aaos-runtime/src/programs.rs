@@ -133,18 +133,20 @@ impl Kernel {
         running: &Running<'_>,
         call: ProgramCall,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        let mut opened =
-            self.open_program(running.agent, running.cancel, call.program(), call.world()).await?;
-        if call.is_granted() {
-            opened = self.check_opened(running.permit, opened).await?;
-        } else if !opened.is_at_its_name() {
-            let why = format!(
-                "{} is a link, or lies behind one; what was built is started where it is",
-                call.program()
-            );
-            return Err(ToolFailure::new(ToolFailureKind::Denied, why));
-        }
-        self.sandbox().prepare_program(call, opened, self.roots()).await
+        let (program, world, is_granted) = (call.program().clone(), call.world().clone(), call.is_granted());
+        let opening = async {
+            let opened = self.open_program(running.agent, running.cancel, &program, &world).await?;
+            if is_granted {
+                return self.check_opened(running.permit, opened).await;
+            }
+            if !opened.is_at_its_name() {
+                let why =
+                    format!("{program} is a link, or lies behind one; what was built is started where it is");
+                return Err(ToolFailure::new(ToolFailureKind::Denied, why));
+            }
+            Ok(opened)
+        };
+        self.sandbox().prepare_program(call, opening, self.roots()).await
     }
 
     /// Resolves when a program may run no longer, and says why.

@@ -53,7 +53,7 @@ impl Kernel {
         }
         // Where nobody can say who serves it, it stands for itself.
         let providers = self.providers().await.unwrap_or_default();
-        let served = |model: &ModelName| provider_of(providers, model).map(|provider| &provider.name);
+        let served = |model: &ModelName| provider_of(&providers, model).map(|provider| &provider.name);
         let own = served(model);
         let is_same = |other: &ModelName| other == model || (own.is_some() && served(other) == own);
         let Some(until) = self.quiet().until(is_same) else { return Ok(()) };

@@ -14,7 +14,7 @@ use aaos_core::quantity::{Bytes, Millis};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::leaf::{GroupLimits, Leaf, Shortage};
-use crate::receipt::{read_proc, status_of};
+use crate::receipt::{Status, read_proc};
 
 /// Milliseconds of one tick in /proc/PID/stat: the kernel shows a hundred a second on every x86-64 machine.
 const TICK_MS: u64 = 10;
@@ -151,8 +151,8 @@ impl Gauge {
 }
 
 fn usage_of(pid: u32, memory_limit_bytes: Bytes) -> Option<ResourceUsage> {
-    let status = status_of(pid).ok()?;
-    let number = |key: &str| status.get(key)?.split_whitespace().next()?.parse::<u64>().ok();
+    let status = Status::of(pid).ok()?;
+    let number = |key: &str| status.field(key)?.split_whitespace().next()?.parse::<u64>().ok();
     let bytes = |key: &str| Some(Bytes(number(key)?.saturating_mul(1024)));
     Some(ResourceUsage {
         bound: MemoryBound::Watchdog,

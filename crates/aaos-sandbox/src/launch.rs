@@ -190,11 +190,16 @@ impl Sandbox {
     }
 
     /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last:
-    /// to a role that is proved to be confined as the policy asks.
+    /// to a role that is proved to be confined as the policy asks. `keys` are descriptors that ride on it.
     ///
     /// # Errors
     /// As [`Sandbox::launch_worker`]; also when no gateway program was named at the start.
-    pub async fn launch_gateway(&self, role: GatewayRole, setup: Vec<u8>) -> Result<Gateway, SandboxError> {
+    pub async fn launch_gateway(
+        &self,
+        role: GatewayRole,
+        setup: Vec<u8>,
+        keys: &[OwnedFd],
+    ) -> Result<Gateway, SandboxError> {
         let program = self.inner.gateway.as_ref().ok_or_else(|| SandboxError::Launch {
             step: "no gateway program was named at the start",
             source: io::ErrorKind::NotFound.into(),
@@ -205,7 +210,8 @@ impl Sandbox {
             let made = self.make(order, &[program.as_fd()], GATEWAY_BOUNDS).await?;
             let proved = self.prove(made, profile).await?;
             if !setup.is_empty() {
-                proved.0.send_bytes(&setup, &[]).await?;
+                let keys: Vec<BorrowedFd<'_>> = keys.iter().map(AsFd::as_fd).collect();
+                proved.0.send_bytes(&setup, &keys).await?;
             }
             Ok::<_, SandboxError>(proved)
         };

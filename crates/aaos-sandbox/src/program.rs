@@ -13,7 +13,7 @@ use aaos_confine::PROGRAM_NAMESPACES;
 use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
-use aaos_core::program::{ProgramReply, ProgramText, Start};
+use aaos_core::program::{ProgramReply, ProgramText};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -32,7 +32,7 @@ use crate::launch::{Made, Proved, Sandbox, within};
 use crate::process::{ExitStatus, FarProcess, WorkerEnd};
 use crate::program_call::ProgramCall;
 use crate::program_file::OpenedProgram;
-use crate::program_plan::{Planned, plan};
+use crate::program_plan::{Around, Planned};
 use crate::receipt::{PROGRAM_BOUNDS, PROGRAM_PROFILE, PROXIED_PROFILE, Profile};
 use crate::roots::RootTable;
 
@@ -44,6 +44,8 @@ pub struct ProgramSandbox {
     receipt: ConfinementReceipt,
     missing: Vec<Boundary>,
     input: CommandRunInput,
+    /// A byte in it lets the program start.
+    go: OwnedFd,
     feed: Option<JoinHandle<()>>,
     disks: Disks,
     doorbell: Option<Doorbell>,
@@ -84,14 +86,15 @@ pub struct ProgramEnd {
 }
 
 impl Sandbox {
-    /// Makes and proves the sandbox of a permitted call, for its program as it was opened.
+    /// Makes and proves the sandbox of a permitted call, for its program as `opening` gives it. What is around the
+    /// program is opened meanwhile.
     ///
     /// # Errors
     /// [`ToolFailure`]; nothing was executed, and no process is left.
     pub async fn prepare_program(
         &self,
         call: ProgramCall,
-        opened: OpenedProgram,
+        opening: impl Future<Output = Result<OpenedProgram, ToolFailure>>,
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
         let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
@@ -99,17 +102,22 @@ impl Sandbox {
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
         };
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
-        let (input, roots) = (call.input.clone(), roots.clone());
-        let planned = off_thread(move || plan(opened, &call, &roots)).await??;
+        let (world, table) = (call.world.clone(), roots.clone());
+        let around = off_thread(move || Around::open(&world, &table));
+        let (opened, around) = tokio::join!(opening, around);
+        let planned = Planned::new(opened?, &call, around??);
+        let input = call.input;
         let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
+        let (gate, go) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| out_of_descriptors(&error.into()))?;
         let rings = if planned.plan.proxy { Some(Doorbell::pair()) } else { None };
         let rings = rings.transpose().map_err(|error| unavailable(&error))?;
         let (doorbell, button) = rings.unzip();
         let profile = if planned.plan.proxy { PROXIED_PROFILE } else { PROGRAM_PROFILE };
-        let order = PlanOrder { planned: &planned, stdin: &stdin, button: button.as_ref(), profile };
+        let order =
+            PlanOrder { planned: &planned, stdin: &stdin, gate: &gate, button: button.as_ref(), profile };
         let launched = self.launch_program(order).await;
         // What the sandbox holds is its alone from here on.
-        drop(button);
+        drop((gate, button));
         let disks = planned.disks;
         let (channel, process, receipt, missing) = launched.map_err(|error| unavailable(&error))?;
         if let Some(boundary) = PROGRAM_NAMESPACES.into_iter().find(|one| !receipt.evidence(*one).is_proof())
@@ -126,6 +134,7 @@ impl Sandbox {
             receipt,
             missing,
             input,
+            go,
             feed,
             disks,
             doorbell,
@@ -179,14 +188,17 @@ impl Sandbox {
 struct PlanOrder<'a> {
     planned: &'a Planned,
     stdin: &'a Stdin,
+    /// Where the program's process waits.
+    gate: &'a OwnedFd,
     button: Option<&'a OwnedFd>,
     profile: Profile,
 }
 
 impl PlanOrder<'_> {
     async fn send(self, channel: &FarChannel) -> Result<(), SandboxError> {
-        let Self { planned, stdin, button, .. } = self;
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![planned.program.as_fd(), stdin.far.as_fd()];
+        let Self { planned, stdin, gate, button, .. } = self;
+        let mut descriptors: Vec<BorrowedFd<'_>> =
+            vec![planned.program.as_fd(), stdin.far.as_fd(), gate.as_fd()];
         descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
         assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
         channel.send(&planned.plan, &descriptors).await
@@ -264,7 +276,8 @@ impl ProgramSandbox {
             let why = format!("the program's sandbox was lost: {error}; what it did is unknown");
             ToolFailure::new(ToolFailureKind::WorkerLost, why)
         };
-        self.channel.send(&Start {}, &[]).await.map_err(lost)?;
+        // Where nobody waits any more, the sandbox says why.
+        drop(rustix::io::write(&self.go, &[0]).map_err(std::io::Error::from));
         match self.channel.receive().await.map_err(lost)? {
             ProgramReply::Ended { status, stdout, stderr } if stdout.is_bounded() && stderr.is_bounded() => {
                 Ok(output(ExitStatus(status), stdout, stderr))

@@ -41,26 +41,22 @@ pub(crate) struct Planned {
     pub(crate) disks: Disks,
 }
 
-/// Opens what a call needs beside its program. Touches the file system.
-pub(crate) fn plan(
-    opened: OpenedProgram,
-    call: &ProgramCall,
-    table: &RootTable,
-) -> Result<Planned, ToolFailure> {
-    let ProgramCall { input, world, .. } = call;
-    let Started { program, script, mut arguments } = Started::of(opened);
-    let at = script.as_ref().map(|_| u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX));
-    arguments.extend(input.args.iter().cloned());
-    let around = Around::of(world, table)?;
-    let disks = around.disks()?;
-    let Shown { places, shared } = around.shown(table.protection())?;
-    let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
-    let (mut environment, executes, proxy) = (call.environment.clone(), call.executes, world.network);
-    if proxy {
-        environment.extend(proxy_environment());
+impl Planned {
+    /// Of a call whose program was opened, and what is around it.
+    pub(crate) fn new(opened: OpenedProgram, call: &ProgramCall, around: Around) -> Self {
+        let ProgramCall { input, world, .. } = call;
+        let Around { places, shared, disks } = around;
+        let Started { program, script, mut arguments } = Started::of(opened);
+        let at = script.as_ref().map(|_| u32::try_from(arguments.len() - 1).unwrap_or(u32::MAX));
+        arguments.extend(input.args.iter().cloned());
+        let directory = input.directory.clone().unwrap_or_else(|| from_spelling("/"));
+        let (mut environment, executes, proxy) = (call.environment.clone(), call.executes, world.network);
+        if proxy {
+            environment.extend(proxy_environment());
+        }
+        let plan = ProgramPlan { places, arguments, script: at, directory, environment, executes, proxy };
+        Self { plan, program, script, shared, disks }
     }
-    let plan = ProgramPlan { places, arguments, script: at, directory, environment, executes, proxy };
-    Ok(Planned { plan, program, script, shared, disks })
 }
 
 /// What is executed, with the arguments before the caller's own.
@@ -91,34 +87,47 @@ struct Granted {
     writable: bool,
 }
 
+/// What is around a program, whichever program it is.
+#[derive(Debug)]
+pub(crate) struct Around {
+    places: Vec<Place>,
+    shared: Vec<OwnedFd>,
+    /// What may be written to.
+    disks: Disks,
+}
+
+impl Around {
+    /// Opens it. Touches the file system.
+    pub(crate) fn open(world: &World, table: &RootTable) -> Result<Self, ToolFailure> {
+        let reached = Reached::of(world, table)?;
+        let disks = reached.disks()?;
+        let (places, shared) = reached.shown(table.protection())?;
+        Ok(Self { places, shared, disks })
+    }
+}
+
 /// All that is granted, by where it is.
-struct Around {
+struct Reached {
     granted: BTreeMap<AbsPath, Granted>,
     links: BTreeMap<AbsPath, AbsPath>,
 }
 
-/// What a sandbox is told of it.
-struct Shown {
-    places: Vec<Place>,
-    shared: Vec<OwnedFd>,
-}
-
-impl Around {
+impl Reached {
     fn of(world: &World, table: &RootTable) -> Result<Self, ToolFailure> {
-        let mut around = Self { granted: BTreeMap::new(), links: BTreeMap::new() };
+        let mut reached = Self { granted: BTreeMap::new(), links: BTreeMap::new() };
         for root in &world.roots {
-            around.add(root, table)?;
+            reached.add(root, table)?;
         }
-        if around.granted.len() > MAX_PROGRAM_ROOTS {
+        if reached.granted.len() > MAX_PROGRAM_ROOTS {
             let why = format!(
                 "the agent holds {} granted directories, and a program is shown at most {MAX_PROGRAM_ROOTS}; let a \
                  child with fewer grants start it",
-                around.granted.len()
+                reached.granted.len()
             );
             return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
         }
-        around.inherit_rights();
-        Ok(around)
+        reached.inherit_rights();
+        Ok(reached)
     }
 
     fn add(&mut self, root: &SharedRoot, table: &RootTable) -> Result<(), ToolFailure> {
@@ -163,7 +172,8 @@ impl Around {
         Ok(disks)
     }
 
-    fn shown(self, protection: &Protection) -> Result<Shown, ToolFailure> {
+    /// What a sandbox is told of it, and the descriptors of what it shares.
+    fn shown(self, protection: &Protection) -> Result<(Vec<Place>, Vec<OwnedFd>), ToolFailure> {
         let hidden = self.hidden(protection)?;
         let mut places: BTreeMap<AbsPath, PlaceKind> = BTreeMap::new();
         for (at, to) in self.links {
@@ -180,7 +190,7 @@ impl Around {
         }
         // Both are in the order of the paths, so that each descriptor meets its place.
         let places = places.into_iter().map(|(at, kind)| Place { at, kind }).collect();
-        Ok(Shown { places, shared })
+        Ok((places, shared))
     }
 
     /// aaOS's own in what is shown.

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aaos_confine::namespaces::{Abilities, KINDS};
@@ -22,10 +24,10 @@ use aaos_core::limits::{
     GATEWAY_MEMORY_BYTES, GATEWAY_PROCESSES, GATEWAY_WEIGHT, MAX_PROGRAM_PROCESSES, PROGRAM_MEMORY_BYTES,
     WORKER_MEMORY_BYTES, WORKER_PROCESSES, WORKER_WEIGHT,
 };
-use aaos_core::program::{PROGRAM_PIPE_ENDS, PROXY_PORT};
+use aaos_core::program::{PROGRAM_DESCRIPTORS, PROGRAM_PIPE_ENDS, PROXY_PORT};
 use aaos_core::quantity::Bytes;
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, open, readlinkat};
 
 use crate::error::SandboxError;
 use crate::gauge::{Bounds, Hold};
@@ -112,11 +114,12 @@ pub(crate) const WORKER_PROFILE: Profile = Profile {
     proxy: None,
 };
 
-/// A program sandbox: everything, too. Its first process holds the program, its input, a script and its pipes.
+/// A program sandbox: everything, too. Its first process holds what came with the plan, a script
+/// too, and its pipes.
 pub(crate) const PROGRAM_PROFILE: Profile = Profile {
     boundaries: WORKER_PROFILE.boundaries,
     limits: aaos_confine::rlimits::PROGRAM_LIMITS,
-    descriptors: Counted::FromOutside(3 + PROGRAM_PIPE_ENDS),
+    descriptors: Counted::FromOutside(PROGRAM_DESCRIPTORS + 1 + PROGRAM_PIPE_ENDS),
     root: Root::Private,
     proxy: None,
 };
@@ -244,7 +247,7 @@ pub(crate) fn hold_against(
 
 /// What the kernel says of a process.
 struct Seen {
-    status: BTreeMap<String, String>,
+    status: Status,
     limits: String,
     namespaces: BTreeMap<&'static str, Namespace>,
     descriptors: Option<Vec<i32>>,
@@ -268,10 +271,14 @@ enum Namespace {
 impl Seen {
     fn read(pid: u32, origin: &Origin, profile: Profile) -> io::Result<Self> {
         let place = PathBuf::from(format!("/proc/{pid}"));
-        let status = status_of(pid)?;
+        // Opened once: each path from the root is a walk that the kernel makes anew.
+        let ns =
+            open(place.join("ns"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
+        let status = Status::of(pid)?;
         let beside = KINDS.iter().zip(&origin.namespaces);
-        let namespaces =
-            beside.map(|((_, _, name), ours)| (*name, namespace(&place, name, ours.as_deref()))).collect();
+        let namespaces = beside
+            .map(|((_, _, name), ours)| (*name, namespace(ns.as_ref(), name, ours.as_deref())))
+            .collect();
         let descriptors = fs::read_dir(place.join("fd")).ok().map(|entries| {
             entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
         });
@@ -328,7 +335,7 @@ impl Seen {
     }
 
     fn field(&self, key: &str) -> &str {
-        self.status.get(key).map_or("", String::as_str)
+        self.status.field(key).unwrap_or("")
     }
 
     fn flag(&self, key: &str, wanted: &str) -> (Evidence, String) {
@@ -485,17 +492,25 @@ fn device_of(path: &Path) -> Option<u64> {
 
 /// How many seccomp filters a process is under, and with it whatever it makes.
 fn filters_of(pid: u32) -> io::Result<u32> {
-    let status = status_of(pid)?;
-    let filters = status.get("Seccomp_filters").and_then(|filters| filters.parse().ok());
+    let status = Status::of(pid)?;
+    let filters = status.field("Seccomp_filters").and_then(|filters| filters.parse().ok());
     filters.ok_or_else(|| {
         io::Error::other("the kernel (Linux 5.9 or newer is needed) counts no seccomp filters")
     })
 }
 
-pub(crate) fn status_of(pid: u32) -> io::Result<BTreeMap<String, String>> {
-    let status = read_proc(Path::new(&format!("/proc/{pid}/status")))?;
-    let fields = status.lines().filter_map(|line| line.split_once(':'));
-    Ok(fields.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
+/// What the kernel says of a process in its `status`.
+#[derive(Debug)]
+pub(crate) struct Status(String);
+
+impl Status {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        read_proc(Path::new(&format!("/proc/{pid}/status"))).map(Self)
+    }
+
+    pub(crate) fn field(&self, key: &str) -> Option<&str> {
+        self.0.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim()))
+    }
 }
 
 /// Reads a file of /proc whole: it has no size to go by, and is made afresh for each first read.
@@ -513,10 +528,11 @@ pub(crate) fn read_proc(path: &Path) -> io::Result<String> {
     }
 }
 
-fn namespace(place: &Path, name: &str, ours: Option<&Path>) -> Namespace {
-    match (fs::read_link(place.join("ns").join(name)), ours) {
-        (Ok(theirs), Some(ours)) if theirs == ours => Namespace::Shared,
-        (Ok(_), Some(_)) => Namespace::Own,
+fn namespace(place: Option<&OwnedFd>, name: &str, ours: Option<&Path>) -> Namespace {
+    let theirs = place.and_then(|place| readlinkat(place, name, Vec::new()).ok());
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs.as_bytes() == ours.as_os_str().as_bytes() => Namespace::Shared,
+        (Some(_), Some(_)) => Namespace::Own,
         _ => Namespace::Unreadable,
     }
 }
@@ -558,13 +574,12 @@ mod tests {
 
     use aaos_core::confinement::Evidence;
 
-    use super::Seen;
+    use super::{Seen, Status};
 
     fn under(seccomp: &str, filters: Option<&str>, inherited_filters: u32) -> Evidence {
-        let mut status = BTreeMap::from([("Seccomp".to_owned(), seccomp.to_owned())]);
-        if let Some(filters) = filters {
-            status.insert("Seccomp_filters".to_owned(), filters.to_owned());
-        }
+        let filters = filters.map(|filters| format!("Seccomp_filters:\t{filters}\n"));
+        let status =
+            Status(format!("Name:\tSeccomp: 7\nSeccomp:\t{seccomp}\n{}", filters.unwrap_or_default()));
         let seen = Seen {
             status,
             limits: String::new(),

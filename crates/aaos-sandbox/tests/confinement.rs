@@ -298,7 +298,7 @@ async fn a_gateway_connects_and_can_do_nothing_else() {
     });
     let sandbox = sandbox_of(&worker_exe(), Some(&example("gateway_stub")), ConfinementPolicy::default());
     let setup = encode_frame(&target).expect("small");
-    let mut gateway = sandbox.launch_gateway(GatewayRole::Egress, setup).await.expect("a gateway");
+    let mut gateway = sandbox.launch_gateway(GatewayRole::Egress, setup, &[]).await.expect("a gateway");
     for boundary in ConfinementPolicy::default().require {
         assert!(gateway.receipt.evidence(boundary).is_proof(), "{boundary:?}: {:#?}", gateway.receipt);
     }
@@ -342,7 +342,7 @@ async fn no_far_process_opens_the_key_of_the_journal() {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     for role in [GatewayRole::Models, GatewayRole::Egress] {
         let setup = encode_frame(&nowhere).expect("small");
-        let mut gateway = sandbox.launch_gateway(role, setup).await.expect("a gateway");
+        let mut gateway = sandbox.launch_gateway(role, setup, &[]).await.expect("a gateway");
         gateway.stream.write_all(&encode_frame(&attempts).expect("small")).await.expect("sent");
         let StubReply::Seen { probes, .. } = receive(&mut gateway.stream).await;
         assert_eq!(refused(&probes), [true, true], "{role:?}: {probes:?}");
@@ -389,10 +389,10 @@ async fn a_gateway_that_is_not_proved_to_be_locked_gets_no_setup() {
 
     let greedy = Greedy::copied();
     let sandbox = sandbox_of(&worker_exe(), Some(&greedy.program), ConfinementPolicy::default());
-    let says_something_else = sandbox.launch_gateway(GatewayRole::Models, setup.clone()).await;
+    let says_something_else = sandbox.launch_gateway(GatewayRole::Models, setup.clone(), &[]).await;
     let error = says_something_else.expect_err("it never says that it is locked");
     assert!(matches!(error, SandboxError::DiedAtStart { .. }), "{error:?}");
-    let lies = sandbox.launch_gateway(GatewayRole::Egress, setup).await;
+    let lies = sandbox.launch_gateway(GatewayRole::Egress, setup, &[]).await;
     let error = lies.expect_err("it is not locked, whatever it says");
     assert!(matches!(error, SandboxError::ConfinementUnavailable { .. }), "{error:?}");
     // Whatever they took is in the file now: every far process has ended.

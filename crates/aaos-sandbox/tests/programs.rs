@@ -108,8 +108,9 @@ async fn attempt(lab: &mut Lab, scene: &str, case: &str) -> String {
     let arguments = json!({ "program": program, "args": ["--as-program", case], "stdin": scene });
     let permit = lab.permit("command_run", arguments).await.expect("granted");
     let call = ProgramCall::command(&permit, &Variables::default()).expect("a program's");
-    let opened = lab.worker.open_program(call.program(), call.world(), &lab.roots).await.expect("opened");
-    let sandbox = lab.sandbox.prepare_program(call, opened, &lab.roots).await.expect("a sandbox");
+    let (path, world) = (call.program().clone(), call.world().clone());
+    let opening = lab.worker.open_program(&path, &world, &lab.roots);
+    let sandbox = lab.sandbox.prepare_program(call, opening, &lab.roots).await.expect("a sandbox");
     let result = sandbox.run(std::future::pending()).await.result;
     let told =
         result.as_ref().map_err(Clone::clone).and_then(|said| program_text(&permit.effect().input, said));

@@ -462,6 +462,7 @@ async fn start_kernel(
     };
     let clock = Clock::starting_at(state.latest);
     let models = std::mem::take(&mut settings.models);
-    let parts = KernelParts { config, journal, sandbox, models, clock };
+    let key_files = std::mem::take(&mut settings.key_files);
+    let parts = KernelParts { config, journal, sandbox, models, key_files, clock };
     Kernel::start(parts, state).await.context("cannot continue from the journal")
 }

@@ -37,8 +37,9 @@ impl Programs {
             let permit = permits.next("command_run", input).await?;
             let begun = Instant::now();
             let call = ProgramCall::command(&permit, &Variables::default()).map_err(failed)?;
-            let opened = worker.open_program(call.program(), call.world(), permits.roots()).await;
-            let prepared = sandbox.prepare_program(call, opened.map_err(failed)?, permits.roots()).await;
+            let (program, world) = (call.program().clone(), call.world().clone());
+            let opening = worker.open_program(&program, &world, permits.roots());
+            let prepared = sandbox.prepare_program(call, opening, permits.roots()).await;
             let ProgramEnd { result, .. } = prepared.map_err(failed)?.run(std::future::pending()).await;
             let told = result.and_then(|output| program_text(&permit.effect().input, &output));
             let took = begun.elapsed();

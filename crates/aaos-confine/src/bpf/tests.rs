@@ -200,6 +200,17 @@ fn a_call_without_tests_is_decided_in_a_few_steps() {
 }
 
 #[test]
+fn an_answer_is_written_once_for_many_calls() {
+    for table in TABLES.into_iter().filter(|table| table.len() > 8) {
+        let program = assemble(&allow_list(table)).expect("assembles");
+        let answers = program.iter().filter(|step| step.code == RETURN).count();
+        // Two for each stretch that a jump reaches over, the one of strangers, and one more at most where two meet.
+        let most = 2 * program.len().div_ceil(super::NEAR) + 2;
+        assert!(answers <= most, "{answers} of {} steps, of a table of {}", program.len(), table.len());
+    }
+}
+
+#[test]
 fn another_architecture_is_killed_and_x32_is_refused() {
     let program = assemble(&allow_list(WORKER)).expect("assembles");
     let read = Call::new(0, [0; 6]);

@@ -77,7 +77,7 @@ impl State {
             | Event::ConnectionEnded { call, spent, .. } => {
                 self.settle(*call, spent);
             }
-            Event::InferenceRetried { call, failure, wait } => {
+            Event::InferenceRetried { call, failure, wait, .. } => {
                 self.note_wish(*call, Some(failure), *wait, entry.timestamp)
             }
             Event::InferenceCompleted { call, result, spent, .. } => {

@@ -377,7 +377,12 @@ fn what_a_provider_asked_for_is_kept_until_it_answers() {
     assert!(story.state.quiet.is_empty(), "it asked for nothing");
     story.tell(requested(2));
     let wish = Some(Millis(9_000));
-    story.tell(Event::InferenceRetried { call: call(2), failure: busy(wish), wait: Millis(9_500) });
+    story.tell(Event::InferenceRetried {
+        call: call(2),
+        failure: busy(wish),
+        wait: Millis(9_500),
+        instead: None,
+    });
     assert_eq!(
         story.state.quiet[&model()],
         Timestamp(NOW.0 + story.next + 9_500),

@@ -9,10 +9,13 @@ mod anthropic;
 mod draft;
 mod echo;
 mod failure;
+mod keys;
 mod openai;
 mod pace;
 mod provider;
 mod sse;
+
+pub use keys::take_keys;
 
 use std::sync::Arc;
 use std::time::Duration;

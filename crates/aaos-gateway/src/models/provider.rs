@@ -6,13 +6,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState, Standing};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::route::{self, Route, Serves};
-use aaos_core::wire::{ProviderSetup, WireFormat};
+use aaos_core::wire::{ExtraHeader, ProviderSetup, WireFormat, is_reserved_header};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
@@ -28,6 +28,7 @@ pub(super) struct Provider {
     key: Option<String>,
     models: Vec<ModelName>,
     any_model: bool,
+    slots: Option<usize>,
     /// For its requests under way.
     pub(super) places: Arc<Semaphore>,
 }
@@ -56,14 +57,17 @@ impl std::fmt::Debug for Provider {
 impl Provider {
     pub(super) fn new(setup: ProviderSetup) -> Self {
         let key = setup.key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
-        let service = match setup.format {
-            WireFormat::Builtin => Service::Builtin,
-            format => Endpoint::parse(&setup.base_url, format)
+        let service = match (setup.problem, setup.format) {
+            (Some(problem), _) => Service::Unusable(problem),
+            (None, WireFormat::Builtin) => Service::Builtin,
+            (None, format) => Endpoint::parse(&setup.base_url, format)
                 .and_then(|endpoint| endpoint.check_key(key.as_deref()).map(|()| endpoint))
+                .and_then(|endpoint| endpoint.with_headers(&setup.headers))
                 .map_or_else(Service::Unusable, Service::Remote),
         };
         let places = Arc::new(Semaphore::new(super::MAX_RUNNING_EACH));
-        Self { name: setup.name, service, key, models: setup.models, any_model: setup.any_model, places }
+        let (models, any_model, slots) = (setup.models, setup.any_model, setup.slots);
+        Self { name: setup.name, service, key, models, any_model, slots, places }
     }
 
     pub(super) fn key(&self) -> Option<&str> {
@@ -94,6 +98,8 @@ impl Provider {
             any_model: self.any_model,
             has_key: self.key.is_some(),
             problem,
+            slots: self.slots,
+            standing: Standing::Unchecked,
         }
     }
 }
@@ -174,6 +180,8 @@ pub(super) struct Endpoint {
     is_secure: bool,
     authority: String,
     path: String,
+    /// What each request has besides.
+    headers: HeaderMap,
 }
 
 impl Endpoint {
@@ -202,7 +210,23 @@ impl Endpoint {
             WireFormat::Anthropic => format!("{base}/v1/messages"),
             WireFormat::OpenAi | WireFormat::Builtin => format!("{base}/chat/completions"),
         };
-        Ok(Self { format, host, port, is_secure, authority, path })
+        Ok(Self { format, host, port, is_secure, authority, path, headers: HeaderMap::new() })
+    }
+
+    /// With headers of the operator's. None takes the place of one that is the gateway's own.
+    fn with_headers(mut self, headers: &[ExtraHeader]) -> Result<Self, String> {
+        for ExtraHeader { name, value } in headers {
+            let bad = |why: &str| format!("its header {name:?} {why}");
+            let known =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("has a name that no header has"))?;
+            if is_reserved_header(known.as_str()) {
+                return Err(bad("is the gateway's own to set; leave it out, and give a key as a key"));
+            }
+            let value =
+                HeaderValue::from_str(value).map_err(|_| bad("holds characters that no header may hold"))?;
+            self.headers.append(known, value);
+        }
+        Ok(self)
     }
 
     /// Anthropic itself takes nothing without a key; local servers do.
@@ -277,6 +301,9 @@ impl Endpoint {
             value.set_sensitive(true);
             http = http.header(name, value);
         }
+        for (name, value) in &self.headers {
+            http = http.header(name, value);
+        }
         let http = http
             .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|_| malformed("the base URL was checked when the gateway started"))?;
@@ -289,7 +316,7 @@ mod tests {
     use super::{Aliases, Endpoint, Provider, Service, route};
     use aaos_core::model::ModelFailureKind;
     use aaos_core::name::{ModelName, ProviderName};
-    use aaos_core::wire::{ProviderSetup, WireFormat};
+    use aaos_core::wire::{ExtraHeader, ProviderSetup, WireFormat};
 
     fn model(name: &str) -> ModelName {
         ModelName::parse(name).expect("a model name")
@@ -303,6 +330,10 @@ mod tests {
             key: Some("sk-secret".into()),
             models: models.iter().map(|name| model(name)).collect(),
             any_model,
+            headers: Vec::new(),
+            slots: None,
+            problem: None,
+            key_follows: false,
         })
     }
 
@@ -358,6 +389,45 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_the_operator_never_stand_for_those_of_the_gateway() {
+        let with = |name: &str, value: &str| {
+            let endpoint = Endpoint::parse("http://h/v1", WireFormat::OpenAi).expect("good");
+            endpoint.with_headers(&[ExtraHeader { name: name.into(), value: value.into() }])
+        };
+        assert_eq!(with("X-Title", "aaOS").expect("the control").headers["x-title"], "aaOS");
+        for (name, value, said) in [
+            ("Authorization", "Bearer x", "give a key as a key"),
+            ("HOST", "other", "the gateway's own"),
+            ("two words", "x", "a name that no header has"),
+            ("", "x", "a name that no header has"),
+            ("x", "a\nb", "characters"),
+        ] {
+            let error = with(name, value).expect_err(name);
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_provider_with_a_known_problem_is_never_asked() {
+        let good = provider("p", "http://h/v1", &["m"], true);
+        assert!(matches!(good.service, Service::Remote(_)), "the control");
+        let setup = ProviderSetup {
+            name: ProviderName::parse("p").expect("a name"),
+            format: WireFormat::OpenAi,
+            base_url: "http://h/v1".into(),
+            key: None,
+            models: Vec::new(),
+            any_model: true,
+            headers: Vec::new(),
+            slots: Some(7),
+            problem: Some("it has no key".into()),
+            key_follows: false,
+        };
+        let state = Provider::new(setup).state(&[], &Aliases::new(Vec::new()));
+        assert_eq!((state.problem.as_deref(), state.slots), (Some("it has no key"), Some(7)));
+    }
+
+    #[test]
     fn keys_are_checked_and_never_shown() {
         let good = provider("p", "https://h/v1", &[], true);
         assert!(!format!("{good:?}").contains("sk-secret"));
@@ -368,6 +438,10 @@ mod tests {
             key: key.map(Into::into),
             models: Vec::new(),
             any_model: true,
+            headers: Vec::new(),
+            slots: None,
+            problem: None,
+            key_follows: false,
         };
         assert!(matches!(Provider::new(setup(None)).service, Service::Unusable(_)));
         assert!(matches!(Provider::new(setup(Some("a\nb"))).service, Service::Unusable(_)));

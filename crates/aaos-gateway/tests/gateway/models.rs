@@ -98,6 +98,10 @@ pub(crate) fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
         key: Some(KEY.into()),
         models: vec![model("scripted")],
         any_model: false,
+        headers: Vec::new(),
+        slots: None,
+        problem: None,
+        key_follows: false,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::locked::{Gateway, ask_everybody, fetch_everything};
 
 /// Calls that a short life on a quiet machine need not show, and what they are for.
 const RARE: &[(&str, &str)] = &[
-    ("read", "the counter of wake-ups is full"),
+    ("read", "a key lies in a file, or the counter of wake-ups is full"),
     ("getpeername", "a name is asked of over TCP, because its answer was too long"),
     ("setsockopt", "the same"),
     ("bind", "a name is asked of: the machine has a name server"),

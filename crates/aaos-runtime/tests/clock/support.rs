@@ -275,7 +275,11 @@ fn start(home: &TempDir, models: &ModelServer, runtime: &Runtime, at: Timestamp)
         let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopts the zygote");
         let (clock, hand) = Clock::manual(state.latest.max(at));
         let config = config(home);
-        let kernel = Kernel::start(KernelParts { config, journal, sandbox, models, clock }, state).await;
+        let kernel = Kernel::start(
+            KernelParts { config, journal, sandbox, models, key_files: BTreeMap::new(), clock },
+            state,
+        )
+        .await;
         let rounds = Cell::new(ROUNDS.map(|round| hand.now().after(millis(round))));
         Running { kernel: kernel.expect("starts"), hand, rounds }
     });
@@ -343,6 +347,10 @@ fn providers(models: &ModelServer) -> ModelsSetup {
         key: None,
         models: Vec::new(),
         any_model: true,
+        headers: Vec::new(),
+        slots: None,
+        problem: None,
+        key_follows: false,
     };
     ModelsSetup { providers: vec![provider], aliases: Vec::new() }
 }

@@ -106,9 +106,9 @@ impl Rig {
             Some(worker) => worker,
             None => self.sandbox.launch_worker().await.expect("a worker"),
         };
-        let opened = held.insert(worker).open_program(call.program(), call.world(), &self.roots).await?;
-        drop(held);
-        self.sandbox.prepare_program(call, opened, &self.roots).await
+        let (program, world) = (call.program().clone(), call.world().clone());
+        let opening = held.insert(worker).open_program(&program, &world, &self.roots);
+        self.sandbox.prepare_program(call, opening, &self.roots).await
     }
 
     async fn run(&self, input: CommandRunInput) -> Result<CommandRunOutput, ToolFailure> {

@@ -1,7 +1,7 @@
 //! `status`: the daemon, one agent, or one goal.
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt, MemoryBound, ResourceUsage};
-use aaos_core::model::ProviderState;
+use aaos_core::model::{ProviderState, Standing};
 use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect};
 use anyhow::Result;
 use serde_json::value::RawValue;
@@ -106,7 +106,19 @@ fn provider(state: &ProviderState) -> String {
     let models: Vec<&str> =
         state.models.iter().chain(&state.aliases).map(aaos_core::name::ModelName::as_str).collect();
     let any = if state.any_model { ", and any other name" } else { "" };
-    format!("{}: {}{any}", state.name, cut(&models.join(", "), REASON_CHARS))
+    let trouble = trouble(state).map_or(String::new(), |trouble| format!("\n  {trouble}"));
+    format!("{}: {}{any}{trouble}", state.name, cut(&models.join(", "), REASON_CHARS))
+}
+
+/// Why a provider cannot be counted on, if so.
+fn trouble(state: &ProviderState) -> Option<String> {
+    let (what, why) = match (&state.problem, &state.standing) {
+        (Some(why), _) => ("cannot be used", why),
+        (None, Standing::KeyRefused { why }) => ("its key is refused", why),
+        (None, Standing::Unreachable { why }) => ("does not answer", why),
+        (None, Standing::Unchecked | Standing::Reachable) => return None,
+    };
+    Some(format!("{what}: {}", cut(why, REASON_CHARS)))
 }
 
 fn named(list: &[Boundary]) -> String {

@@ -303,6 +303,9 @@ fn inference(event: &Event) -> String {
             };
             format!("{told} in {}, attempt {attempts}", span(*elapsed))
         }
+        Event::InferenceRetried { failure, instead: Some(model), .. } => {
+            format!("model {model} instead: {}", model_failure(failure))
+        }
         Event::InferenceRetried { failure, wait, .. } => {
             format!("again in {}: {}", span(*wait), model_failure(failure))
         }

@@ -301,7 +301,11 @@ fn work_of_the_reader(tale: &mut Tale) {
         message: format!("slow down{EVIL}"),
         retry_after: Some(Millis(500)),
     };
-    tale.add(1, Some(reader()), Event::InferenceRetried { call: call(3), failure: busy, wait: Millis(500) });
+    tale.add(
+        1,
+        Some(reader()),
+        Event::InferenceRetried { call: call(3), failure: busy, wait: Millis(500), instead: None },
+    );
     tale.answered(reader(), 3, reply("", None, &[(4, "file_read"), (8, "file_raed"), (5, "file_read")]));
     tale.calls(reader(), 4, "file_read", json!({ "path": "/x/b" }));
     let missing = ToolFailure::new(ToolFailureKind::NotFound, "there is no /x/b");

@@ -196,6 +196,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
         Event::DenialsSuppressed { count } => {
             (Tone::Bad, format!("{count} more calls were refused within the minute"))
         }
+        Event::InferenceRetried { failure, instead: Some(model), .. } => {
+            (Tone::Warn, format!("the model {model} is asked instead: {}", entry::model_failure(failure)))
+        }
         Event::InferenceRetried { failure, wait, .. } => (
             Tone::Warn,
             format!("the model is asked again in {}: {}", span(*wait), entry::model_failure(failure)),

@@ -2,11 +2,13 @@
 //!
 //! Invariants: an unknown key is an error; no key of a provider is ever read from here.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aaos_core::confinement::ConfinementPolicy;
 use serde::Deserialize;
 
+use super::entries::{ProviderEntry, is_key_variable};
 use super::principals::PrincipalEntry;
 
 /// The file of a system service; a user's own comes second.
@@ -39,8 +41,19 @@ pub(crate) struct ConfigFile {
     pub(crate) socket_group: Option<String>,
     #[serde(default)]
     pub(crate) principals: Vec<PrincipalEntry>,
+    #[serde(default)]
+    pub(crate) providers: Vec<ProviderEntry>,
+    #[serde(default)]
+    pub(crate) aliases: BTreeMap<String, Vec<String>>,
     /// What is demanded of confinement; the default is DESIGN's.
     pub(crate) confinement: Option<ConfinementPolicy>,
+}
+
+impl ConfigFile {
+    /// The variables that hold keys of its providers.
+    pub(crate) fn key_variables(&self) -> impl Iterator<Item = &str> {
+        self.providers.iter().filter_map(|one| one.key_env.as_deref()).filter(|name| is_key_variable(name))
+    }
 }
 
 /// Why the file could not be used.
@@ -111,6 +124,12 @@ mod tests {
         assert!(error.contains("max_agent") && error.contains("line 1"), "{error}");
         assert_eq!(read("prices = \"/p.toml\"").expect("valid").prices, Some("/p.toml".into()));
         assert!(read("openai_api_key = \"x\"").is_err(), "keys are not settings");
+        let provider = "[[providers]]\nname = \"own\"\nkey_env = \"OWN_KEY\"\n";
+        let good = read(provider).expect("the control");
+        assert_eq!(good.key_variables().collect::<Vec<_>>(), ["OWN_KEY"]);
+        assert!(read(&format!("{provider}key = \"sk-x\"")).is_err(), "not even there");
+        let harmful = read(&provider.replace("OWN_KEY", "PATH")).expect("it is refused later");
+        assert_eq!(harmful.key_variables().count(), 0, "and taken from nobody meanwhile");
         assert!(read("[confinement]\nrequire = [\"seccomp\"]\nprefer = []\nlandlock_abi = 4").is_ok());
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum KeysError {
     #[error("{name} is not UTF-8")]
     NotText {
         /// Which variable.
-        name: &'static str,
+        name: String,
     },
     /// The system's error.
     #[error("cannot take the provider keys out of the environment")]
@@ -37,14 +37,14 @@ pub(crate) enum KeysError {
     Malformed(#[from] serde_json::Error),
 }
 
-/// Takes the keys out of the environment. If any stand there, this process is replaced by itself without them
-/// and this function does not return.
-pub(crate) fn hide() -> Result<(), KeysError> {
+/// Takes the keys out of the environment, those in variables of the operator's too. If any stand there, this process is
+/// replaced by itself without them and this function does not return.
+pub(crate) fn hide<'a>(own: impl Iterator<Item = &'a str>) -> Result<(), KeysError> {
     let mut found = Keys::new();
-    for var in KEYS {
-        if let Some(value) = vars::read(var.name) {
-            let value = value.into_string().map_err(|_| KeysError::NotText { name: var.name })?;
-            found.insert(var.name.to_owned(), value);
+    for name in KEYS.iter().map(|var| var.name).chain(own) {
+        if let Some(value) = vars::read(name) {
+            let value = value.into_string().map_err(|_| KeysError::NotText { name: name.to_owned() })?;
+            found.insert(name.to_owned(), value);
         }
     }
     if found.is_empty() { Ok(()) } else { Err(restart_without(&found)?) }
@@ -82,9 +82,14 @@ fn restart_without(keys: &Keys) -> Result<KeysError, KeysError> {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0(program).args(arguments).env(KEYS_DESCRIPTOR, file.as_raw_fd().to_string());
+    command.arg0(program).args(arguments);
+    // An empty one is no key, and stays out of what is found.
     for var in KEYS {
         command.env_remove(var.name);
+    }
+    command.env(KEYS_DESCRIPTOR, file.as_raw_fd().to_string());
+    for name in keys.keys() {
+        command.env_remove(name);
     }
     Ok(KeysError::Io(command.exec()))
 }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::keys::Keys;
-use super::providers::{self, BaseUrls, Choice};
+use super::providers::{self, Choice, Sources};
 
 /// The provider's name.
 pub(crate) const LOCAL: &str = "local";
@@ -126,14 +126,13 @@ pub(crate) fn local_name(text: &str) -> Result<ModelName> {
 
 /// All providers: the name of the active one, what the gateway is told, and what this machine runs itself.
 pub(crate) fn place(
-    choice: Choice,
-    urls: &BaseUrls,
+    sources: &Sources,
     keys: &Keys,
     shelf: &Shelf,
     has_program: bool,
 ) -> Result<(String, ModelsSetup, LocalConfig)> {
     let cards = shelf.cards()?;
-    let Choice { provider, model } = choice;
+    let Choice { provider, model, is_of_environment } = &sources.choice;
     let is_named = provider.as_deref() == Some(LOCAL);
     if is_named && cards.is_empty() {
         bail!("provider local has no model; add one with `agentd model add FILE`");
@@ -142,20 +141,30 @@ pub(crate) fn place(
         bail!("provider local needs the program aaos-model beside agentd; build it, or set AAOS_LIBEXEC_DIR");
     }
     let own = cards.iter().find(|card| model.as_deref() == Some(card.name.as_str()));
-    if let (true, Some(name), None) = (is_named, &model, own) {
+    if let (true, Some(name), None) = (is_named, model, own) {
         bail!("no local model is called {name:?}; `agentd model list` names those that are there");
     }
-    let others = Choice {
+    let choice = Choice {
         provider: provider.clone().filter(|_| !is_named),
         model: model.clone().filter(|_| own.is_none()),
+        is_of_environment: *is_of_environment,
     };
-    let (mut name, mut models) = providers::setup(&others, urls, keys)?;
-    let planner_alone = name == "builtin" && provider.is_none() && others.model.is_none();
+    let planner_alone = provider.is_none() && choice.model.is_none();
+    let (mut name, mut models) = providers::setup(&Sources { choice, ..sources.clone() }, keys)?;
+    let planner_alone = planner_alone && name == "builtin";
     let active = own.or(cards.first()).filter(|_| is_named || (planner_alone && has_program));
     let mut local = config(&cards, shelf);
     if let Some(active) = active {
         LOCAL.clone_into(&mut name);
-        let names = std::mem::take(&mut models.aliases);
+        // Aliases of the file mean what they say, unless the environment says otherwise for this start.
+        let is_own = |alias: &ModelName| {
+            let is_usual = ["smart", "fast"].contains(&alias.as_str());
+            is_usual && (*is_of_environment || !sources.aliases.contains_key(alias.as_str()))
+        };
+        let (names, others) =
+            std::mem::take(&mut models.aliases).into_iter().partition(|(alias, _)| is_own(alias));
+        models.aliases = others;
+        let names: Vec<(ModelName, ModelName)> = names;
         // The active one stands first.
         local.models.sort_by_key(|one| one.name != active.name);
         local.aliases = names.into_iter().map(|(alias, _)| (alias, active.name.clone())).collect();
@@ -189,7 +198,7 @@ mod tests {
 
     use super::{Card, Shelf, local_name, place};
     use crate::settings::keys::Keys;
-    use crate::settings::providers::{BaseUrls, Choice};
+    use crate::settings::providers::{Choice, Sources};
 
     fn shelf(names: &[&str]) -> (TempDir, Shelf) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -217,8 +226,13 @@ mod tests {
         let (_folder, shelf) = shelf(names);
         let keys: Keys =
             key.then(|| ("OPENAI_API_KEY".to_owned(), "secret".to_owned())).into_iter().collect();
-        let choice = Choice { provider: choice.0.map(str::to_owned), model: choice.1.map(str::to_owned) };
-        let placed = place(choice, &BaseUrls::default(), &keys, &shelf, has_program);
+        let choice = Choice {
+            provider: choice.0.map(str::to_owned),
+            model: choice.1.map(str::to_owned),
+            is_of_environment: true,
+        };
+        let sources = Sources { choice, ..Sources::default() };
+        let placed = place(&sources, &keys, &shelf, has_program);
         let (name, models, local) = match placed {
             Ok(placed) => placed,
             Err(error) => return format!("{error:#}"),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything is resolved and checked here, once, before anything is started.
 
+mod entries;
 mod file;
 mod keys;
 pub(crate) mod local;
@@ -10,6 +11,7 @@ mod principals;
 pub(crate) mod providers;
 pub(crate) mod vars;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -19,14 +21,15 @@ use aaos_core::limits::{
     MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, MOST_INFERENCE_SLOTS, PARKED_WORKERS, TOOL_TIME_MS,
 };
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ProviderName;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::{KernelLimits, LocalConfig, Principals};
+use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
-pub(crate) use keys::{Keys, forget as forget_keys, hide as hide_keys, take as take_keys};
+pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
 use crate::render::entry;
 
@@ -56,6 +59,8 @@ pub(crate) struct Settings {
     parked_workers: usize,
     pub(crate) audit_stdout: bool,
     pub(crate) models: ModelsSetup,
+    pub(crate) key_files: BTreeMap<ProviderName, KeyFile>,
+    credentials: Option<PathBuf>,
     /// The models that this machine runs itself.
     pub(crate) local: LocalConfig,
     /// The provider that `smart` and `fast` go to.
@@ -73,8 +78,7 @@ impl Settings {
     /// Resolves everything.
     pub(crate) fn load(flags: &Overrides, keys: &Keys) -> Result<Self> {
         let home = vars::read(vars::HOME.name).map(PathBuf::from);
-        let config_home =
-            path_of(vars::XDG_CONFIG_HOME.name).or_else(|| home.as_ref().map(|home| home.join(".config")));
+        let config_home = config_home();
         let file = file::load(config_home.as_deref())?;
         let state_dir = flags
             .state_dir
@@ -89,14 +93,10 @@ impl Settings {
         let socket = socket_path(flags, &file, &state_dir)?;
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
-        let chosen = providers::Choice {
-            provider: text_of(vars::AAOS_PROVIDER.name)?.or_else(|| file.provider.clone()),
-            model: text_of(vars::AAOS_MODEL.name)?.or_else(|| file.model.clone()),
-        };
+        let sources = sources(&file)?;
         let model_program = libexec.join("aaos-model");
         let shelf = local::Shelf::of(&state_dir);
-        let has_program = model_program.is_file();
-        let (provider, models, local) = local::place(chosen, &file_urls(&file)?, keys, &shelf, has_program)?;
+        let (provider, models, local) = local::place(&sources, keys, &shelf, model_program.is_file())?;
         let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
@@ -111,6 +111,8 @@ impl Settings {
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models, &local)?,
             price_file,
+            key_files: providers::key_files(&sources, &models),
+            credentials: sources.places.credentials,
             models,
             local,
             provider,
@@ -169,6 +171,8 @@ impl Settings {
         protected.extend(std::env::current_exe().ok());
         protected.extend(self.bootstrap.clone());
         protected.extend(self.price_file.clone());
+        protected.extend(self.credentials.clone());
+        protected.extend(self.key_files.values().map(|file| file.path().to_owned()));
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
@@ -200,6 +204,36 @@ fn policy(stated: Option<&ConfinementPolicy>) -> Result<ConfinementPolicy> {
         );
     }
     Ok(policy)
+}
+
+/// Takes the keys out of the environment, or does not return. What is wrong with the file is told where it is used.
+pub(crate) fn hide_keys() -> Result<()> {
+    let file = file::load(config_home().as_deref()).unwrap_or_default();
+    Ok(keys::hide(file.key_variables())?)
+}
+
+fn config_home() -> Option<PathBuf> {
+    path_of(vars::XDG_CONFIG_HOME.name).or_else(|| path_of(vars::HOME.name).map(|home| home.join(".config")))
+}
+
+/// What is said about providers.
+fn sources(file: &file::ConfigFile) -> Result<providers::Sources> {
+    let (provider, model) = (text_of(vars::AAOS_PROVIDER.name)?, text_of(vars::AAOS_MODEL.name)?);
+    let choice = providers::Choice {
+        is_of_environment: provider.is_some() || model.is_some(),
+        provider: provider.or_else(|| file.provider.clone()),
+        model: model.or_else(|| file.model.clone()),
+    };
+    Ok(providers::Sources {
+        choice,
+        urls: file_urls(file)?,
+        entries: file.providers.clone(),
+        aliases: file.aliases.clone(),
+        places: providers::KeyPlaces {
+            credentials: path_of(vars::CREDENTIALS_DIRECTORY.name),
+            own: config_home().map(|home| home.join("aaos/keys")),
+        },
+    })
 }
 
 /// The base URLs, environment over file.

@@ -81,7 +81,7 @@ fn parse(text: &str) -> Result<PriceTable> {
 mod tests {
     use super::{LocalConfig, MAX_FILE_BYTES, SHIPPED, load, parse};
     use crate::settings::keys::Keys;
-    use crate::settings::providers::{BaseUrls, Choice, setup};
+    use crate::settings::providers::{Choice, Sources, setup};
     use aaos_core::name::ModelName;
     use aaos_core::quantity::MicroUsd;
     use aaos_core::wire::ModelsSetup;
@@ -92,8 +92,8 @@ mod tests {
 
     fn models(keys: &[&str], chosen: Option<&str>) -> ModelsSetup {
         let keys: Keys = keys.iter().map(|name| ((*name).to_owned(), "secret".to_owned())).collect();
-        let choice = Choice { provider: None, model: chosen.map(str::to_owned) };
-        setup(&choice, &BaseUrls::default(), &keys).expect("configured").1
+        let choice = Choice { model: chosen.map(str::to_owned), ..Choice::default() };
+        setup(&Sources { choice, ..Sources::default() }, &keys).expect("configured").1
     }
 
     fn words(result: anyhow::Result<aaos_core::price::PriceTable>) -> String {

@@ -37,7 +37,7 @@ vars! {
     OPENAI_BASE_URL = "OPENAI_BASE_URL", Some("openai_base_url"), "https://api.openai.com/v1",
         "base URL of any OpenAI-compatible server (OpenRouter, Ollama, vLLM, llama.cpp)";
     AAOS_PROVIDER = "AAOS_PROVIDER", Some("provider"), "the first that is configured, else local where a model was added, else builtin",
-        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai, local or builtin";
+        "provider that the aliases `smart` and `fast` go to: deepseek, anthropic, openai, local, builtin or one of `[[providers]]`";
     AAOS_MODEL = "AAOS_MODEL", Some("model"), "the provider's own",
         "model that the aliases `smart` and `fast` mean";
     AAOS_BOOTSTRAP_MANIFEST = "AAOS_BOOTSTRAP_MANIFEST", Some("bootstrap_manifest"), "the shipped one",
@@ -74,6 +74,8 @@ vars! {
         "where the control socket lies by default";
     XDG_CONFIG_HOME = "XDG_CONFIG_HOME", None, "~/.config",
         "where aaos/config.toml lies, when /etc/aaos/config.toml does not exist";
+    CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY", None, "",
+        "set by systemd for `LoadCredential=`: a file in it that is named like a provider holds its key";
     HOME = "HOME", None, "", "the home directory, for the defaults above";
     NO_COLOR = "NO_COLOR", None, "", "when set, no colours even on a terminal";
 }
@@ -83,6 +85,12 @@ pub(crate) const KEYS: &[Var] = &[DEEPSEEK_API_KEY, ANTHROPIC_API_KEY, OPENAI_AP
 
 /// The number of the descriptor that holds the keys after agentd re-executed itself without them. Internal.
 pub(crate) const KEYS_DESCRIPTOR: &str = "AAOS_INTERNAL_KEYS_DESCRIPTOR";
+
+/// Whether aaOS itself reads this variable, and not as a key.
+pub(crate) fn is_own(name: &str) -> bool {
+    let is_key = KEYS.iter().any(|var| var.name == name);
+    !is_key && (name == KEYS_DESCRIPTOR || ALL.iter().any(|var| var.name == name))
+}
 
 /// A variable's value; an empty one counts as absent.
 #[expect(clippy::disallowed_methods, reason = "this module is what owns the environment")]
@@ -107,6 +115,37 @@ these, proved, nothing is run |
 
 `require` must hold at least `no_new_privs`, `seccomp` and `landlock`, and `landlock_abi` must be 4 or more: a file
 that asks for less is refused at the start.
+";
+
+/// The part of the reference page about providers and aliases.
+const PROVIDERS: &str = "
+## Providers and aliases
+
+Each table `[[providers]]` of the file configures one provider, before those that the environment gives a key. An entry
+named `deepseek`, `anthropic` or `openai` changes what aaOS knows of that one; what it leaves out stays. There may be 16
+providers. Keys never stand in the file.
+
+| key of `[[providers]]` | default | meaning |
+|---|---|---|
+| `name` | required | its name; `builtin` is taken |
+| `format` | required, unless known | how it is spoken to: `openai` (chat completions) or `anthropic` (messages) |
+| `base_url` | required, unless known | where it is |
+| `models` | the known ones | models that it lists; the first is `smart`, the second `fast`, where it is preferred |
+| `any_model` | true without `models` | whether it is asked for any other name too |
+| `key_env` | the known one | variable that holds its key; its name ends in `_KEY` or `_TOKEN` |
+| `key_file` | see below | file that holds its key and nothing else, named from the root |
+| `headers` | none | a table of headers that each request has besides; none that is aaOS's own to set |
+| `slots` | `max_concurrent_inference` | inferences at once, 1 to 128 |
+
+A key in the environment stands over one in a file. Without `key_file` the key of a provider is looked for in the file of
+its name in `$CREDENTIALS_DIRECTORY`, then in `$XDG_CONFIG_HOME/aaos/keys/`. A key file belongs to the daemon's user or to
+root and has mode 0600 or 0400, else its provider is not used and says why; a credential of systemd may be readable to
+its group. agentd opens key files and hands them to the models gateway, which reads them; it opens them anew for each
+gateway, so that one that was lost is replaced with its keys.
+
+The table `[aliases]` says what a name such as `smart` means: a list of up to 8 texts `PROVIDER/MODEL`, in the order in
+which they are asked. It stands over `provider` and `model` of the file; for `smart` and `fast`, AAOS_PROVIDER
+and AAOS_MODEL stand over it. `docs/models.md` says when the next one is asked.
 ";
 
 /// The part of the reference page about who may speak to the daemon.
@@ -143,6 +182,7 @@ pub(crate) fn reference() -> String {
         let default = if var.default.is_empty() { "–" } else { var.default };
         page.push_str(&format!("| `{}` | {key} | {default} | {} |\n", var.name, var.meaning));
     }
+    page.push_str(PROVIDERS);
     page.push_str(CONFINEMENT);
     page.push_str(PRINCIPALS);
     page

@@ -37,7 +37,7 @@ impl Own {
         // An empty variable counts as absent.
         let builder = DaemonBuilder::new(Backend::Builtin).env("AAOS_PROVIDER", "");
         let builder = builder.env("AAOS_LIBEXEC_DIR", programs.path());
-        Self { programs: programs, builder }
+        Self { programs, builder }
     }
 
     fn weights(&self, text: &str) -> PathBuf {
