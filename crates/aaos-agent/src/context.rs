@@ -15,7 +15,7 @@ const ASSUMED: Ratio = Ratio { bytes: 7, tokens: 2 };
 /// Fewest bytes in one token that are believed.
 const FEWEST_BYTES: u64 = 1;
 /// Most bytes in one token that are believed.
-const MOST_BYTES: u64 = 8;
+pub(crate) const MOST_BYTES: u64 = 8;
 /// Bytes that a provider's wire format adds around one message, call or result; a round guess.
 const FRAMING_BYTES: u64 = 16;
 /// Of so many bytes the ratio is learned; of older ones ever less.

@@ -15,7 +15,7 @@ mod tape;
 mod wrap;
 
 pub use fork::moved;
-pub use mind::{Command, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};
+pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
 pub use wrap::{told, wrap_findings, wrap_message, wrap_tool_result};

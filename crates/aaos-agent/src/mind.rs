@@ -141,6 +141,19 @@ pub struct RunEnd {
     pub failure: Option<ModelFailureKind>,
 }
 
+/// What a conversation takes of its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filling {
+    /// The window.
+    pub window: Tokens,
+    /// What the next request takes, estimated.
+    pub tokens: Tokens,
+    /// So many bytes, in so many tokens.
+    pub ratio: (Bytes, Tokens),
+    /// Whether that was learned from a report.
+    pub is_reported: bool,
+}
+
 /// The state of one agent's mind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mind {
@@ -223,6 +236,24 @@ impl Mind {
             run: Run::default(),
             phase: Phase::Idle,
             noted: VecDeque::new(),
+        }
+    }
+
+    /// Begins with what others learned of its model, so many bytes in so many tokens, unless it was told itself.
+    pub fn assume(&mut self, bytes: Bytes, tokens: Tokens) {
+        if self.meter.last().is_none() {
+            self.meter = TokenMeter::recalled(bytes, tokens, None);
+        }
+    }
+
+    /// What its conversation takes of its window.
+    #[must_use]
+    pub fn filling(&self) -> Filling {
+        Filling {
+            window: self.config.context_window,
+            tokens: self.meter.estimate(self.request_size()),
+            ratio: self.meter.ratio(),
+            is_reported: self.meter.last().is_some(),
         }
     }
 

@@ -34,8 +34,8 @@ pub(crate) fn opening_text(opening: &Opening) -> String {
 fn note(opening: &Opening) -> String {
     let turns = opening.turns;
     let told = format!(
-        "Note from the runtime: turns 1 to {turns} of this conversation are no longer shown. What was said to you stands \
-         here word for word"
+        "Note from the runtime: turns 1 to {turns} of this conversation are no longer shown. What else stands here was \
+         said to you, word for word"
     );
     match &opening.summary {
         None => format!("{told}; there is no summary of the rest."),
@@ -43,14 +43,14 @@ fn note(opening: &Opening) -> String {
     }
 }
 
-/// What a reply gives as a summary, if it is one.
-pub(crate) fn summary_of(reply: &ModelReply) -> Result<String, &'static str> {
+/// What a reply gives as a summary, if it is one: at most so many bytes of it.
+pub(crate) fn summary_of(reply: &ModelReply, most: usize) -> Result<String, &'static str> {
     match &reply.stop {
         ModelStop::Refusal => return Err("the model refused to summarise"),
         _ if !reply.calls.is_empty() => return Err("the model called tools instead of summarising"),
         ModelStop::EndTurn | ModelStop::ToolUse | ModelStop::MaxTokens | ModelStop::Other(_) => {}
     }
-    Ok(excerpt(reply.text.trim(), MAX_SUMMARY_BYTES))
+    Ok(excerpt(reply.text.trim(), most.min(MAX_SUMMARY_BYTES)))
 }
 
 /// The request's message: what is to be summarised, in at most so many bytes where that can be.

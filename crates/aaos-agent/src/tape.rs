@@ -325,7 +325,10 @@ impl Tape {
         let waits = match self.basis {
             Basis::Recent => self.mind.begin_recorded(text, tools, kept),
             Basis::Lent => self.mind.begin_lent(text, tools),
-            Basis::Whole => self.mind.step(MindEvent::Message { text, tools }),
+            Basis::Whole => {
+                self.mind.assume(kept.bytes, kept.tokens);
+                self.mind.step(MindEvent::Message { text, tools })
+            }
         };
         let held = self.mind.kept();
         let exact = all && held.runs == kept.runs && self.basis != Basis::Lent;

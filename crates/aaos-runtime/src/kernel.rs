@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::appends::AppendTurns;
 use crate::clock::Clock;
 use crate::config::KernelConfig;
+use crate::context::Ratios;
 use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
@@ -78,6 +79,7 @@ struct Inner {
     unknown: Mutex<Vec<UnknownEffect>>,
     unfinished: Unfinished,
     quiet: Quiet,
+    ratios: Ratios,
     standings: Standings,
     /// What the operator's aliases mean, best first.
     aliases: Vec<(ModelName, ModelName)>,
@@ -131,6 +133,7 @@ impl Kernel {
                 unknown: Mutex::new(Vec::new()),
                 unfinished: Unfinished::default(),
                 quiet: Quiet::default(),
+                ratios: Ratios::default(),
                 standings: Standings::default(),
             }),
         }
@@ -158,6 +161,10 @@ impl Kernel {
 
     pub(crate) fn roots(&self) -> &RootTable {
         &self.inner.roots
+    }
+
+    pub(crate) fn ratios(&self) -> &Ratios {
+        &self.inner.ratios
     }
 
     pub(crate) fn schemas(&self) -> &Schemas {

@@ -285,6 +285,7 @@ impl Kernel {
     fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Unanswered) {
         let tools = self.tools_shown(agent);
         let names: Vec<ToolName> = tools.iter().map(|tool| tool.name.clone()).collect();
+        self.teach(agent, mind);
         let step = Unanswered::from(mind.step(MindEvent::Message { text: message.clone(), tools }));
         let message_hash = content_hash(message.as_bytes());
         let kept = mind.kept();
@@ -389,6 +390,7 @@ impl Kernel {
                 tracing::error!(%error, "what became of a conversation was not journalled");
                 return None;
             }
+            self.note_filling(services.agent, mind);
             let (asking, keeps) = (step.asks(), mind.summarises());
             let event = match step {
                 Unanswered::Finish(end) => return Some((end, cut)),

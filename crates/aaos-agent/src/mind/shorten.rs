@@ -11,7 +11,7 @@ use aaos_core::model::{Message, ModelFailure, ModelFailureKind, ModelReply, Mode
 use aaos_core::quantity::{Bytes, Tokens};
 
 use super::{Command, Mind, Phase};
-use crate::context::{message_size, messages_size, text_size};
+use crate::context::{MOST_BYTES, message_size, messages_size, text_size};
 use crate::opening::{SUMMARY_PROMPT, opening_text, summary_of, transcript};
 
 /// Hundredths of the window that the conversation takes afterwards.
@@ -111,7 +111,8 @@ impl Mind {
     pub(super) fn take_summary(&mut self, cut: usize, reply: &ModelReply) -> Command {
         self.usage = self.usage.plus(reply.usage);
         self.run.usage = self.run.usage.plus(reply.usage);
-        let summary = match summary_of(reply) {
+        let most = usize::try_from(self.summary_tokens().0.saturating_mul(MOST_BYTES)).unwrap_or(usize::MAX);
+        let summary = match summary_of(reply, most) {
             Ok(text) if text.is_empty() => {
                 Err((SummaryFault::EmptyResponse, "the model said nothing".to_owned()))
             }

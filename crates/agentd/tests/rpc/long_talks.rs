@@ -185,3 +185,39 @@ fn the_model_that_summarises_has_to_be_served_and_is_asked() {
     assert_eq!(refused.data["reason"], "unknown_model", "{refused:?}");
     spawn(", summarization_model: builtin").expect("the control");
 }
+
+#[test]
+fn what_a_conversation_takes_is_shown_and_a_models_tokens_are_learned_for_every_agent() {
+    let rig = Rig::new(Script::dynamic(caller(TURNS)));
+    let mut client = rig.client();
+    let status = |client: &mut Client, agent: &str| {
+        client.call("agent.status", json!({ "agent_id": agent })).expect("known")["context"].take()
+    };
+    let first = rig.spawn(&keeper("128k", ""));
+    assert_eq!(status(&mut client, &first), Value::Null, "it was asked nothing yet");
+    tell(&mut client, &first, GOAL);
+    let learned = status(&mut client, &first);
+    let last = rig.models.requests().pop().expect("requests").raw.len() as u64 / 4;
+    let (window, tokens) = (&learned["window"], learned["tokens"].as_u64().expect("a number"));
+    assert_eq!(window, 128 * 1024);
+    assert!(tokens >= last && tokens < last + last / 10, "{learned}: {last} were reported last");
+    let ratio = |of: &Value| {
+        of["learned_bytes"].as_f64().expect("a number") / of["learned_tokens"].as_f64().expect("one")
+    };
+    assert!((3.0..4.0).contains(&ratio(&learned)), "what the text is, without its wire format: {learned}");
+    // A second agent begins with what the first one learned, and a third of another model does not.
+    let begun = |client: &mut Client, manifest: &str| {
+        let agent = spawn(client, manifest);
+        tell(client, &agent, "hello");
+        let started = entries(client, &["agent_execution_started"]);
+        let kept = &started.last().expect("it began")["event"]["kept"];
+        (kept["bytes"].as_u64(), kept["tokens"].as_u64())
+    };
+    let known = (learned["learned_bytes"].as_u64(), learned["learned_tokens"].as_u64());
+    assert_eq!(begun(&mut client, &keeper("128k", "").replace("name: keeper", "name: second")), known);
+    let other =
+        keeper("128k", "").replace("scripted-model", "other-model").replace("name: keeper", "name: third");
+    assert_eq!(begun(&mut client, &other), (Some(7), Some(2)), "the control");
+    let shown = rig.daemon.cli(["status", &first]);
+    assert!(shown.stdout.contains(&format!("about {tokens} of 131072 tokens, 3.")), "{shown:?}");
+}
