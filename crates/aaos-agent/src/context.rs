@@ -1,8 +1,12 @@
 //! How many tokens a request will take, from its bytes and the provider's own reports (SPEC §9).
 //!
-//! Invariant: the learned ratio stays within bounds that no report can leave, so that a provider that lies
+//! The last report is the anchor: what was added since is estimated by the ratio of bytes to tokens that earlier
+//! additions showed. Only what is new can be estimated wrongly.
+//!
+//! Invariant: what is believed of reports stays within bounds that no report can leave, so that a provider that lies
 //! about usage can neither stop a run at once nor let it grow without end.
 
+use aaos_core::event::Reported;
 use aaos_core::model::{Message, ToolSpec};
 use aaos_core::quantity::{Bytes, Tokens};
 
@@ -11,9 +15,11 @@ const ASSUMED: Ratio = Ratio { bytes: 7, tokens: 2 };
 /// Fewest bytes in one token that are believed.
 const FEWEST_BYTES: u64 = 1;
 /// Most bytes in one token that are believed.
-const MOST_BYTES: u64 = 8;
+pub(crate) const MOST_BYTES: u64 = 8;
 /// Bytes that a provider's wire format adds around one message, call or result; a round guess.
 const FRAMING_BYTES: u64 = 16;
+/// Of so many bytes the ratio is learned; of older ones ever less.
+const LEARNED_BYTES: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ratio {
@@ -21,21 +27,54 @@ struct Ratio {
     tokens: u64,
 }
 
+impl Ratio {
+    /// The ratio of a report, as far as it is believed.
+    fn reported(bytes: u64, tokens: u64) -> Self {
+        Self { bytes, tokens: tokens.clamp(bytes.div_ceil(MOST_BYTES), bytes / FEWEST_BYTES) }
+    }
+
+    /// Tokens that so many bytes take, rounded up.
+    fn tokens_in(self, bytes: u64) -> u64 {
+        let tokens = (u128::from(bytes) * u128::from(self.tokens)).div_ceil(u128::from(self.bytes));
+        u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes that so many tokens hold, rounded down.
+    fn bytes_in(self, tokens: u64) -> u64 {
+        let bytes = u128::from(tokens) * u128::from(self.bytes) / u128::from(self.tokens);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Both together; what is old counts less once there is much.
+    fn with(self, other: Self) -> Self {
+        let (bytes, tokens) =
+            (self.bytes.saturating_add(other.bytes), self.tokens.saturating_add(other.tokens));
+        let shrink = bytes.div_ceil(LEARNED_BYTES).max(1);
+        Self::reported(bytes / shrink, tokens / shrink)
+    }
+}
+
 /// Estimates tokens and learns from reports.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TokenMeter {
     ratio: Ratio,
+    last: Option<Ratio>,
 }
 
 impl TokenMeter {
     pub(crate) const fn new() -> Self {
-        Self { ratio: ASSUMED }
+        Self { ratio: ASSUMED, last: None }
     }
 
-    /// One that learned this many bytes in so many tokens; an impossible ratio is not believed.
-    pub(crate) fn with_ratio(bytes: Bytes, tokens: Tokens) -> Self {
-        let believable = tokens.0 > 0 && tokens.0 <= bytes.0;
-        if believable { Self { ratio: Ratio { bytes: bytes.0, tokens: tokens.0 } } } else { Self::new() }
+    /// One that learned this many bytes in so many tokens and got this report last; what is impossible is not believed.
+    pub(crate) fn recalled(bytes: Bytes, tokens: Tokens, last: Option<Reported>) -> Self {
+        let is_believable = |bytes: Bytes, tokens: Tokens| tokens.0 > 0 && tokens.0 <= bytes.0;
+        let last = last.filter(|last| is_believable(last.bytes, last.tokens));
+        let ratio = Ratio { bytes: bytes.0, tokens: tokens.0 };
+        Self {
+            ratio: if is_believable(bytes, tokens) { ratio } else { ASSUMED },
+            last: last.map(|last| Ratio { bytes: last.bytes.0, tokens: last.tokens.0 }),
+        }
     }
 
     /// So many bytes, in so many tokens.
@@ -43,11 +82,25 @@ impl TokenMeter {
         (Bytes(self.ratio.bytes), Tokens(self.ratio.tokens))
     }
 
-    /// Tokens that text of this size takes, rounded up.
+    /// The report that came last.
+    pub(crate) fn last(&self) -> Option<Reported> {
+        self.last.map(|last| Reported { bytes: Bytes(last.bytes), tokens: Tokens(last.tokens) })
+    }
+
+    /// Tokens that a request of this size takes, rounded up.
     pub(crate) fn estimate(&self, size: Bytes) -> Tokens {
-        let tokens = u128::from(size.0) * u128::from(self.ratio.tokens);
-        let tokens = tokens.div_ceil(u128::from(self.ratio.bytes));
-        Tokens(u64::try_from(tokens).unwrap_or(u64::MAX))
+        Tokens(match self.last {
+            Some(last) if size.0 >= last.bytes => {
+                last.tokens.saturating_add(self.ratio.tokens_in(size.0 - last.bytes))
+            }
+            Some(last) => last.tokens_in(size.0),
+            None => self.ratio.tokens_in(size.0),
+        })
+    }
+
+    /// Bytes of text that so many tokens hold.
+    pub(crate) fn bytes_in(&self, tokens: Tokens) -> Bytes {
+        Bytes(self.ratio.bytes_in(tokens.0))
     }
 
     /// Learns that a request of this size took this many input tokens.
@@ -55,8 +108,16 @@ impl TokenMeter {
         if size.0 == 0 || reported.0 == 0 {
             return;
         }
-        let tokens = reported.0.clamp(size.0.div_ceil(MOST_BYTES), size.0 / FEWEST_BYTES);
-        self.ratio = Ratio { bytes: size.0, tokens };
+        let now = Ratio::reported(size.0, reported.0);
+        self.ratio = match self.last {
+            // What was added since tells what text takes, without what every request begins with.
+            Some(last) if now.bytes > last.bytes && now.tokens > last.tokens => {
+                self.ratio.with(Ratio::reported(now.bytes - last.bytes, now.tokens - last.tokens))
+            }
+            Some(_) => self.ratio,
+            None => now.with(Ratio { bytes: 0, tokens: 0 }),
+        };
+        self.last = Some(now);
         assert!(self.ratio.tokens > 0 && self.ratio.tokens <= self.ratio.bytes, "the ratio is bounded");
     }
 }
@@ -75,9 +136,9 @@ pub(crate) fn messages_size(messages: &[Message]) -> Bytes {
     messages.iter().map(message_size).fold(Bytes::ZERO, Bytes::plus)
 }
 
-fn message_size(message: &Message) -> Bytes {
+pub(crate) fn message_size(message: &Message) -> Bytes {
     match message {
-        Message::User { text } => framed(text.len()),
+        Message::User { text } => text_size(text),
         Message::Assistant { text, calls, .. } => {
             let call = |call: &aaos_core::model::ModelCall| {
                 framed(call.id.0.len()).plus(size(&call.tool.0)).plus(size(&call.arguments.0))
@@ -91,6 +152,11 @@ fn message_size(message: &Message) -> Bytes {
             results.iter().map(result).fold(Bytes::ZERO, Bytes::plus)
         }
     }
+}
+
+/// Size of a message that is one text.
+pub(crate) fn text_size(text: &str) -> Bytes {
+    framed(text.len())
 }
 
 fn size(text: &str) -> Bytes {
@@ -117,6 +183,41 @@ mod tests {
     }
 
     #[test]
+    fn what_was_added_since_a_report_is_estimated_by_what_earlier_additions_took() {
+        let mut meter = TokenMeter::new();
+        meter.learn(Bytes(1000), Tokens(500));
+        meter.learn(Bytes(9000), Tokens(2500));
+        assert_eq!(meter.estimate(Bytes(9000)), Tokens(2500), "as reported");
+        assert_eq!(meter.estimate(Bytes(9900)), Tokens(2750), "900 more at 9000 bytes in 2500 tokens");
+        assert_eq!(meter.bytes_in(Tokens(250)), Bytes(900));
+        assert_eq!(meter.estimate(Bytes(4500)), Tokens(1250), "what is left of a request that was reported");
+    }
+
+    #[test]
+    fn a_recalled_meter_is_the_same() {
+        let mut meter = TokenMeter::new();
+        meter.learn(Bytes(1000), Tokens(500));
+        meter.learn(Bytes(9000), Tokens(2500));
+        let (bytes, tokens) = meter.ratio();
+        assert_eq!(TokenMeter::recalled(bytes, tokens, meter.last()), meter);
+        assert_eq!(TokenMeter::recalled(Bytes(0), Tokens(0), None), TokenMeter::new());
+        assert_eq!(TokenMeter::recalled(Bytes(1), Tokens(2), None), TokenMeter::new(), "not believed");
+    }
+
+    #[test]
+    fn the_ratio_follows_what_the_text_becomes() {
+        let mut meter = TokenMeter::new();
+        let (mut size, mut tokens) = (100_000, 25_000);
+        meter.learn(Bytes(size), Tokens(tokens));
+        for _ in 0..100 {
+            (size, tokens) = (size + 20_000, tokens + 10_000);
+            meter.learn(Bytes(size), Tokens(tokens));
+        }
+        let more = meter.estimate(Bytes(size + 10_000)).0 - tokens;
+        assert!((4_900..=5_000).contains(&more), "{more}");
+    }
+
+    #[test]
     fn a_lying_report_is_bounded() {
         let mut meter = TokenMeter::new();
         meter.learn(Bytes(1000), Tokens(u64::MAX));
@@ -129,9 +230,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn more_bytes_never_take_fewer_tokens(size: u64, reported: u64, a: u64, b: u64) {
+        fn more_bytes_never_take_fewer_tokens(
+            reports in proptest::collection::vec((any::<u64>(), any::<u64>()), 0..4),
+            a: u64,
+            b: u64,
+        ) {
             let mut meter = TokenMeter::new();
-            meter.learn(Bytes(size), Tokens(reported));
+            for (size, reported) in reports {
+                meter.learn(Bytes(size), Tokens(reported));
+            }
             let (less, more) = (a.min(b), a.max(b));
             prop_assert!(meter.estimate(Bytes(less)) <= meter.estimate(Bytes(more)));
         }

@@ -4,9 +4,13 @@
 //! result in the message after it; call ids are unique for the mind's life and count its calls, whatever the model
 //! wrote: they are the same for whoever steps a part of that life again.
 
-use aaos_core::event::Kept;
+mod shorten;
+
+use std::collections::VecDeque;
+
+use aaos_core::event::{Event, Kept, Opening};
 use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
-use aaos_core::manifest::Manifest;
+use aaos_core::manifest::{Manifest, Share};
 use aaos_core::model::{
     CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
     ModelStop, PlacedThought, StopWord, ToolSpec, Usage,
@@ -43,6 +47,10 @@ pub struct MindConfig {
     pub max_reply_tokens: Tokens,
     /// Messages of earlier runs and the new one that a run starts with.
     pub max_history_messages: u32,
+    /// The part of the window from which on the oldest part of the conversation is summarised; none: it is forgotten.
+    pub summarization_threshold: Option<Share>,
+    /// The model that summarises, where it is not the mind's own.
+    pub summarization_model: Option<ModelName>,
 }
 
 impl MindConfig {
@@ -56,6 +64,8 @@ impl MindConfig {
             max_iterations: MAX_ITERATIONS,
             max_reply_tokens: Tokens(MAX_REPLY_TOKENS),
             max_history_messages: manifest.memory.max_history_messages,
+            summarization_threshold: manifest.memory.summarization_threshold,
+            summarization_model: manifest.memory.summarization_model.clone(),
         }
     }
 }
@@ -131,6 +141,19 @@ pub struct RunEnd {
     pub failure: Option<ModelFailureKind>,
 }
 
+/// What a conversation takes of its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filling {
+    /// The window.
+    pub window: Tokens,
+    /// What the next request takes, estimated.
+    pub tokens: Tokens,
+    /// So many bytes, in so many tokens.
+    pub ratio: (Bytes, Tokens),
+    /// Whether that was learned from a report.
+    pub is_reported: bool,
+}
+
 /// The state of one agent's mind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mind {
@@ -138,15 +161,21 @@ pub struct Mind {
     tools: Vec<ToolSpec>,
     fixed_size: Bytes,
     history: Vec<Message>,
+    /// What the first message is made of, once the oldest part is gone.
+    opening: Option<Opening>,
     meter: TokenMeter,
     usage: Usage,
     /// Calls numbered so far.
     calls: u64,
-    /// Whether the run is one whose conversation began with more than is left of it: then what was recorded says
-    /// whether it still fitted the window.
-    is_clipped: bool,
+    /// Replies that are or were part of the conversation.
+    turns: u64,
+    /// Whether the run is another's, or one whose conversation began with more than is left of it: then what was
+    /// recorded says whether it still fitted the window, and what went.
+    follows: bool,
     run: Run,
     phase: Phase,
+    /// To be recorded, oldest first.
+    noted: VecDeque<Event>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -162,6 +191,8 @@ enum Phase {
     Idle,
     /// Waits for a reply to a request of this size.
     Asking { size: Bytes },
+    /// Waits for a summary of what stands before this message.
+    Summarising { cut: usize },
     /// Waits for results of the calls that stand last in the history.
     Acting(Turn),
 }
@@ -196,12 +227,33 @@ impl Mind {
             tools: Vec::new(),
             fixed_size: Bytes::ZERO,
             history: Vec::new(),
+            opening: None,
             meter: TokenMeter::new(),
             usage: Usage::default(),
             calls: 0,
-            is_clipped: false,
+            turns: 0,
+            follows: false,
             run: Run::default(),
             phase: Phase::Idle,
+            noted: VecDeque::new(),
+        }
+    }
+
+    /// Begins with what others learned of its model, so many bytes in so many tokens, unless it was told itself.
+    pub fn assume(&mut self, bytes: Bytes, tokens: Tokens) {
+        if self.meter.last().is_none() {
+            self.meter = TokenMeter::recalled(bytes, tokens, None);
+        }
+    }
+
+    /// What its conversation takes of its window.
+    #[must_use]
+    pub fn filling(&self) -> Filling {
+        Filling {
+            window: self.config.context_window,
+            tokens: self.meter.estimate(self.request_size()),
+            ratio: self.meter.ratio(),
+            is_reported: self.meter.last().is_some(),
         }
     }
 
@@ -217,8 +269,14 @@ impl Mind {
                 self.trim();
                 self.ask()
             }
-            MindEvent::Reply(reply) => self.take_reply(*reply),
+            MindEvent::Reply(reply) => match self.phase {
+                Phase::Summarising { cut } => self.take_summary(cut, &reply),
+                _ => self.take_reply(*reply),
+            },
             MindEvent::ModelFailed(failure) => {
+                if let Phase::Summarising { cut } = self.phase {
+                    return self.lack_summary(cut, failure);
+                }
                 self.take_request_size();
                 self.finish(StopReason::Error, Some(failure.message), Some(failure.kind))
             }
@@ -257,7 +315,8 @@ impl Mind {
     pub fn kept(&self) -> Kept {
         let runs = self.history.iter().filter(|message| is_user(message)).count().saturating_sub(1);
         let (bytes, tokens) = self.meter.ratio();
-        Kept { runs: u32::try_from(runs).unwrap_or(u32::MAX), bytes, tokens, calls: self.calls }
+        let runs = u32::try_from(runs).unwrap_or(u32::MAX);
+        Kept { runs, bytes, tokens, calls: self.calls, turns: self.turns, reported: self.meter.last() }
     }
 
     /// BLAKE3 of the conversation and of where the run stands, hexadecimal: two minds with the same one go on alike.
@@ -265,7 +324,8 @@ impl Mind {
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         Message::hash_all(&self.history, &mut hasher);
-        hasher.update(format!("{:?} {:?} {:?} {}", self.meter, self.run, self.phase, self.calls).as_bytes());
+        let Self { meter, run, phase, calls, turns, opening, .. } = self;
+        hasher.update(format!("{meter:?} {run:?} {phase:?} {calls} {turns} {opening:?}").as_bytes());
         hasher.finalize().to_hex().to_string()
     }
 
@@ -281,7 +341,20 @@ impl Mind {
         (self.run.usage, self.run.iterations) = (Usage::default(), 0);
         self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
         self.tools = tools;
-        matches!(self.phase, Phase::Asking { .. }).then(|| self.ask())
+        self.judges_again()
+    }
+
+    /// What it asks its model now, if it asks, once no record decides any more.
+    pub(crate) fn judges_again(&mut self) -> Option<Command> {
+        self.follows = false;
+        matches!(self.phase, Phase::Asking { .. } | Phase::Summarising { .. }).then(|| self.ask())
+    }
+
+    /// Begins a run that was another agent's: what it kept is not judged anew.
+    pub(crate) fn begin_lent(&mut self, text: String, tools: Vec<ToolSpec>) -> Command {
+        self.hear(text, tools);
+        self.follows = true;
+        self.ask()
     }
 
     /// Begins a run as it was recorded: what it kept is not judged anew.
@@ -290,32 +363,32 @@ impl Mind {
         let most = usize::try_from(kept.runs).unwrap_or(usize::MAX).saturating_add(1);
         let runs: Vec<usize> = (0..self.history.len()).filter(|at| is_user(&self.history[*at])).collect();
         if let Some(first) = runs.len().checked_sub(most).and_then(|at| runs.get(at)) {
-            self.history.drain(..first);
+            self.forget(*first);
         }
-        self.meter = TokenMeter::with_ratio(kept.bytes, kept.tokens);
-        self.calls = kept.calls;
-        self.is_clipped = self.kept().runs < kept.runs;
+        self.meter = TokenMeter::recalled(kept.bytes, kept.tokens, kept.reported);
+        (self.calls, self.turns) = (kept.calls, kept.turns);
+        self.follows = self.kept().runs < kept.runs;
         self.ask()
     }
 
     fn hear(&mut self, text: String, tools: Vec<ToolSpec>) {
         assert!(self.is_idle(), "a message came while a run was going on");
         self.run = Run::default();
-        self.is_clipped = false;
+        self.follows = false;
         self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
         self.tools = tools;
         self.history.push(Message::User { text });
     }
 
-    /// Forgets the oldest runs until the count and the window are kept or only the new message is left. It
-    /// happens only between runs, so that within one the prompt is append-only, and cuts only before a user
-    /// message, so that no call loses its result.
-    // TODO: summarise instead of forgetting when the issue on context compaction is built (SPEC §9).
+    /// Where nothing is summarised: forgets the oldest runs until the count and the window are kept or only the new
+    /// message is left. It cuts only before a user message, so that no call loses its result.
     fn trim(&mut self) {
-        let most = usize::try_from(self.config.max_history_messages).unwrap_or(usize::MAX);
-        while self.history.len() > most || !self.fits(self.request_size()) {
+        if self.config.summarization_threshold.is_some() {
+            return;
+        }
+        while self.history.len() > self.most_messages() || !self.fits(self.request_size()) {
             let Some(next) = self.history.iter().skip(1).position(is_user) else { break };
-            self.history.drain(..=next);
+            self.forget(next + 1);
         }
         assert!(
             matches!(self.history.first(), Some(Message::User { .. })),
@@ -323,11 +396,31 @@ impl Mind {
         );
     }
 
+    /// Forgets this many messages, the oldest.
+    fn forget(&mut self, messages: usize) {
+        if self.history.drain(..messages).next().is_some() {
+            self.opening = None;
+        }
+    }
+
+    fn most_messages(&self) -> usize {
+        usize::try_from(self.config.max_history_messages).unwrap_or(usize::MAX)
+    }
+
     fn ask(&mut self) -> Command {
         if self.run.iterations >= self.config.max_iterations {
             let error = format!("stopped after {} turns", self.run.iterations);
             return self.finish(StopReason::MaxIterations, Some(error), None);
         }
+        if self.is_due()
+            && let Some(asks) = self.summarise()
+        {
+            return asks;
+        }
+        self.ask_now()
+    }
+
+    fn ask_now(&mut self) -> Command {
         let size = self.request_size();
         if !self.fits(size) {
             let error = format!(
@@ -388,12 +481,14 @@ impl Mind {
     /// Keeps a final text. An empty one is left out: providers refuse empty messages.
     fn say(&mut self, said: Said) {
         if !said.text.trim().is_empty() {
+            self.turns = self.turns.saturating_add(1);
             self.history.push(said.with(Vec::new()));
         }
     }
 
     fn act(&mut self, said: Said, calls: Vec<ModelCall>) -> Command {
         let calls = self.numbered(calls);
+        self.turns = self.turns.saturating_add(1);
         self.history.push(said.with(calls.clone()));
         let mut invoked = calls;
         let excess = invoked.split_off(invoked.len().min(MAX_CALLS_PER_TURN));
@@ -436,7 +531,7 @@ impl Mind {
     fn leave_phase(&mut self, result: &'static str) {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.run = Run::default(),
-            Phase::Asking { .. } => {}
+            Phase::Asking { .. } | Phase::Summarising { .. } => {}
             Phase::Acting(turn) => {
                 let lost = failed(&turn.invoked, result);
                 let results = lost.chain(failed(&turn.excess, TOO_MANY_CALLS)).collect();
@@ -468,7 +563,7 @@ impl Mind {
     }
 
     fn fits(&self, size: Bytes) -> bool {
-        self.is_clipped || self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
+        self.follows || self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
     }
 
     /// Longest reply asked for: as configured, but a small window is not eaten up by it.

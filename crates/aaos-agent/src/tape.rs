@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 
 use aaos_core::budget::Shortfall;
-use aaos_core::event::{CutCause, Entry, Event, Kept, RunCut, content_hash};
+use aaos_core::event::{CutCause, Entry, Event, Kept, RunCut, Shortened, SummaryFault, content_hash};
 use aaos_core::id::{CallId, EntryId, Seq, TraceId};
-use aaos_core::model::{CallResult, ModelCall, ModelCallId, ModelReply, ModelRequest, ToolSpec, Usage};
+use aaos_core::model::{
+    CallResult, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ToolSpec,
+    Usage,
+};
 use aaos_core::name::ToolName;
 use aaos_core::toolio::{StopReason, ToolFailure};
 
@@ -17,13 +20,15 @@ use crate::mind::{Command, Mind, MindConfig, MindEvent, RunEnd};
 use crate::wrap::told;
 
 /// Kinds of entries that a mind is rebuilt from.
-pub const TAPE_KINDS: [&str; 9] = [
+pub const TAPE_KINDS: [&str; 11] = [
     "agent_execution_started",
     "agent_execution_forked",
     "agent_execution_completed",
     "agent_restarted",
     "inference_requested",
     "inference_completed",
+    "context_summarized",
+    "context_summarization_failed",
     "tool_invoked",
     "tool_result",
     "call_refused",
@@ -189,7 +194,14 @@ impl Tape {
                 }
                 Ok(())
             }
-            Event::InferenceRequested { call, request_hash, .. } => self.ask(*call, request_hash),
+            Event::InferenceRequested { call, request_hash, keeps, .. } => {
+                self.ask(*call, request_hash, *keeps)
+            }
+            Event::ContextSummarized { shortened } => self.shorten(&entry.event, Some(shortened)),
+            Event::ContextSummarizationFailed { reason, message, shortened } => {
+                self.lack_summary(*reason, message);
+                self.shorten(&entry.event, shortened.as_ref())
+            }
             Event::InferenceCompleted { call, result: Ok(reply), .. } => self.answer(*call, reply),
             Event::ToolInvoked { call, tool, model_call: Some(asked), repeats, .. } => {
                 self.invoke(*call, tool, asked, *repeats)
@@ -243,6 +255,14 @@ impl Tape {
             Some(Unanswered::Invoke(calls)) => calls.iter().all(has_ended),
             Some(Unanswered::Lacks(_) | Unanswered::Finish(_)) | None => false,
         }
+    }
+
+    /// Whether what it waits for now is still something once it is no longer what was recorded that decides: its model
+    /// is not asked more than fits its window.
+    #[must_use]
+    pub fn goes_on_by_itself(&self) -> bool {
+        let (mut mind, open) = self.clone().finish();
+        open.is_some_and(|_| !matches!(mind.judges_again(), Some(Command::Finish(_))))
     }
 
     /// Goes on with what was lent, with these tools: the mind, and the run that is its own from here on. Nothing where
@@ -304,7 +324,11 @@ impl Tape {
         }
         let waits = match self.basis {
             Basis::Recent => self.mind.begin_recorded(text, tools, kept),
-            Basis::Whole | Basis::Lent => self.mind.step(MindEvent::Message { text, tools }),
+            Basis::Lent => self.mind.begin_lent(text, tools),
+            Basis::Whole => {
+                self.mind.assume(kept.bytes, kept.tokens);
+                self.mind.step(MindEvent::Message { text, tools })
+            }
         };
         let held = self.mind.kept();
         let exact = all && held.runs == kept.runs && self.basis != Basis::Lent;
@@ -358,17 +382,55 @@ impl Tape {
     }
 
     fn running(&mut self) -> Result<&mut Open, String> {
-        self.open.as_mut().ok_or_else(|| "no run of the agent is going on".to_owned())
+        self.open.as_mut().ok_or_else(no_run)
     }
 
-    fn ask(&mut self, call: CallId, request_hash: &str) -> Result<(), String> {
+    fn ask(&mut self, call: CallId, request_hash: &str, keeps: Option<u64>) -> Result<(), String> {
         self.deliver();
-        let open = self.running()?;
+        let summarises = self.mind.summarises();
+        let open = self.open.as_mut().ok_or_else(no_run)?;
         open.asked = Some(call);
-        match &open.waits {
-            Command::Ask(request) if !open.exact || request.digest() == request_hash => Ok(()),
-            Command::Ask(_) => Err("the mind asks its model something else".to_owned()),
-            other => Err(format!("the mind asks its model nothing here; it {}", wish(other))),
+        let Command::Ask(request) = &open.waits else {
+            return Err(format!("the mind asks its model nothing here; it {}", wish(&open.waits)));
+        };
+        match keeps {
+            _ if open.exact && (summarises != keeps || request.digest() != request_hash) => {
+                Err("the mind asks its model something else".to_owned())
+            }
+            Some(keeps) if summarises.is_none() => {
+                open.waits = self.mind.summarise_recorded(keeps);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The model could not be asked for a summary, where the mind still waits for one.
+    fn lack_summary(&mut self, reason: SummaryFault, message: &str) {
+        self.deliver();
+        let Some(open) = self.open.as_mut().filter(|_| self.mind.summarises().is_some()) else { return };
+        let kind = match reason {
+            SummaryFault::EmptyResponse => ModelFailureKind::EmptyReply,
+            _ => ModelFailureKind::Unavailable,
+        };
+        let failure = ModelFailure { kind, message: message.to_owned(), retry_after: None };
+        open.waits = self.mind.step(MindEvent::ModelFailed(failure));
+    }
+
+    /// The oldest part of the conversation went.
+    fn shorten(&mut self, recorded: &Event, shortened: Option<&Shortened>) -> Result<(), String> {
+        self.deliver();
+        let noted = self.mind.take_noted();
+        let open = self.open.as_mut().ok_or_else(no_run)?;
+        match shortened {
+            _ if open.exact && noted.as_ref() == Some(recorded) => Ok(()),
+            _ if open.exact => Err(format!("the mind shortens its conversation otherwise: {noted:?}")),
+            Some(shortened) => {
+                self.mind.shorten_recorded(shortened);
+                open.waits = self.mind.asks_again().unwrap_or_else(|| open.waits.clone());
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
@@ -501,6 +563,10 @@ impl Recorded<'_> {
         (self.response, self.usage, self.iterations, self.stop)
             == (end.response.as_str(), end.usage, end.iterations, end.stop_reason)
     }
+}
+
+fn no_run() -> String {
+    "no run of the agent is going on".to_owned()
 }
 
 fn is_hash_of(hash: &str, text: &str) -> Result<(), String> {

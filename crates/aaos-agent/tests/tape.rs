@@ -105,11 +105,11 @@ proptest! {
         for (at, entry) in session.entries.iter().enumerate() {
             let Event::InferenceCompleted { result: Ok(_), .. } = &entry.event else { continue };
             let mut tape = whole(&session.entries[..=at]).expect("it fits");
-            let (_, waits) = left(tape.clone());
-            prop_assert!(!matches!(waits, Some(Unanswered::Ask(_))), "the control: the reply is delivered");
+            let (_, delivered) = left(tape.clone());
             tape.withhold_reply();
             let (_, waits) = left(tape);
             prop_assert!(matches!(waits, Some(Unanswered::Ask(_))), "{:?}", waits);
+            prop_assert_ne!(waits, delivered, "the control: the reply is delivered");
         }
     }
 
@@ -150,7 +150,8 @@ proptest! {
         for entry in &session.entries {
             prop_assert_eq!(recorded.take(entry, shown), Ok(()));
             prop_assert_eq!(lent.take(entry, shown), Ok(()));
-            prop_assert_eq!(lent.is_at_rest(), recorded.is_at_rest());
+            // A window that is full is not the other's.
+            prop_assert!(lent.is_at_rest() || !recorded.is_at_rest());
             let (mind, waits) = left(recorded.clone());
             let may_go_on = match &waits {
                 Some(Unanswered::Ask(_)) => true,
@@ -167,6 +168,10 @@ proptest! {
             prop_assert_eq!(own.history(), mind.history());
             prop_assert_eq!(own.usage(), Usage::default(), "nobody here used it");
             match (&open.waits, &waits) {
+                // By its own window and tools it may do without the summary that was asked for.
+                (Unanswered::Ask(asks), _) if mind.summarises().is_some() => {
+                    prop_assert_eq!(asks.model.as_str(), "another");
+                }
                 (Unanswered::Ask(asks), Some(Unanswered::Ask(asked))) => {
                     let expected =
                         ModelRequest { model: asks.model.clone(), tools: Vec::new(), ..(**asked).clone() };

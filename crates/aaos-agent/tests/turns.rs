@@ -19,6 +19,8 @@ fn config() -> MindConfig {
         max_iterations: 50,
         max_reply_tokens: Tokens(16_384),
         max_history_messages: 100,
+        summarization_threshold: None,
+        summarization_model: None,
     }
 }
 

@@ -264,6 +264,8 @@ pub struct Inference {
     pub price: Option<Price>,
     /// BLAKE3 of what the mind asked, before the reply was clamped to a purse.
     pub request_hash: String,
+    /// Of a request for a summary of the agent's own conversation: how many of its newest messages are left out.
+    pub keeps: Option<u64>,
 }
 
 impl Effect for Inference {
@@ -316,6 +318,7 @@ impl Effect for Inference {
             reserve: parts.effect.reserve,
             price: parts.effect.price,
             charges: parts.charges.clone(),
+            keeps: parts.effect.keeps,
         }
     }
 

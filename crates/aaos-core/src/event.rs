@@ -23,8 +23,8 @@ use crate::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use crate::toolio::{SpawnAgentOutput, StopReason, ToolFailure};
 
 pub use facts::{
-    AgentEnd, CutCause, DeniedBy, ForkPoint, GoalState, Kept, KeptKey, NotApproved, Outcome, OutputBefore,
-    OutputObserved, RunCut, Seen,
+    AgentEnd, CutCause, DeniedBy, ForkPoint, GoalState, Kept, KeptKey, NotApproved, Opening, Outcome,
+    OutputBefore, OutputObserved, Reported, RunCut, Seen, Shortened, SummaryFault,
 };
 
 /// What happened. In JSON, `kind` names it.
@@ -318,6 +318,9 @@ pub enum Event {
         price: Option<Price>,
         /// What was charged.
         charges: Vec<Charge>,
+        /// Of a request for a summary of the agent's own conversation: how many of its newest messages are left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keeps: Option<u64>,
     },
     /// Outcome of an inference.
     InferenceCompleted {
@@ -345,6 +348,20 @@ pub enum Event {
         /// The model that is asked in its place, where an alias means another one besides.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instead: Option<ModelName>,
+    },
+    /// A summary stands in the place of the oldest part of an agent's conversation.
+    ContextSummarized {
+        /// What became of the conversation.
+        shortened: Shortened,
+    },
+    /// There is no summary of the oldest part of an agent's conversation.
+    ContextSummarizationFailed {
+        /// Why.
+        reason: SummaryFault,
+        /// Why, in words.
+        message: String,
+        /// What became of the conversation: the part went all the same. Absent where nothing could go.
+        shortened: Option<Shortened>,
     },
     /// What a run used so far.
     UsageReported {
@@ -631,6 +648,8 @@ kinds! {
     InferenceRequested => "inference_requested",
     InferenceCompleted => "inference_completed",
     InferenceRetried => "inference_retried",
+    ContextSummarized => "context_summarized",
+    ContextSummarizationFailed => "context_summarization_failed",
     UsageReported => "usage_reported",
     BudgetExceeded => "budget_exceeded",
     Overdraft => "overdraft",
@@ -655,13 +674,7 @@ kinds! {
 }
 
 /// Kinds of SPEC §5 that nothing in this version records yet; their names are taken.
-const RESERVED_KINDS: &[&str] = &[
-    "context_summarization_failed",
-    "context_summarized",
-    "memory_queried",
-    "memory_stored",
-    "session_store_error",
-];
+const RESERVED_KINDS: &[&str] = &["memory_queried", "memory_stored", "session_store_error"];
 
 /// Whether entries of this kind exist, now or in a later version.
 #[must_use]

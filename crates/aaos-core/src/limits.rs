@@ -14,6 +14,12 @@ pub const MAX_ITERATIONS: u32 = 50;
 pub const RUN_TOKENS: u64 = 1_000_000;
 /// Longest model reply asked for, in tokens.
 pub const MAX_REPLY_TOKENS: u64 = 16_384;
+/// Longest summary of the oldest part of a conversation, in tokens.
+pub const MAX_SUMMARY_TOKENS: u64 = 2_048;
+/// Models of which it is remembered how many bytes their tokens have.
+pub const MAX_LEARNED_MODELS: usize = 256;
+/// Longest text that is taken for such a summary, bytes.
+pub const MAX_SUMMARY_BYTES: usize = 16 * 1024;
 /// Concurrent inferences per provider (`AAOS_MAX_CONCURRENT_INFERENCE`).
 pub const MAX_CONCURRENT_INFERENCE: usize = 3;
 /// Most that `AAOS_MAX_CONCURRENT_INFERENCE` may be: the gateway has no more places for one provider.

@@ -137,18 +137,52 @@ fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     }
 }
 
+/// A part of something, in ten-thousandths: above none and at most all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Share(u16);
+
+impl Share {
+    /// Ten-thousandths in a whole.
+    const WHOLE: u16 = 10_000;
+
+    /// So many ten-thousandths, if that is a share.
+    #[must_use]
+    pub const fn of(parts: u16) -> Option<Self> {
+        if parts > 0 && parts <= Self::WHOLE { Some(Self(parts)) } else { None }
+    }
+
+    /// So much of these tokens, rounded down.
+    #[must_use]
+    pub fn tokens(self, whole: Tokens) -> Tokens {
+        let part = u128::from(whole.0) * u128::from(self.0) / u128::from(Self::WHOLE);
+        Tokens(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+}
+
 /// `memory`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MemoryConfig {
     /// Context window in tokens.
     pub context_window: Tokens,
-    /// Most messages kept between runs of a persistent agent.
+    /// Most messages that a run begins with.
     pub max_history_messages: u32,
+    /// The part of the window from which on the oldest part of the conversation is summarised. Absent only in journals
+    /// of versions that did not.
+    #[serde(default)]
+    pub summarization_threshold: Option<Share>,
+    /// The model that summarises; absent: the agent's own.
+    #[serde(default)]
+    pub summarization_model: Option<ModelName>,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { context_window: Tokens(128 * 1024), max_history_messages: 100 }
+        Self {
+            context_window: Tokens(128 * 1024),
+            max_history_messages: 100,
+            summarization_threshold: Share::of(7_000),
+            summarization_model: None,
+        }
     }
 }
 

@@ -17,6 +17,13 @@ pub const AGENT_ABI_VERSION: u32 = 1;
 pub enum ServiceRequest {
     /// Ask a model.
     AskModel(Box<ModelRequest>),
+    /// Ask a model for a summary of the agent's own conversation.
+    Summarise {
+        /// What it is asked.
+        request: Box<ModelRequest>,
+        /// How many of the newest messages are left out.
+        keeps: u64,
+    },
     /// Invoke a tool, as the model asked for it; validated by the kernel. Spawning is a tool too.
     InvokeTool(ModelCall),
     /// Say what was used so far.

@@ -177,6 +177,18 @@ fn each_built_field_has_its_effect() {
     assert_eq!(with("memory: { context_window: 8k }").memory.context_window, Tokens(8192));
     assert_eq!(with("memory: { context_window: 9000 }").memory.context_window, Tokens(9000));
     assert_eq!(with("memory:\n  max_history_messages: 7").memory.max_history_messages, 7);
+    let threshold =
+        |more: &str| with(more).memory.summarization_threshold.map(|share| share.tokens(Tokens(20_000)));
+    assert_eq!(threshold(""), Some(Tokens(14_000)));
+    for (written, tokens) in
+        [("0.5", 10_000), ("\"0.25\"", 5_000), ("1", 20_000), ("1.0", 20_000), ("0.0001", 2)]
+    {
+        let wanted = format!("memory: {{ summarization_threshold: {written} }}");
+        assert_eq!(threshold(&wanted), Some(Tokens(tokens)), "{written}");
+    }
+    let model = |more: &str| with(more).memory.summarization_model.map(|model| model.to_string());
+    assert_eq!(model("memory: { summarization_model: cheap }").as_deref(), Some("cheap"));
+    assert_eq!(model(""), None);
     assert_eq!(with("budget_config: { max_tokens: 5000 }").budget_config.max_tokens, Some(Tokens(5000)));
     assert_eq!(with("metadata: { team: docs }").metadata["team"], "docs");
     let schema = with("accepts: { type: object, required: [a], maximum: 1.5 }").accepts.expect("a schema");
@@ -391,8 +403,6 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
     for field in [
         "models: [cheap, better]",
         "supervision: { restart: always }",
-        "memory: { summarization_model: fast }",
-        "memory: { summarization_threshold: 0.5 }",
         "memory: { archive_ttl_days: 3 }",
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
@@ -440,6 +450,16 @@ fn wrong_values_are_refused_with_their_place() {
         "memory: { context_window: 8m }",
         "memory: { context_window: 0 }",
         "memory: { max_history_messages: -1 }",
+        "memory: { summarization_threshold: 0 }",
+        "memory: { summarization_threshold: 0.0 }",
+        "memory: { summarization_threshold: 1.0001 }",
+        "memory: { summarization_threshold: 2 }",
+        "memory: { summarization_threshold: 0.12345 }",
+        "memory: { summarization_threshold: -0.5 }",
+        "memory: { summarization_threshold: .5 }",
+        "memory: { summarization_threshold: 65536 }",
+        "memory: { summarization_threshold: true }",
+        "memory: { summarization_model: 'not a model' }",
         "memory: 3",
         "budget_config: { max_tokens: 0 }",
         "budget_config: { max_tokens: lots }",
@@ -553,6 +573,8 @@ fn what_the_reference_shows_is_read() {
         "child_models",
         "environment",
         "memory.context_window",
+        "memory.summarization_threshold",
+        "memory.summarization_model",
         "budget_config",
     ] {
         assert!(reference.contains(&format!("| `{field}` |")), "{field}");

@@ -42,7 +42,8 @@ async fn permit(authority: &mut Authority, journal: &Journal) -> Permit<Inferenc
         max_output_tokens: Tokens(100),
     };
     let call: CallId = "00000000-0000-7000-8000-000000000002".parse().expect("an id");
-    let effect = Inference { request, reserve: Tokens(600), price: None, request_hash: String::new() };
+    let effect =
+        Inference { request, reserve: Tokens(600), price: None, request_hash: String::new(), keeps: None };
     let authorized = authority.authorize(agent(), call, effect, NOW).expect("the purse covers it");
     let about = About { timestamp: NOW, goal_id: None, trace_id: None, parent_event: None };
     journal.begin(authorized, about).await.expect("the intent is on disk")

@@ -120,6 +120,7 @@ impl Kernel {
             goal_id: agent.goal,
             purse: purse.as_ref().map(PurseReport::of),
             usage: live.usage,
+            context: live.context,
             grants,
             environment: agent.manifest.environment.clone(),
             confinement: agent.receipt(),

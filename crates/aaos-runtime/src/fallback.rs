@@ -21,20 +21,29 @@ use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::standing::standing_of;
 
+/// What a mind asks its model.
+#[derive(Debug)]
+pub(crate) struct AskedModel {
+    pub(crate) request: ModelRequest,
+    /// Of a request for a summary of its conversation: how many of the newest messages that leaves out.
+    pub(crate) keeps: Option<u64>,
+}
+
 impl Kernel {
-    /// Serves `AskModel` for an agent.
+    /// Serves `AskModel` and `Summarise` for an agent.
     pub(crate) async fn ask_model(
         &self,
         agent: &Arc<Agent>,
         trace: Option<TraceId>,
-        mut request: ModelRequest,
+        asked: AskedModel,
     ) -> ServiceReply {
+        let AskedModel { mut request, keeps } = asked;
         let (deadline, request_hash) = (self.wait_deadline(agent), request.digest());
         let mut others = self.meanings_now(&request.model).await;
         loop {
             request.model = others.pop_front().unwrap_or(request.model);
             let attempts = if others.is_empty() { INFERENCE_ATTEMPTS } else { ATTEMPTS_BEFORE_FALLBACK };
-            let asking = Asking { trace, deadline, request_hash: &request_hash, attempts };
+            let asking = Asking { trace, deadline, request_hash: &request_hash, keeps, attempts };
             let asked = self.ask_one(agent, &request, asking).await;
             self.note_standing(&request.model, &asked).await;
             match (asked, others.front()) {

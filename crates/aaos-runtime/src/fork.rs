@@ -296,7 +296,7 @@ impl Kernel {
         let workspace = self.workspace_path(id)?;
         let config = MindConfig::of(&self.root_manifest(request, &workspace));
         let lent = self.lend(points, id, config).await?;
-        if lent.tape.is_at_rest() {
+        if lent.tape.is_at_rest() && lent.tape.goes_on_by_itself() {
             return Ok(());
         }
         let why = "the root agent cannot go on with what was said: it does not fit its context window; give it a \

@@ -49,6 +49,8 @@ pub(crate) struct Asking<'q> {
     pub(crate) deadline: Timestamp,
     /// BLAKE3 of what the mind asked.
     pub(crate) request_hash: &'q str,
+    /// Of a request for a summary of its conversation: how many of the newest messages that leaves out.
+    pub(crate) keeps: Option<u64>,
     /// Attempts at this model.
     pub(crate) attempts: u32,
 }
@@ -163,7 +165,7 @@ impl Kernel {
             }
             // Registered before the decision, so that a settlement between the two is not missed.
             let settled = self.budget_changed().notified();
-            let decision = match self.clamped_inference(agent, request, asking.request_hash)? {
+            let decision = match self.clamped_inference(agent, request, asking)? {
                 Ok(effect) => {
                     let call = CallId::from_uuid(self.clock().fresh());
                     let now = self.clock().now();
@@ -198,7 +200,7 @@ impl Kernel {
         &self,
         agent: &Agent,
         request: &ModelRequest,
-        request_hash: &str,
+        asking: Asking<'_>,
     ) -> Result<Result<Inference, Refusal>, ServiceReply> {
         let bytes = request.text_bytes();
         let remaining = {
@@ -220,9 +222,9 @@ impl Kernel {
         let max_output_tokens = clamp_output(request.max_output_tokens, input, &remaining, price);
         let full = input.plus(max_output_tokens);
         let reserve = left.map_or(full, |left| full.min(Tokens(left)));
-        let request_hash = request_hash.to_owned();
+        let (request_hash, keeps) = (asking.request_hash.to_owned(), asking.keeps);
         let request = ModelRequest { max_output_tokens, ..request.clone() };
-        Ok(Ok(Inference { request, reserve, price, request_hash }))
+        Ok(Ok(Inference { request, reserve, price, request_hash, keeps }))
     }
 
     async fn run_inference(

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::appends::AppendTurns;
 use crate::clock::Clock;
 use crate::config::KernelConfig;
+use crate::context::Ratios;
 use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
@@ -91,6 +92,7 @@ struct Inner {
     unknown: Mutex<Vec<UnknownEffect>>,
     unfinished: Unfinished,
     quiet: Quiet,
+    ratios: Ratios,
     standings: Standings,
     /// What the operator's aliases mean, best first.
     aliases: Vec<(ModelName, ModelName)>,
@@ -145,6 +147,7 @@ impl Kernel {
                 unknown: Mutex::new(Vec::new()),
                 unfinished: Unfinished::default(),
                 quiet: Quiet::default(),
+                ratios: Ratios::default(),
                 standings: Standings::default(),
             }),
         }
@@ -172,6 +175,10 @@ impl Kernel {
 
     pub(crate) fn roots(&self) -> &RootTable {
         &self.inner.roots
+    }
+
+    pub(crate) fn ratios(&self) -> &Ratios {
+        &self.inner.ratios
     }
 
     pub(crate) fn schemas(&self) -> &Schemas {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::approvals::Questions;
+use crate::context::ContextReport;
 use crate::denials::Denials;
 use crate::error::KernelError;
 use crate::far::WorkerSlot;
@@ -91,6 +92,8 @@ pub(crate) struct Live {
     /// Ends the run that is going on; it hangs below the agent's own token.
     pub(crate) run_stop: Option<CancellationToken>,
     pub(crate) waiting_for: Option<String>,
+    /// What its conversation takes, once it had one since the daemon began.
+    pub(crate) context: Option<ContextReport>,
     /// Its grants that were revoked, each with the end of the calls that ran under it.
     pub(crate) revoked: HashMap<GrantId, Ended>,
     /// Whether a person refused something that it asked for.
@@ -157,6 +160,7 @@ impl Agent {
                 meter: None,
                 run_stop: None,
                 waiting_for: None,
+                context: None,
                 revoked: HashMap::new(),
                 was_refused: false,
                 asking: Vec::new(),

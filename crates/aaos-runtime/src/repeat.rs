@@ -153,7 +153,7 @@ mod tests {
         };
         let inference = CallId::from_uuid(Uuid::from_u128(1));
         // A conversation that began earlier, so that the tape cannot compare hashes.
-        let kept = Kept { runs: 1, bytes: Bytes(1), tokens: Tokens(1), calls: 0 };
+        let kept = Kept { runs: 1, bytes: Bytes(1), tokens: Tokens(1), ..Kept::default() };
         [
             Event::AgentExecutionStarted {
                 message_hash: content_hash(b""),
@@ -170,6 +170,7 @@ mod tests {
                 reserve: Tokens(1),
                 price: None,
                 charges: Vec::new(),
+                keeps: None,
             },
             Event::InferenceCompleted {
                 call: inference,
@@ -211,6 +212,8 @@ mod tests {
             max_iterations: 5,
             max_reply_tokens: Tokens(100),
             max_history_messages: 10,
+            summarization_threshold: None,
+            summarization_model: None,
         });
         let mut counts = RepeatCounts::default();
         for (at, event) in (1..).zip(events) {

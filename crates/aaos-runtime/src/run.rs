@@ -16,7 +16,7 @@ use aaos_core::budget::Shortfall;
 use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
 use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::limits::MAX_PARALLEL_CALLS;
-use aaos_core::model::{ModelCall, ModelRequest, ToolSpec, Usage};
+use aaos_core::model::{ModelCall, ToolSpec, Usage};
 use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Millis, Quantity};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Asked, Invoked};
 use crate::error::KernelError;
+use crate::fallback::AskedModel;
 use crate::fork::Lent;
 use crate::inference::stopped;
 use crate::kernel::Kernel;
@@ -61,7 +62,12 @@ impl AgentServices for InProcess<'_> {
             return stopped(self.agent);
         }
         match request {
-            ServiceRequest::AskModel(request) => self.ask(*request).await,
+            ServiceRequest::AskModel(request) => {
+                self.ask(AskedModel { request: *request, keeps: None }).await
+            }
+            ServiceRequest::Summarise { request, keeps } => {
+                self.ask(AskedModel { request: *request, keeps: Some(keeps) }).await
+            }
             ServiceRequest::InvokeTool(call) => self.invoke(call).await,
             ServiceRequest::ReportUsage(usage) => {
                 self.kernel.report_usage(self.agent, usage);
@@ -72,17 +78,17 @@ impl AgentServices for InProcess<'_> {
 }
 
 impl InProcess<'_> {
-    async fn ask(&self, request: ModelRequest) -> ServiceReply {
+    async fn ask(&self, asked: AskedModel) -> ServiceReply {
         if let Some(quantity) = self.overdrawn {
             return self.kernel.stop_overdrawn(self.agent, quantity).await;
         }
         if self.meter.is_spent() {
-            let (quantity, wanted) = (Quantity::Tokens, request.max_output_tokens.0);
+            let (quantity, wanted) = (Quantity::Tokens, asked.request.max_output_tokens.0);
             let refusal = Refusal::Budget { quantity, wanted, remaining: 0 };
             self.kernel.journal_refusal(self.agent, "inference", refusal).await;
             return ServiceReply::BudgetExceeded { quantity, remaining: 0 };
         }
-        let reply = self.kernel.ask_model(self.agent, self.trace, request).await;
+        let reply = self.kernel.ask_model(self.agent, self.trace, asked).await;
         if let ServiceReply::Model(reply) = &reply {
             self.meter.add(reply.usage);
         }
@@ -259,7 +265,10 @@ impl Kernel {
         }
         let driven = match (began, clock) {
             (Ok(_), Ok(time)) => self.run_in_time(agent, mind, step, trace, time, resumption).await,
-            (Ok(_), Err(refusal)) => Some(self.run_without_time(agent, mind, &step, refusal).await),
+            (Ok(_), Err(refusal)) => {
+                self.record_noted(agent, mind, trace).await?;
+                Some(self.run_without_time(agent, mind, &step, refusal).await)
+            }
             (Err(error), _) => {
                 self.authority().stop_clock(agent.id, self.clock().now());
                 return Err(error.into());
@@ -276,6 +285,7 @@ impl Kernel {
     fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Unanswered) {
         let tools = self.tools_shown(agent);
         let names: Vec<ToolName> = tools.iter().map(|tool| tool.name.clone()).collect();
+        self.teach(agent, mind);
         let step = Unanswered::from(mind.step(MindEvent::Message { text: message.clone(), tools }));
         let message_hash = content_hash(message.as_bytes());
         let kept = mind.kept();
@@ -376,11 +386,20 @@ impl Kernel {
     ) -> Option<(RunEnd, Option<RunCut>)> {
         let mut cut = None;
         loop {
-            let asking = step.asks();
+            if let Err(error) = self.record_noted(services.agent, mind, services.trace).await {
+                tracing::error!(%error, "what became of a conversation was not journalled");
+                return None;
+            }
+            self.note_filling(services.agent, mind);
+            let (asking, keeps) = (step.asks(), mind.summarises());
             let event = match step {
                 Unanswered::Finish(end) => return Some((end, cut)),
                 Unanswered::Ask(request) => {
-                    reply_event(services.serve(ServiceRequest::AskModel(request)).await)
+                    let asked = match keeps {
+                        Some(keeps) => ServiceRequest::Summarise { request, keeps },
+                        None => ServiceRequest::AskModel(request),
+                    };
+                    reply_event(services.serve(asked).await)
                 }
                 Unanswered::Invoke(calls) => invoke_all(services, calls).await,
                 Unanswered::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
@@ -388,13 +407,28 @@ impl Kernel {
             if self.is_closing() {
                 return None;
             }
-            cut = cause_of(&event).map(|cause| RunCut { cause, asking });
+            // A summary that is not to be had ends no run; that has an entry of its own.
+            let lacks_summary = keeps.is_some() && matches!(event, MindEvent::ModelFailed(_));
+            cut = cause_of(&event).filter(|_| !lacks_summary).map(|cause| RunCut { cause, asking });
             let before = mind.usage();
             step = Unanswered::from(mind.step(event));
             if mind.usage() != before {
                 services.serve(ServiceRequest::ReportUsage(mind.usage())).await;
             }
         }
+    }
+
+    /// Records what became of the conversation, before anything else is done.
+    async fn record_noted(
+        &self,
+        agent: &Agent,
+        mind: &mut Mind,
+        trace: Option<TraceId>,
+    ) -> Result<(), KernelError> {
+        while let Some(noted) = mind.take_noted() {
+            self.journal().record(about_trace(self.agent_entry(agent, noted), trace)).await?;
+        }
+        Ok(())
     }
 
     fn report_usage(&self, agent: &Agent, usage: Usage) {

@@ -117,10 +117,10 @@ impl Kernel {
         if let Some(spec) = manifest.lifecycle.schedule() {
             check_accepts(&manifest, &spec.message)?;
         }
-        self.check_model(&manifest.model).await?;
+        self.check_models(&manifest).await?;
         let id = AgentId::from_uuid(self.clock().fresh());
         let budget = manifest.budget_config.budget().under(&origin.budget);
-        self.check_priced(&manifest.model, &budget.max)?;
+        self.check_priced(&manifest, &budget.max)?;
         let admission = Admission::of(id, &manifest, budget);
         let bound = self.bound(&origin).await?;
         for spec in &manifest.capabilities {
@@ -211,7 +211,7 @@ impl Kernel {
         };
         self.check_open().map_err(KernelError::into_tool_failure)?;
         accepted_messages(&manifest).map_err(KernelError::into_tool_failure)?;
-        self.check_model(&manifest.model).await.map_err(KernelError::into_tool_failure)?;
+        self.check_models(&manifest).await.map_err(KernelError::into_tool_failure)?;
         self.check_child_priced(parent, &manifest).map_err(KernelError::into_tool_failure)?;
         let spawn = Spawn::of(&manifest, under.call, index);
         let permit = self.begin_until(&under.cancel, parent, under.trace, spawn).await?;
@@ -243,17 +243,26 @@ impl Kernel {
         }
     }
 
-    /// Where money is bounded, the model has a price.
-    fn check_priced(&self, model: &ModelName, max: &Ceilings) -> Result<(), KernelError> {
+    /// Some provider serves each model that the agent uses itself.
+    async fn check_models(&self, manifest: &Manifest) -> Result<(), KernelError> {
+        for model in models_of(manifest) {
+            self.check_model(model).await?;
+        }
+        Ok(())
+    }
+
+    /// Where money is bounded, each of them has a price.
+    fn check_priced(&self, manifest: &Manifest, max: &Ceilings) -> Result<(), KernelError> {
         let is_bounded = max.get(Quantity::MicroUsd).is_some();
-        if is_bounded && self.config().prices.get(model).is_none() { Err(unpriced(model)) } else { Ok(()) }
+        let lacks = |model: &&ModelName| is_bounded && self.config().prices.get(model).is_none();
+        models_of(manifest).find(lacks).map_or(Ok(()), |model| Err(unpriced(model)))
     }
 
     /// The same for a child, whose money any purse above it may bound.
     fn check_child_priced(&self, parent: &Agent, manifest: &Manifest) -> Result<(), KernelError> {
         let now = self.clock().now();
         let above = self.authority().purse(parent.id, now).map_or(Ceilings::NONE, |purse| purse.remaining);
-        self.check_priced(&manifest.model, &above.tightest(&manifest.budget_config.budget().max))
+        self.check_priced(manifest, &above.tightest(&manifest.budget_config.budget().max))
     }
 
     async fn build_child(
@@ -420,4 +429,9 @@ pub(crate) async fn off_thread<T: Send + 'static>(
 /// The earliest of an optional deadline and a fixed one.
 pub(crate) fn deadline_from(now: Timestamp, seconds: u64) -> Timestamp {
     now.after(aaos_core::quantity::Millis(seconds.saturating_mul(1000)))
+}
+
+/// The models that an agent uses itself.
+fn models_of(manifest: &Manifest) -> impl Iterator<Item = &ModelName> {
+    std::iter::once(&manifest.model).chain(&manifest.memory.summarization_model)
 }

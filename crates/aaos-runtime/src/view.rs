@@ -18,6 +18,8 @@ use aaos_core::toolio::StopReason;
 use aaos_core::variables::Variables;
 use serde::{Deserialize, Serialize};
 
+use crate::context::ContextReport;
+
 /// Where an agent stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,6 +152,9 @@ pub struct AgentStatus {
     pub purse: Option<PurseReport>,
     /// Its own tokens of the current or last run.
     pub usage: Usage,
+    /// What its conversation takes of its window; absent before its first run since the daemon began.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub context: Option<ContextReport>,
     /// The grants, with ids.
     pub grants: Vec<GrantRecord>,
     /// Environment variables of the programs that it starts.

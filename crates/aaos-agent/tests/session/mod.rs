@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, Tape, TurnCall, Unanswered, event_of, told};
 use aaos_core::budget::Shortfall;
 use aaos_core::effect::EffectClass;
-use aaos_core::event::{CutCause, Entry, Event, Outcome, RunCut, content_hash};
+use aaos_core::event::{CutCause, Entry, Event, Outcome, RunCut, SummaryFault, content_hash};
 use aaos_core::id::{CallId, EntryId, Seq};
+use aaos_core::manifest::Share;
 use aaos_core::model::{
     CallResult, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop,
     RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
@@ -19,7 +20,7 @@ use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
 use aaos_core::toolio::{StopReason, ToolFailure, ToolFailureKind};
 use uuid::Uuid;
 
-/// Small enough that runs are forgotten by their number and by the window.
+/// Small enough that conversations are shortened by their number of messages and by the window.
 pub(crate) fn config() -> MindConfig {
     MindConfig {
         model: ModelName::parse("scripted").expect("a name"),
@@ -28,6 +29,8 @@ pub(crate) fn config() -> MindConfig {
         max_iterations: 5,
         max_reply_tokens: Tokens(200),
         max_history_messages: 12,
+        summarization_threshold: Share::of(7_000),
+        summarization_model: None,
     }
 }
 
@@ -100,6 +103,13 @@ impl Counts {
                     StopReason::Complete => count("completed", 1),
                     _ => count("cut or refused replies", 1),
                 },
+                Event::ContextSummarized { .. } => count("summaries", 1),
+                Event::ContextSummarizationFailed { reason, .. } => match reason {
+                    SummaryFault::LlmCallFailed => count("summaries that nobody made", 1),
+                    SummaryFault::EmptyResponse => count("empty summaries", 1),
+                    SummaryFault::ReplyParseError => count("long summaries", 1),
+                    SummaryFault::BoundarySelection => count("nothing to leave out", 1),
+                },
                 Event::CallRefused { .. } => count("refused calls", 1),
                 Event::ToolResult { .. } => count("results", 1),
                 _ => {}
@@ -111,7 +121,7 @@ impl Counts {
     }
 
     pub(crate) fn all_at_least(&self, least: u32) -> bool {
-        self.0.len() == 13 && self.0.values().all(|count| *count >= least)
+        self.0.len() == 18 && self.0.values().all(|count| *count >= least)
     }
 }
 
@@ -170,6 +180,9 @@ impl Player {
             self.begin()?;
         }
         loop {
+            while let Some(noted) = self.mind.take_noted() {
+                self.note(noted).1?;
+            }
             let cut = match self.stand.clone() {
                 Stand::Idle => return Ok(()),
                 Stand::Finished(end) => return self.complete(&end, None),
@@ -257,9 +270,11 @@ impl Player {
             reserve: Tokens(1),
             price: None,
             charges: Vec::new(),
+            keeps: self.mind.summarises(),
         })
         .1?;
         let result = if matches!(fate, 2..=4) { Err(self.model_failure()) } else { Ok(self.reply()) };
+        let summarises = self.mind.summarises().is_some();
         if let (Ok(reply), Stand::Asking(_, recorded)) = (&result, &mut self.stand) {
             *recorded = Some(reply.clone());
         }
@@ -273,6 +288,10 @@ impl Player {
         })
         .1?;
         Ok(match (result, fate) {
+            (Err(failure), 2) if summarises => {
+                self.step(MindEvent::ModelFailed(failure));
+                None
+            }
             (Err(failure), 2) => Some(CutCause::ModelFailed(failure)),
             // It is tried again, or the reply is delivered in the next round.
             (Err(_), _) | (Ok(_), 7..) => None,
@@ -290,6 +309,19 @@ impl Player {
     }
 
     fn reply(&mut self) -> ModelReply {
+        if self.mind.summarises().is_some() {
+            let length = [0, 30, 90, 200, 9_000][self.roll(5) as usize];
+            let usage = Usage { output_tokens: Tokens(3), ..Usage::default() };
+            let (text, stop) = ("s".repeat(length), ModelStop::EndTurn);
+            return ModelReply {
+                text,
+                reasoning: None,
+                thinking: Vec::new(),
+                calls: Vec::new(),
+                stop,
+                usage,
+            };
+        }
         let count = [0, 1, 1, 2, 3][self.roll(5) as usize];
         let calls = (0..count).map(|_| {
             let id = ["", "a", "call-1", "b"][self.roll(4) as usize].to_owned();

@@ -165,7 +165,8 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
             hint: "leave lifecycle out, or write on-demand".to_owned(),
         });
     }
-    for model in std::iter::once(&child.model).chain(&child.child_models) {
+    let models = std::iter::once(&child.model).chain(&child.child_models);
+    for model in models.chain(&child.memory.summarization_model) {
         if !may_hand_out(parent, model) {
             return Err(foreign_model(parent, model));
         }

@@ -169,6 +169,63 @@ pub struct Kept {
     /// Calls that the agent's model had asked for in all runs before: the next is given the number after it.
     #[serde(default)]
     pub calls: u64,
+    /// Replies of the agent's model in all runs before.
+    #[serde(default)]
+    pub turns: u64,
+    /// The request whose tokens were reported last.
+    #[serde(default)]
+    pub reported: Option<Reported>,
+}
+
+/// A request whose tokens a provider reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reported {
+    /// Its size.
+    pub bytes: Bytes,
+    /// So many tokens it took.
+    pub tokens: Tokens,
+}
+
+/// What a conversation begins with once its oldest part is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Opening {
+    /// What was said to the agent, word for word, oldest first.
+    pub words: Vec<String>,
+    /// What a model made of the rest; none where nothing could be made of it.
+    pub summary: Option<String>,
+    /// The last of the agent's turns that is not there any more as it was.
+    pub turns: u64,
+}
+
+/// A conversation whose oldest part went.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shortened {
+    /// What it begins with now.
+    pub opening: Opening,
+    /// The first turn that went.
+    pub from_turn: u64,
+    /// The last turn that went.
+    pub to_turn: u64,
+    /// How many of its newest messages stayed as they were.
+    pub keeps: u64,
+    /// What the request took before, estimated.
+    pub tokens_before: Tokens,
+    /// What it takes now, estimated.
+    pub tokens_after: Tokens,
+}
+
+/// Why a conversation has no summary of what went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SummaryFault {
+    /// The model could not be asked.
+    LlmCallFailed,
+    /// It said nothing.
+    EmptyResponse,
+    /// There is nothing that could go.
+    BoundarySelection,
+    /// What it said is no summary, or longer than what it stands for.
+    ReplyParseError,
 }
 
 /// Why a run ended before its mind had finished.

@@ -10,7 +10,7 @@ use crate::quantity::{MicroUsd, Millis, Tokens};
 use crate::variables::Variables;
 
 use super::yaml::{Content, Node, Pair, Place};
-use super::{ManifestError, Problem};
+use super::{ManifestError, Problem, Share};
 
 pub(super) type Parsed<T> = Result<T, ManifestError>;
 
@@ -103,6 +103,27 @@ pub(super) fn dollars(node: &Node, field: &'static str) -> Parsed<MicroUsd> {
     };
     let wanted = "US dollars above zero with at most six decimals, such as \"1.50\" in quotes";
     amount.filter(|amount| *amount > MicroUsd::ZERO).ok_or_else(|| wrong(node, field, wanted))
+}
+
+/// A part of a whole: above 0, at most 1.
+pub(super) fn share(node: &Node, field: &'static str) -> Parsed<Share> {
+    let written = match &node.content {
+        Content::Text(text) | Content::Fraction { written: text, .. } => text.clone(),
+        Content::Number(whole) => whole.to_string(),
+        Content::Null | Content::Flag(_) | Content::List(_) | Content::Map(_) => String::new(),
+    };
+    let wanted = "a number above 0 and at most 1, with at most four decimals, such as 0.7";
+    ten_thousandths(&written).and_then(Share::of).ok_or_else(|| wrong(node, field, wanted))
+}
+
+/// `0.7` is 7000: read from its digits.
+fn ten_thousandths(written: &str) -> Option<u16> {
+    let (whole, decimals) = written.split_once('.').unwrap_or((written, "0"));
+    let are_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !are_digits(whole) || !are_digits(decimals) || decimals.len() > 4 {
+        return None;
+    }
+    format!("{whole}{decimals:0<4}").parse().ok()
 }
 
 /// `"128k"`, where k is 1024, or a whole number.

@@ -10,7 +10,8 @@ use crate::variables::Variables;
 
 use super::budget::budget;
 use super::fields::{
-    Parsed, count, environment, error, list, map, metadata, names, text, unknown, unsupported, window, wrong,
+    Parsed, count, environment, error, list, map, metadata, names, share, text, unknown, unsupported, window,
+    wrong,
 };
 use super::lifecycle::lifecycle;
 use super::supervision::supervision;
@@ -186,6 +187,13 @@ fn memory(node: &Node) -> Parsed<MemoryConfig> {
                 let fits = u32::try_from(count);
                 memory.max_history_messages = fits
                     .map_err(|_| wrong(value, "memory.max_history_messages", "a whole number below 2^32"))?;
+            }
+            "summarization_threshold" => {
+                memory.summarization_threshold = Some(share(value, "memory.summarization_threshold")?);
+            }
+            "summarization_model" => {
+                memory.summarization_model =
+                    Some(named(value, "memory.summarization_model", ModelName::parse)?);
             }
             "episodic_enabled" if value.content == Content::Flag(false) => {}
             later if MEMORY_FIELDS.contains(&later) => {

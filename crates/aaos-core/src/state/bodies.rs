@@ -37,6 +37,8 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::InferenceRequested
         | EventKind::InferenceRetried
         | EventKind::InferenceCompleted
+        | EventKind::ContextSummarized
+        | EventKind::ContextSummarizationFailed
         | EventKind::HumanApprovalRequested
         | EventKind::HumanApprovalGranted
         | EventKind::HumanApprovalDenied

@@ -290,6 +290,13 @@ fn a_child_has_a_model_that_its_parent_may_hand_out() {
         assert!(denied.reason.contains("a child of a may not use the model dear"), "{}", denied.reason);
         assert_eq!(denied.hint, "use one of: smart, cheap, fast");
     }
+    let summarising =
+        |model: &str| manifest(&format!("model: fast\nmemory: {{ summarization_model: {model} }}"));
+    for allowed in ["smart", "fast", "cheap"] {
+        assert!(narrow_manifest(&parent, summarising(allowed)).is_ok(), "{allowed}");
+    }
+    let denied = narrow_manifest(&parent, summarising("dear")).expect_err("a model of its own to summarise");
+    assert_eq!(denied.missing, "child_models: [dear]");
     let alone = manifest("model: fast");
     assert!(narrow_manifest(&alone, manifest("model: fast")).is_ok());
     assert!(narrow_manifest(&alone, manifest("model: smart")).is_err(), "its own model only, by default");

@@ -357,6 +357,7 @@ fn what_a_provider_asked_for_is_kept_until_it_answers() {
         reserve: Tokens(1),
         price: None,
         charges: Vec::new(),
+        keeps: None,
     };
     let busy = |retry_after| ModelFailure {
         kind: ModelFailureKind::RateLimited,

@@ -186,7 +186,7 @@ pub(crate) fn inference(reserve: u64) -> Inference {
         tools: Vec::new(),
         max_output_tokens: Tokens(reserve),
     };
-    Inference { request, reserve: Tokens(reserve), price: None, request_hash: String::new() }
+    Inference { request, reserve: Tokens(reserve), price: None, request_hash: String::new(), keeps: None }
 }
 
 /// The denial's words, or a panic.

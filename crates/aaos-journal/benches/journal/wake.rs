@@ -69,6 +69,8 @@ fn config() -> MindConfig {
         max_iterations: 50,
         max_reply_tokens: Tokens(16_384),
         max_history_messages: 100,
+        summarization_threshold: None,
+        summarization_model: None,
     }
 }
 
@@ -171,6 +173,7 @@ fn infer(
         reserve: Tokens(9_000),
         price: None,
         charges: Vec::new(),
+        keeps: None,
     });
     record(Event::InferenceCompleted {
         call,

@@ -186,6 +186,7 @@ fn effects() -> impl Strategy<Value = Event> {
             reserve: Tokens(reserve),
             price: None,
             charges,
+            keeps: None,
         }
     });
     let reply = (".{0,8}", usage()).prop_map(|(text, usage)| {

@@ -242,9 +242,10 @@ fn tone(event: &Event) -> Tone {
         Event::ToolResult { failure: Some(_), .. } | Event::InferenceCompleted { result: Err(_), .. } => {
             Tone::Bad
         }
-        Event::InferenceRetried { .. } | Event::ChildRetried { .. } | Event::ConfinementDegraded { .. } => {
-            Tone::Warn
-        }
+        Event::InferenceRetried { .. }
+        | Event::ContextSummarizationFailed { .. }
+        | Event::ChildRetried { .. }
+        | Event::ConfinementDegraded { .. } => Tone::Warn,
         Event::GoalAccepted { .. } | Event::GoalFinished { .. } | Event::AgentSpawned { .. } => Tone::Bold,
         _ => Tone::Plain,
     }

@@ -2,7 +2,9 @@
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt, MemoryBound, ResourceUsage};
 use aaos_core::model::{ProviderState, Standing};
-use aaos_runtime::{AgentStatus, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect};
+use aaos_runtime::{
+    AgentStatus, ContextReport, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect,
+};
 use anyhow::Result;
 use serde_json::value::RawValue;
 
@@ -136,6 +138,7 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
         ("goal", status.goal_id.map_or("none".to_owned(), |goal| goal.to_string())),
         ("usage", entry::tokens(status.usage)),
     ];
+    facts.extend(status.context.as_ref().map(|report| ("context", context(report))));
     if let Some(purse) = &status.purse {
         facts.push(("purse", purse_words(purse)));
     }
@@ -223,6 +226,14 @@ fn purse_words(purse: &PurseReport) -> String {
     let mut lines: Vec<String> = purse.quantities.iter().map(line).collect();
     lines.extend(purse.window_ends.map(|ends| format!("its window ends {}", instant(ends))));
     if lines.is_empty() { "nothing used, no limit".to_owned() } else { lines.join("\n") }
+}
+
+/// What a conversation takes of its window, and what was learned of the model's tokens.
+fn context(report: &ContextReport) -> String {
+    let ContextReport { window, tokens, learned_bytes, learned_tokens } = report;
+    let tenths = learned_bytes.0.saturating_mul(10).checked_div(learned_tokens.0).unwrap_or_default();
+    let (whole, tenth) = (tenths / 10, tenths % 10);
+    format!("about {tokens} of {window} tokens, {whole}.{tenth} bytes a token")
 }
 
 fn goal(view: &GoalView) -> Vec<Fact> {

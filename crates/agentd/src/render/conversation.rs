@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use aaos_core::event::{Entry, Event, Outcome};
+use aaos_core::event::{Entry, Event, Outcome, Shortened};
 use aaos_core::id::{CallId, Seq};
 use aaos_core::model::{ModelCallId, RawArguments, RequestedTool, Usage};
 use aaos_core::quantity::Timestamp;
@@ -38,6 +38,15 @@ pub(crate) enum Line {
         /// The result's JSON text; `{"error":…}` of a call that was not done.
         content: String,
     },
+    /// What stands from here on in the place of these turns of the model.
+    Summary {
+        seq: Seq,
+        at: Timestamp,
+        from_turn: u64,
+        to_turn: u64,
+        /// Absent where no model made one.
+        text: Option<String>,
+    },
 }
 
 /// A call that a reply asks for.
@@ -58,6 +67,8 @@ pub(crate) struct Conversation {
     /// Calls of the turns before it, where the conversation is known from its beginning.
     made: Option<u64>,
     begun: HashMap<CallId, ModelCallId>,
+    /// The request for a summary that was made last: its reply is no turn.
+    summary: Option<CallId>,
 }
 
 impl Conversation {
@@ -69,6 +80,19 @@ impl Conversation {
                 let mut lines = self.finish();
                 self.made = Some(kept.calls);
                 lines.push(Line::User { seq, at, text: message.clone() });
+                lines
+            }
+            Event::InferenceRequested { call, keeps: Some(_), .. } => {
+                self.summary = Some(*call);
+                Vec::new()
+            }
+            Event::InferenceCompleted { call, .. } if self.summary == Some(*call) => Vec::new(),
+            Event::ContextSummarized { shortened }
+            | Event::ContextSummarizationFailed { shortened: Some(shortened), .. } => {
+                let mut lines = self.finish();
+                let Shortened { opening, from_turn, to_turn, .. } = shortened;
+                let (text, from_turn, to_turn) = (opening.summary.clone(), *from_turn, *to_turn);
+                lines.push(Line::Summary { seq, at, from_turn, to_turn, text });
                 lines
             }
             Event::InferenceCompleted { result: Ok(reply), .. } => {

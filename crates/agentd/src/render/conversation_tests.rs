@@ -1,8 +1,9 @@
 //! Conversations as they are exported.
 
-use aaos_core::event::{Entry, Event};
+use aaos_core::event::{Entry, Event, Opening, Shortened};
 use aaos_core::id::AgentId;
 use aaos_core::model::ModelCallId;
+use aaos_core::quantity::Tokens;
 use serde_json::Value;
 
 use super::{Conversation, Line};
@@ -39,6 +40,28 @@ fn each_message_reply_and_result_is_a_line() {
     let Line::ToolResult { call, content, .. } = &lines[2] else { panic!("{lines:?}") };
     let found: Value = serde_json::from_str(content).expect("the result is JSON");
     assert_eq!((call, &found["response"]), (&calls[0].id, &Value::from("It says: moon")));
+}
+
+#[test]
+fn a_summary_stands_where_it_took_the_place_of_turns() {
+    let mut entries = of(lead());
+    // The second inference is one for a summary.
+    let asked = entries.iter_mut().filter_map(|entry| match &mut entry.event {
+        Event::InferenceRequested { keeps, .. } => Some(keeps),
+        _ => None,
+    });
+    *asked.last().expect("an inference") = Some(0);
+    let opening = Opening { words: vec!["hi".to_owned()], summary: Some("all read".to_owned()), turns: 1 };
+    let (tokens_before, tokens_after) = (Tokens(900), Tokens(300));
+    let shortened = Shortened { opening, from_turn: 1, to_turn: 1, keeps: 0, tokens_before, tokens_after };
+    let replied = |entry: &Entry| matches!(entry.event, Event::InferenceCompleted { .. });
+    let at = entries.iter().rposition(replied).expect("a reply");
+    let entry = Entry { event: Event::ContextSummarized { shortened }, ..entries[at].clone() };
+    entries.insert(at + 1, entry);
+    let lines = conversation(&entries);
+    assert_eq!(roles(&lines), ["user", "assistant", "tool_result", "tool_result", "summary"]);
+    let Line::Summary { text, to_turn: 1, .. } = &lines[4] else { panic!("{lines:?}") };
+    assert_eq!(text.as_deref(), Some("all read"));
 }
 
 #[test]

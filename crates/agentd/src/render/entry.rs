@@ -9,7 +9,7 @@ use aaos_core::approval::{ApprovalScope, AskedBecause};
 use aaos_core::budget::Budget;
 use aaos_core::confinement::{Boundary, ConfinementReceipt, Evidence};
 use aaos_core::effect::Denied;
-use aaos_core::event::{AgentEnd, Entry, Event, Outcome, OutputObserved};
+use aaos_core::event::{AgentEnd, Entry, Event, Outcome, OutputObserved, Shortened, SummaryFault};
 use aaos_core::id::AgentId;
 use aaos_core::model::{ModelFailure, ModelReply, Usage};
 use aaos_core::quantity::{Bytes, Millis};
@@ -102,6 +102,8 @@ pub(crate) fn facts(event: &Event, names: &Names) -> String {
         Event::InferenceRequested { .. }
         | Event::InferenceCompleted { .. }
         | Event::InferenceRetried { .. }
+        | Event::ContextSummarized { .. }
+        | Event::ContextSummarizationFailed { .. }
         | Event::UsageReported { .. }
         | Event::BudgetExceeded { .. }
         | Event::Overdraft { .. } => inference(event),
@@ -293,8 +295,14 @@ fn tool(event: &Event) -> String {
 
 fn inference(event: &Event) -> String {
     match event {
-        Event::InferenceRequested { model, messages, reserve, .. } => {
-            format!("model {model}, {messages} messages, {reserve} tokens reserved")
+        Event::InferenceRequested { model, messages, reserve, keeps, .. } => {
+            let what = if keeps.is_some() { ", for a summary" } else { "" };
+            format!("model {model}{what}, {messages} messages, {reserve} tokens reserved")
+        }
+        Event::ContextSummarized { shortened } => went(shortened),
+        Event::ContextSummarizationFailed { reason, message, shortened } => {
+            let left = shortened.as_ref().map_or_else(|| "nothing was left out".to_owned(), went);
+            format!("{}: {}; {left}", summary_fault(*reason), cut(message, REASON_CHARS))
         }
         Event::InferenceCompleted { result, attempts, elapsed, .. } => {
             let told = match result {
@@ -317,6 +325,22 @@ fn inference(event: &Event) -> String {
             format!("{} used, {} reserved", quantity.show(*used), quantity.show(*reserved))
         }
         _ => String::new(),
+    }
+}
+
+fn went(shortened: &Shortened) -> String {
+    let Shortened { from_turn, to_turn, tokens_before, tokens_after, .. } = shortened;
+    format!(
+        "turns {from_turn} to {to_turn} left the conversation: {tokens_before} tokens before, {tokens_after} now"
+    )
+}
+
+const fn summary_fault(fault: SummaryFault) -> &'static str {
+    match fault {
+        SummaryFault::LlmCallFailed => "the model could not be asked for a summary",
+        SummaryFault::EmptyResponse => "the summary was empty",
+        SummaryFault::BoundarySelection => "there is nothing that could be left out",
+        SummaryFault::ReplyParseError => "the reply is no summary",
     }
 }
 

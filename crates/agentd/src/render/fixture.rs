@@ -127,6 +127,7 @@ impl Tale {
             reserve: Tokens(1000),
             price: Price::parse("10", "10", "10").ok(),
             charges: Vec::new(),
+            keeps: None,
         };
         self.add(1, Some(id), asked);
     }

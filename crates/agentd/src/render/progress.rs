@@ -203,6 +203,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
             Tone::Warn,
             format!("the model is asked again in {}: {}", span(*wait), entry::model_failure(failure)),
         ),
+        Event::ContextSummarizationFailed { .. } => {
+            (Tone::Warn, format!("no summary: {}", entry::facts(event, &Names::default())))
+        }
         Event::InferenceCompleted { result: Err(failure), .. } => {
             (Tone::Bad, format!("the model failed: {}", entry::model_failure(failure)))
         }
@@ -243,7 +246,11 @@ fn routine(event: &Event) -> Option<(Tone, String)> {
         Event::HumanApprovalGranted { .. } => {
             (Tone::Good, format!("approved: {}", entry::facts(event, &Names::default())))
         }
+        Event::InferenceRequested { model, keeps: Some(_), .. } => {
+            (Tone::Dim, format!("asks model {model} for a summary of the conversation"))
+        }
         Event::InferenceRequested { model, .. } => (Tone::Dim, format!("asks model {model}")),
+        Event::ContextSummarized { .. } => (Tone::Dim, entry::facts(event, &Names::default())),
         Event::GoalAccepted { goal, .. } => {
             (Tone::Bold, format!("goal accepted: {}", cut(goal, VALUE_CHARS)))
         }

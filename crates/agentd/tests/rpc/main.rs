@@ -8,6 +8,7 @@ mod denied_writes;
 mod explain;
 mod hostile_clients;
 mod limits;
+mod long_talks;
 mod manifests;
 mod messages;
 mod methods;
