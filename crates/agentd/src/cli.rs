@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Show what this machine can enforce, proved by starting a real worker
     #[command(after_help = help::DOCTOR)]
     Doctor(JsonArgs),
+    /// Keep a provider's key in a file, and name a provider
+    #[command(after_help = help::CONFIGURE)]
+    Configure(ConfigureArgs),
     /// Print the reference of environment variables and configuration keys
     #[command(after_help = help::REFERENCE)]
     Reference,
@@ -124,6 +127,25 @@ pub(crate) struct RunArgs {
     /// Print no progress lines, only what is granted, what goes wrong and the end
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// `configure`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigureArgs {
+    /// deepseek, anthropic, openai, or a name for another one
+    pub(crate) provider: Option<String>,
+    /// Take the key from this variable
+    #[arg(long, value_name = "VAR", conflicts_with = "key_stdin")]
+    pub(crate) key_from_env: Option<String>,
+    /// Read the key from standard input
+    #[arg(long)]
+    pub(crate) key_stdin: bool,
+    /// Where it is, for one that aaOS does not know
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// The model that `smart` and `fast` mean there
+    #[arg(long, value_name = "M")]
+    pub(crate) model: Option<String>,
 }
 
 /// `submit`.

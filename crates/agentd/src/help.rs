@@ -241,6 +241,18 @@ Exit code 6 when a boundary that the policy requires cannot be had.
 Example:
   agentd doctor --json";
 
+pub(crate) const CONFIGURE: &str = "\
+The key goes to $XDG_CONFIG_HOME/aaos/keys/PROVIDER (~/.config/aaos/keys), which you alone may read, and to no other \
+place. Without --key-stdin or --key-from-env you are asked for it, and it is not shown. --base-url and --model add a \
+[[providers]] table to the configuration file. A daemon that runs takes both at its next start.
+
+Examples:
+  agentd configure anthropic
+  agentd configure deepseek --key-from-env DEEPSEEK_API_KEY
+  pass show openrouter | agentd configure openrouter --key-stdin \\
+    --base-url https://openrouter.ai/api/v1 --model deepseek/deepseek-chat
+  agentd configure local --base-url http://127.0.0.1:8080/v1 --model qwen";
+
 pub(crate) const REFERENCE: &str = "\
 Example:
   agentd reference > docs/environment.md";

@@ -75,6 +75,9 @@ fn start(screen: Screen) -> anyhow::Result<Exit> {
     }
     let unusable = || UsageError("the settings cannot be used".to_owned());
     let settings = Settings::load(&cli.overrides(), &keys).map_err(|error| error.context(unusable()))?;
+    if let cli::Command::Configure(args) = &cli.command {
+        return commands::configure(&settings, args, &keys, screen);
+    }
     drop(keys);
     commands::dispatch(settings, cli.command, screen)
 }

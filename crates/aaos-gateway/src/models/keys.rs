@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn file(home: &Path, bytes: &[u8]) -> OwnedFd {
-        let path = home.join("key");
+        let path = home.join(std::fs::read_dir(home).expect("lists").count().to_string());
         std::fs::write(&path, bytes).expect("written");
         File::open(&path).expect("opened").into()
     }

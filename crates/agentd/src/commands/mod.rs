@@ -9,6 +9,7 @@ mod archive;
 mod asking;
 mod capabilities;
 mod check;
+mod configure;
 mod doctor;
 mod entries;
 mod fork;
@@ -20,6 +21,8 @@ mod show;
 mod status;
 mod stream;
 mod target;
+
+pub(crate) use configure::{configure, wanted_variable};
 
 use anyhow::Result;
 
@@ -73,6 +76,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Audit(args) => entries::audit(&settings, args, screen),
         Command::Model(args) => model::model(&settings, &args, screen),
         Command::Doctor(args) => doctor::doctor(&settings, &args, screen),
+        Command::Configure(_) => unreachable!("it is done before the keys are dropped"),
         Command::Reference => reference(screen),
     }
 }

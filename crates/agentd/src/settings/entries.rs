@@ -81,7 +81,7 @@ impl ProviderEntry {
 
 /// Whether a variable may be named as one that holds a key: it is taken out of the environment, so it may be none that
 /// anything else needs.
-pub(super) fn is_key_variable(name: &str) -> bool {
+pub(crate) fn is_key_variable(name: &str) -> bool {
     let is_plain =
         name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
     is_plain && (name.ends_with("_KEY") || name.ends_with("_TOKEN")) && !vars::is_own(name)

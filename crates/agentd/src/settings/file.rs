@@ -12,7 +12,7 @@ use super::entries::{ProviderEntry, is_key_variable};
 use super::principals::PrincipalEntry;
 
 /// The file of a system service; a user's own comes second.
-const SYSTEM_FILE: &str = "/etc/aaos/config.toml";
+pub(super) const SYSTEM_FILE: &str = "/etc/aaos/config.toml";
 /// Longest file, bytes.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
 
@@ -88,7 +88,7 @@ pub(crate) fn load(user_config: Option<&Path>) -> Result<ConfigFile, ConfigFileE
     Ok(ConfigFile::default())
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>, ConfigFileError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, ConfigFileError> {
     use std::io::Read;
     let io = |source| ConfigFileError::Io { path: path.to_owned(), source };
     let file = match std::fs::File::open(path) {
@@ -101,7 +101,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, ConfigFileError> {
     Ok(Some(text))
 }
 
-fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigFileError> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigFileError> {
     toml::from_str(text).map_err(|error| ConfigFileError::Malformed {
         path: path.to_owned(),
         reason: error.to_string().trim_end().to_owned(),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: everything is resolved and checked here, once, before anything is started.
 
+pub(crate) mod configuration;
 mod entries;
 mod file;
 mod keys;
@@ -29,6 +30,7 @@ use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
+pub(crate) use entries::is_key_variable;
 pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
 use crate::render::entry;
@@ -63,6 +65,7 @@ pub(crate) struct Settings {
     credentials: Option<PathBuf>,
     /// The models that this machine runs itself.
     pub(crate) local: LocalConfig,
+    entries: Vec<entries::ProviderEntry>,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -113,6 +116,7 @@ impl Settings {
             price_file,
             key_files: providers::key_files(&sources, &models),
             credentials: sources.places.credentials,
+            entries: sources.entries,
             models,
             local,
             provider,
@@ -123,6 +127,27 @@ impl Settings {
             config_home,
             state_dir,
         })
+    }
+
+    /// The directory of the user's own key files.
+    pub(crate) fn key_place(&self) -> Option<PathBuf> {
+        self.config_home.as_ref().map(|home| home.join("aaos/keys"))
+    }
+
+    /// The variables in which the key of a provider may stand.
+    pub(crate) fn key_variables(&self, provider: &str) -> impl Iterator<Item = &str> {
+        let own = self.entries.iter().filter(move |entry| entry.name == provider);
+        own.filter_map(|entry| entry.key_env.as_deref()).chain(providers::known_variable(provider))
+    }
+
+    /// Whether the configuration file has a provider of this name.
+    pub(crate) fn names_provider(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name)
+    }
+
+    /// The user's configuration file: where it is, what it says, and its mode.
+    pub(crate) fn configuration_file(&self) -> Result<(PathBuf, String, u32)> {
+        configuration::of_user(self.config_home.as_deref())
     }
 
     /// Who may speak to the daemon, which is this process.
@@ -209,7 +234,9 @@ fn policy(stated: Option<&ConfinementPolicy>) -> Result<ConfinementPolicy> {
 /// Takes the keys out of the environment, or does not return. What is wrong with the file is told where it is used.
 pub(crate) fn hide_keys() -> Result<()> {
     let file = file::load(config_home().as_deref()).unwrap_or_default();
-    Ok(keys::hide(file.key_variables())?)
+    let arguments = std::env::args_os().filter_map(|one| one.into_string().ok());
+    let wanted = crate::commands::wanted_variable(arguments).filter(|name| is_key_variable(name));
+    Ok(keys::hide(file.key_variables().chain(wanted.as_deref()))?)
 }
 
 fn config_home() -> Option<PathBuf> {

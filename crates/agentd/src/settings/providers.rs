@@ -110,6 +110,11 @@ pub(super) fn known(name: &str) -> Option<&'static Known> {
     REMOTE.into_iter().find(|known| known.name == name)
 }
 
+/// The variable of a provider's key, where aaOS knows one.
+pub(super) fn known_variable(provider: &str) -> Option<&'static str> {
+    known(provider).and_then(|known| known.key_env).map(|var| var.name)
+}
+
 /// A provider that is configured, and what the usual aliases mean there.
 #[derive(Debug)]
 struct Found {
@@ -183,7 +188,7 @@ fn all(sources: &Sources, keys: &Keys) -> Result<Vec<Found>> {
 /// Why a provider that an alias names is not asked.
 fn no_key(known: &Known) -> String {
     let var = known.key_env.map_or("its key", |var| var.name);
-    format!("it has no key; set {var}, or name its key_file in the configuration file")
+    format!("it has no key; run `agentd configure {}`, or set {var}", known.name)
 }
 
 /// Whether an alias of the file names this provider.
@@ -498,10 +503,7 @@ mod tests {
             (vec!["small".to_owned()], vec!["router/small".to_owned()])
         );
         let problems: Vec<_> = models.providers.iter().filter_map(|one| one.problem.as_deref()).collect();
-        assert_eq!(
-            problems,
-            ["it has no key; set ANTHROPIC_API_KEY, or name its key_file in the configuration file"]
-        );
+        assert_eq!(problems, ["it has no key; run `agentd configure anthropic`, or set ANTHROPIC_API_KEY"]);
         sources.choice = Choice { provider: Some("deepseek".into()), model: None, is_of_environment: true };
         let (_, models) = setup(&sources, &keys).expect("works");
         assert_eq!(of(&models, "smart"), ["deepseek-reasoner"], "the environment is for this start");
@@ -554,8 +556,8 @@ mod tests {
             place
         };
         let (credentials, own) = (place("credentials"), place("own"));
-        let mut sources = Sources::default();
-        sources.places = KeyPlaces { credentials: Some(credentials.clone()), own: Some(own.clone()) };
+        let places = KeyPlaces { credentials: Some(credentials.clone()), own: Some(own.clone()) };
+        let mut sources = Sources { places, ..Sources::default() };
         let found = |sources: &Sources, given: &[&str]| {
             let (name, models) = setup(sources, &keys(given)).expect("works");
             let files = key_files(sources, &models);

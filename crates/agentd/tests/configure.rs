@@ -1,0 +1,134 @@
+//! `agentd configure`: where a key goes, who can read it, and that a daemon then works with it.
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::json;
+use testkit::{Backend, DaemonBuilder, Finished, ModelServer, Script, Turn};
+
+const KEY: &str = "sk-configured-0123456789";
+
+/// Without a key or a choice in the environment: an empty variable counts as absent.
+fn bare() -> DaemonBuilder {
+    DaemonBuilder::new(Backend::Builtin).env("AAOS_PROVIDER", "")
+}
+
+fn key_file(aaos: &DaemonBuilder, name: &str) -> PathBuf {
+    aaos.home().join("config/aaos/keys").join(name)
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("it is there").permissions().mode() & 0o7777
+}
+
+fn with_stdin(aaos: &DaemonBuilder, args: &[&str], text: &str) -> Finished {
+    let mut command = aaos.command(args);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts agentd");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    Finished::from(child.wait_with_output().expect("it ends"))
+}
+
+fn shows_no_key(done: &Finished) {
+    assert!(!done.stdout.contains(KEY) && !done.stderr.contains(KEY), "{done:?}");
+}
+
+#[test]
+fn a_key_from_standard_input_is_kept_for_its_owner_alone_and_replaces_an_older_one() {
+    let aaos = bare();
+    for text in ["sk-older\n", &format!("  {KEY}\n")] {
+        let done = with_stdin(&aaos, &["configure", "anthropic", "--key-stdin"], text);
+        assert_eq!(done.code(), 0, "{done:?}");
+        shows_no_key(&done);
+        assert!(done.stdout.contains("keys/anthropic (mode 0600)"), "{done:?}");
+    }
+    let path = key_file(&aaos, "anthropic");
+    assert_eq!(std::fs::read_to_string(&path).expect("it is there"), format!("{KEY}\n"));
+    assert_eq!((mode(&path), mode(path.parent().expect("a directory"))), (0o600, 0o700));
+    let left = std::fs::read_dir(path.parent().expect("a directory")).expect("lists").count();
+    assert_eq!(left, 1, "nothing else is left");
+}
+
+#[test]
+fn a_key_from_the_environment_is_kept_and_one_that_is_not_there_is_told() {
+    let aaos = bare().env("SOME_API_KEY", KEY).env("OPENAI_API_KEY", "sk-openai-0123");
+    let done = aaos.cli(["configure", "deepseek", "--key-from-env", "SOME_API_KEY"]);
+    assert_eq!(done.code(), 0, "{done:?}");
+    shows_no_key(&done);
+    assert_eq!(
+        std::fs::read_to_string(key_file(&aaos, "deepseek")).expect("it is there"),
+        format!("{KEY}\n")
+    );
+    let done = aaos.cli(["configure", "openai", "--key-from-env", "OPENAI_API_KEY"]);
+    assert_eq!(done.code(), 0, "one that is always taken out of the environment: {done:?}");
+    assert!(done.stderr.contains("while OPENAI_API_KEY is set"), "{done:?}");
+    let absent = aaos.cli(["configure", "anthropic", "--key-from-env", "ABSENT_KEY"]);
+    assert!(absent.code() == 1 && absent.stderr.contains("ABSENT_KEY is not set"), "{absent:?}");
+    let other = aaos.cli(["configure", "anthropic", "--key-from-env", "HOME"]);
+    assert!(other.code() == 2 && other.stderr.contains("_KEY or _TOKEN"), "{other:?}");
+    assert!(!key_file(&aaos, "anthropic").exists());
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_and_changes_nothing() {
+    let aaos = bare();
+    for (args, text, code, said) in [
+        (vec!["configure", "anthropic"], KEY, 2, "--key-stdin"),
+        (vec!["configure"], KEY, 2, "name a provider"),
+        (vec!["configure", "../../x", "--key-stdin"], KEY, 2, "cannot be configured"),
+        (vec!["configure", "builtin", "--key-stdin"], KEY, 2, "needs no key"),
+        (vec!["configure", "own", "--key-stdin"], KEY, 2, "--base-url"),
+        (vec!["configure", "anthropic", "--key-stdin"], "", 1, "empty"),
+        (vec!["configure", "anthropic", "--key-stdin"], "two keys", 1, "blanks"),
+        (vec!["configure", "own", "--key-stdin", "--base-url", "ftp://x"], KEY, 2, "no base URL"),
+        (vec!["configure", "own", "--key-stdin", "--base-url", "http://x\"y"], KEY, 2, "no base URL"),
+    ] {
+        let done = with_stdin_if_read(&aaos, &args, text);
+        assert_eq!(done.code(), code, "{args:?}: {done:?}");
+        assert!(done.stderr.contains(said), "{args:?}: {done:?}");
+        shows_no_key(&done);
+    }
+    assert!(!aaos.home().join("config/aaos/config.toml").exists());
+    let place = aaos.home().join("config/aaos/keys");
+    std::fs::create_dir_all(&place).expect("makes directories");
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o777)).expect("sets the mode");
+    let done = with_stdin(&aaos, &["configure", "anthropic", "--key-stdin"], KEY);
+    assert!(done.code() == 1 && done.stderr.contains("chmod 700"), "others could put a file there: {done:?}");
+    assert_eq!(std::fs::read_dir(&place).expect("lists").count(), 0);
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o700)).expect("sets the mode");
+    assert_eq!(with_stdin(&aaos, &["configure", "anthropic", "--key-stdin"], KEY).code(), 0, "the control");
+}
+
+/// The same for a command that may end without reading.
+fn with_stdin_if_read(aaos: &DaemonBuilder, args: &[&str], text: &str) -> Finished {
+    let path = aaos.home().join("typed");
+    std::fs::write(&path, text).expect("writes");
+    let file = std::fs::File::open(&path).expect("opens");
+    Finished::from(aaos.command(args).stdin(file).output().expect("runs agentd"))
+}
+
+#[test]
+fn a_daemon_works_with_a_provider_that_was_configured_so() {
+    let models = ModelServer::start(Script::dynamic(|_| Turn::say("answered")));
+    let aaos = bare();
+    let url = models.openai_url();
+    let args = ["configure", "own", "--key-stdin", "--base-url", &url, "--model", "my-model"];
+    let done = with_stdin(&aaos, &args, KEY);
+    assert_eq!(done.code(), 0, "{done:?}");
+    let config = aaos.home().join("config/aaos/config.toml");
+    assert!(!std::fs::read_to_string(&config).expect("it was made").contains(KEY), "keys are never there");
+    let again = with_stdin(&aaos, &args, KEY);
+    assert!(again.code() == 1 && again.stderr.contains("change it there"), "{again:?}");
+    let daemon = aaos.start();
+    let manifest = "name: one\nmodel: smart\nsystem_prompt: You answer.\n";
+    let ran = daemon.client().call("agent.spawn_and_run", json!({ "manifest": manifest, "message": "go" }));
+    assert_eq!(ran.expect("it answers")["response"], "answered");
+    let seen = models.requests();
+    assert_eq!((seen[0].model.as_str(), seen[0].key()), ("my-model", Some(KEY)));
+}
