@@ -64,6 +64,7 @@ pub use kernel::{Kernel, KernelParts};
 pub use keyfile::{KeyFile, KeyFileError};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
-    AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,
-    RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState, UnknownEffect,
+    AgentState, AgentStatus, AgentView, AliasView, ApprovalInForce, ApprovalView, GoalView, ModelsView,
+    PurseReport, QuantityReport, RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
+    UnknownEffect,
 };

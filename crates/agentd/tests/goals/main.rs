@@ -12,6 +12,7 @@ mod keyfiles;
 mod kinds;
 mod main_job;
 mod prefix;
+mod probes;
 mod provider;
 mod storm;
 mod support;
