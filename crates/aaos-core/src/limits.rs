@@ -44,6 +44,8 @@ pub const INFERENCE_TIME_MS: u64 = 300_000;
 pub const INFERENCE_ATTEMPTS: u32 = 6;
 /// Attempts at a model that an alias means and another one stands behind.
 pub const ATTEMPTS_BEFORE_FALLBACK: u32 = 2;
+/// Time in which a provider says whether it is there, milliseconds.
+pub const PROBE_TIME_MS: u64 = 5_000;
 /// How long a provider that failed is asked last, milliseconds.
 pub const PROVIDER_DOWN_MS: u64 = 60_000;
 /// How often one inference is turned away (429) while its provider takes others meanwhile; then that is the answer.

@@ -18,7 +18,7 @@ use crate::cargo::{CargoSubcommand, CargoTold};
 use crate::confinement::{LockedReport, ProbeResult};
 use crate::git::GitDrivers;
 use crate::limits::MAX_FRAME_BYTES;
-use crate::model::{ModelFailure, ModelReply, ModelRequest, Pace, ProviderState};
+use crate::model::{ModelFailure, ModelReply, ModelRequest, Pace, ProviderState, Standing};
 use crate::path::AbsPath;
 use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
@@ -361,6 +361,15 @@ pub enum ModelsRequest {
         /// Echoed.
         serial: RequestSerial,
     },
+    /// Find out whether a provider answers and takes its key.
+    Probe {
+        /// Echoed.
+        serial: RequestSerial,
+        /// Which.
+        provider: crate::name::ProviderName,
+        /// Give up after this long.
+        time: Millis,
+    },
 }
 
 /// From the gateway's `models` role to agentd.
@@ -403,6 +412,13 @@ pub enum ModelsReply {
         serial: RequestSerial,
         /// Every provider.
         providers: Vec<ProviderState>,
+    },
+    /// How a provider was found.
+    Probed {
+        /// Which request.
+        serial: RequestSerial,
+        /// How.
+        standing: Standing,
     },
 }
 

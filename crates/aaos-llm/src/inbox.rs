@@ -6,7 +6,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aaos_core::limits::MAX_FRAME_BYTES;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, Pace, ProviderState};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, Pace, ProviderState, Standing};
 use tokio::sync::Notify;
 
 /// What a request hears of the gateway.
@@ -29,6 +29,8 @@ pub(crate) enum Ending {
     Failed(ModelFailure),
     /// What is configured.
     Described(Vec<ProviderState>),
+    /// How a provider was found.
+    Probed(Standing),
     /// The connection is lost.
     Lost {
         /// How it was noticed.

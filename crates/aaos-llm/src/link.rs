@@ -223,6 +223,7 @@ impl Shared {
             ModelsReply::Done { serial, reply } => (serial, Ending::Done(reply)),
             ModelsReply::Failed { serial, failure } => (serial, Ending::Failed(failure)),
             ModelsReply::Described { serial, providers } => (serial, Ending::Described(providers)),
+            ModelsReply::Probed { serial, standing } => (serial, Ending::Probed(standing)),
         };
         let open = self.lock().open.remove(&serial);
         if let Some(open) = open {

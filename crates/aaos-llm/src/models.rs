@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
-use aaos_core::limits::{LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN};
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState};
+use aaos_core::limits::{LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN, PROBE_TIME_MS};
+use aaos_core::model::{
+    ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState, Standing,
+};
 use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
 use aaos_core::route::provider_of;
@@ -265,12 +267,30 @@ impl Models {
             match in_flight.next().await {
                 Arrival::End(Ending::Described(providers)) => Ok(providers),
                 Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
-                Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(Ending::Done(_) | Ending::Failed(_)) => {
-                    Err(LlmError::OutOfTurn)
-                }
+                Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(_) => Err(LlmError::OutOfTurn),
             }
         };
         timeout(DESCRIBE_TIME, ask).await.unwrap_or(Err(LlmError::Timeout))
+    }
+
+    /// How a provider is found now; nothing is inferred.
+    ///
+    /// # Errors
+    /// As [`Self::describe`].
+    pub async fn probe(&self, provider: &ProviderName) -> Result<Standing, LlmError> {
+        let ask = async {
+            let (provider, time) = (provider.clone(), Millis(PROBE_TIME_MS));
+            let probe = |serial| ModelsRequest::Probe { serial, provider, time };
+            let in_flight = self.inner.link.send(probe).await?;
+            match in_flight.next().await {
+                Arrival::End(Ending::Probed(standing)) => Ok(standing),
+                Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
+                Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(_) => Err(LlmError::OutOfTurn),
+            }
+        };
+        timeout(Duration::from_millis(PROBE_TIME_MS) + DESCRIBE_TIME, ask)
+            .await
+            .unwrap_or(Err(LlmError::Timeout))
     }
 
     /// What the gateway has configured, which does not change while it lives.
@@ -489,7 +509,7 @@ impl Models {
                     Arrival::End(Ending::Lost { reason }) => {
                         return Err(AttemptError::Link(LlmError::Lost { reason }));
                     }
-                    Arrival::End(Ending::Described(_)) => {
+                    Arrival::End(Ending::Described(_) | Ending::Probed(_)) => {
                         return Err(AttemptError::Failed(LlmError::OutOfTurn.into_failure()));
                     }
                 }

@@ -437,7 +437,9 @@ async fn dropping_a_call_cancels_it_and_frees_its_slot() {
         match fake.hear().await.expect("the near end lives") {
             ModelsRequest::Cancel { serial } => cancelled = Some(serial),
             ModelsRequest::Ask { serial, .. } => asked = Some(serial),
-            ModelsRequest::Describe { .. } => panic!("it knows what is configured"),
+            ModelsRequest::Describe { .. } | ModelsRequest::Probe { .. } => {
+                panic!("it knows what is configured")
+            }
         }
     }
     assert_eq!(cancelled, Some(serial));

@@ -65,7 +65,7 @@ async fn refuse_everything(mut stream: UnixStream) {
                 let failure = ModelFailure { kind, message: "no such model".to_owned(), retry_after: None };
                 ModelsReply::Failed { serial, failure }
             }
-            ModelsRequest::Cancel { .. } => continue,
+            ModelsRequest::Cancel { .. } | ModelsRequest::Probe { .. } => continue,
         };
         stream.write_all(&encode_frame(&reply).expect("short")).await.expect("the near end listens");
     }

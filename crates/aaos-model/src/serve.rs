@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aaos_confine::{Channel, ChannelError};
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, Pace};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, Pace, Standing};
 use aaos_core::quantity::Tokens;
 use aaos_core::wire::{
     LocalFacts, LocalProblem, LocalProblemKind, LocalSetup, ModelsReply, ModelsRequest, RequestSerial,
@@ -162,6 +162,10 @@ fn read(channel: &Channel, jobs: &Sender<Job>, open: &Open) -> Result<(), ServeE
             }
             ModelsRequest::Describe { serial } => {
                 channel.send(&ModelsReply::Described { serial, providers: Vec::new() })?;
+            }
+            // It answers, and there is no key.
+            ModelsRequest::Probe { serial, .. } => {
+                channel.send(&ModelsReply::Probed { serial, standing: Standing::Reachable })?;
             }
         }
     }

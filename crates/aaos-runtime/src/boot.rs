@@ -74,7 +74,7 @@ impl Kernel {
         // Started before it is asked for, so that the keys leave this process as soon as they can.
         let first = kernel.clone();
         drop(kernel.tasks().spawn(async move {
-            if let Err(error) = first.providers().await {
+            if let Err(error) = first.probe_providers().await {
                 tracing::error!(%error, "the models gateway cannot be started");
             }
         }));

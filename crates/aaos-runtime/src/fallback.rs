@@ -16,10 +16,12 @@ use aaos_core::quantity::Millis;
 use aaos_core::route::provider_of;
 use aaos_core::services::ServiceReply;
 
+use crate::error::KernelError;
 use crate::inference::{Asked, Asking};
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::standing::standing_of;
+use crate::view::{AliasView, ModelsView};
 
 /// What a mind asks its model.
 #[derive(Debug)]
@@ -85,6 +87,56 @@ impl Kernel {
         if let Some(provider) = provider_of(&providers, model) {
             self.standings().note(&provider.name, &standing, self.clock().now());
         }
+    }
+
+    /// Asks every provider of the gateway whether it is there and takes its key, and keeps in mind what was found. What is
+    /// wrong is told in the log the first time.
+    pub(crate) async fn probe_providers(&self) -> Result<(), KernelError> {
+        let models = self.models().await?;
+        let providers =
+            models.providers().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        let usable = providers.iter().filter(|one| one.problem.is_none());
+        let probes = usable.map(|one| async { (&one.name, models.probe(&one.name).await) });
+        let probes = futures_util::future::join_all(probes);
+        let found = tokio::select! {
+            found = probes => found,
+            () = self.closing().cancelled() => return Ok(()),
+        };
+        for (provider, standing) in found {
+            let standing = standing.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+            let is_news = self.standings().note_probe(provider, &standing, self.clock().now());
+            match &standing {
+                Standing::KeyRefused { why } if is_news => {
+                    tracing::error!(%provider, %why, "the key is refused; `agentd configure` keeps another one");
+                }
+                Standing::Unreachable { why } if is_news => {
+                    tracing::warn!(%provider, %why, "it does not answer")
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every provider as it is found now, and what each alias means.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the `models` gateway cannot be started or asked.
+    pub async fn models_view(&self) -> Result<ModelsView, KernelError> {
+        self.probe_providers().await?;
+        let mut providers = self.providers().await?.to_vec();
+        self.standings().show(&mut providers);
+        let mut aliases: Vec<AliasView> = Vec::new();
+        for alias in self.alias_names() {
+            let meanings: Vec<ModelName> = self.meanings(alias).into_iter().cloned().collect();
+            let now = match meanings.as_slice() {
+                [only] => Some(only.clone()),
+                _ => self.meanings_now(alias).await.pop_front(),
+            };
+            let now = now.unwrap_or_else(|| alias.clone());
+            aliases.push(AliasView { alias: alias.clone(), meanings, now });
+        }
+        Ok(ModelsView { providers, aliases })
     }
 
     fn show_fallback(&self, agent: &Agent, call: CallId, failure: ModelFailure, next: ModelName) {

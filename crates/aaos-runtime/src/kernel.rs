@@ -223,6 +223,13 @@ impl Kernel {
         self.inner.aliases.iter().filter(|(alias, _)| alias == name).map(|(_, means)| means).collect()
     }
 
+    /// Every alias, once.
+    pub(crate) fn alias_names(&self) -> Vec<&ModelName> {
+        let mut names: Vec<&ModelName> = self.inner.aliases.iter().map(|(alias, _)| alias).collect();
+        names.dedup();
+        names
+    }
+
     pub(crate) fn quiet(&self) -> &Quiet {
         &self.inner.quiet
     }

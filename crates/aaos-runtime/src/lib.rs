@@ -68,6 +68,7 @@ pub use keyfile::{KeyFile, KeyFileError};
 pub use local::{LocalConfig, LocalWeights};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
-    AgentState, AgentStatus, AgentView, ApprovalInForce, ApprovalView, GoalView, PurseReport, QuantityReport,
-    RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState, UnknownEffect,
+    AgentState, AgentStatus, AgentView, AliasView, ApprovalInForce, ApprovalView, GoalView, ModelsView,
+    PurseReport, QuantityReport, RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
+    UnknownEffect,
 };

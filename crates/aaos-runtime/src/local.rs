@@ -90,7 +90,8 @@ impl LocalConfig {
             has_key: false,
             problem: (!has_program).then(|| no_program.to_owned()),
             slots: Some(1),
-            standing: Standing::default(),
+            // It is started when it is asked.
+            standing: if has_program { Standing::Reachable } else { Standing::Unchecked },
         })
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Standings(Mutex<BTreeMap<ProviderName, Found>>);
 struct Found {
     standing: Standing,
     at: Timestamp,
+    /// Whether a request for a reply found it so, and not one for a list.
+    by_request: bool,
 }
 
 impl Found {
@@ -33,11 +35,25 @@ impl Standings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how a provider was found. Gives whether that is news.
-    pub(crate) fn note(&self, provider: &ProviderName, standing: &Standing, now: Timestamp) -> bool {
-        let found = Found { standing: standing.clone(), at: now };
-        let before = self.lock().insert(provider.clone(), found);
-        before.is_none_or(|before| before.standing != *standing)
+    /// Notes how a request for a reply found a provider.
+    pub(crate) fn note(&self, provider: &ProviderName, standing: &Standing, now: Timestamp) {
+        let found = Found { standing: standing.clone(), at: now, by_request: true };
+        self.lock().insert(provider.clone(), found);
+    }
+
+    /// Notes how a request for its list of models found a provider, and gives whether that is news. Some give that list
+    /// to anybody, so it proves nothing against what a request for a reply has just met.
+    pub(crate) fn note_probe(&self, provider: &ProviderName, standing: &Standing, now: Timestamp) -> bool {
+        let mut all = self.lock();
+        let before = all.get(provider);
+        let knows_better = before.is_some_and(|before| before.by_request && before.is_down(now));
+        if knows_better && *standing == Standing::Reachable {
+            return false;
+        }
+        let is_news = before.is_none_or(|before| before.standing != *standing);
+        let found = Found { standing: standing.clone(), at: now, by_request: false };
+        all.insert(provider.clone(), found);
+        is_news
     }
 
     /// Whether it failed a short while ago.
@@ -89,15 +105,22 @@ mod tests {
         let name = ProviderName::parse("alpha").expect("a name");
         let down = || Standing::Unreachable { why: "it is gone".to_owned() };
         assert!(!standings.is_down(&name, Timestamp(1)), "the control: nothing is known");
-        assert!(standings.note(&name, &down(), Timestamp(10)));
-        assert!(!standings.note(&name, &down(), Timestamp(10)), "no news");
+        assert!(standings.note_probe(&name, &down(), Timestamp(10)));
+        assert!(!standings.note_probe(&name, &down(), Timestamp(10)), "no news");
         assert!(standings.is_down(&name, Timestamp(10 + PROVIDER_DOWN_MS - 1)));
         assert!(!standings.is_down(&name, Timestamp(10 + PROVIDER_DOWN_MS)));
-        assert!(standings.note(&name, &Standing::Reachable, Timestamp(11)));
+        assert!(standings.note_probe(&name, &Standing::Reachable, Timestamp(11)), "it is there again");
         assert!(!standings.is_down(&name, Timestamp(11)));
         let why = "the key is wrong".to_owned();
         standings.note(&name, &Standing::KeyRefused { why }, Timestamp(12));
         assert!(standings.is_down(&name, Timestamp(12)));
+        assert!(!standings.note_probe(&name, &Standing::Reachable, Timestamp(13)), "a list proves nothing");
+        assert!(standings.is_down(&name, Timestamp(13)));
+        let later = Timestamp(12 + PROVIDER_DOWN_MS);
+        assert!(standings.note_probe(&name, &Standing::Reachable, later), "until the minute is over");
+        standings.note(&name, &down(), later);
+        standings.note(&name, &Standing::Reachable, later);
+        assert!(!standings.is_down(&name, later), "and a reply proves everything");
         let other = ProviderName::parse("beta").expect("a name");
         assert!(!standings.is_down(&other, Timestamp(12)), "it is about one provider");
     }

@@ -344,6 +344,26 @@ pub struct ToolView {
     pub input_schema: serde_json::Value,
 }
 
+/// `runtime.models`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelsView {
+    /// Providers, as they were found just now.
+    pub providers: Vec<ProviderState>,
+    /// What the aliases mean.
+    pub aliases: Vec<AliasView>,
+}
+
+/// An alias and what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasView {
+    /// The name.
+    pub alias: ModelName,
+    /// Models, in the order in which they were written down.
+    pub meanings: Vec<ModelName>,
+    /// The one that is asked now.
+    pub now: ModelName,
+}
+
 /// `runtime.status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeStatus {

@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Show what this machine can enforce, proved by starting a real worker
     #[command(after_help = help::DOCTOR)]
     Doctor(JsonArgs),
+    /// Show which providers answer, why others do not, and what the aliases mean
+    #[command(after_help = help::MODELS)]
+    Models(JsonArgs),
     /// Keep a provider's key in a file, and name a provider
     #[command(after_help = help::CONFIGURE)]
     Configure(ConfigureArgs),

@@ -241,6 +241,13 @@ Exit code 6 when a boundary that the policy requires cannot be had.
 Example:
   agentd doctor --json";
 
+pub(crate) const MODELS: &str = "\
+Each provider is asked for its list of models, for five seconds at most; nothing is inferred and nothing is paid.
+
+Examples:
+  agentd models
+  agentd models --json";
+
 pub(crate) const CONFIGURE: &str = "\
 The key goes to $XDG_CONFIG_HOME/aaos/keys/PROVIDER (~/.config/aaos/keys), which you alone may read, and to no other \
 place. Without --key-stdin or --key-from-env you are asked for it, and it is not shown. --base-url and --model add a \

@@ -12,6 +12,7 @@ mod failure;
 mod keys;
 mod openai;
 mod pace;
+mod probe;
 mod provider;
 mod sse;
 
@@ -21,7 +22,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::limits::MOST_INFERENCE_SLOTS;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, StopWord};
+use aaos_core::model::{
+    ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, Standing, StopWord,
+};
 use aaos_core::name::ModelName;
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
 use hyper::StatusCode;
@@ -308,6 +311,18 @@ async fn take(
             })?;
         }
         ModelsRequest::Cancel { serial } => running.cancel(serial),
+        ModelsRequest::Probe { serial, provider, time } => {
+            if running.is_full() {
+                let standing = Standing::Unreachable { why: full("the gateway").message };
+                outbox.send(&ModelsReply::Probed { serial, standing }).await;
+                return Ok(());
+            }
+            let (desk, outbox) = (Arc::clone(desk), outbox.clone());
+            running.start(serial, async move {
+                let standing = desk.probe(&provider, time).await;
+                outbox.send(&ModelsReply::Probed { serial, standing }).await;
+            })?;
+        }
         ModelsRequest::Describe { serial } => {
             let providers =
                 desk.providers.iter().map(|one| one.state(&desk.providers, &desk.aliases)).collect();

@@ -180,6 +180,8 @@ pub(super) struct Endpoint {
     is_secure: bool,
     authority: String,
     path: String,
+    /// Where its models are listed.
+    list: String,
     /// What each request has besides.
     headers: HeaderMap,
 }
@@ -210,7 +212,11 @@ impl Endpoint {
             WireFormat::Anthropic => format!("{base}/v1/messages"),
             WireFormat::OpenAi | WireFormat::Builtin => format!("{base}/chat/completions"),
         };
-        Ok(Self { format, host, port, is_secure, authority, path, headers: HeaderMap::new() })
+        let list = match format {
+            WireFormat::Anthropic if !base.ends_with("/v1") => format!("{base}/v1/models"),
+            _ => format!("{base}/models"),
+        };
+        Ok(Self { format, host, port, is_secure, authority, path, list, headers: HeaderMap::new() })
     }
 
     /// With headers of the operator's. None takes the place of one that is the gateway's own.
@@ -282,10 +288,31 @@ impl Endpoint {
                 (openai::request_body(request, model, dialect), Reader::OpenAi(Box::default()))
             }
         };
-        let mut http = hyper::Request::post(&self.path)
-            .header(header::HOST, &self.authority)
+        let http = hyper::Request::post(&self.path)
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "text/event-stream")
+            .header(header::ACCEPT, "text/event-stream");
+        let http = self.finish(http, key, Bytes::from(body.to_string()))?;
+        Ok((http, reader))
+    }
+
+    /// The HTTP request for the list of its models.
+    pub(super) fn prepare_list(
+        &self,
+        key: Option<&str>,
+    ) -> Result<hyper::Request<Full<Bytes>>, ModelFailure> {
+        let http = hyper::Request::get(&self.list).header(header::ACCEPT, "application/json");
+        self.finish(http, key, Bytes::new())
+    }
+
+    /// With what every request to it has.
+    fn finish(
+        &self,
+        http: hyper::http::request::Builder,
+        key: Option<&str>,
+        body: Bytes,
+    ) -> Result<hyper::Request<Full<Bytes>>, ModelFailure> {
+        let mut http = http
+            .header(header::HOST, &self.authority)
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::USER_AGENT, USER_AGENT);
         if self.format == WireFormat::Anthropic {
@@ -304,10 +331,7 @@ impl Endpoint {
         for (name, value) in &self.headers {
             http = http.header(name, value);
         }
-        let http = http
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|_| malformed("the base URL was checked when the gateway started"))?;
-        Ok((http, reader))
+        http.body(Full::new(body)).map_err(|_| malformed("the base URL was checked when the gateway started"))
     }
 }
 

@@ -15,6 +15,7 @@ mod entries;
 mod fork;
 mod goal;
 mod model;
+mod models;
 mod question;
 mod replay;
 mod show;
@@ -76,6 +77,9 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Audit(args) => entries::audit(&settings, args, screen),
         Command::Model(args) => model::model(&settings, &args, screen),
         Command::Doctor(args) => doctor::doctor(&settings, &args, screen),
+        Command::Models(args) => daemon::with_daemon(settings, async move |socket: std::path::PathBuf| {
+            models::models(&mut Client::connect(&socket).await?, &args, screen).await
+        }),
         Command::Configure(_) => unreachable!("it is done before the keys are dropped"),
         Command::Reference => reference(screen),
     }

@@ -86,6 +86,10 @@ pub(super) async fn call(kernel: &Kernel, caller: Principal, outbox: &Outbox, re
             let Empty {} = request.params.parse()?;
             json(&kernel.status(caller).await)
         }
+        "runtime" if request.method == "runtime.models" => {
+            let Empty {} = request.params.parse()?;
+            json(&kernel.models_view().await.map_err(refused)?)
+        }
         _ => Err(RpcError::method_not_found(&request.method)),
     }
 }

@@ -22,6 +22,7 @@ fn needed(method: &str) -> Option<Right> {
         "audit.query" | "audit.stream" => Right::Observe,
         "audit.verify" | "audit.prune" => Right::Administer,
         "runtime.status" => Right::Observe,
+        "runtime.models" => Right::Administer,
         _ => return None,
     })
 }

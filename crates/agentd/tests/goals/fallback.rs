@@ -113,11 +113,24 @@ fn when_the_first_refuses_its_key_the_second_is_asked_and_from_then_on_first() {
 }
 
 #[test]
-fn when_the_first_is_down_the_second_answers() {
+fn a_provider_that_is_gone_is_not_asked_first() {
     // Nobody listens where somebody just did.
     let gone = ModelServer::start(Script::new()).openai_url();
     let (first, second) = (lead([]), lead([Turn::say("answered")]));
     let two = Two::at(&gone, first, second, "");
+    let view = two.daemon.client().call("runtime.models", json!({})).expect("a view");
+    let aliases = view["aliases"].as_array().expect("a list");
+    let worker = aliases.iter().find(|one| one["alias"] == "worker").expect("it is there");
+    assert_eq!(worker["meanings"], json!(["first/one", "second/two"]), "{view}");
+    assert_eq!(worker["now"], "second/two", "{view}");
+    let ran = two.run();
+    ran.assert_ended("done", 0);
+    assert_eq!(asked(&ran), ["second/two"]);
+}
+
+#[test]
+fn when_the_first_fails_the_second_answers() {
+    let two = Two::start([Turn::status(500), Turn::status(503)], [Turn::say("answered")]);
     let ran = two.run();
     ran.assert_ended("done", 0);
     assert_eq!(asked(&ran), ["first/one", "second/two"]);

@@ -13,6 +13,7 @@ mod kinds;
 mod local;
 mod main_job;
 mod prefix;
+mod probes;
 mod provider;
 mod storm;
 mod support;

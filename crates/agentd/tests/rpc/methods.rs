@@ -485,6 +485,17 @@ const METHODS: &[Method] = &[
         }),
     },
     Method {
+        name: "runtime.models",
+        valid: |_| json!({}),
+        required: &[],
+        wrong: &[],
+        names: None,
+        check: Reply(|reply| {
+            assert_members(reply, &["providers", "aliases"]);
+            assert_eq!(reply["providers"][0]["standing"], "reachable", "{reply}");
+        }),
+    },
+    Method {
         name: "runtime.status",
         valid: |_| json!({}),
         required: &[],

@@ -1,6 +1,6 @@
 //! A model that says what a test scripted, over the wire formats of the real providers.
 //!
-//! Serves OpenAI chat completions (any path that ends in `/chat/completions`) and Anthropic Messages (`/messages`),
+//! Serves lists of models, OpenAI chat completions (any path that ends in `/chat/completions`) and Anthropic Messages (`/messages`),
 //! whole and streamed. Invariants: every request is recorded before it is answered; a request that the script has no
 //! turn for is answered with status 418, which no client retries, and counted in [`ModelServer::unscripted`].
 
@@ -103,6 +103,9 @@ fn answer(
     record: &Ledger<SeenRequest>,
     misses: &Ledger<String>,
 ) -> Reply {
+    if request.method == "GET" && request.target.ends_with("/models") {
+        return list(request);
+    }
     let Some(seen) = SeenRequest::read(request) else {
         misses.push(format!("{} {}: not a model request", request.method, request.target));
         return failure(404, "this server speaks chat completions and messages only");
@@ -118,6 +121,15 @@ fn answer(
             failure(UNSCRIPTED_STATUS, "the script has no turn for this request")
         }
     }
+}
+
+/// The list of models, which tells whether a key is taken: one that holds the word `wrong` is not. It is recorded nowhere.
+fn list(request: &HttpRequest) -> Reply {
+    let keys = ["authorization", "x-api-key"].into_iter().filter_map(|name| request.header(name));
+    if keys.into_iter().any(|key| key.contains("wrong")) {
+        return failure(401, "this key is not taken");
+    }
+    Reply::whole(200, "application/json", json!({ "object": "list", "data": [] }).to_string())
 }
 
 fn failure(status: u16, message: &str) -> Reply {

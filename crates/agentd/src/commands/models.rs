@@ -1,0 +1,60 @@
+//! `models`: which providers answer, why others do not, and what the aliases mean.
+
+use aaos_core::model::{ProviderState, Standing};
+use aaos_core::name::ModelName;
+use aaos_runtime::{AliasView, ModelsView};
+use anyhow::Result;
+
+use crate::cli::JsonArgs;
+use crate::client::{Client, Nothing};
+use crate::exit::Exit;
+use crate::render::text::{REASON_CHARS, cut};
+use crate::render::{Screen, Tone};
+
+/// `models`.
+pub(super) async fn models(client: &mut Client, args: &JsonArgs, screen: Screen) -> Result<Exit> {
+    let reply = client.call_raw("runtime.models", &Nothing {}).await?;
+    if args.json {
+        screen.json(&reply)?;
+        return Ok(Exit::Done);
+    }
+    let view: ModelsView = serde_json::from_str(reply.get())?;
+    for provider in &view.providers {
+        let (tone, line) = provider_line(provider);
+        screen.line(tone, &line)?;
+        screen.line(Tone::Dim, &format!("  {}", served(provider)))?;
+    }
+    for alias in &view.aliases {
+        screen.line(Tone::Plain, &alias_line(alias))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn provider_line(provider: &ProviderState) -> (Tone, String) {
+    let name = &provider.name;
+    let told = |what: &str, why: &str| (Tone::Bad, format!("{name}: {what}: {}", cut(why, REASON_CHARS)));
+    match (&provider.problem, &provider.standing) {
+        (Some(why), _) => told("cannot be used", why),
+        (None, Standing::KeyRefused { why }) => told("its key is refused", why),
+        (None, Standing::Unreachable { why }) => told("does not answer", why),
+        (None, Standing::Reachable) => (Tone::Plain, format!("{name}: reachable")),
+        (None, Standing::Unchecked) => (Tone::Plain, format!("{name}: not asked yet")),
+    }
+}
+
+fn served(provider: &ProviderState) -> String {
+    let names = words(&provider.models);
+    let any = if provider.any_model { "any other name" } else { "" };
+    [names.as_str(), any].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", and ")
+}
+
+fn words(models: &[ModelName]) -> String {
+    let all: Vec<&str> = models.iter().map(ModelName::as_str).collect();
+    cut(&all.join(", "), REASON_CHARS)
+}
+
+fn alias_line(alias: &AliasView) -> String {
+    let AliasView { alias, meanings, now } = alias;
+    let others = if meanings.len() > 1 { format!(" (in order: {})", words(meanings)) } else { String::new() };
+    format!("{alias} means {now}{others}")
+}
