@@ -5,6 +5,7 @@
 //! thing that it acts on.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -141,6 +142,8 @@ fn read(channel: &Channel, jobs: &Sender<Job>, open: &Open) -> Result<(), ServeE
         let request = match channel.receive::<ModelsRequest>() {
             Ok((request, _)) => request,
             Err(ChannelError::Closed) => return Ok(()),
+            // It hung up before it had read everything.
+            Err(ChannelError::Socket(error)) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         match request {

@@ -5,3 +5,4 @@ mod gguf;
 mod given;
 mod hostile;
 mod real;
+mod serve;
