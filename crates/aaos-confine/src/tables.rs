@@ -102,8 +102,8 @@ const OWN_PROCESS: When = Any(&[&[Arg(0, Test::Is(0))]]);
 
 /// Of a gateway role: allowed, all else answers EPERM.
 pub const GATEWAY: &[Rule] = table![
-    SYS_read Always, "key files, and sets back a counter of wake-ups that is full";
-    SYS_write Always, "sockets, memfds of fetched bodies, last words on standard error";
+    SYS_read Always, "key files, a cassette that is replayed, and sets back a counter of wake-ups that is full";
+    SYS_write Always, "sockets, memfds of fetched bodies, a cassette that is recorded, last words on standard error";
     SYS_writev Always, "sockets, from several buffers";
     SYS_close Always, "connections end";
     SYS_fcntl DUPLICATES_AND_FLAGS, "non-blocking sockets and their duplicates";

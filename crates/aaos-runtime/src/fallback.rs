@@ -84,8 +84,8 @@ impl Kernel {
     }
 }
 
-/// Whether another model may do better. What a reply was like is the model's own affair, and what the planner could not
-/// do is about the goal.
+/// Whether another model may do better. What a reply was like is the model's own affair, what the planner could not do
+/// is about the goal, and a cassette has what the recorded run asked.
 const fn passes_on(kind: ModelFailureKind) -> bool {
     match kind {
         ModelFailureKind::RateLimited
@@ -99,6 +99,7 @@ const fn passes_on(kind: ModelFailureKind) -> bool {
         | ModelFailureKind::TooLong
         | ModelFailureKind::UnknownModel
         | ModelFailureKind::NotUnderstood
-        | ModelFailureKind::WorkFailed => false,
+        | ModelFailureKind::WorkFailed
+        | ModelFailureKind::NotRecorded => false,
     }
 }

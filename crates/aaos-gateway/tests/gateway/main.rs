@@ -1,6 +1,7 @@
 //! Black-box tests of the gateway: each role over its channel, and the real binary, locked.
 
 mod bodies;
+mod cassettes;
 mod common;
 mod egress;
 mod harness;
