@@ -114,7 +114,7 @@ pub const GATEWAY: &[Rule] = table![
     SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
     SYS_getpeername Always, "whom a name is asked of over TCP";
     SYS_getsockopt Always, "whether a connection failed";
-    SYS_setsockopt Always, "no delay of name queries over TCP";
+    SYS_setsockopt Always, "no delay of requests and of name queries over TCP";
     SYS_sendto Always, "name queries, connections";
     SYS_recvfrom Always, "name answers, connections";
     SYS_sendmsg Always, "replies to agentd";

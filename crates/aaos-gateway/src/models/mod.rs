@@ -10,6 +10,7 @@ mod cassette;
 mod draft;
 mod echo;
 mod failure;
+mod kept;
 mod keys;
 mod openai;
 mod pace;
@@ -36,11 +37,12 @@ use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
-use crate::dial::Dialer;
+use crate::dial::{Answer, DialError, Dialer};
 use crate::words::harmless;
 use cassette::{Deck, Heard};
 use draft::Draft;
 use failure::{ErrorObject, failure, malformed, too_long};
+use kept::Kept;
 use provider::{Endpoint, KeyNeed, Provider, Service};
 use sse::{SseError, SseEvent, SseParser};
 
@@ -113,6 +115,7 @@ pub struct Desk {
     aliases: provider::Aliases,
     dialer: Dialer,
     deck: Deck,
+    kept: Kept,
 }
 
 /// Where prose goes as it arrives.
@@ -128,7 +131,13 @@ impl Desk {
         let replays = setup.cassette.is_some_and(|cassette| cassette.purpose == CassetteUse::Replay);
         let need = if replays { KeyNeed::Nobody } else { KeyNeed::AsUsual };
         let providers = setup.providers.into_iter().map(|provider| Provider::new(provider, need)).collect();
-        Self { providers, aliases: provider::Aliases::new(setup.aliases), dialer, deck: Deck::Live }
+        Self {
+            providers,
+            aliases: provider::Aliases::new(setup.aliases),
+            dialer,
+            deck: Deck::Live,
+            kept: Kept::default(),
+        }
     }
 
     /// With a cassette, whose file agentd opened.
@@ -189,12 +198,34 @@ impl Desk {
         };
         let outcome = read_answer(provider, prepared.reader, &mut heard, deltas).await;
         let is_played = heard.is_played();
-        let restored = heard.finish(outcome.as_ref().ok())?;
+        let (restored, answer) = heard.finish(outcome.as_ref().ok())?;
+        // After a failure nobody knows what else comes.
+        if let Some(answer) = answer.filter(|_| outcome.is_ok()) {
+            self.kept.keep_after(&provider.name, *answer);
+        }
         let reply = restored.apply(outcome?);
         if is_played && !reply.text.is_empty() {
             outbox.send(&ModelsReply::Delta { serial, text: reply.text.clone() }).await;
         }
         Ok(reply)
+    }
+
+    /// Asks over a connection that was kept, else over a new one. A kept one may have been closed meanwhile: where it is
+    /// lost before any answer came, the request is made once more, and nothing was billed.
+    async fn exchange(
+        &self,
+        provider: &Provider,
+        endpoint: &Endpoint,
+        http: hyper::Request<Full<Bytes>>,
+    ) -> Result<Answer, DialError> {
+        if let Some(line) = self.kept.take(&provider.name) {
+            match line.ask(http.clone()).await {
+                Err(error) if error.is_lost_line() => {}
+                answered => return answered,
+            }
+        }
+        let addresses = endpoint.addresses(&self.dialer).await?;
+        self.dialer.exchange(&addresses, &endpoint.layer(), http).await
     }
 
     /// Has the provider itself answer.
@@ -205,11 +236,7 @@ impl Desk {
         http: hyper::Request<Full<Bytes>>,
         body: Bytes,
     ) -> Result<Heard<'_>, ModelFailure> {
-        let answer = async {
-            let addresses = endpoint.addresses(&self.dialer).await?;
-            self.dialer.exchange(&addresses, &endpoint.layer(), http).await
-        };
-        match answer.await {
+        match self.exchange(provider, endpoint, http).await {
             Ok(answer) => Ok(self.deck.hear(&provider.name, body, answer)),
             Err(error) => {
                 let failure = failure::of_dial(provider.name.as_str(), &error);
@@ -333,12 +360,14 @@ pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
     let outbox = Outbox::start(output);
     // Ended requests are counted until they are looked at, so places run out before this does.
     let mut running = Running::new(2 * MAX_RUNNING_EACH * desk.providers.len().max(1));
+    let mut sweep = tokio::time::interval(kept::IDLE);
     loop {
         tokio::select! {
             received = reader.next::<ModelsRequest>() => match received? {
                 None => return Ok(()),
                 Some(received) => take(received.message, &desk, &outbox, &mut running).await?,
             },
+            _ = sweep.tick() => desk.kept.sweep(),
             ended = running.ended() => {
                 if let Some(serial) = ended {
                     let failure = malformed("the gateway made a mistake with this reply; this is a bug in aaOS");

@@ -5,6 +5,7 @@ mod cassettes;
 mod common;
 mod egress;
 mod harness;
+mod kept;
 mod locked;
 mod models;
 mod names;

@@ -239,8 +239,11 @@ impl Heard<'_> {
     }
 
     /// Ends the exchange, of which this reply was made: it is recorded, where that is wanted. Gives what turns the reply
-    /// into one of this run.
-    pub(super) fn finish(self, reply: Option<&ModelReply>) -> Result<Restored, ModelFailure> {
+    /// into one of this run, and the provider's answer, whose connection may be kept.
+    pub(super) fn finish(
+        self,
+        reply: Option<&ModelReply>,
+    ) -> Result<(Restored, Option<Box<Answer>>), ModelFailure> {
         if let Some(take) = self.take {
             let secrets = &take.recorder.secrets;
             if reply.is_some_and(|reply| words_of(reply).any(|words| secrets.stand_in(words))) {
@@ -259,7 +262,11 @@ impl Heard<'_> {
             };
             take.recorder.add(&take.provider, &take.request, Answered::Answer(recorded))?;
         }
-        Ok(Restored(self.changes))
+        let answer = match self.source {
+            Source::Live(answer) => Some(answer),
+            Source::Played { .. } => None,
+        };
+        Ok((Restored(self.changes), answer))
     }
 }
 
