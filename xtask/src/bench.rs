@@ -13,6 +13,8 @@ enum Part {
     House,
     /// Workers beside other launchers, a part of the house.
     Confine,
+    /// Calls of models, a part of the house.
+    Models,
     /// One decision of the authority, within this process.
     Authorize,
     /// Acknowledgements and recovery of the journal.
@@ -25,6 +27,7 @@ impl Part {
         match args.split_first() {
             Some((word, rest)) if word == "house" => (&[Self::House], rest),
             Some((word, rest)) if word == "confine" => (&[Self::Confine], rest),
+            Some((word, rest)) if word == "models" => (&[Self::Models], rest),
             Some((word, rest)) if word == "authorize" => (&[Self::Authorize], rest),
             Some((word, rest)) if word == "journal" => (&[Self::Journal], rest),
             _ => (&[Self::House, Self::Authorize, Self::Journal], args),
@@ -33,7 +36,7 @@ impl Part {
 
     fn run(self, root: &Path, args: &[String]) -> Result<()> {
         let (package, bench) = match self {
-            Self::House | Self::Confine => ("xtask", "house"),
+            Self::House | Self::Confine | Self::Models => ("xtask", "house"),
             Self::Authorize => ("aaos-core", "authorize"),
             Self::Journal => ("aaos-journal", "journal"),
         };
@@ -41,8 +44,10 @@ impl Part {
         if package == "xtask" {
             build_shipped(root)?;
         }
-        if self == Self::Confine {
-            measure.arg("confine");
+        match self {
+            Self::Confine => drop(measure.arg("confine")),
+            Self::Models => drop(measure.arg("models")),
+            Self::House | Self::Authorize | Self::Journal => {}
         }
         measure.args(args);
         succeed(measure)
@@ -66,6 +71,7 @@ mod tests {
         assert_eq!(Part::split(&words(&["journal", "--quick"])), (&[Part::Journal][..], &quick[..]));
         assert_eq!(Part::split(&words(&["authorize", "--quick"])), (&[Part::Authorize][..], &quick[..]));
         assert_eq!(Part::split(&words(&["confine", "--quick"])), (&[Part::Confine][..], &quick[..]));
+        assert_eq!(Part::split(&words(&["models", "--quick"])), (&[Part::Models][..], &quick[..]));
         assert_eq!(Part::split(&words(&["house"])), (&[Part::House][..], &[][..]));
     }
 }

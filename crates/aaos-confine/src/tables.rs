@@ -102,8 +102,8 @@ const OWN_PROCESS: When = Any(&[&[Arg(0, Test::Is(0))]]);
 
 /// Of a gateway role: allowed, all else answers EPERM.
 pub const GATEWAY: &[Rule] = table![
-    SYS_read Always, "key files, and sets back a counter of wake-ups that is full";
-    SYS_write Always, "sockets, memfds of fetched bodies, last words on standard error";
+    SYS_read Always, "key files, a cassette that is replayed, and sets back a counter of wake-ups that is full";
+    SYS_write Always, "sockets, memfds of fetched bodies, a cassette that is recorded, last words on standard error";
     SYS_writev Always, "sockets, from several buffers";
     SYS_close Always, "connections end";
     SYS_fcntl DUPLICATES_AND_FLAGS, "non-blocking sockets and their duplicates";
@@ -114,7 +114,7 @@ pub const GATEWAY: &[Rule] = table![
     SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
     SYS_getpeername Always, "whom a name is asked of over TCP";
     SYS_getsockopt Always, "whether a connection failed";
-    SYS_setsockopt Always, "no delay of name queries over TCP";
+    SYS_setsockopt Always, "no delay of requests and of name queries over TCP";
     SYS_sendto Always, "name queries, connections";
     SYS_recvfrom Always, "name answers, connections";
     SYS_sendmsg Always, "replies to agentd";

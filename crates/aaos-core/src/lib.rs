@@ -9,6 +9,7 @@ pub mod authority;
 pub mod budget;
 pub mod capability;
 pub mod cargo;
+pub mod cassette;
 pub mod confinement;
 pub mod connection;
 pub mod effect;

@@ -290,6 +290,14 @@ pub const MAX_CALL_CONNECTIONS: usize = 4096;
 pub const CONNECTION_LEASE_BYTES: u64 = 1024 * 1024;
 /// A lease is no smaller than this because others are to find something, too.
 pub const SMALL_LEASE_BYTES: u64 = 64 * 1024;
+/// Longest cassette, bytes. The gateway may write no larger file.
+pub const MAX_CASSETTE_BYTES: u64 = 48 * 1024 * 1024;
+/// Longest first line of a cassette, bytes.
+pub const MAX_CASSETTE_HEAD_BYTES: usize = 256 * 1024;
+/// Exchanges in one cassette.
+pub const MAX_CASSETTE_EXCHANGES: usize = 10_000;
+/// A provider's key that is shorter is a placeholder, such as `none`, and is not looked for in what is recorded.
+pub const LEAST_KEY_BYTES: usize = 8;
 /// Longest URL, bytes.
 pub const MAX_URL_BYTES: usize = 8192;
 /// Kept tail of a confined process's standard error, bytes.

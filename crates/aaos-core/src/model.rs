@@ -381,6 +381,8 @@ pub enum ModelFailureKind {
     NotUnderstood,
     /// The `builtin` planner's work failed: a file or page could not be read. Final.
     WorkFailed,
+    /// The cassette that is replayed has no such request, or a cassette cannot be read or written. Final.
+    NotRecorded,
 }
 
 impl ModelFailureKind {
@@ -399,7 +401,8 @@ impl ModelFailureKind {
             | Self::Rejected
             | Self::UnknownModel
             | Self::NotUnderstood
-            | Self::WorkFailed => false,
+            | Self::WorkFailed
+            | Self::NotRecorded => false,
         }
     }
 
@@ -414,12 +417,14 @@ impl ModelFailureKind {
             | Self::Rejected
             | Self::UnknownModel
             | Self::NotUnderstood
-            | Self::WorkFailed => false,
+            | Self::WorkFailed
+            | Self::NotRecorded => false,
         }
     }
 }
 
-/// A failed inference. The message never holds a key or the request.
+/// A failed inference. The message never holds a key or the request; of a request that was not recorded it shows the few
+/// words at which it differs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelFailure {

@@ -15,6 +15,7 @@ pub use local::{LocalFacts, LocalProblem, LocalProblemKind, LocalReply, LocalSet
 
 use crate::capability::HostRule;
 use crate::cargo::{CargoSubcommand, CargoTold};
+use crate::cassette::CassetteSetup;
 use crate::confinement::{LockedReport, ProbeResult};
 use crate::git::GitDrivers;
 use crate::limits::MAX_FRAME_BYTES;
@@ -578,6 +579,9 @@ pub struct ModelsSetup {
     pub providers: Vec<ProviderSetup>,
     /// Aliases (`smart`, `fast`) and the models they mean, in order of preference.
     pub aliases: Vec<(crate::name::ModelName, crate::name::ModelName)>,
+    /// The cassette, if there is one; its descriptor rides last on the frame.
+    #[serde(default)]
+    pub cassette: Option<CassetteSetup>,
 }
 
 /// One provider, with its key.
@@ -649,6 +653,7 @@ impl std::fmt::Debug for ModelsSetup {
         f.debug_struct("ModelsSetup")
             .field("providers", &self.providers)
             .field("aliases", &self.aliases)
+            .field("cassette", &self.cassette)
             .finish()
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Written over hyper and tokio-rustls and not over reqwest: a connection is made to exactly the address that
 //! the caller checked, so pinning does not depend on a resolver hook that IP-literal URLs bypass; there is no
-//! proxy from the environment, no redirect, no cookie, no decompression and no pool to switch off; and header
-//! sizes can be capped, which reqwest does not offer.
+//! proxy from the environment, no redirect, no cookie, no decompression and no pool to switch off: a caller keeps
+//! a connection or does not; and header sizes can be capped, which reqwest does not offer.
 //!
 //! Invariants: everything read from disk (TLS roots, `resolv.conf`, `hosts`) is read by [`Dialer::from_system`],
 //! before the process locks itself; every wait is inside its caller's time limit; headers are capped.
@@ -94,6 +94,25 @@ impl DialError {
         let Self::Tls { source, .. } = self else { return false };
         let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    }
+}
+
+impl DialError {
+    /// Whether a connection was lost before any answer, as one is that the other side closed while nothing was asked.
+    #[must_use]
+    pub fn is_lost_line(&self) -> bool {
+        let Self::Http(error) = self else { return false };
+        let broken = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+        let broken = broken.map(io::Error::kind);
+        error.is_incomplete_message()
+            || error.is_closed()
+            || error.is_canceled()
+            || matches!(
+                broken,
+                Some(
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof
+                )
+            )
     }
 }
 
@@ -198,9 +217,19 @@ impl Dialer {
         layer: &Layer,
         request: hyper::Request<Full<Bytes>>,
     ) -> Result<Answer, DialError> {
+        self.open(addresses, layer).await?.ask(request).await
+    }
+
+    /// Opens a connection that one request after the other can be sent over.
+    ///
+    /// # Errors
+    /// [`DialError`] when no connection or no handshake is to be had.
+    pub async fn open(&self, addresses: &[SocketAddr], layer: &Layer) -> Result<Line, DialError> {
         let stream = self.connect(addresses).await?;
+        // Over a connection that is kept, the end of a request would otherwise wait for the receipt of its beginning.
+        stream.set_nodelay(true).map_err(|source| DialError::Connect { address: addresses[0], source })?;
         let host = match layer {
-            Layer::Plain => return speak(stream, request).await,
+            Layer::Plain => return shake(stream).await,
             Layer::Tls(host) => host,
         };
         let tls = self.tls.as_ref().map_err(|why| DialError::NoTls(why.clone()))?;
@@ -208,7 +237,7 @@ impl Dialer {
         let name = ServerName::try_from(host.clone())
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream = tls.connect(name, stream).await.map_err(failed)?;
-        speak(stream, request).await
+        shake(stream).await
     }
 
     /// A connection to the first of `addresses` that accepts one.
@@ -259,7 +288,7 @@ fn connector(authorities: Vec<CertificateDer<'static>>) -> Result<TlsConnector, 
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-async fn speak<S>(stream: S, request: hyper::Request<Full<Bytes>>) -> Result<Answer, DialError>
+async fn shake<S>(stream: S) -> Result<Line, DialError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -267,12 +296,37 @@ where
     builder.max_buf_size(MAX_BUFFER_BYTES).max_headers(MAX_HEADERS).max_header_size(MAX_HEADER_BYTES);
     let received = Arc::new(AtomicU64::new(0));
     let stream = Counted { stream, received: Arc::clone(&received) };
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(DialError::Http)?;
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(DialError::Http)?;
     // What ends the connection also ends the answer's body, where it is reported.
     let connection = Connection(tokio::spawn(async move { connection.await.unwrap_or(()) }));
-    let response = sender.send_request(request).await.map_err(DialError::Http)?;
-    let (head, body) = response.into_parts();
-    Ok(Answer { head, body, received, _connection: connection })
+    Ok(Line { sender, received, connection })
+}
+
+/// A connection over which nothing is under way.
+#[derive(Debug)]
+pub struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    received: Arc<AtomicU64>,
+    connection: Connection,
+}
+
+impl Line {
+    /// Sends a request; gives the head of the answer.
+    ///
+    /// # Errors
+    /// [`DialError::Http`] when the connection is lost before that.
+    pub async fn ask(self, request: hyper::Request<Full<Bytes>>) -> Result<Answer, DialError> {
+        let Self { mut sender, received, connection } = self;
+        let response = sender.send_request(request).await.map_err(DialError::Http)?;
+        let (head, body) = response.into_parts();
+        Ok(Answer { head, body, received, sender, connection })
+    }
+
+    /// Whether the other side has closed it, as far as is known.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
 }
 
 /// Counts what is read through it.
@@ -327,10 +381,24 @@ pub struct Answer {
     pub head: hyper::http::response::Parts,
     body: Incoming,
     received: Arc<AtomicU64>,
-    _connection: Connection,
+    sender: http1::SendRequest<Full<Bytes>>,
+    connection: Connection,
 }
 
 impl Answer {
+    /// The connection, once the rest of the body has come, if that is no more than `most` bytes and ends properly.
+    pub async fn into_line(mut self, most: usize) -> Option<Line> {
+        let mut rest = 0_usize;
+        while let Some(piece) = self.chunk().await.ok()? {
+            rest = rest.saturating_add(piece.len());
+            if rest > most {
+                return None;
+            }
+        }
+        self.sender.ready().await.ok()?;
+        Some(Line { sender: self.sender, received: self.received, connection: self.connection })
+    }
+
     /// The next piece of the body; `None` at its proper end.
     ///
     /// # Errors

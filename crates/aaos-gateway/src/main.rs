@@ -45,7 +45,7 @@ fn run(role: GatewayRole) -> Result<()> {
         GatewayRole::Models => {
             let dialer = Dialer::from_system();
             channel.send(&ModelsReply::Locked(lock_gateway(role)?))?;
-            let desk = Desk::new(setup(&channel)?, dialer);
+            let desk = desk(&channel, dialer)?;
             serve(channel, |stream| models::serve(stream, desk))
         }
         GatewayRole::Egress => {
@@ -56,15 +56,25 @@ fn run(role: GatewayRole) -> Result<()> {
     }
 }
 
-/// Providers and keys: the first frame, which agentd sends once it has proved the lock-down.
-fn setup(channel: &Channel) -> Result<ModelsSetup> {
-    let (mut setup, descriptors): (ModelsSetup, _) =
+/// Providers and keys: the first frame, which agentd sends once it has proved the lock-down. Where there is a cassette,
+/// its descriptor came last.
+fn desk(channel: &Channel, dialer: Dialer) -> Result<Desk> {
+    let (mut setup, mut descriptors): (ModelsSetup, _) =
         channel.receive().context("waiting for the providers")?;
+    let cassette = setup.cassette.clone().map(|cassette| {
+        let file = descriptors.pop().context("the cassette came without its descriptor")?;
+        Ok::<_, anyhow::Error>((cassette, file))
+    });
+    let cassette = cassette.transpose()?;
     let came = descriptors.len();
     if let Err(announced) = models::take_keys(&mut setup, descriptors) {
-        bail!("the providers came with {came} descriptors; {announced} were announced");
+        bail!("the providers came with {came} descriptors of keys; {announced} were announced");
     }
-    Ok(setup)
+    let desk = Desk::new(setup, dialer);
+    Ok(match cassette {
+        Some((cassette, file)) => desk.with_cassette(&cassette, file),
+        None => desk,
+    })
 }
 
 /// One thread is enough: the work is waiting. The planner's own work runs beside it.

@@ -93,8 +93,7 @@ impl Kernel {
     /// wrong is told in the log the first time.
     pub(crate) async fn probe_providers(&self) -> Result<(), KernelError> {
         let models = self.models().await?;
-        let providers =
-            models.providers().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        let providers = models.providers().await.map_err(|error| KernelError::Sandbox(error.to_string()))?;
         let usable = providers.iter().filter(|one| one.problem.is_none());
         let probes = usable.map(|one| async { (&one.name, models.probe(&one.name).await) });
         let probes = futures_util::future::join_all(probes);
@@ -145,8 +144,8 @@ impl Kernel {
     }
 }
 
-/// Whether another model may do better. What a reply was like is the model's own affair, and what the planner could not
-/// do is about the goal.
+/// Whether another model may do better. What a reply was like is the model's own affair, what the planner could not do
+/// is about the goal, and a cassette has what the recorded run asked.
 const fn passes_on(kind: ModelFailureKind) -> bool {
     match kind {
         ModelFailureKind::RateLimited
@@ -160,6 +159,7 @@ const fn passes_on(kind: ModelFailureKind) -> bool {
         | ModelFailureKind::TooLong
         | ModelFailureKind::UnknownModel
         | ModelFailureKind::NotUnderstood
-        | ModelFailureKind::WorkFailed => false,
+        | ModelFailureKind::WorkFailed
+        | ModelFailureKind::NotRecorded => false,
     }
 }

@@ -28,6 +28,7 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroize;
 
+use crate::cassette::Cassette;
 use crate::dispatch::cancelled;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -102,6 +103,7 @@ impl WorkerSlot {
 pub(crate) struct Gateways {
     setup: Mutex<ModelsSetup>,
     key_files: BTreeMap<ProviderName, KeyFile>,
+    cassette: Option<Cassette>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -118,8 +120,13 @@ const KEY_GONE: &str = "the models gateway ended, and with it the keys that came
                         them, or keep this one in a key file";
 
 impl Gateways {
-    pub(crate) fn new(setup: ModelsSetup, key_files: BTreeMap<ProviderName, KeyFile>) -> Self {
-        Self { setup: Mutex::new(setup), key_files, models: Default::default(), egress: Default::default() }
+    pub(crate) fn new(
+        setup: ModelsSetup,
+        key_files: BTreeMap<ProviderName, KeyFile>,
+        cassette: Option<Cassette>,
+    ) -> Self {
+        let setup = Mutex::new(setup);
+        Self { setup, key_files, cassette, models: Default::default(), egress: Default::default() }
     }
 
     fn setup(&self) -> std::sync::MutexGuard<'_, ModelsSetup> {
@@ -138,8 +145,8 @@ impl Gateways {
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let (frame, keys) = handover(&mut self.setup(), &self.key_files)?;
-        let (stream, process) = launch(kernel, GatewayRole::Models, frame, &keys).await?;
+        let (frame, handed) = handover(&mut self.setup(), &self.key_files, self.cassette.as_ref())?;
+        let (stream, process) = launch(kernel, GatewayRole::Models, frame, &handed).await?;
         forget_keys(&mut self.setup());
         // What a provider asked for holds for whoever asks it next.
         let client = match held.as_ref() {
@@ -170,6 +177,7 @@ impl Gateways {
 fn handover(
     setup: &mut ModelsSetup,
     key_files: &BTreeMap<ProviderName, KeyFile>,
+    cassette: Option<&Cassette>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
     let mut keys = Vec::new();
     for provider in &mut setup.providers {
@@ -181,6 +189,11 @@ fn handover(
             Ok(descriptor) => keys.push(descriptor),
             Err(error) => tracing::error!(provider = %provider.name, %error, "the provider cannot be used"),
         }
+    }
+    if let Some(cassette) = cassette {
+        let handed = cassette.hand_over().map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        setup.cassette = Some(handed.0);
+        keys.push(handed.1);
     }
     let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
     Ok((frame, keys))
@@ -439,7 +452,7 @@ mod tests {
             problem: None,
             key_follows: false,
         };
-        ModelsSetup { providers: vec![provider], aliases: Vec::new() }
+        ModelsSetup { providers: vec![provider], ..ModelsSetup::default() }
     }
 
     #[test]
@@ -467,11 +480,11 @@ mod tests {
     fn keys_are_handed_over_once() {
         let mut with_key = setup(Some("secret"));
         let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new()).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
         assert!(holds(&frame), "the control");
         forget_keys(&mut with_key);
         assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new()).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
         assert!(!holds(&frame));
         let mut without = setup(None);
         forget_keys(&mut without);
@@ -489,7 +502,7 @@ mod tests {
         let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
         for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
             mode(of_file);
-            let (frame, keys) = handover(&mut setup, &files).expect("a frame");
+            let (frame, keys) = handover(&mut setup, &files, None).expect("a frame");
             forget_keys(&mut setup);
             assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
             assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::appends::AppendTurns;
+use crate::cassette::Cassette;
 use crate::clock::Clock;
 use crate::config::KernelConfig;
 use crate::context::Ratios;
@@ -111,6 +112,8 @@ pub struct KernelParts {
     pub models: ModelsSetup,
     /// Files with keys of these providers; opened here and read by the `models` gateway alone.
     pub key_files: BTreeMap<ProviderName, KeyFile>,
+    /// The file for the traffic with them, where it is recorded or replayed.
+    pub cassette: Option<Cassette>,
     /// The clock, starting at the journal's last timestamp.
     pub clock: Clock,
 }
@@ -127,7 +130,7 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 aliases: parts.models.aliases.clone(),
-                gateways: Gateways::new(parts.models, parts.key_files),
+                gateways: Gateways::new(parts.models, parts.key_files, parts.cassette),
                 local: OnceLock::new(),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),

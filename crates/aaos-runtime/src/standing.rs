@@ -87,7 +87,8 @@ pub(crate) fn standing_of(failure: &ModelFailure) -> Option<Standing> {
         | ModelFailureKind::Rejected
         | ModelFailureKind::UnknownModel
         | ModelFailureKind::NotUnderstood
-        | ModelFailureKind::WorkFailed => None,
+        | ModelFailureKind::WorkFailed
+        | ModelFailureKind::NotRecorded => None,
     }
 }
 

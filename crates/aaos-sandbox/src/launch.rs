@@ -189,8 +189,8 @@ impl Sandbox {
         Ok(Worker::new(channel, process, receipt, missing, self.inner.config.tool_time))
     }
 
-    /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last:
-    /// to a role that is proved to be confined as the policy asks. `keys` are descriptors that ride on it.
+    /// Launches a gateway role. `setup` is one encoded frame, or empty; it may hold keys, so it is sent last, with the
+    /// descriptors that it speaks of: to a role that is proved to be confined as the policy asks.
     ///
     /// # Errors
     /// As [`Sandbox::launch_worker`]; also when no gateway program was named at the start.
@@ -198,7 +198,7 @@ impl Sandbox {
         &self,
         role: GatewayRole,
         setup: Vec<u8>,
-        keys: &[OwnedFd],
+        handed: &[OwnedFd],
     ) -> Result<Gateway, SandboxError> {
         let program = self.inner.gateway.as_ref().ok_or_else(|| SandboxError::Launch {
             step: "no gateway program was named at the start",
@@ -210,8 +210,8 @@ impl Sandbox {
             let made = self.make(order, &[program.as_fd()], GATEWAY_BOUNDS).await?;
             let proved = self.prove(made, profile).await?;
             if !setup.is_empty() {
-                let keys: Vec<BorrowedFd<'_>> = keys.iter().map(AsFd::as_fd).collect();
-                proved.0.send_bytes(&setup, &keys).await?;
+                let handed: Vec<BorrowedFd<'_>> = handed.iter().map(AsFd::as_fd).collect();
+                proved.0.send_bytes(&setup, &handed).await?;
             }
             Ok::<_, SandboxError>(proved)
         };

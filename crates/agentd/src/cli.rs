@@ -11,6 +11,7 @@ use aaos_core::quantity::Millis;
 use aaos_journal::{Head, HeadKey};
 use clap::{Args, Parser, Subcommand};
 
+use crate::cassette::CassetteFlags;
 use crate::goalargs::GoalFlags;
 use crate::help;
 use crate::settings::Overrides;
@@ -38,7 +39,12 @@ pub(crate) struct Cli {
 impl Cli {
     /// The flags that stand over environment and file.
     pub(crate) fn overrides(&self) -> Overrides {
-        Overrides { state_dir: self.state_dir.clone(), socket: self.socket.clone() }
+        let cassette = match &self.command {
+            Command::Run(args) => args.cassette.chosen(),
+            Command::Serve(args) => args.cassette.chosen(),
+            _ => None,
+        };
+        Overrides { state_dir: self.state_dir.clone(), socket: self.socket.clone(), cassette }
     }
 }
 
@@ -56,7 +62,7 @@ pub(crate) enum Command {
     Fork(ForkArgs),
     /// Run the daemon in the foreground
     #[command(after_help = help::SERVE)]
-    Serve,
+    Serve(ServeArgs),
     /// List agents, or goals
     #[command(after_help = help::LIST)]
     List(ListArgs),
@@ -124,6 +130,8 @@ pub(crate) enum Command {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) goal: GoalFlags,
+    #[command(flatten)]
+    pub(crate) cassette: CassetteFlags,
     /// Print the goal as one JSON object instead of its answer
     #[arg(long)]
     pub(crate) json: bool,
@@ -149,6 +157,13 @@ pub(crate) struct ConfigureArgs {
     /// The model that `smart` and `fast` mean there
     #[arg(long, value_name = "M")]
     pub(crate) model: Option<String>,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) cassette: CassetteFlags,
 }
 
 /// `submit`.

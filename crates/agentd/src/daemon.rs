@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aaos_core::confinement::ConfinementReceipt;
-use aaos_core::state::State;
+use aaos_core::state::{AgentRecord, State};
 use aaos_journal::{Journal, JournalConfig};
 use aaos_runtime::{Clock, Closed, Kernel, KernelConfig, KernelParts, Principals};
 use aaos_sandbox::{GroupName, Groups, Sandbox, ZygoteSeed};
@@ -22,7 +22,8 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::exit::Exit;
+use crate::cassette::Chosen;
+use crate::exit::{Exit, UsageError};
 use crate::server;
 use crate::settings::Settings;
 
@@ -95,6 +96,14 @@ where
 {
     let socket = settings.socket.clone();
     let Some(lock) = take_lock(&settings)? else {
+        if settings.cassette.is_some() {
+            return Err(UsageError(
+                "--record and --replay need a daemon of their own, and one runs for this state directory; give the \
+                 flag to `agentd serve`, or name another directory with --state-dir"
+                    .to_owned(),
+            )
+            .into());
+        }
         return start_runtime()?.block_on(async move {
             await_socket(&socket).await?;
             work(socket).await
@@ -345,6 +354,9 @@ impl Daemon {
             .await
             .context("the journal's opening died")?
             .with_context(|| format!("cannot open the journal {}", path.display()))?;
+        if matches!(settings.cassette, Some(Chosen::Replay { .. })) {
+            refuse_open_work(&state)?;
+        }
         let sandbox = Sandbox::adopt(seed, settings.sandbox()).context("cannot take over the zygote")?;
         let kernel = start_kernel(&mut settings, (principals, own), journal, sandbox.clone(), state).await?;
         sandbox.fill_pool();
@@ -428,6 +440,20 @@ impl Daemon {
     }
 }
 
+/// A replay answers whoever asks: what an earlier run left open would get the answers of another one, or none.
+fn refuse_open_work(state: &State) -> Result<(), UsageError> {
+    let is_open = state.agents.values().any(AgentRecord::is_alive)
+        || state.goals.values().any(|goal| goal.end.is_none());
+    if !is_open {
+        return Ok(());
+    }
+    Err(UsageError(
+        "this state directory has goals or agents that are not over, which a cassette cannot answer; replay with \
+         another directory (--state-dir), or let `agentd serve` end them first"
+            .to_owned(),
+    ))
+}
+
 /// Ends the process, which is as safe as kill -9; only the socket is taken away before, so that nobody connects to it.
 fn end_at_once(socket: &Path) -> ! {
     tracing::warn!("a second signal: agentd ends at once, and recovers from the journal at its next start");
@@ -463,6 +489,8 @@ async fn start_kernel(
     let clock = Clock::starting_at(state.latest);
     let models = std::mem::take(&mut settings.models);
     let key_files = std::mem::take(&mut settings.key_files);
-    let parts = KernelParts { config, journal, sandbox, models, key_files, clock };
+    let places = settings.places();
+    let cassette = settings.cassette.take().map(|cassette| cassette.load(&models, places)).transpose()?;
+    let parts = KernelParts { config, journal, sandbox, models, key_files, cassette, clock };
     Kernel::start(parts, state).await.context("cannot continue from the journal")
 }

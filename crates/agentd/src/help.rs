@@ -24,8 +24,13 @@ Ctrl-C or SIGTERM cancels the goal; a second one leaves at once.
 With --approve TOOL each use of a tool waits for you: you are asked here if this is a terminal, else a command is \
 shown that answers. What nobody approves is not done.
 
+With --record FILE the traffic with model providers is recorded to a new file; with --replay FILE that file answers \
+instead of them, offline and without a key. A request that was not recorded ends with exit code 5 and the place where it \
+differs. Both need a daemon of their own: none may run for the state directory.
+
 Examples:
   agentd run \"Read the files in ./docs and write a summary to ./output/summary.md\"
+  agentd run --record ./run.cassette \"Read ./docs and write a summary to ./output/summary.md\"
   agentd run --approve file_write \"Read ./docs and write a summary to ./output/summary.md\"
   agentd run --read ./src --write ./report --output ./report/todo.md \"List all TODOs below ./src\"
   agentd run --network 127.0.0.1:8080 \"Fetch http://127.0.0.1:8080/a and write it to ./output/a.md\"
@@ -62,6 +67,9 @@ that was acknowledged.
 
 It may be process 1 of a container: then it starts the daemon below itself, hands SIGTERM, SIGINT, SIGHUP and \
 SIGQUIT on, reaps orphans, and ends with the daemon's exit code.
+
+With --record FILE or --replay FILE all its traffic with model providers goes to, or comes from, a file, as with \
+`agentd run`.
 
 Exit codes: 0 ended in good order, 1 it could not start or the journal could not be closed, 2 usage, 6 confinement \
 unavailable, 70 it lost its zygote, 130 ended by a second signal.

@@ -4,6 +4,7 @@
 //! before the daemon's zygote exists; process 1 of a PID namespace is never the daemon itself; a failure never ends
 //! with exit code 0.
 
+mod cassette;
 mod cli;
 mod client;
 mod commands;

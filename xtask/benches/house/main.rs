@@ -5,9 +5,11 @@
 
 mod confine;
 mod far;
+mod models;
 mod permits;
 mod processes;
 mod programs;
+mod provider;
 mod reads;
 mod report;
 mod rounds;
@@ -50,9 +52,10 @@ fn run(args: &[String]) -> Result<()> {
             "--quick" => quick = true,
             "--json" => as_json = true,
             "confine" => only = Only::Confinement,
+            "models" => only = Only::Models,
             // Cargo says so to every benchmark.
             "--bench" => {}
-            other => bail!("unknown argument {other:?}; there are confine, --quick and --json"),
+            other => bail!("unknown argument {other:?}; there are confine, models, --quick and --json"),
         }
     }
     let report = measure(quick, only)?;
@@ -66,6 +69,7 @@ fn run(args: &[String]) -> Result<()> {
 enum Only {
     Everything,
     Confinement,
+    Models,
 }
 
 fn measure(quick: bool, only: Only) -> Result<Report> {
@@ -75,6 +79,11 @@ fn measure(quick: bool, only: Only) -> Result<Report> {
     let folder = Home::new()?;
     let plain = Plain::prepare(folder.folder())?;
     let mut report = Report::new(Machine::look(plain.what), quick);
+    if only == Only::Models {
+        far.stop();
+        models::measure(effort, &mut report)?;
+        return Ok(report);
+    }
     tell("workers beside other launchers");
     confine::measure(&far, effort, &mut report)?;
     if only == Only::Confinement {
@@ -90,6 +99,8 @@ fn measure(quick: bool, only: Only) -> Result<Report> {
     tell("launches");
     rounds::launches(&far, &plain, effort, &mut report)?;
     far.stop();
+    tell("calls of models");
+    models::measure(effort, &mut report)?;
     tell("starts");
     rounds::starts(effort, &mut report)?;
     tell("memory");

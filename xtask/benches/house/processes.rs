@@ -95,7 +95,16 @@ pub(crate) struct Home {
 impl Home {
     pub(crate) fn new() -> Result<Self> {
         // Beside the build: a temporary directory may lie in memory, where a sync costs nothing.
-        let folder = tempfile::Builder::new().prefix("aaos-bench-").tempdir_in(built()?)?;
+        Self::below(&built()?)
+    }
+
+    /// In memory, where a sync costs nothing; none where there is no such place.
+    pub(crate) fn in_memory() -> Option<Self> {
+        Self::below(Path::new("/dev/shm")).ok()
+    }
+
+    fn below(place: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("aaos-bench-").tempdir_in(place)?;
         let sockets = tempfile::Builder::new().prefix("aaos-bench-").tempdir()?;
         std::fs::create_dir(folder.path().join("work"))?;
         Ok(Self { folder, sockets })

@@ -37,6 +37,15 @@ pub(crate) struct Throughput {
     pub(crate) of_null: f64,
 }
 
+/// Calls of a provider that has few slots and takes its time.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rate {
+    pub(crate) name: &'static str,
+    pub(crate) per_second: f64,
+    /// As a share of what its slots and its time allow.
+    pub(crate) of_possible: f64,
+}
+
 /// Memory of one process.
 #[derive(Debug, Serialize)]
 pub(crate) struct Resident {
@@ -73,6 +82,9 @@ pub(crate) struct Report {
     pub(crate) quick: bool,
     pub(crate) figures: Vec<Figure>,
     pub(crate) throughput: Vec<Throughput>,
+    pub(crate) rates: Vec<Rate>,
+    /// Of a run's prompts, what a provider may have in its cache from the request before.
+    pub(crate) cacheable_share: Option<f64>,
     pub(crate) memory: Vec<Resident>,
     pub(crate) kib_per_idle_agent: Vec<PerAgent>,
     pub(crate) kib_per_idle_worker: Vec<PerAgent>,
@@ -112,6 +124,8 @@ impl Report {
             quick,
             figures: Vec::new(),
             throughput: Vec::new(),
+            rates: Vec::new(),
+            cacheable_share: None,
             memory: Vec::new(),
             kib_per_idle_agent: Vec::new(),
             kib_per_idle_worker: Vec::new(),
@@ -171,6 +185,7 @@ impl Report {
             writeln!(out, "\nnot measured: {why}")?;
         }
         self.write_throughput(out)?;
+        self.write_models(out)?;
         self.write_memory(out)?;
         writeln!(out, "\n| target | found | at most | | why that limit |\n|---|---|---|---|---|")?;
         for Target { name, found, at_most, unit, met, limit } in &self.targets {
@@ -192,6 +207,19 @@ impl Report {
                 out,
                 "| {name} | {connections} | {per_second:.0} | {median:.0} | {p10:.0} | {max:.0} | {of_null:.3} |"
             )?;
+        }
+        Ok(())
+    }
+
+    fn write_models(&self, out: &mut String) -> std::fmt::Result {
+        if !self.rates.is_empty() {
+            writeln!(out, "\n| calls of a slow provider | per second | of the possible |\n|---|---|---|")?;
+        }
+        for Rate { name, per_second, of_possible } in &self.rates {
+            writeln!(out, "| {name} | {per_second:.0} | {of_possible:.3} |")?;
+        }
+        if let Some(share) = self.cacheable_share {
+            writeln!(out, "\ncacheable share of the prompts of a run of 40 calls: {:.1} %", 100.0 * share)?;
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub(crate) struct Effort {
     pub(crate) starts: usize,
     pub(crate) idle_agents: u32,
     pub(crate) idle_workers: usize,
+    /// Agents that ask a provider at once.
+    pub(crate) crowd: usize,
 }
 
 impl Effort {
@@ -42,6 +44,7 @@ impl Effort {
         starts: 30,
         idle_agents: 1000,
         idle_workers: 2000,
+        crowd: 1000,
     };
     /// Enough to see that everything can be measured.
     pub(crate) const QUICK: Self = Self {
@@ -53,6 +56,7 @@ impl Effort {
         starts: 2,
         idle_agents: 100,
         idle_workers: 20,
+        crowd: 100,
     };
 }
 

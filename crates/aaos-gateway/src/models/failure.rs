@@ -10,8 +10,9 @@ use aaos_core::quantity::Millis;
 use hyper::StatusCode;
 use serde::Deserialize;
 
+use super::cassette::Heard;
 use super::pace::{LONGEST, millis, pace};
-use crate::dial::{Answer, DialError};
+use crate::dial::DialError;
 use crate::words::harmless;
 
 /// A failure of `kind`, without a wait.
@@ -80,8 +81,8 @@ fn is_out_of_credit(body: &[u8]) -> bool {
 
 /// The failure that an HTTP status other than 200 means. `provider` is its configured name.
 #[must_use]
-pub(super) fn of_status(provider: &str, answer: &Answer, body: &[u8], key: Option<&str>) -> ModelFailure {
-    let status = answer.head.status;
+pub(super) fn of_status(provider: &str, answer: &Heard<'_>, body: &[u8], key: Option<&str>) -> ModelFailure {
+    let status = answer.status;
     let words = harmless(&words_of(body), key);
     let said = if words.is_empty() { String::new() } else { format!(": {words}") };
     let code = status.as_u16();
@@ -150,7 +151,7 @@ pub(super) fn of_dial(provider: &str, error: &DialError) -> ModelFailure {
 }
 
 /// How long the provider asks to wait; where it says of a limit only that it is used up, until that begins anew.
-fn wait(kind: ModelFailureKind, answer: &Answer) -> Option<Millis> {
+fn wait(kind: ModelFailureKind, answer: &Heard<'_>) -> Option<Millis> {
     let used_up = || {
         let pace = pace(|name| answer.header(name));
         let empty = [pace.requests, pace.tokens].into_iter().flatten().filter(|room| room.left == 0);
@@ -161,7 +162,7 @@ fn wait(kind: ModelFailureKind, answer: &Answer) -> Option<Millis> {
 
 /// How long the provider asks to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date, which is
 /// read against the answer's own `date` so that a difference of clocks does not matter.
-fn retry_after(answer: &Answer) -> Option<Millis> {
+fn retry_after(answer: &Heard<'_>) -> Option<Millis> {
     let milliseconds = answer.header("retry-after-ms").and_then(|text| text.trim().parse::<f64>().ok());
     let wait = match (milliseconds, answer.header("retry-after")) {
         (Some(milliseconds), _) => seconds(milliseconds / 1000.0),

@@ -83,7 +83,7 @@ mod tests {
     fn each_key_goes_to_the_provider_that_announced_it() {
         let home = testkit::scratch();
         let providers = vec![provider("a", true), provider("b", false), provider("c", true)];
-        let mut setup = ModelsSetup { providers, aliases: Vec::new() };
+        let mut setup = ModelsSetup { providers, ..ModelsSetup::default() };
         let descriptors = vec![file(home.path(), b"sk-a\n"), file(home.path(), b"sk-c")];
         take_keys(&mut setup, descriptors).expect("as announced");
         let keys: Vec<_> = setup.providers.iter().map(|one| one.key.as_deref()).collect();
@@ -103,6 +103,7 @@ mod tests {
             let mut setup = ModelsSetup {
                 providers: vec![provider("a", true), provider("b", true)],
                 aliases: Vec::new(),
+                cassette: None,
             };
             take_keys(&mut setup, vec![file(home.path(), bytes), file(home.path(), b"good")])
                 .expect("as announced");
@@ -111,7 +112,7 @@ mod tests {
             assert!(!problem.contains("secret") && setup.providers[0].key.is_none(), "{problem}");
             assert_eq!(setup.providers[1].key.as_deref(), Some("good"), "the control");
         }
-        let mut longest = ModelsSetup { providers: vec![provider("a", true)], aliases: Vec::new() };
+        let mut longest = ModelsSetup { providers: vec![provider("a", true)], ..ModelsSetup::default() };
         take_keys(&mut longest, vec![file(home.path(), &long[1..])]).expect("as announced");
         assert_eq!(longest.providers[0].key.as_ref().map(String::len), Some(4_096));
     }

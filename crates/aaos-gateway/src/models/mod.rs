@@ -3,12 +3,14 @@
 //! Invariants: the only hosts reached are those of the configured base URLs, and redirects are not followed;
 //! each request has a time limit and bounded memory, and each provider places of its own, so that one that hangs takes
 //! none from another; a reply is given only when the provider's end event came;
-//! a key is sent to its own provider and shown to nobody.
+//! a key is sent to its own provider and shown to nobody; while a cassette is replayed nobody is reached.
 
 mod anthropic;
+mod cassette;
 mod draft;
 mod echo;
 mod failure;
+mod kept;
 mod keys;
 mod openai;
 mod pace;
@@ -18,25 +20,31 @@ mod sse;
 
 pub use keys::take_keys;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aaos_core::cassette::{CassetteSetup, CassetteUse};
 use aaos_core::limits::MOST_INFERENCE_SLOTS;
 use aaos_core::model::{
-    ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, Standing, StopWord,
+    ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, ProviderState, Standing, StopWord,
 };
 use aaos_core::name::ModelName;
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
+use http_body_util::Full;
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
-use crate::dial::{Answer, Dialer};
+use crate::dial::{Answer, DialError, Dialer};
 use crate::words::harmless;
+use cassette::{Deck, Heard};
 use draft::Draft;
 use failure::{ErrorObject, failure, malformed, too_long};
-use provider::{Endpoint, Provider, Service};
+use kept::Kept;
+use provider::{Endpoint, KeyNeed, Provider, Service};
 use sse::{SseError, SseEvent, SseParser};
 
 /// Most inferences of one provider at once. The kernel's slots are at most half as many: the end of one and the begin of
@@ -107,6 +115,8 @@ pub struct Desk {
     providers: Vec<Provider>,
     aliases: provider::Aliases,
     dialer: Dialer,
+    deck: Deck,
+    kept: Kept,
 }
 
 /// Where prose goes as it arrives.
@@ -119,8 +129,33 @@ impl Desk {
     /// Reads the setup once; what is wrong with a provider becomes its `problem`.
     #[must_use]
     pub fn new(setup: ModelsSetup, dialer: Dialer) -> Self {
-        let providers = setup.providers.into_iter().map(Provider::new).collect();
-        Self { providers, aliases: provider::Aliases::new(setup.aliases), dialer }
+        let replays = setup.cassette.is_some_and(|cassette| cassette.purpose == CassetteUse::Replay);
+        let need = if replays { KeyNeed::Nobody } else { KeyNeed::AsUsual };
+        let providers = setup.providers.into_iter().map(|provider| Provider::new(provider, need)).collect();
+        Self {
+            providers,
+            aliases: provider::Aliases::new(setup.aliases),
+            dialer,
+            deck: Deck::Live,
+            kept: Kept::default(),
+        }
+    }
+
+    /// With a cassette, whose file agentd opened.
+    #[must_use]
+    pub fn with_cassette(mut self, setup: &CassetteSetup, file: OwnedFd) -> Self {
+        self.deck = Deck::load(setup, file, self.providers.iter().filter_map(Provider::key));
+        self
+    }
+
+    /// What agentd may know of every provider.
+    fn describe(&self) -> Vec<ProviderState> {
+        let problem = self.deck.problem().map(|failure| failure.message.clone());
+        let state = |one: &Provider| {
+            let state = one.state(&self.providers, &self.aliases);
+            ProviderState { problem: problem.clone().or(state.problem), ..state }
+        };
+        self.providers.iter().map(state).collect()
     }
 
     /// A place among the requests that run at a model's provider.
@@ -131,6 +166,9 @@ impl Desk {
     }
 
     async fn ask(&self, request: &ModelRequest, deltas: Deltas<'_>) -> Result<ModelReply, ModelFailure> {
+        if let Some(problem) = self.deck.problem() {
+            return Err(problem.clone());
+        }
         let route = provider::route(&self.providers, &self.aliases, &request.model)?;
         let provider = route.provider;
         match &provider.service {
@@ -153,32 +191,90 @@ impl Desk {
         model: &str,
         deltas: Deltas<'_>,
     ) -> Result<ModelReply, ModelFailure> {
-        let name = provider.name.as_str();
-        let (http, reader) = endpoint.prepare(provider.key(), request, model)?;
-        let unreachable = |error| failure::of_dial(name, &error);
-        let addresses = endpoint.addresses(&self.dialer).await.map_err(unreachable)?;
-        let mut answer =
-            self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
-        if answer.head.status != StatusCode::OK {
-            let body = read_error(&mut answer).await;
-            return Err(failure::of_status(name, &answer, &body, provider.key()));
+        let prepared = endpoint.prepare(provider.key(), request, model)?;
+        let Deltas { outbox, serial } = deltas;
+        let mut heard = match self.deck.play(&provider.name, &prepared.body)? {
+            Some(played) => played,
+            None => self.reach(provider, endpoint, prepared.http, prepared.body).await?,
+        };
+        let outcome = read_answer(provider, prepared.reader, &mut heard, deltas).await;
+        let is_played = heard.is_played();
+        let (restored, answer) = heard.finish(outcome.as_ref().ok())?;
+        // After a failure nobody knows what else comes.
+        if let Some(answer) = answer.filter(|_| outcome.is_ok()) {
+            self.kept.keep_after(&provider.name, *answer);
         }
-        let kind = answer.header("content-type").unwrap_or("text/event-stream");
-        if !kind.to_ascii_lowercase().starts_with("text/event-stream") {
-            let kind = harmless(kind, None);
-            return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
+        let reply = restored.apply(outcome?);
+        if is_played && !reply.text.is_empty() {
+            outbox.send(&ModelsReply::Delta { serial, text: reply.text.clone() }).await;
         }
-        let pace = pace::pace(|name| answer.header(name));
-        deltas.outbox.send(&ModelsReply::Begun { serial: deltas.serial, pace }).await;
-        match read_stream(&mut answer, reader, deltas).await {
-            Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
-            Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
-            Err(StreamFault::BrokeOff(error)) => Err(failure::of_break(name, &error, provider.key())),
-            Err(StreamFault::Found(mut failure)) => {
-                let words = harmless(&failure.message, provider.key());
-                failure.message = format!("provider {name}: {words}");
+        Ok(reply)
+    }
+
+    /// Asks over a connection that was kept, else over a new one. A kept one may have been closed meanwhile: where it is
+    /// lost before any answer came, the request is made once more, and nothing was billed.
+    async fn exchange(
+        &self,
+        provider: &Provider,
+        endpoint: &Endpoint,
+        http: hyper::Request<Full<Bytes>>,
+    ) -> Result<Answer, DialError> {
+        if let Some(line) = self.kept.take(&provider.name) {
+            match line.ask(http.clone()).await {
+                Err(error) if error.is_lost_line() => {}
+                answered => return answered,
+            }
+        }
+        let addresses = endpoint.addresses(&self.dialer).await?;
+        self.dialer.exchange(&addresses, &endpoint.layer(), http).await
+    }
+
+    /// Has the provider itself answer.
+    async fn reach(
+        &self,
+        provider: &Provider,
+        endpoint: &Endpoint,
+        http: hyper::Request<Full<Bytes>>,
+        body: Bytes,
+    ) -> Result<Heard<'_>, ModelFailure> {
+        match self.exchange(provider, endpoint, http).await {
+            Ok(answer) => Ok(self.deck.hear(&provider.name, body, answer)),
+            Err(error) => {
+                let failure = failure::of_dial(provider.name.as_str(), &error);
+                self.deck.note_unreached(&provider.name, &body, &failure)?;
                 Err(failure)
             }
+        }
+    }
+}
+
+/// Makes an answer a reply.
+async fn read_answer(
+    provider: &Provider,
+    reader: Reader,
+    heard: &mut Heard<'_>,
+    deltas: Deltas<'_>,
+) -> Result<ModelReply, ModelFailure> {
+    let name = provider.name.as_str();
+    if heard.status != StatusCode::OK {
+        let body = read_error(heard).await;
+        return Err(failure::of_status(name, heard, &body, provider.key()));
+    }
+    let kind = heard.header("content-type").unwrap_or("text/event-stream");
+    if !kind.to_ascii_lowercase().starts_with("text/event-stream") {
+        let kind = harmless(kind, None);
+        return Err(malformed(format!("provider {name} was asked for a stream and sent {kind}")));
+    }
+    let pace = pace::pace(|name| heard.header(name));
+    deltas.outbox.send(&ModelsReply::Begun { serial: deltas.serial, pace }).await;
+    match read_stream(heard, reader, deltas).await {
+        Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
+        Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
+        Err(StreamFault::BrokeOff(error)) => Err(failure::of_break(name, &error, provider.key())),
+        Err(StreamFault::Found(mut failure)) => {
+            let words = harmless(&failure.message, provider.key());
+            failure.message = format!("provider {name}: {words}");
+            Err(failure)
         }
     }
 }
@@ -200,7 +296,7 @@ fn shown(stop: ModelStop, key: Option<&str>) -> ModelStop {
 }
 
 async fn read_stream(
-    answer: &mut Answer,
+    answer: &mut Heard<'_>,
     mut reader: Reader,
     deltas: Deltas<'_>,
 ) -> Result<ModelReply, StreamFault> {
@@ -230,7 +326,8 @@ async fn read_stream(
                 break;
             }
         }
-        if let Some(text) = reader.draft().take_delta() {
+        // What is played is shown once it is this run's.
+        if let Some(text) = reader.draft().take_delta().filter(|_| !answer.is_played()) {
             let delta = ModelsReply::Delta { serial: deltas.serial, text };
             deltas.outbox.send(&delta).await;
         }
@@ -241,7 +338,7 @@ async fn read_stream(
 }
 
 /// As much of an error's body as is worth reading; a cut one is as good.
-async fn read_error(answer: &mut Answer) -> Vec<u8> {
+async fn read_error(answer: &mut Heard<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(piece)) = answer.chunk().await {
         let room = MAX_ERROR_BYTES - body.len();
@@ -264,12 +361,14 @@ pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
     let outbox = Outbox::start(output);
     // Ended requests are counted until they are looked at, so places run out before this does.
     let mut running = Running::new(2 * MAX_RUNNING_EACH * desk.providers.len().max(1));
+    let mut sweep = tokio::time::interval(kept::IDLE);
     loop {
         tokio::select! {
             received = reader.next::<ModelsRequest>() => match received? {
                 None => return Ok(()),
                 Some(received) => take(received.message, &desk, &outbox, &mut running).await?,
             },
+            _ = sweep.tick() => desk.kept.sweep(),
             ended = running.ended() => {
                 if let Some(serial) = ended {
                     let failure = malformed("the gateway made a mistake with this reply; this is a bug in aaOS");
@@ -324,9 +423,7 @@ async fn take(
             })?;
         }
         ModelsRequest::Describe { serial } => {
-            let providers =
-                desk.providers.iter().map(|one| one.state(&desk.providers, &desk.aliases)).collect();
-            outbox.send(&ModelsReply::Described { serial, providers }).await;
+            outbox.send(&ModelsReply::Described { serial, providers: desk.describe() }).await;
         }
     }
     Ok(())

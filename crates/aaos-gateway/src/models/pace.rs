@@ -26,6 +26,11 @@ const TOKENS: [(&str, &str); 3] = [
     ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
 ];
 
+/// Whether a header of this name is read here.
+pub(super) fn reads(name: &str) -> bool {
+    REQUESTS.iter().chain(&TOKENS).any(|(left, reset)| [*left, *reset].contains(&name))
+}
+
 /// Reads the headers of an answer: of each kind of limit the one with the least left, of equal ones the one that lasts
 /// longest.
 pub(super) fn pace<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Pace {

@@ -10,6 +10,7 @@ use aaos_core::name::ProviderName;
 use aaos_core::quantity::Millis;
 use hyper::StatusCode;
 
+use super::cassette::Heard;
 use super::provider::{Endpoint, Provider, Service};
 use super::{Desk, failure, out_of_time, read_error};
 
@@ -19,6 +20,10 @@ impl Desk {
         let Some(provider) = self.providers.iter().find(|one| one.name == *name) else {
             return Standing::Unreachable { why: format!("no provider is named {name}") };
         };
+        // A replay asks nobody.
+        if !self.deck.asks_providers() {
+            return Standing::Unchecked;
+        }
         let endpoint = match &provider.service {
             Service::Builtin => return Standing::Reachable,
             Service::Unusable(why) => return Standing::Unreachable { why: why.clone() },
@@ -37,17 +42,17 @@ impl Desk {
         let http = endpoint.prepare_list(provider.key())?;
         let unreachable = |error| failure::of_dial(name, &error);
         let addresses = endpoint.addresses(&self.dialer).await.map_err(unreachable)?;
-        let mut answer =
-            self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
-        match answer.head.status {
+        let answer = self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
+        let mut heard = Heard::live(answer);
+        match heard.status {
             // Whoever has no such list is there all the same, and so is who has had enough requests.
             StatusCode::OK
             | StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::TOO_MANY_REQUESTS => Ok(()),
             _ => {
-                let body = read_error(&mut answer).await;
-                Err(failure::of_status(name, &answer, &body, provider.key()))
+                let body = read_error(&mut heard).await;
+                Err(failure::of_status(name, &heard, &body, provider.key()))
             }
         }
     }

@@ -33,6 +33,24 @@ pub(super) struct Provider {
     pub(super) places: Arc<Semaphore>,
 }
 
+/// Whether a key that a provider wants must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyNeed {
+    /// It must.
+    AsUsual,
+    /// It is not: nobody is reached.
+    Nobody,
+}
+
+/// A request, ready to be sent.
+pub(super) struct Prepared {
+    pub(super) http: hyper::Request<Full<Bytes>>,
+    /// Its body again.
+    pub(super) body: Bytes,
+    /// For the answer.
+    pub(super) reader: Reader,
+}
+
 /// What stands behind a provider's name.
 #[derive(Debug)]
 pub(super) enum Service {
@@ -55,13 +73,16 @@ impl std::fmt::Debug for Provider {
 }
 
 impl Provider {
-    pub(super) fn new(setup: ProviderSetup) -> Self {
+    pub(super) fn new(setup: ProviderSetup, need: KeyNeed) -> Self {
         let key = setup.key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         let service = match (setup.problem, setup.format) {
             (Some(problem), _) => Service::Unusable(problem),
             (None, WireFormat::Builtin) => Service::Builtin,
             (None, format) => Endpoint::parse(&setup.base_url, format)
-                .and_then(|endpoint| endpoint.check_key(key.as_deref()).map(|()| endpoint))
+                .and_then(|endpoint| match need {
+                    KeyNeed::AsUsual => endpoint.check_key(key.as_deref()).map(|()| endpoint),
+                    KeyNeed::Nobody => Ok(endpoint),
+                })
                 .and_then(|endpoint| endpoint.with_headers(&setup.headers))
                 .map_or_else(Service::Unusable, Service::Remote),
         };
@@ -274,7 +295,7 @@ impl Endpoint {
         key: Option<&str>,
         request: &ModelRequest,
         model: &str,
-    ) -> Result<(hyper::Request<Full<Bytes>>, Reader), ModelFailure> {
+    ) -> Result<Prepared, ModelFailure> {
         let (body, reader) = match self.format {
             WireFormat::Anthropic => {
                 (anthropic::request_body(request, model), Reader::Anthropic(Box::default()))
@@ -291,8 +312,9 @@ impl Endpoint {
         let http = hyper::Request::post(&self.path)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "text/event-stream");
-        let http = self.finish(http, key, Bytes::from(body.to_string()))?;
-        Ok((http, reader))
+        let body = Bytes::from(body.to_string());
+        let http = self.finish(http, key, body.clone())?;
+        Ok(Prepared { http, body, reader })
     }
 
     /// The HTTP request for the list of its models.
@@ -337,7 +359,7 @@ impl Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use super::{Aliases, Endpoint, Provider, Service, route};
+    use super::{Aliases, Endpoint, KeyNeed, Provider, Service, route};
     use aaos_core::model::ModelFailureKind;
     use aaos_core::name::{ModelName, ProviderName};
     use aaos_core::wire::{ExtraHeader, ProviderSetup, WireFormat};
@@ -347,7 +369,7 @@ mod tests {
     }
 
     fn provider(name: &str, base_url: &str, models: &[&str], any_model: bool) -> Provider {
-        Provider::new(ProviderSetup {
+        let setup = ProviderSetup {
             name: ProviderName::parse(name).expect("a provider name"),
             format: WireFormat::OpenAi,
             base_url: base_url.into(),
@@ -358,7 +380,8 @@ mod tests {
             slots: None,
             problem: None,
             key_follows: false,
-        })
+        };
+        Provider::new(setup, KeyNeed::AsUsual)
     }
 
     #[test]
@@ -447,7 +470,7 @@ mod tests {
             problem: Some("it has no key".into()),
             key_follows: false,
         };
-        let state = Provider::new(setup).state(&[], &Aliases::new(Vec::new()));
+        let state = Provider::new(setup, KeyNeed::AsUsual).state(&[], &Aliases::new(Vec::new()));
         assert_eq!((state.problem.as_deref(), state.slots), (Some("it has no key"), Some(7)));
     }
 
@@ -467,8 +490,10 @@ mod tests {
             problem: None,
             key_follows: false,
         };
-        assert!(matches!(Provider::new(setup(None)).service, Service::Unusable(_)));
-        assert!(matches!(Provider::new(setup(Some("a\nb"))).service, Service::Unusable(_)));
-        assert!(matches!(Provider::new(setup(Some("sk\n"))).service, Service::Remote(_)));
+        let service = |key, need| Provider::new(setup(key), need).service;
+        assert!(matches!(service(None, KeyNeed::AsUsual), Service::Unusable(_)));
+        assert!(matches!(service(Some("a\nb"), KeyNeed::AsUsual), Service::Unusable(_)));
+        assert!(matches!(service(Some("sk\n"), KeyNeed::AsUsual), Service::Remote(_)));
+        assert!(matches!(service(None, KeyNeed::Nobody), Service::Remote(_)), "where nobody is reached");
     }
 }

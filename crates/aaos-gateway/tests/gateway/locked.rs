@@ -33,7 +33,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Starts a role as the zygote does: the channel on descriptor 3, an empty environment.
-    fn start(role: &str) -> Self {
+    pub(crate) fn start(role: &str) -> Self {
         Self::start_by(EXECUTED, role)
     }
 
@@ -84,7 +84,7 @@ impl Gateway {
         assert!(status.success(), "{status}");
     }
 
-    async fn ask(&mut self, request: ModelRequest) -> Result<ModelReply, ModelFailure> {
+    pub(crate) async fn ask(&mut self, request: ModelRequest) -> Result<ModelReply, ModelFailure> {
         self.ask_within(request, LONG).await
     }
 
@@ -157,6 +157,7 @@ pub(crate) async fn ask_everybody(gateway: &mut Gateway) {
             named("builtin", provider(WireFormat::Builtin, String::new())),
         ],
         aliases: Vec::new(),
+        cassette: None,
     };
     gateway.near.send(&setup).await;
     for provider in ["openai", "by-name", "anthropic"] {

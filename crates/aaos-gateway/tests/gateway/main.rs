@@ -1,9 +1,11 @@
 //! Black-box tests of the gateway: each role over its channel, and the real binary, locked.
 
 mod bodies;
+mod cassettes;
 mod common;
 mod egress;
 mod harness;
+mod kept;
 mod locked;
 mod models;
 mod names;

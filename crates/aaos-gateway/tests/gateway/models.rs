@@ -36,6 +36,7 @@ impl Models {
         let setup = ModelsSetup {
             providers,
             aliases: vec![(model("smart"), model("scripted")), (model("fast"), model("scripted"))],
+            cassette: None,
         };
         let desk = Desk::new(setup, dialer);
         let (near, far) = UnixStream::pair().expect("a socket pair");

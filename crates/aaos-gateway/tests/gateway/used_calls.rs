@@ -17,7 +17,6 @@ use crate::locked::{Gateway, ask_everybody, fetch_everything};
 const RARE: &[(&str, &str)] = &[
     ("read", "a key lies in a file, or the counter of wake-ups is full"),
     ("getpeername", "a name is asked of over TCP, because its answer was too long"),
-    ("setsockopt", "the same"),
     ("bind", "a name is asked of: the machine has a name server"),
     ("epoll_pwait", "how some C libraries wait"),
     ("brk", "memory grows"),

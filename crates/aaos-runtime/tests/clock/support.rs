@@ -275,11 +275,9 @@ fn start(home: &TempDir, models: &ModelServer, runtime: &Runtime, at: Timestamp)
         let sandbox = Sandbox::adopt(seed, ConfinementPolicy::default()).expect("adopts the zygote");
         let (clock, hand) = Clock::manual(state.latest.max(at));
         let config = config(home);
-        let kernel = Kernel::start(
-            KernelParts { config, journal, sandbox, models, key_files: BTreeMap::new(), clock },
-            state,
-        )
-        .await;
+        let key_files = BTreeMap::new();
+        let parts = KernelParts { config, journal, sandbox, models, key_files, cassette: None, clock };
+        let kernel = Kernel::start(parts, state).await;
         let rounds = Cell::new(ROUNDS.map(|round| hand.now().after(millis(round))));
         Running { kernel: kernel.expect("starts"), hand, rounds }
     });
@@ -352,5 +350,5 @@ fn providers(models: &ModelServer) -> ModelsSetup {
         problem: None,
         key_follows: false,
     };
-    ModelsSetup { providers: vec![provider], aliases: Vec::new() }
+    ModelsSetup { providers: vec![provider], ..ModelsSetup::default() }
 }

@@ -10,6 +10,7 @@ use aaos_runtime::RuntimeStatus;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::cassette::Chosen;
 use crate::cli::{RunArgs, SubmitArgs};
 use crate::client::{Client, Nothing};
 use crate::daemon;
@@ -103,8 +104,12 @@ pub(super) fn run(mut settings: Settings, args: &RunArgs, screen: Screen) -> Res
     // Standard output carries the answer: only `serve` prints the audit trail there.
     settings.audit_stdout = false;
     let voice = Voice { screen, json: args.json, quiet: args.quiet };
+    let notice = settings.cassette.as_ref().map(Chosen::notice);
     daemon::with_daemon(settings, async move |socket: PathBuf| {
         let mut client = Client::connect(&socket).await?;
+        if let Some(notice) = notice {
+            screen.note(Tone::Warn, &line(&notice));
+        }
         announce(&mut client, &prepared, screen).await?;
         stream::follow(&mut client, &socket, &Submission::from(&prepared.plan), voice).await
     })

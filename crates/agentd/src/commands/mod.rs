@@ -43,7 +43,7 @@ pub(crate) fn dispatch(settings: Settings, command: Command, screen: Screen) -> 
         Command::Run(args) => goal::run(settings, &args, screen),
         Command::Submit(args) => goal::submit(&settings, &args, screen),
         Command::Fork(args) => fork::fork(&settings, &args, screen),
-        Command::Serve => daemon::serve(settings),
+        Command::Serve(_) => daemon::serve(settings),
         Command::List(args) => {
             ask(&settings, async move |mut client| agents::list(&mut client, &args, screen).await)
         }

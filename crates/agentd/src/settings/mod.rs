@@ -17,12 +17,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use aaos_core::cassette::{Place, PlaceKind};
 use aaos_core::confinement::{Boundary, ConfinementPolicy, Substrate};
 use aaos_core::limits::{
     MAX_CHILDREN_AT_ONCE, MAX_PARKED_WORKERS, MOST_INFERENCE_SLOTS, PARKED_WORKERS, TOOL_TIME_MS,
 };
 use aaos_core::manifest::Manifest;
 use aaos_core::name::ProviderName;
+use aaos_core::path::AbsPath;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
@@ -33,6 +35,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use entries::is_key_variable;
 pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
+use crate::cassette;
 use crate::render::entry;
 
 /// The shipped bootstrap agent.
@@ -43,6 +46,7 @@ const BOOTSTRAP: &str = include_str!("../../../../manifests/bootstrap.yaml");
 pub(crate) struct Overrides {
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) cassette: Option<cassette::Choice>,
 }
 
 /// Resolved settings.
@@ -66,6 +70,8 @@ pub(crate) struct Settings {
     /// The models that this machine runs itself.
     pub(crate) local: LocalConfig,
     entries: Vec<entries::ProviderEntry>,
+    /// The cassette that the traffic with them goes to, or comes from.
+    pub(crate) cassette: Option<cassette::Chosen>,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -97,9 +103,21 @@ impl Settings {
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
         let sources = sources(&file)?;
+        let cassette = flags.cassette.as_ref().map(cassette::Chosen::of).transpose()?;
         let model_program = libexec.join("aaos-model");
         let shelf = local::Shelf::of(&state_dir);
-        let (provider, models, local) = local::place(&sources, keys, &shelf, model_program.is_file())?;
+        let (provider, models, local) = match &cassette {
+            Some(cassette::Chosen::Replay { models, .. }) => {
+                let (provider, models) = recorded(models);
+                (provider, models, LocalConfig::default())
+            }
+            _ => local::place(&sources, keys, &shelf, model_program.is_file())?,
+        };
+        let key_files = match &cassette {
+            // Nobody is reached, so nobody gets a key.
+            Some(cassette::Chosen::Replay { .. }) => BTreeMap::new(),
+            _ => providers::key_files(&sources, &models),
+        };
         let price_file = path_of(vars::AAOS_PRICES.name).or_else(|| file.prices.clone());
         Ok(Self {
             socket,
@@ -114,11 +132,12 @@ impl Settings {
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models, &local)?,
             price_file,
-            key_files: providers::key_files(&sources, &models),
+            key_files,
             credentials: sources.places.credentials,
             entries: sources.entries,
             models,
             local,
+            cassette,
             provider,
             socket_group: file.socket_group,
             principals: file.principals,
@@ -187,6 +206,22 @@ impl Settings {
             .with_context(|| format!("the bootstrap manifest {}", path.display()))
     }
 
+    /// The places whose paths a replay takes for those of the recorded run.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let working = std::env::current_dir().ok();
+        let home = vars::read(vars::HOME.name).map(PathBuf::from);
+        let place = |kind, path: Option<PathBuf>| {
+            let path = AbsPath::parse(path?.to_str()?).ok()?;
+            Some(Place { kind, path })
+        };
+        let places = [
+            place(PlaceKind::WorkingDirectory, working),
+            place(PlaceKind::StateDirectory, Some(self.state_dir.clone())),
+            place(PlaceKind::Home, home),
+        ];
+        places.into_iter().flatten().collect()
+    }
+
     /// Directories and files that no grant reaches. Of the socket only itself: it may lie in a shared directory.
     pub(crate) fn protected(&self) -> Vec<PathBuf> {
         let mut protected = vec![self.state_dir.clone(), PathBuf::from("/etc/aaos")];
@@ -198,6 +233,7 @@ impl Settings {
         protected.extend(self.price_file.clone());
         protected.extend(self.credentials.clone());
         protected.extend(self.key_files.values().map(|file| file.path().to_owned()));
+        protected.extend(self.cassette.as_ref().map(|cassette| cassette.path().to_owned()));
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
@@ -261,6 +297,12 @@ fn sources(file: &file::ConfigFile) -> Result<providers::Sources> {
             own: config_home().map(|home| home.join("aaos/keys")),
         },
     })
+}
+
+/// The providers of a cassette, and the name of the preferred one.
+fn recorded(models: &ModelsSetup) -> (String, ModelsSetup) {
+    let preferred = models.providers.first().map(|provider| provider.name.to_string());
+    (preferred.unwrap_or_default(), models.clone())
 }
 
 /// The base URLs, environment over file.

@@ -134,7 +134,7 @@ pub(crate) fn setup(sources: &Sources, keys: &Keys) -> Result<(String, ModelsSet
     let name = found[0].setup.name.to_string();
     let providers: Vec<ProviderSetup> = found.into_iter().map(|one| one.setup).collect();
     let aliases = aliases(&usual, sources, &providers)?;
-    Ok((name, ModelsSetup { providers, aliases }))
+    Ok((name, ModelsSetup { providers, aliases, cassette: None }))
 }
 
 /// The files that hold keys of these providers; a key that was given stands over a file.

@@ -3,6 +3,7 @@
 mod approvals;
 mod budgets;
 mod cancel;
+mod cassettes;
 mod crash;
 mod deaths;
 mod delegation;

@@ -83,6 +83,10 @@ fn serve(
 
 async fn accept_all(listener: &TcpListener, handler: &Handler, hangups: &Ledger<()>) {
     while let Ok((stream, _)) = listener.accept().await {
+        // Over a connection that is kept, a second small piece would otherwise wait for the receipt of the first.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         tokio::spawn(converse(stream, Arc::clone(handler), hangups.clone()));
     }
 }
