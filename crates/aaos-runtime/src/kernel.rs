@@ -223,12 +223,21 @@ impl Kernel {
 
     /// What an alias means, best first; nothing where the name is none.
     pub(crate) fn meanings(&self, name: &ModelName) -> Vec<&ModelName> {
-        self.inner.aliases.iter().filter(|(alias, _)| alias == name).map(|(_, means)| means).collect()
+        let own = &self.config().local.aliases;
+        self.inner
+            .aliases
+            .iter()
+            .chain(own)
+            .filter(|(alias, _)| alias == name)
+            .map(|(_, means)| means)
+            .collect()
     }
 
     /// Every alias, once.
     pub(crate) fn alias_names(&self) -> Vec<&ModelName> {
-        let mut names: Vec<&ModelName> = self.inner.aliases.iter().map(|(alias, _)| alias).collect();
+        let own = &self.config().local.aliases;
+        let mut names: Vec<&ModelName> =
+            self.inner.aliases.iter().chain(own).map(|(alias, _)| alias).collect();
         names.dedup();
         names
     }

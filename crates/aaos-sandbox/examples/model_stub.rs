@@ -1,7 +1,7 @@
 //! The process of a local model without a model: for the tests of what surrounds it.
 //!
 //! It locks itself as the real one does. What stands in square brackets in its weights says how it takes them in, and
-//! in the last message of a request how it answers: `die`, `grow`, `garbage`, `giant`, `twice` and `hang` as they say,
+//! in the last message of a request how it answers: `die`, `grow`, `hide`, `garbage`, `giant`, `twice` and `hang` as they say,
 //! `probe` tries to leave and tells what came of it. Otherwise it repeats the message.
 
 use std::fs::File;
@@ -36,7 +36,7 @@ fn main() {
 }
 
 /// What it understands.
-const WISHES: [&str; 8] = ["die", "grow", "garbage", "giant", "twice", "hang", "probe", "unusable"];
+const WISHES: [&str; 9] = ["die", "grow", "hide", "garbage", "giant", "twice", "hang", "probe", "unusable"];
 
 /// Which of them stands in square brackets.
 fn wish(text: &str) -> &'static str {
@@ -109,6 +109,7 @@ fn obey(channel: &Channel, wish: &str) {
     match wish {
         "die" => panic!("as it was told to"),
         "grow" => grow(),
+        "hide" => grow_without_a_leader(),
         "garbage" => send(channel, b"\x05\0\0\0{\"no\""),
         "giant" => send(channel, &u32::MAX.to_le_bytes()),
         "twice" => {
@@ -132,6 +133,14 @@ fn grow() -> ! {
         taken.push(vec![1_u8; STEP_BYTES]);
         std::hint::black_box(&taken);
     }
+}
+
+/// The same in a second thread, once the first has ended, of which alone the kernel tells at the process's own place.
+fn grow_without_a_leader() -> ! {
+    drop(std::thread::spawn(|| grow()));
+    // SAFETY: ends this thread alone; nothing of it is used by the other.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("this thread has ended");
 }
 
 /// Makes the attempts that stand before the wish, as JSON, and gives what came of them as JSON.

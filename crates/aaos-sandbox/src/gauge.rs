@@ -156,8 +156,10 @@ fn usage_of(pid: u32, memory_limit_bytes: Bytes) -> Option<ResourceUsage> {
     let bytes = |key: &str| Some(Bytes(number(key)?.saturating_mul(1024)));
     Some(ResourceUsage {
         bound: MemoryBound::Watchdog,
-        // One that ends has given its memory back before it is gone, which takes a while for much of it.
-        memory_bytes: bytes("VmRSS").unwrap_or(Bytes::ZERO),
+        memory_bytes: match bytes("VmRSS") {
+            Some(memory) => memory,
+            None => memory_of_threads(pid)?,
+        },
         memory_peak_bytes: bytes("VmHWM"),
         memory_limit_bytes,
         cpu_ms: cpu_of(&read_proc(Path::new(&format!("/proc/{pid}/stat"))).ok()?)?,
@@ -165,6 +167,18 @@ fn usage_of(pid: u32, memory_limit_bytes: Bytes) -> Option<ResourceUsage> {
         read_bytes: None,
         written_bytes: None,
     })
+}
+
+/// The memory of a process whose first thread has ended, of which the kernel tells at the others. One that ends has given
+/// it back before it is gone, which takes a while for much of it.
+fn memory_of_threads(pid: u32) -> Option<Bytes> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    // They share it. One that has ended meanwhile has none.
+    let memory = threads.filter_map(|thread| {
+        let status = read_proc(&thread.ok()?.path().join("status")).map(Status::from).ok()?;
+        status.field("VmRSS")?.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Some(Bytes(memory.max().unwrap_or(0).saturating_mul(1024)))
 }
 
 /// Time on a processor, from the text of /proc/PID/stat. A name may hold anything, brackets and spaces too.

@@ -97,15 +97,16 @@ impl Sandbox {
         opening: impl Future<Output = Result<OpenedProgram, ToolFailure>>,
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
-        let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
-            let why = format!("{MAX_PROGRAMS_AT_ONCE} programs are running; try again when one has ended");
-            return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
-        };
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
         let (world, table) = (call.world.clone(), roots.clone());
         let around = off_thread(move || Around::open(&world, &table));
         let (opened, around) = tokio::join!(opening, around);
         let planned = Planned::new(opened?, &call, around??);
+        // Not before, for who opens it may have to wait for the agent's worker.
+        let Ok(place) = Arc::clone(self.program_places()).try_acquire_owned() else {
+            let why = format!("{MAX_PROGRAMS_AT_ONCE} programs are running; try again when one has ended");
+            return Err(ToolFailure::new(ToolFailureKind::LimitReached, why));
+        };
         let input = call.input;
         let stdin = Stdin::new(&input).map_err(|error| out_of_descriptors(&error))?;
         let (gate, go) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| out_of_descriptors(&error.into()))?;

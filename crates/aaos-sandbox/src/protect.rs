@@ -3,7 +3,7 @@
 //! Invariants: a path at or below a protected one is refused whatever the grant's root, but for a root that
 //! itself lies inside an exempt directory (a goal's workspace below the state directory). Only paths that
 //! the kernel reports of an open descriptor are judged, never spellings. Protected things are held open, so
-//! that renaming one does not uncover it.
+//! that renaming one does not uncover it; what comes to its place is protected, too.
 //!
 //! What this does not stop: a hard link to a protected file that someone with the daemon's own uid puts
 //! below a granted root. No tool can make one.
@@ -43,6 +43,13 @@ impl Place {
     fn now(&self) -> PathBuf {
         self.held.as_ref().and_then(|fd| kernel_path(fd).ok()).unwrap_or_else(|| self.path.clone())
     }
+
+    /// Where it is now, and where it was at the start: a file that is replaced is another one at the old path.
+    fn both(&self) -> impl Iterator<Item = PathBuf> {
+        let now = self.now();
+        let before = (now != self.path).then(|| self.path.clone());
+        [now].into_iter().chain(before)
+    }
 }
 
 /// The real path of something that does not exist yet: that of its nearest existing ancestor and the rest.
@@ -80,12 +87,12 @@ impl Protection {
 
     /// Where everything protected is now, or would be.
     pub(crate) fn places(&self) -> impl Iterator<Item = PathBuf> {
-        self.protected.iter().map(Place::now)
+        self.protected.iter().flat_map(Place::both)
     }
 
     /// Whether `path` is at or below something protected.
     pub(crate) fn covers(&self, path: &Path) -> bool {
-        self.protected.iter().map(Place::now).any(|place| path.starts_with(&place))
+        self.places().any(|place| path.starts_with(&place))
     }
 
     /// Whether the directory or one above it is a protected one by its inode: a bind mount shows the same

@@ -503,6 +503,12 @@ fn filters_of(pid: u32) -> io::Result<u32> {
 #[derive(Debug)]
 pub(crate) struct Status(String);
 
+impl From<String> for Status {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Status {
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         read_proc(Path::new(&format!("/proc/{pid}/status"))).map(Self)

@@ -184,15 +184,17 @@ async fn weights_that_do_harm_end_in_an_error_that_says_how() {
 /// Where the machine has control groups the kernel ends it, else the daemon's watch.
 #[tokio::test]
 async fn a_model_over_its_memory_is_ended_and_that_is_told() {
-    let bench = Bench::new();
-    let mut model = bench.load("GGUF plain").await.expect("loaded");
-    assert_eq!(answer(&mut model, "little").await.expect("answered"), "little", "the control");
-    let lost = tokio::time::timeout(PATIENCE, answer(&mut model, "[grow]")).await.expect("ended");
-    assert!(lost.is_err(), "{lost:?}");
-    let end = model.process.stop().await;
-    assert!(matches!(end.out_of_memory, Some(OutOfMemory::Limit(_))), "{end:?}");
-    assert!(end.reason.contains("out of memory: limit 128 MiB"), "{end:?}");
-    bench.sandbox.shutdown().await;
+    for how in ["[grow]", "[hide]"] {
+        let bench = Bench::new();
+        let mut model = bench.load("GGUF plain").await.expect("loaded");
+        assert_eq!(answer(&mut model, "little").await.expect("answered"), "little", "the control");
+        let lost = tokio::time::timeout(PATIENCE, answer(&mut model, how)).await.expect("ended");
+        assert!(lost.is_err(), "{lost:?}");
+        let end = model.process.stop().await;
+        assert!(matches!(end.out_of_memory, Some(OutOfMemory::Limit(_))), "{how}: {end:?}");
+        assert!(end.reason.contains("out of memory: limit 128 MiB"), "{how}: {end:?}");
+        bench.sandbox.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -20,8 +20,11 @@ def is_whole(path: str) -> bool:
     """Whether the file is there and has the hash."""
     if not os.path.exists(path):
         return False
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == FILE
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest() == FILE
 
 
 def fetch(path: str) -> None:

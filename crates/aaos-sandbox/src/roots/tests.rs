@@ -209,10 +209,20 @@ fn a_protected_place_that_is_renamed_stays_protected() {
     let dir = scratch();
     fs::create_dir(dir.path().join("state")).expect("made");
     fs::write(dir.path().join("state/key"), "secret").expect("written");
-    let table = RootTable::new(vec![dir.path().join("state"), dir.path().join("later")], Vec::new());
+    fs::write(dir.path().join("file"), "secret").expect("written");
+    let protected = ["state", "file", "later"].map(|name| dir.path().join(name)).to_vec();
+    let table = RootTable::new(protected, Vec::new());
     table.open_root(GRANT, &pattern(dir.path(), "/*"), false).expect("a root");
     fs::rename(dir.path().join("state"), dir.path().join("moved")).expect("renamed");
     assert!(matches!(read(&table, GRANT, "moved/key"), Err(RootError::Protected { .. })));
+    // What comes to its place, and a file that is replaced as editors do it.
+    fs::create_dir(dir.path().join("state")).expect("made anew");
+    fs::write(dir.path().join("state/key"), "secret").expect("written");
+    assert!(matches!(read(&table, GRANT, "state/key"), Err(RootError::Protected { .. })));
+    fs::write(dir.path().join("next"), "another").expect("written");
+    assert_eq!(read(&table, GRANT, "next").expect("the control"), "another");
+    fs::rename(dir.path().join("next"), dir.path().join("file")).expect("replaced");
+    assert!(matches!(read(&table, GRANT, "file"), Err(RootError::Protected { .. })));
     // One that did not exist when the table was made.
     fs::write(dir.path().join("later"), "secret").expect("written");
     assert!(matches!(read(&table, GRANT, "later"), Err(RootError::Protected { .. })));

@@ -10,7 +10,7 @@ use std::path::Path;
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::price::{Price, PriceTable};
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::LocalConfig;
+use aaos_runtime::{LocalConfig, LocalWeights};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
@@ -39,11 +39,21 @@ struct Entry {
 }
 
 /// The shipped prices under those of the file, found by the aliases and providers of this setup too. What this machine
-/// runs itself costs nothing, unless the file says otherwise.
+/// runs itself costs nothing, and says nothing about a model of the same name somewhere else.
 pub(crate) fn load(own: Option<&Path>, models: &ModelsSetup, local: &LocalConfig) -> Result<PriceTable> {
     let mut table = parse(SHIPPED).context("the shipped price table")?;
     let free = Price::parse("0", "0", "0")?;
-    let own_models = local.models.iter().map(|one| (one.name.clone(), free)).collect();
+    let here = |name: &ModelName| ModelName::parse(&format!("{LOCAL}/{name}"));
+    let mut own_models = BTreeMap::new();
+    let mut own_names = Vec::new();
+    for LocalWeights { name, .. } in &local.models {
+        own_models.insert(here(name)?, free);
+        own_models.insert(ModelName::parse(&format!("{LOCAL}::{name}"))?, free);
+        own_names.push((name.clone(), here(name)?));
+    }
+    for (alias, name) in &local.aliases {
+        own_names.push((alias.clone(), here(name)?));
+    }
     table = table.under(PriceTable::new(own_models)?)?;
     if let Some(path) = own {
         let read = || table.under(parse(&read(path)?)?).map_err(anyhow::Error::from);
@@ -52,7 +62,7 @@ pub(crate) fn load(own: Option<&Path>, models: &ModelsSetup, local: &LocalConfig
     let mut providers: Vec<ProviderName> =
         models.providers.iter().map(|provider| provider.name.clone()).collect();
     providers.push(ProviderName::parse(LOCAL)?);
-    let aliases = models.aliases.iter().chain(&local.aliases).cloned().collect();
+    let aliases = models.aliases.iter().cloned().chain(own_names).collect();
     Ok(table.with_names(aliases, providers))
 }
 
@@ -79,11 +89,11 @@ fn parse(text: &str) -> Result<PriceTable> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LocalConfig, MAX_FILE_BYTES, SHIPPED, load, parse};
+    use super::{LocalConfig, LocalWeights, MAX_FILE_BYTES, SHIPPED, load, parse};
     use crate::settings::keys::Keys;
     use crate::settings::providers::{Choice, Sources, setup};
     use aaos_core::name::ModelName;
-    use aaos_core::quantity::MicroUsd;
+    use aaos_core::quantity::{Bytes, MicroUsd};
     use aaos_core::wire::ModelsSetup;
 
     fn model(name: &str) -> ModelName {
@@ -119,6 +129,23 @@ mod tests {
             Some(MicroUsd::ZERO),
             "the planner is free"
         );
+    }
+
+    #[test]
+    fn a_model_of_this_machine_is_free_and_makes_no_other_of_its_name_free() {
+        let weights = |name: &str| LocalWeights { name: model(name), file: "/w".into(), bytes: Bytes(1) };
+        let local = LocalConfig {
+            models: vec![weights("gpt-4o"), weights("own")],
+            aliases: vec![(model("fast"), model("own"))],
+            ..LocalConfig::default()
+        };
+        let table = load(None, &models(&["OPENAI_API_KEY"], None), &local).expect("the shipped table");
+        let input = |name: &str| table.get(&model(name)).map(|price| price.input);
+        for free in ["gpt-4o", "own", "local/own", "local::own", "local/gpt-4o"] {
+            assert_eq!(input(free), Some(MicroUsd::ZERO), "{free}");
+        }
+        assert!(input("openai/gpt-4o").is_some_and(|price| price > MicroUsd::ZERO), "that one is paid");
+        assert_eq!(input("openai/own"), None, "nobody knows what that one costs");
     }
 
     #[test]
