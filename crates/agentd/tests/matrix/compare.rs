@@ -4,7 +4,7 @@
 //! and what it replaces is left out, by the names below.
 
 use crate::scenario::Stage;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use testkit::Client;
 
@@ -234,7 +234,11 @@ impl Names {
         match value {
             Value::Object(members) => {
                 let kept = members.iter().filter(|(name, _)| !FORGOTTEN.contains(&name.as_str()));
-                kept.map(|(name, value)| (name.clone(), self.event(value))).collect()
+                let told = kept.map(|(name, value)| match (name.as_str(), value) {
+                    ("kept", Value::Object(begins)) => (name.clone(), without_ratio(begins)),
+                    _ => (name.clone(), self.event(value)),
+                });
+                told.collect()
             }
             Value::Array(items) => items.iter().map(|item| self.event(item)).collect(),
             Value::String(words) => Value::String(self.plain(words)),
@@ -253,6 +257,12 @@ impl Names {
         }
         without_ids(&plain)
     }
+}
+
+/// What a run begins with, but for how many bytes the tokens of its model had: that is what other agents had met by then.
+fn without_ratio(begins: &Map<String, Value>) -> Value {
+    let rest = begins.iter().filter(|(name, _)| !["bytes", "tokens"].contains(&name.as_str()));
+    rest.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Replaces runs of 32 and more hexadecimal digits and hyphens, and times, which are milliseconds of 13 digits.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use aaos_core::confinement::ConfinementPolicy;
@@ -156,8 +156,13 @@ async fn the_machine_as_it_is(orders: &Path) {
     // Standard descriptors, its channel, its place of /proc, the list of mounts, and of root's one for whose files are
     // whose.
     let least = 6 + usize::from(rustix::process::geteuid().is_root());
-    // Its root, and the domain that is drafted for it.
-    until(|| held() == least + 2, "it holds what it has made").await;
+    // Its root, and the domain that is drafted for it, which comes last: until then it holds other things.
+    let is_domain = |link: PathBuf| link.as_os_str() == "anon_inode:[landlock-ruleset]";
+    let has_domain = || {
+        let held = fs::read_dir(format!("/proc/{spare}/fd")).into_iter().flatten().flatten();
+        held.filter_map(|one| fs::read_link(one.path()).ok()).any(is_domain)
+    };
+    until(|| has_domain() && held() == least + 2, "it holds what it has made").await;
     order("mount -t tmpfs none /etc/alternatives");
     until(|| held() == least, "it gives up what could keep a mount in use").await;
     order("touch /etc/alternatives/mounted");
