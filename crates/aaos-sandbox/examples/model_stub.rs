@@ -4,6 +4,8 @@
 //! in the last message of a request how it answers: `die`, `grow`, `hide`, `garbage`, `giant`, `twice` and `hang` as they say,
 //! `probe` tries to leave and tells what came of it. Otherwise it repeats the message.
 
+#![expect(unsafe_code, reason = "a thread that ends its first one is a raw call")]
+
 use std::fs::File;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
