@@ -132,3 +132,82 @@ fn a_daemon_works_with_a_provider_that_was_configured_so() {
     let seen = models.requests();
     assert_eq!((seen[0].model.as_str(), seen[0].key()), ("my-model", Some(KEY)));
 }
+
+/// Writes the user's configuration file.
+fn write_config(aaos: &DaemonBuilder, text: &str) -> PathBuf {
+    let path = aaos.home().join("config/aaos/config.toml");
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("makes directories");
+    std::fs::write(&path, text).expect("writes");
+    path
+}
+
+/// Any other command, which needs settings that can be used.
+fn can_be_used(aaos: &DaemonBuilder) -> bool {
+    aaos.cli(["model", "list"]).code() == 0
+}
+
+const ROUTER: [&str; 7] = [
+    "configure",
+    "openrouter",
+    "--key-stdin",
+    "--base-url",
+    "http://127.0.0.1:9/v1",
+    "--model",
+    "deepseek/deepseek-chat",
+];
+
+#[test]
+fn what_agentd_could_not_start_with_is_not_added() {
+    let aaos = bare();
+    let before = "[aliases]\nsmart = [\"deepseek/deepseek-chat\"]\n";
+    let config = write_config(&aaos, before);
+    let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("is a model of openrouter"), "{done:?}");
+    assert_eq!(std::fs::read_to_string(&config).expect("it is there"), before);
+    assert!(!key_file(&aaos, "openrouter").exists() && can_be_used(&aaos));
+    let mut other = ROUTER;
+    other[6] = "deepseek/another";
+    assert_eq!(with_stdin_if_read(&aaos, &other, KEY).code(), 0, "the control");
+    assert!(can_be_used(&aaos));
+}
+
+#[test]
+fn a_key_that_makes_one_provider_too_many_is_not_kept() {
+    let aaos = bare();
+    let entries = |count: usize| -> String {
+        let entry =
+            |at| format!("[[providers]]\nname = \"p{at}\"\nformat = \"openai\"\nbase_url = \"http://h\"\n");
+        (0..count).map(entry).collect()
+    };
+    write_config(&aaos, &entries(15));
+    assert!(can_be_used(&aaos), "the planner is the sixteenth");
+    let args = ["configure", "anthropic", "--key-stdin"];
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("leave some out"), "{done:?}");
+    assert!(can_be_used(&aaos) && !key_file(&aaos, "anthropic").exists());
+    write_config(&aaos, &entries(14));
+    assert_eq!(with_stdin_if_read(&aaos, &args, KEY).code(), 0, "the control");
+    assert!(can_be_used(&aaos));
+}
+
+#[test]
+fn a_choice_without_a_key_yet_does_not_keep_its_key_from_being_given() {
+    let args = ["configure", "anthropic", "--key-stdin"];
+    let by_environment = bare().env("AAOS_PROVIDER", "anthropic");
+    let by_file = bare();
+    write_config(&by_file, "provider = \"anthropic\"\n");
+    for aaos in [by_environment, by_file] {
+        assert!(!can_be_used(&aaos), "the control: everything else needs the key");
+        let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+        assert_eq!(done.code(), 0, "another may be named first: {done:?}");
+        let done = with_stdin_if_read(&aaos, &args, KEY);
+        assert_eq!(done.code(), 0, "{done:?}");
+        assert!(can_be_used(&aaos));
+    }
+    let aaos = bare().env("AAOS_PROVIDER", "openrouter");
+    for args in [&args[..], &ROUTER] {
+        assert!(!can_be_used(&aaos));
+        assert_eq!(with_stdin_if_read(&aaos, args, KEY).code(), 0, "in any order");
+    }
+    assert!(can_be_used(&aaos));
+}
