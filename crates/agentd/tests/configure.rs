@@ -88,6 +88,7 @@ fn what_cannot_be_kept_is_refused_and_changes_nothing() {
         (vec!["configure", "anthropic", "--key-stdin"], "two keys", 1, "blanks"),
         (vec!["configure", "own", "--key-stdin", "--base-url", "ftp://x"], KEY, 2, "no base URL"),
         (vec!["configure", "own", "--key-stdin", "--base-url", "http://x\"y"], KEY, 2, "no base URL"),
+        (vec!["configure", "own", "--key-stdin", "--base-url", "http://x"], KEY, 2, "--model M"),
     ] {
         let done = with_stdin_if_read(&aaos, &args, text);
         assert_eq!(done.code(), code, "{args:?}: {done:?}");

@@ -259,6 +259,10 @@ fn entry_text(args: &ConfigureArgs, name: &ProviderName) -> Result<String> {
     if let Some(model) = &args.model {
         let model = ModelName::parse(model).map_err(|error| UsageError(error.to_string()))?;
         lines.push_str(&format!("models = [\"{model}\"]\n"));
+    } else if !configuration::is_known(name.as_str()) {
+        let how =
+            format!("aaOS knows no models of {name}; say with --model M what `smart` and `fast` mean there");
+        return Err(UsageError(how).into());
     }
     Ok(lines)
 }
