@@ -83,6 +83,12 @@ fn what_cannot_be_kept_is_refused_and_changes_nothing() {
         (vec!["configure"], KEY, 2, "name a provider"),
         (vec!["configure", "../../x", "--key-stdin"], KEY, 2, "cannot be configured"),
         (vec!["configure", "builtin", "--key-stdin"], KEY, 2, "needs no key"),
+        (
+            vec!["configure", "local", "--key-stdin", "--base-url", "http://x", "--model", "m"],
+            KEY,
+            2,
+            "agentd model add",
+        ),
         (vec!["configure", "own", "--key-stdin"], KEY, 2, "--base-url"),
         (vec!["configure", "anthropic", "--key-stdin"], "", 1, "empty"),
         (vec!["configure", "anthropic", "--key-stdin"], "two keys", 1, "blanks"),

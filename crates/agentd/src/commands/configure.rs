@@ -17,7 +17,7 @@ use crate::cli::ConfigureArgs;
 use crate::exit::{Exit, UsageError};
 use crate::render::{Screen, Tone};
 use crate::settings::configuration::{self, Configuration};
-use crate::settings::{Keys, is_key_variable};
+use crate::settings::{Keys, is_key_variable, reserved};
 
 /// What a person is asked where no provider was named.
 const WHICH: &str = "provider (deepseek, anthropic, openai, or a name for another): ";
@@ -60,8 +60,8 @@ fn provider_name(args: &ConfigureArgs) -> Result<ProviderName> {
     };
     let usage = |why: String| UsageError(format!("{named:?} cannot be configured: {why}"));
     let name = ProviderName::parse(&named).map_err(|error| usage(error.to_string()))?;
-    if named == "builtin" {
-        return Err(usage("it is the planner inside aaOS and needs no key".to_owned()).into());
+    if let Some(why) = reserved(&named) {
+        return Err(usage(format!("it is {why} and needs no key")).into());
     }
     Ok(name)
 }

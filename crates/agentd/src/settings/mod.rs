@@ -32,7 +32,7 @@ use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
-pub(crate) use entries::is_key_variable;
+pub(crate) use entries::{is_key_variable, reserved};
 pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
 use crate::cassette;

@@ -546,7 +546,11 @@ mod tests {
             (entry("models = []"), "`base_url` is missing"),
             (entry("base_url = \"ftp://h\""), "neither https:// nor http://"),
             (good.replace("openai", "openai\"\nkey_env = \"PATH"), "ends in _KEY or _TOKEN"),
-            (good.replace("\"own\"", "\"builtin\""), "builtin"),
+            (good.replace("\"own\"", "\"builtin\""), "the planner inside aaOS; take another name"),
+            (
+                good.replace("\"own\"", "\"local\""),
+                "runs itself (`agentd model add FILE`); take another name",
+            ),
             (good.replace("format = \"openai\"", ""), "`format` is missing"),
             (format!("{good}{good}"), "two [[providers]]"),
             (good.replace("openai\"", "openai\"\nkey_file = \"keys/own\""), "a leading /"),
