@@ -218,3 +218,23 @@ fn a_choice_without_a_key_yet_does_not_keep_its_key_from_being_given() {
     }
     assert!(can_be_used(&aaos));
 }
+
+#[test]
+fn a_key_that_would_not_be_used_is_refused_and_one_that_was_not_taken_is_told() {
+    let aaos = bare();
+    let entry = "[[providers]]\nname = \"anthropic\"\n";
+    let args = ["configure", "anthropic", "--key-stdin"];
+    write_config(&aaos, &format!("{entry}key_file = \"/elsewhere/key\"\n"));
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("is in /elsewhere/key; put it there"), "{done:?}");
+    assert!(!key_file(&aaos, "anthropic").exists());
+    write_config(&aaos, entry);
+    assert_eq!(with_stdin_if_read(&aaos, &args, KEY).code(), 0, "the control");
+    let args = ["configure", "own", "--base-url", "http://127.0.0.1:9/v1", "--model", "m"];
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert_eq!(done.code(), 0, "a server may need no key: {done:?}");
+    assert!(done.stderr.contains("no key was taken"), "{done:?}");
+    let then = with_stdin_if_read(&aaos, &["configure", "own", "--key-stdin"], KEY);
+    assert!(then.code() == 0 && !then.stderr.contains("no key was taken"), "as it said: {then:?}");
+    assert!(key_file(&aaos, "own").exists());
+}

@@ -36,6 +36,8 @@ pub(crate) fn configure(
     let Some(key) = key(args, keys, &name)? else {
         let Some(entry) = entry else { bail!("no key was given, so nothing was changed") };
         entry.write(screen)?;
+        let how = format!("`agentd configure {name} --key-stdin`, or --key-from-env VAR");
+        screen.note(Tone::Warn, &format!("no key was taken; if {name} needs one, give it with {how}"));
         return Ok(Exit::Done);
     };
     check(&key)?;
@@ -224,6 +226,12 @@ fn new_entry(
         let usage = || UsageError(format!("aaOS does not know {name}; say where it is with --base-url URL"));
         if !is_there && !configuration::is_known(name.as_str()) {
             return Err(usage().into());
+        }
+        if let Some(path) = configuration.key_file(name.as_str()) {
+            let path = path.display();
+            bail!(
+                "the configuration file says that the key of {name} is in {path}; put it there, or take out `key_file`"
+            );
         }
         configuration.check_key(name.as_str(), keys)?;
         return Ok(None);

@@ -49,6 +49,12 @@ impl Configuration {
         self.file.providers.iter().any(|entry| entry.name == name)
     }
 
+    /// The file that holds the key of a provider and that the configuration names: then no other one is read.
+    pub(crate) fn key_file(&self, provider: &str) -> Option<&Path> {
+        let mut entries = self.file.providers.iter();
+        entries.find(|entry| entry.name == provider).and_then(|entry| entry.key_file.as_deref())
+    }
+
     /// Where the user's file is, what it says, and its mode.
     pub(crate) fn of_user(&self) -> Result<(PathBuf, String, u32)> {
         let system = Path::new(file::SYSTEM_FILE);
