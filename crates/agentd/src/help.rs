@@ -266,7 +266,7 @@ Examples:
   agentd configure deepseek --key-from-env DEEPSEEK_API_KEY
   pass show openrouter | agentd configure openrouter --key-stdin \\
     --base-url https://openrouter.ai/api/v1 --model deepseek/deepseek-chat
-  agentd configure local --base-url http://127.0.0.1:8080/v1 --model qwen";
+  agentd configure llama --base-url http://127.0.0.1:8080/v1 --model qwen";
 
 pub(crate) const REFERENCE: &str = "\
 Example:

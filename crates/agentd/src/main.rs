@@ -30,6 +30,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Exit, UsageError};
 use crate::render::{OutputError, Screen, Tone, text};
+use crate::settings::configuration::Configuration;
 use crate::settings::{Settings, vars};
 
 /// What an agent leaves behind when it goes to sleep lies among what its last turn needed and gave back; glibc's
@@ -75,10 +76,11 @@ fn start(screen: Screen) -> anyhow::Result<Exit> {
         return commands::reference(screen);
     }
     let unusable = || UsageError("the settings cannot be used".to_owned());
-    let settings = Settings::load(&cli.overrides(), &keys).map_err(|error| error.context(unusable()))?;
     if let cli::Command::Configure(args) = &cli.command {
-        return commands::configure(&settings, args, &keys, screen);
+        let configuration = Configuration::load().map_err(|error| error.context(unusable()))?;
+        return commands::configure(&configuration, args, &keys, screen);
     }
+    let settings = Settings::load(&cli.overrides(), &keys).map_err(|error| error.context(unusable()))?;
     drop(keys);
     commands::dispatch(settings, cli.command, screen)
 }

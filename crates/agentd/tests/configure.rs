@@ -83,11 +83,18 @@ fn what_cannot_be_kept_is_refused_and_changes_nothing() {
         (vec!["configure"], KEY, 2, "name a provider"),
         (vec!["configure", "../../x", "--key-stdin"], KEY, 2, "cannot be configured"),
         (vec!["configure", "builtin", "--key-stdin"], KEY, 2, "needs no key"),
+        (
+            vec!["configure", "local", "--key-stdin", "--base-url", "http://x", "--model", "m"],
+            KEY,
+            2,
+            "agentd model add",
+        ),
         (vec!["configure", "own", "--key-stdin"], KEY, 2, "--base-url"),
         (vec!["configure", "anthropic", "--key-stdin"], "", 1, "empty"),
         (vec!["configure", "anthropic", "--key-stdin"], "two keys", 1, "blanks"),
         (vec!["configure", "own", "--key-stdin", "--base-url", "ftp://x"], KEY, 2, "no base URL"),
         (vec!["configure", "own", "--key-stdin", "--base-url", "http://x\"y"], KEY, 2, "no base URL"),
+        (vec!["configure", "own", "--key-stdin", "--base-url", "http://x"], KEY, 2, "--model M"),
     ] {
         let done = with_stdin_if_read(&aaos, &args, text);
         assert_eq!(done.code(), code, "{args:?}: {done:?}");
@@ -131,4 +138,103 @@ fn a_daemon_works_with_a_provider_that_was_configured_so() {
     assert_eq!(ran.expect("it answers")["response"], "answered");
     let seen = models.requests();
     assert_eq!((seen[0].model.as_str(), seen[0].key()), ("my-model", Some(KEY)));
+}
+
+/// Writes the user's configuration file.
+fn write_config(aaos: &DaemonBuilder, text: &str) -> PathBuf {
+    let path = aaos.home().join("config/aaos/config.toml");
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("makes directories");
+    std::fs::write(&path, text).expect("writes");
+    path
+}
+
+/// Any other command, which needs settings that can be used.
+fn can_be_used(aaos: &DaemonBuilder) -> bool {
+    aaos.cli(["model", "list"]).code() == 0
+}
+
+const ROUTER: [&str; 7] = [
+    "configure",
+    "openrouter",
+    "--key-stdin",
+    "--base-url",
+    "http://127.0.0.1:9/v1",
+    "--model",
+    "deepseek/deepseek-chat",
+];
+
+#[test]
+fn what_agentd_could_not_start_with_is_not_added() {
+    let aaos = bare();
+    let before = "[aliases]\nsmart = [\"deepseek/deepseek-chat\"]\n";
+    let config = write_config(&aaos, before);
+    let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("is a model of openrouter"), "{done:?}");
+    assert_eq!(std::fs::read_to_string(&config).expect("it is there"), before);
+    assert!(!key_file(&aaos, "openrouter").exists() && can_be_used(&aaos));
+    let mut other = ROUTER;
+    other[6] = "deepseek/another";
+    assert_eq!(with_stdin_if_read(&aaos, &other, KEY).code(), 0, "the control");
+    assert!(can_be_used(&aaos));
+}
+
+#[test]
+fn a_key_that_makes_one_provider_too_many_is_not_kept() {
+    let aaos = bare();
+    let entries = |count: usize| -> String {
+        let entry =
+            |at| format!("[[providers]]\nname = \"p{at}\"\nformat = \"openai\"\nbase_url = \"http://h\"\n");
+        (0..count).map(entry).collect()
+    };
+    write_config(&aaos, &entries(15));
+    assert!(can_be_used(&aaos), "the planner is the sixteenth");
+    let args = ["configure", "anthropic", "--key-stdin"];
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("leave some out"), "{done:?}");
+    assert!(can_be_used(&aaos) && !key_file(&aaos, "anthropic").exists());
+    write_config(&aaos, &entries(14));
+    assert_eq!(with_stdin_if_read(&aaos, &args, KEY).code(), 0, "the control");
+    assert!(can_be_used(&aaos));
+}
+
+#[test]
+fn a_choice_without_a_key_yet_does_not_keep_its_key_from_being_given() {
+    let args = ["configure", "anthropic", "--key-stdin"];
+    let by_environment = bare().env("AAOS_PROVIDER", "anthropic");
+    let by_file = bare();
+    write_config(&by_file, "provider = \"anthropic\"\n");
+    for aaos in [by_environment, by_file] {
+        assert!(!can_be_used(&aaos), "the control: everything else needs the key");
+        let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+        assert_eq!(done.code(), 0, "another may be named first: {done:?}");
+        let done = with_stdin_if_read(&aaos, &args, KEY);
+        assert_eq!(done.code(), 0, "{done:?}");
+        assert!(can_be_used(&aaos));
+    }
+    let aaos = bare().env("AAOS_PROVIDER", "openrouter");
+    for args in [&args[..], &ROUTER] {
+        assert!(!can_be_used(&aaos));
+        assert_eq!(with_stdin_if_read(&aaos, args, KEY).code(), 0, "in any order");
+    }
+    assert!(can_be_used(&aaos));
+}
+
+#[test]
+fn a_key_that_would_not_be_used_is_refused_and_one_that_was_not_taken_is_told() {
+    let aaos = bare();
+    let entry = "[[providers]]\nname = \"anthropic\"\n";
+    let args = ["configure", "anthropic", "--key-stdin"];
+    write_config(&aaos, &format!("{entry}key_file = \"/elsewhere/key\"\n"));
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("is in /elsewhere/key; put it there"), "{done:?}");
+    assert!(!key_file(&aaos, "anthropic").exists());
+    write_config(&aaos, entry);
+    assert_eq!(with_stdin_if_read(&aaos, &args, KEY).code(), 0, "the control");
+    let args = ["configure", "own", "--base-url", "http://127.0.0.1:9/v1", "--model", "m"];
+    let done = with_stdin_if_read(&aaos, &args, KEY);
+    assert_eq!(done.code(), 0, "a server may need no key: {done:?}");
+    assert!(done.stderr.contains("no key was taken"), "{done:?}");
+    let then = with_stdin_if_read(&aaos, &["configure", "own", "--key-stdin"], KEY);
+    assert!(then.code() == 0 && !then.stderr.contains("no key was taken"), "as it said: {then:?}");
+    assert!(key_file(&aaos, "own").exists());
 }

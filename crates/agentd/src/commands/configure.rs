@@ -16,7 +16,8 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use crate::cli::ConfigureArgs;
 use crate::exit::{Exit, UsageError};
 use crate::render::{Screen, Tone};
-use crate::settings::{Keys, Settings, configuration, is_key_variable};
+use crate::settings::configuration::{self, Configuration};
+use crate::settings::{Keys, is_key_variable, reserved};
 
 /// What a person is asked where no provider was named.
 const WHICH: &str = "provider (deepseek, anthropic, openai, or a name for another): ";
@@ -25,26 +26,28 @@ const INTERRUPT: u8 = 3;
 
 /// `configure`.
 pub(crate) fn configure(
-    settings: &Settings,
+    configuration: &Configuration,
     args: &ConfigureArgs,
     keys: &Keys,
     screen: Screen,
 ) -> Result<Exit> {
     let name = provider_name(args)?;
-    let entry = new_entry(settings, args, &name)?;
+    let entry = new_entry(configuration, args, keys, &name)?;
     let Some(key) = key(args, keys, &name)? else {
         let Some(entry) = entry else { bail!("no key was given, so nothing was changed") };
         entry.write(screen)?;
+        let how = format!("`agentd configure {name} --key-stdin`, or --key-from-env VAR");
+        screen.note(Tone::Warn, &format!("no key was taken; if {name} needs one, give it with {how}"));
         return Ok(Exit::Done);
     };
     check(&key)?;
-    let place = settings.key_place().context("no place for keys: set HOME or XDG_CONFIG_HOME")?;
+    let place = configuration.key_place().context("no place for keys: set HOME or XDG_CONFIG_HOME")?;
     let path = store(&place, &name, &key)?;
     screen.line(Tone::Plain, &format!("the key of {name} is in {} (mode 0600)", path.display()))?;
     if let Some(entry) = entry {
         entry.write(screen)?;
     }
-    if let Some(var) = settings.key_variables(name.as_str()).find(|var| keys.contains_key(*var)) {
+    if let Some(var) = configuration.key_variables(name.as_str()).find(|var| keys.contains_key(*var)) {
         screen.note(Tone::Warn, &format!("while {var} is set, the key in it stands over the file"));
     }
     screen.note(Tone::Plain, "a daemon that runs takes it at its next start");
@@ -59,8 +62,8 @@ fn provider_name(args: &ConfigureArgs) -> Result<ProviderName> {
     };
     let usage = |why: String| UsageError(format!("{named:?} cannot be configured: {why}"));
     let name = ProviderName::parse(&named).map_err(|error| usage(error.to_string()))?;
-    if named == "builtin" {
-        return Err(usage("it is the planner inside aaOS and needs no key".to_owned()).into());
+    if let Some(why) = reserved(&named) {
+        return Err(usage(format!("it is {why} and needs no key")).into());
     }
     Ok(name)
 }
@@ -212,17 +215,28 @@ impl NewEntry {
 }
 
 /// The configuration file with this provider, where there is something to say of it that is not there.
-fn new_entry(settings: &Settings, args: &ConfigureArgs, name: &ProviderName) -> Result<Option<NewEntry>> {
-    let is_there = settings.names_provider(name.as_str());
+fn new_entry(
+    configuration: &Configuration,
+    args: &ConfigureArgs,
+    keys: &Keys,
+    name: &ProviderName,
+) -> Result<Option<NewEntry>> {
+    let is_there = configuration.names_provider(name.as_str());
     if args.base_url.is_none() && args.model.is_none() {
         let usage = || UsageError(format!("aaOS does not know {name}; say where it is with --base-url URL"));
-        return if is_there || configuration::is_known(name.as_str()) {
-            Ok(None)
-        } else {
-            Err(usage().into())
-        };
+        if !is_there && !configuration::is_known(name.as_str()) {
+            return Err(usage().into());
+        }
+        if let Some(path) = configuration.key_file(name.as_str()) {
+            let path = path.display();
+            bail!(
+                "the configuration file says that the key of {name} is in {path}; put it there, or take out `key_file`"
+            );
+        }
+        configuration.check_key(name.as_str(), keys)?;
+        return Ok(None);
     }
-    let (path, text, mode) = settings.configuration_file()?;
+    let (path, text, mode) = configuration.of_user()?;
     if is_there {
         bail!("{} has [[providers]] {name:?} already; change it there", path.display());
     }
@@ -231,7 +245,7 @@ fn new_entry(settings: &Settings, args: &ConfigureArgs, name: &ProviderName) -> 
         text.push('\n');
     }
     text.push_str(&entry_text(args, name)?);
-    configuration::check(&path, &text)?;
+    configuration.check_text(&path, &text, keys)?;
     Ok(Some(NewEntry { path, text, mode }))
 }
 
@@ -253,6 +267,10 @@ fn entry_text(args: &ConfigureArgs, name: &ProviderName) -> Result<String> {
     if let Some(model) = &args.model {
         let model = ModelName::parse(model).map_err(|error| UsageError(error.to_string()))?;
         lines.push_str(&format!("models = [\"{model}\"]\n"));
+    } else if !configuration::is_known(name.as_str()) {
+        let how =
+            format!("aaOS knows no models of {name}; say with --model M what `smart` and `fast` mean there");
+        return Err(UsageError(how).into());
     }
     Ok(lines)
 }

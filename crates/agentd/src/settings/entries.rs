@@ -10,6 +10,7 @@ use aaos_core::wire::{WireFormat, is_reserved_header};
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
+use super::local::LOCAL;
 use super::vars;
 
 /// One provider.
@@ -51,8 +52,8 @@ impl From<Format> for WireFormat {
 impl ProviderEntry {
     /// What can be seen of it alone.
     pub(super) fn check(&self) -> Result<()> {
-        if self.name == "builtin" {
-            bail!("builtin is the planner inside aaOS; take another name");
+        if let Some(why) = reserved(&self.name) {
+            bail!("{} is {why}; take another name", self.name);
         }
         if let Some(name) = self.key_env.as_deref().filter(|name| !is_key_variable(name)) {
             bail!("`key_env` is {name:?}; name a variable of capital letters that ends in _KEY or _TOKEN");
@@ -76,6 +77,15 @@ impl ProviderEntry {
             bail!("`headers` sets {name:?}, which aaOS sets itself; leave it out, and give a key as a key");
         }
         Ok(())
+    }
+}
+
+/// What a name of a provider means that no table may have.
+pub(crate) fn reserved(provider: &str) -> Option<&'static str> {
+    match provider {
+        "builtin" => Some("the planner inside aaOS"),
+        LOCAL => Some("what this machine runs itself (`agentd model add FILE`)"),
+        _ => None,
     }
 }
 

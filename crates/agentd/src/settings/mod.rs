@@ -32,7 +32,7 @@ use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
-pub(crate) use entries::is_key_variable;
+pub(crate) use entries::{is_key_variable, reserved};
 pub(crate) use keys::{Keys, forget as forget_keys, take as take_keys};
 
 use crate::cassette;
@@ -69,7 +69,6 @@ pub(crate) struct Settings {
     credentials: Option<PathBuf>,
     /// The models that this machine runs itself.
     pub(crate) local: LocalConfig,
-    entries: Vec<entries::ProviderEntry>,
     /// The cassette that the traffic with them goes to, or comes from.
     pub(crate) cassette: Option<cassette::Chosen>,
     /// The provider that `smart` and `fast` go to.
@@ -134,7 +133,6 @@ impl Settings {
             price_file,
             key_files,
             credentials: sources.places.credentials,
-            entries: sources.entries,
             models,
             local,
             cassette,
@@ -146,27 +144,6 @@ impl Settings {
             config_home,
             state_dir,
         })
-    }
-
-    /// The directory of the user's own key files.
-    pub(crate) fn key_place(&self) -> Option<PathBuf> {
-        self.config_home.as_ref().map(|home| home.join("aaos/keys"))
-    }
-
-    /// The variables in which the key of a provider may stand.
-    pub(crate) fn key_variables(&self, provider: &str) -> impl Iterator<Item = &str> {
-        let own = self.entries.iter().filter(move |entry| entry.name == provider);
-        own.filter_map(|entry| entry.key_env.as_deref()).chain(providers::known_variable(provider))
-    }
-
-    /// Whether the configuration file has a provider of this name.
-    pub(crate) fn names_provider(&self, name: &str) -> bool {
-        self.entries.iter().any(|entry| entry.name == name)
-    }
-
-    /// The user's configuration file: where it is, what it says, and its mode.
-    pub(crate) fn configuration_file(&self) -> Result<(PathBuf, String, u32)> {
-        configuration::of_user(self.config_home.as_deref())
     }
 
     /// Who may speak to the daemon, which is this process.

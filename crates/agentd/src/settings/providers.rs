@@ -137,6 +137,24 @@ pub(crate) fn setup(sources: &Sources, keys: &Keys) -> Result<(String, ModelsSet
     Ok((name, ModelsSetup { providers, aliases, cassette: None }))
 }
 
+/// Whether this can be set up once what is chosen, and this provider, have their keys. A choice that only a later word
+/// can make good says nothing: nothing that is added makes it worse.
+pub(super) fn setup_later(sources: &Sources, keys: &Keys, with_key: Option<&str>) -> Result<()> {
+    let (mut sources, mut keys) = (sources.clone(), keys.clone());
+    let chosen = sources.choice.provider.clone();
+    for provider in [chosen.as_deref(), with_key].into_iter().flatten() {
+        if let Some(var) = known_variable(provider) {
+            keys.entry(var.to_owned()).or_default();
+        }
+    }
+    let is_entry = |name: &str| sources.entries.iter().any(|entry| entry.name == name);
+    let is_to_be_had = |name: &str| known(name).is_some() || name == BUILTIN.name || is_entry(name);
+    if chosen.is_some_and(|name| !is_to_be_had(&name)) {
+        sources.choice = Choice::default();
+    }
+    setup(&sources, &keys).map(drop)
+}
+
 /// The files that hold keys of these providers; a key that was given stands over a file.
 pub(crate) fn key_files(sources: &Sources, models: &ModelsSetup) -> BTreeMap<ProviderName, KeyFile> {
     let keyless =
@@ -528,7 +546,11 @@ mod tests {
             (entry("models = []"), "`base_url` is missing"),
             (entry("base_url = \"ftp://h\""), "neither https:// nor http://"),
             (good.replace("openai", "openai\"\nkey_env = \"PATH"), "ends in _KEY or _TOKEN"),
-            (good.replace("\"own\"", "\"builtin\""), "builtin"),
+            (good.replace("\"own\"", "\"builtin\""), "the planner inside aaOS; take another name"),
+            (
+                good.replace("\"own\"", "\"local\""),
+                "runs itself (`agentd model add FILE`); take another name",
+            ),
             (good.replace("format = \"openai\"", ""), "`format` is missing"),
             (format!("{good}{good}"), "two [[providers]]"),
             (good.replace("openai\"", "openai\"\nkey_file = \"keys/own\""), "a leading /"),

@@ -127,7 +127,7 @@ providers. Keys never stand in the file.
 
 | key of `[[providers]]` | default | meaning |
 |---|---|---|
-| `name` | required | its name; `builtin` is taken |
+| `name` | required | its name; `builtin` and `local` are taken |
 | `format` | required, unless known | how it is spoken to: `openai` (chat completions) or `anthropic` (messages) |
 | `base_url` | required, unless known | where it is |
 | `models` | the known ones | models that it lists; the first is `smart`, the second `fast`, where it is preferred |
