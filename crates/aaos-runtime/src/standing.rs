@@ -24,9 +24,13 @@ struct Found {
 }
 
 impl Found {
+    fn is_recent(&self, now: Timestamp) -> bool {
+        now < self.at.after(Millis(PROVIDER_DOWN_MS))
+    }
+
     fn is_down(&self, now: Timestamp) -> bool {
         let has_failed = matches!(self.standing, Standing::KeyRefused { .. } | Standing::Unreachable { .. });
-        has_failed && now < self.at.after(Millis(PROVIDER_DOWN_MS))
+        has_failed && self.is_recent(now)
     }
 }
 
@@ -42,12 +46,14 @@ impl Standings {
     }
 
     /// Notes how a request for its list of models found a provider, and gives whether that is news. Some give that list
-    /// to anybody, so it proves nothing against what a request for a reply has just met.
+    /// to anybody, and some to nobody, so it proves nothing against what a request for a reply has just met.
     pub(crate) fn note_probe(&self, provider: &ProviderName, standing: &Standing, now: Timestamp) -> bool {
         let mut all = self.lock();
         let before = all.get(provider);
-        let knows_better = before.is_some_and(|before| before.by_request && before.is_down(now));
-        if knows_better && *standing == Standing::Reachable {
+        let just_met = before.filter(|before| before.by_request && before.is_recent(now));
+        let knows_better =
+            just_met.is_some_and(|met| [&met.standing, standing].contains(&&Standing::Reachable));
+        if knows_better {
             return false;
         }
         let is_news = before.is_none_or(|before| before.standing != *standing);
@@ -98,7 +104,7 @@ mod tests {
     use aaos_core::limits::PROVIDER_DOWN_MS;
     use aaos_core::model::Standing;
     use aaos_core::name::ProviderName;
-    use aaos_core::quantity::Timestamp;
+    use aaos_core::quantity::{Millis, Timestamp};
 
     #[test]
     fn a_failure_counts_for_a_while_and_until_the_next_success() {
@@ -122,6 +128,11 @@ mod tests {
         standings.note(&name, &down(), later);
         standings.note(&name, &Standing::Reachable, later);
         assert!(!standings.is_down(&name, later), "and a reply proves everything");
+        assert!(!standings.note_probe(&name, &down(), later), "against which a list proves nothing either");
+        assert!(!standings.is_down(&name, later));
+        let later = later.after(Millis(PROVIDER_DOWN_MS));
+        assert!(standings.note_probe(&name, &down(), later), "until the minute is over");
+        assert!(standings.is_down(&name, later));
         let other = ProviderName::parse("beta").expect("a name");
         assert!(!standings.is_down(&other, Timestamp(12)), "it is about one provider");
     }

@@ -45,11 +45,9 @@ impl Desk {
         let answer = self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
         let mut heard = Heard::live(answer);
         match heard.status {
-            // Whoever has no such list is there all the same, and so is who has had enough requests.
-            StatusCode::OK
-            | StatusCode::NOT_FOUND
-            | StatusCode::METHOD_NOT_ALLOWED
-            | StatusCode::TOO_MANY_REQUESTS => Ok(()),
+            StatusCode::OK => Ok(()),
+            // Whoever has no such list, or none for this key, is there all the same, and so is who has had enough requests.
+            other if other.is_client_error() && other != StatusCode::UNAUTHORIZED => Ok(()),
             _ => {
                 let body = read_error(&mut heard).await;
                 Err(failure::of_status(name, &heard, &body, provider.key()))

@@ -1,6 +1,6 @@
 //! Keys in files: who reads them, which are refused, and that a lost gateway comes back with them.
 
-use crate::support::{LEAD_MARK, Ran, Work, entries, of_kind, run};
+use crate::support::{LEAD_MARK, Ran, Work, entries, of_kind, run, wait_for_stderr};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
@@ -84,10 +84,7 @@ fn a_key_file_that_others_may_read_is_refused_until_its_mode_is_right() {
     ran.assert_ended("failed", 5);
     let wanted = format!("chmod 600 {}", rig.key.display());
     assert!(ran.error().contains("mode 0644"), "{}", ran.error());
-    // It was told at the start; who reads it for the test may be slower.
-    while !rig.daemon.stderr().contains(&wanted) {
-        rig.daemon.client().call("runtime.status", json!({})).expect("the daemon lives");
-    }
+    wait_for_stderr(&rig.daemon, &wanted);
     let told = rig.daemon.cli(["status"]).stdout;
     assert!(told.contains("cannot be used") && told.contains("0644"), "{told}");
     assert_eq!(rig.keys_seen(), [], "nobody is asked without the key");

@@ -1,5 +1,6 @@
 //! Whether providers are there and take their keys: told at the start, by `agentd models`, and in `agentd status`.
 
+use crate::support::wait_for_stderr;
 use serde_json::{Value, json};
 use testkit::{Backend, DaemonBuilder, ModelServer, Script, Turn};
 
@@ -40,15 +41,21 @@ fn each_provider_is_shown_with_how_it_was_found() {
     }
     let status = daemon.cli(["status"]).stdout;
     assert!(status.contains("its key is refused"), "{status}");
-    // It was told before; who reads it for the test may be slower.
-    while !daemon.stderr().contains("the key is refused") {
-        daemon.client().call("runtime.status", json!({})).expect("the daemon lives");
-    }
+    wait_for_stderr(&daemon, "the key is refused");
     let log = daemon.stderr();
     for text in [told, status, log, view.to_string()] {
         assert!(!["sk-right", "sk-wrong", "sk-alone"].iter().any(|key| text.contains(key)), "{text}");
     }
     assert!(models.requests().is_empty(), "nothing was inferred");
+}
+
+#[test]
+fn a_key_that_may_not_see_the_list_is_not_refused() {
+    let models = ModelServer::start(Script::new());
+    let daemon = three(&models).env("OPENAI_API_KEY", "sk-barred-0123456789").start();
+    let view = daemon.client().call("runtime.models", json!({})).expect("a view");
+    assert_eq!(of(&view, "openai")["standing"], "reachable", "{view}");
+    assert!(of(&view, "deepseek")["standing"]["key_refused"].is_object(), "the control: {view}");
 }
 
 #[test]

@@ -244,3 +244,12 @@ pub(crate) fn next_entry(client: &mut Client, mut is_it: impl FnMut(&Value) -> b
 pub(crate) fn next_of_kind(client: &mut Client, kind: &str) -> Value {
     next_entry(client, |entry| entry["event"]["kind"] == kind)
 }
+
+/// Waits until the daemon has said this on standard error. It was told before; who reads it for the test may be slower.
+pub(crate) fn wait_for_stderr(daemon: &Daemon, wanted: &str) {
+    let began = std::time::Instant::now();
+    while !daemon.stderr().contains(wanted) {
+        assert!(began.elapsed() < testkit::PATIENCE, "nothing is said of {wanted:?}: {}", daemon.stderr());
+        daemon.client().call("runtime.status", json!({})).expect("the daemon lives");
+    }
+}

@@ -123,11 +123,18 @@ fn answer(
     }
 }
 
-/// The list of models, which tells whether a key is taken: one that holds the word `wrong` is not. It is recorded nowhere.
+/// The list of models, which tells whether a key is taken: one that holds the word `wrong` is not, and one that holds
+/// `barred` may not see it. It is recorded nowhere.
 fn list(request: &HttpRequest) -> Reply {
-    let keys = ["authorization", "x-api-key"].into_iter().filter_map(|name| request.header(name));
-    if keys.into_iter().any(|key| key.contains("wrong")) {
+    let holds = |word| {
+        let mut keys = ["authorization", "x-api-key"].into_iter().filter_map(|name| request.header(name));
+        keys.any(|key| key.contains(word))
+    };
+    if holds("wrong") {
         return failure(401, "this key is not taken");
+    }
+    if holds("barred") {
+        return failure(403, "this key is for inferences only");
     }
     Reply::whole(200, "application/json", json!({ "object": "list", "data": [] }).to_string())
 }
