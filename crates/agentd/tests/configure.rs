@@ -238,3 +238,38 @@ fn a_key_that_would_not_be_used_is_refused_and_one_that_was_not_taken_is_told() 
     assert!(then.code() == 0 && !then.stderr.contains("no key was taken"), "as it said: {then:?}");
     assert!(key_file(&aaos, "own").exists());
 }
+
+#[test]
+fn a_configuration_file_behind_a_link_is_added_to_where_it_lies() {
+    let aaos = bare();
+    let config = write_config(&aaos, "");
+    std::fs::remove_file(&config).expect("removes");
+    let own = aaos.home().join("own.toml");
+    std::os::unix::fs::symlink(&own, &config).expect("links");
+    let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+    assert!(done.code() == 1 && done.stderr.contains("a link to nothing"), "{done:?}");
+    std::fs::write(&own, "max_agents = 7\n").expect("writes");
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o640)).expect("sets the mode");
+    let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+    assert_eq!(done.code(), 0, "{done:?}");
+    assert!(config.is_symlink(), "it stays a link");
+    let text = std::fs::read_to_string(&own).expect("it is there");
+    assert!(text.starts_with("max_agents = 7\n") && text.contains("openrouter"), "{text}");
+    assert_eq!(mode(&own), 0o640);
+}
+
+#[test]
+fn a_configuration_file_that_is_too_long_is_refused_and_stays_whole() {
+    const MOST: usize = 256 * 1024;
+    let aaos = bare();
+    let comment = |bytes: usize| format!("#{}\n", "x".repeat(bytes - 2));
+    for (bytes, can_be_read) in [(MOST + 1, false), (MOST, true)] {
+        let config = write_config(&aaos, &comment(bytes));
+        assert_eq!(can_be_used(&aaos), can_be_read, "{bytes}");
+        let done = with_stdin_if_read(&aaos, &ROUTER, KEY);
+        assert!(done.code() != 0 && done.stderr.contains("longer than 262144 bytes"), "{bytes}: {done:?}");
+        assert_eq!(std::fs::read_to_string(&config).expect("it is there"), comment(bytes), "nothing changed");
+    }
+    write_config(&aaos, &comment(MOST - 1024));
+    assert_eq!(with_stdin_if_read(&aaos, &ROUTER, KEY).code(), 0, "the control");
+}

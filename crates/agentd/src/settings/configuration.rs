@@ -55,7 +55,7 @@ impl Configuration {
         entries.find(|entry| entry.name == provider).and_then(|entry| entry.key_file.as_deref())
     }
 
-    /// Where the user's file is, what it says, and its mode.
+    /// Where the user's file is, behind any link, what it says, and its mode.
     pub(crate) fn of_user(&self) -> Result<(PathBuf, String, u32)> {
         let system = Path::new(file::SYSTEM_FILE);
         if system.exists() {
@@ -64,8 +64,15 @@ impl Configuration {
         let home = self.config_home.as_deref();
         let home = home.context("no place for a configuration file: set HOME or XDG_CONFIG_HOME")?;
         let path = home.join("aaos/config.toml");
-        let Some(text) = file::read_if_there(&path)? else { return Ok((path, String::new(), NEW_MODE)) };
-        let found = std::fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
+        let failed = || format!("cannot look at {}", path.display());
+        let Some(text) = file::read_if_there(&path)? else {
+            if path.is_symlink() {
+                bail!("{} is a link to nothing; make what it leads to, or remove it", path.display());
+            }
+            return Ok((path, String::new(), NEW_MODE));
+        };
+        let path = path.canonicalize().with_context(failed)?;
+        let found = std::fs::metadata(&path).with_context(failed)?;
         Ok((path, text, found.permissions().mode() & 0o777))
     }
 

@@ -96,12 +96,21 @@ pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, ConfigFileErr
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io(error)),
     };
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(io)?;
-    Ok(Some(text))
+    let mut text = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    refuse_long(path, text.len())?;
+    String::from_utf8(text).map(Some).map_err(|error| io(std::io::Error::other(error)))
+}
+
+/// What is cut would mean something else, or be written back so.
+fn refuse_long(path: &Path, bytes: usize) -> Result<(), ConfigFileError> {
+    let reason = || format!("it is longer than {MAX_FILE_BYTES} bytes; shorten it");
+    let malformed = || ConfigFileError::Malformed { path: path.to_owned(), reason: reason() };
+    if bytes as u64 > MAX_FILE_BYTES { Err(malformed()) } else { Ok(()) }
 }
 
 pub(super) fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigFileError> {
+    refuse_long(path, text.len())?;
     toml::from_str(text).map_err(|error| ConfigFileError::Malformed {
         path: path.to_owned(),
         reason: error.to_string().trim_end().to_owned(),

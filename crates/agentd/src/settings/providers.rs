@@ -128,7 +128,8 @@ pub(crate) fn setup(sources: &Sources, keys: &Keys) -> Result<(String, ModelsSet
     let mut found = all(sources, keys)?;
     prefer(&mut found, &sources.choice)?;
     if found.len() > MAX_PROVIDERS {
-        bail!("{} providers are configured; leave some out, there may be {MAX_PROVIDERS}", found.len());
+        let count = found.len();
+        bail!("{count} providers are configured with builtin; leave some out, there may be {MAX_PROVIDERS}");
     }
     let usual = usual_aliases(&found[0], &sources.choice)?;
     let name = found[0].setup.name.to_string();
@@ -565,8 +566,12 @@ mod tests {
             let error = refusal(&text);
             assert!(error.contains(said), "{text}: {error}");
         }
-        let many: String = (0..17).map(|at| good.replace("\"own\"", &format!("\"own{at}\""))).collect();
-        assert!(refusal(&many).contains("leave some out"), "bounded");
+        let many = |count: usize| -> String {
+            (0..count).map(|at| good.replace("\"own\"", &format!("\"own{at}\""))).collect()
+        };
+        assert!(setup(&sources(&many(15)), &keys(&[])).is_ok(), "builtin is the sixteenth");
+        let error = format!("{:#}", setup(&sources(&many(16)), &keys(&[])).expect_err("bounded"));
+        assert!(error.contains("17 providers are configured with builtin; leave some out"), "{error}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ const PROVIDERS: &str = "
 
 Each table `[[providers]]` of the file configures one provider, before those that the environment gives a key. An entry
 named `deepseek`, `anthropic` or `openai` changes what aaOS knows of that one; what it leaves out stays. There may be 16
-providers. Keys never stand in the file.
+providers, of which `builtin` is always one. Keys never stand in the file.
 
 | key of `[[providers]]` | default | meaning |
 |---|---|---|
