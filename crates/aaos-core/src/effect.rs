@@ -184,6 +184,8 @@ pub struct InferenceOutcome {
     pub told_to_wait: u32,
     /// Of all, the failed ones that the provider may have billed without a report.
     pub possibly_billed: u32,
+    /// Whether a failure is the provider's own, and not that it could not be asked.
+    pub blames_provider: bool,
     /// How long it took, waits included.
     pub elapsed: Millis,
 }

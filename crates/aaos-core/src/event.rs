@@ -339,7 +339,7 @@ pub enum Event {
     },
     /// A provider told us to wait, or failed; the inference will be tried again.
     InferenceRetried {
-        /// Which inference.
+        /// Which inference. With `instead` it may be one that never began: its provider wanted no request in time.
         call: CallId,
         /// Why.
         failure: ModelFailure,

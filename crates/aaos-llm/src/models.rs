@@ -19,7 +19,7 @@ use aaos_core::route::provider_of;
 use aaos_core::wire::ModelsRequest;
 use aaos_journal::{Permit, Receipt};
 use tokio::net::UnixStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::backoff::Jitter;
@@ -114,6 +114,7 @@ struct Tally {
     attempts: u32,
     told_to_wait: u32,
     possibly_billed: u32,
+    blames_provider: bool,
 }
 
 /// An attempt under way. Unless it is cleared it counts as possibly billed when it ends, in whatever way that
@@ -325,9 +326,10 @@ impl Models {
             result = self.attempts(request, turn, earlier, deadline, &mut tally, &mut progress) => result,
             () = stop => Err(LlmError::Stopped.into_failure()),
         };
-        let Tally { attempts, told_to_wait, possibly_billed } = tally;
+        let Tally { attempts, told_to_wait, possibly_billed, blames_provider } = tally;
         assert!(possibly_billed <= attempts.min(1), "a permit pays for one attempt");
-        InferenceOutcome { result, attempts, told_to_wait, possibly_billed, elapsed: millis(began.elapsed()) }
+        let elapsed = millis(began.elapsed());
+        InferenceOutcome { result, attempts, told_to_wait, possibly_billed, blames_provider, elapsed }
     }
 
     async fn attempts(
@@ -344,7 +346,10 @@ impl Models {
             Wish { turn, tokens: request.text_bytes().0 / BYTES_PER_TOKEN, refusals: Refusals::NONE };
         let mut last = None;
         loop {
+            tally.blames_provider = false;
             let mut slot = self.admit(&gate, wish, deadline, last.take(), progress).await?;
+            // Who serves a model of this machine is its provider.
+            tally.blames_provider = self.local(request).is_some();
             let link = self.link(request, deadline, progress).await?;
             tally.attempts += 1;
             let failure = match self.attempt(&link, request, deadline, &mut slot, tally, progress).await {
@@ -352,6 +357,7 @@ impl Models {
                 Err(AttemptError::Link(error)) => return Err(self.lost(request, error).await),
                 Err(AttemptError::Failed(failure)) => failure,
             };
+            tally.blames_provider = true;
             let is_turned_away = failure.is_wait();
             tally.told_to_wait += u32::from(is_turned_away);
             let made = earlier.saturating_add(tally.attempts - tally.told_to_wait);
@@ -387,7 +393,8 @@ impl Models {
         }
     }
 
-    /// Waits for a turn, until the deadline. `last` is why it was asked before and failed.
+    /// Waits for a turn, until the deadline; where another model stands behind, only while the provider may be asked
+    /// before that. `last` is why it was asked before and failed.
     async fn admit(
         &self,
         gate: &Arc<Gate>,
@@ -397,13 +404,21 @@ impl Models {
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<Slot, ModelFailure> {
         let waiting = Counted::up(&self.inner.waiting);
+        let has_another = self.attempts < self.inner.config.attempts;
+        let outlasts = Notify::new();
         let show = |until: Option<Instant>| {
+            if has_another && until.is_some_and(|until| until >= deadline) {
+                outlasts.notify_one();
+            }
             let wait = until.map(|until| millis(until.saturating_duration_since(Instant::now())));
             progress(Progress::Waiting { provider: gate.provider().cloned(), wait });
         };
-        let Ok(admitted) = timeout_at(deadline, gate.admit(wish, show)).await else {
-            return Err(past_deadline(last));
+        let admitted = tokio::select! {
+            biased;
+            admitted = timeout_at(deadline, gate.admit(wish, show)) => admitted,
+            () = outlasts.notified() => return Err(past_deadline(Some(last.unwrap_or_else(quiet)))),
         };
+        let Ok(admitted) = admitted else { return Err(past_deadline(last)) };
         drop(waiting);
         let slot = admitted.map_err(LlmError::into_failure)?;
         // A slot can be freed by the very deadline that ends this wait.
@@ -536,6 +551,12 @@ fn always_refused(failure: &ModelFailure) -> ModelFailure {
         failure.message
     );
     ModelFailure { message, ..failure.clone() }
+}
+
+/// The failure of an inference whose provider wants no request from anybody.
+fn quiet() -> ModelFailure {
+    let message = "the provider wants no request yet".to_owned();
+    ModelFailure { kind: ModelFailureKind::RateLimited, message, retry_after: None }
 }
 
 /// The failure of an inference whose deadline leaves no room for another attempt.

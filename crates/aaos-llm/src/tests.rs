@@ -337,6 +337,7 @@ async fn a_handle_that_tries_less_gives_up_sooner_and_never_later() {
         }
         let outcome = call.await.expect("no panic");
         assert_eq!(counts(&outcome), (made, 0), "{wanted}");
+        assert!(outcome.blames_provider);
     }
     let (models, mut fake) = connect(CONFIG);
     let call = start(&models, "a-model", in_an_hour());
@@ -494,6 +495,7 @@ async fn a_lost_connection_fails_everything_at_once() {
         let outcome = call.await.expect("no panic");
         assert_eq!(failure_kind(&outcome), ModelFailureKind::Unavailable);
         assert_eq!(outcome.elapsed, Millis(0), "nothing is waited for");
+        assert!(!outcome.blames_provider, "no provider did it");
         billed += outcome.possibly_billed;
     }
     assert_eq!(billed, 3, "those that it had read, and not those that came after its end");

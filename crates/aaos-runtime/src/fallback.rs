@@ -49,7 +49,7 @@ impl Kernel {
             let asked = self.ask_one(agent, &request, asking).await;
             self.note_standing(&request.model, &asked).await;
             match (asked, others.front()) {
-                (Asked::Failed { call, failure }, Some(next)) if passes_on(failure.kind) => {
+                (Asked::Failed { call, failure, .. }, Some(next)) if passes_on(failure.kind) => {
                     self.show_fallback(agent, call, failure, next.clone());
                 }
                 (Asked::Failed { failure, .. }, _) => return ServiceReply::ModelFailed(failure),
@@ -80,7 +80,8 @@ impl Kernel {
         let standing = match asked {
             Asked::Ended(ServiceReply::Model(_)) => Some(Standing::Reachable),
             Asked::Ended(_) => None,
-            Asked::Failed { failure, .. } => standing_of(failure),
+            Asked::Failed { failure, blames_provider: true, .. } => standing_of(failure),
+            Asked::Failed { .. } => None,
         };
         let Some(standing) = standing else { return };
         let providers = self.providers().await.unwrap_or_default();

@@ -61,10 +61,12 @@ pub(crate) enum Asked {
     Ended(ServiceReply),
     /// The model failed.
     Failed {
-        /// The last inference.
+        /// The last inference; one that never began where the model is not to be asked before the deadline.
         call: CallId,
         /// Why.
         failure: ModelFailure,
+        /// Whether that is the provider's own, and not that it could not be asked.
+        blames_provider: bool,
     },
 }
 
@@ -79,8 +81,13 @@ impl Kernel {
         let deadline = asking.deadline;
         let stop = agent.stop_signal();
         let (mut made, mut empty) = (0, 0);
-        if let Err(reply) = self.keep_quiet(agent, &request.model, deadline).await {
-            return Asked::Ended(reply);
+        match self.keep_quiet(agent, &request.model, deadline).await {
+            Ok(()) => {}
+            Err(ServiceReply::ModelFailed(failure)) => {
+                let call = CallId::from_uuid(self.clock().fresh());
+                return Asked::Failed { call, failure, blames_provider: false };
+            }
+            Err(reply) => return Asked::Ended(reply),
         }
         loop {
             let permit = match self.admit_inference(agent, request, asking).await {
@@ -98,6 +105,7 @@ impl Kernel {
                 Err(error) => return Asked::Ended(ServiceReply::ModelFailed(as_model_failure(&error))),
             };
             made += outcome.attempts - outcome.told_to_wait;
+            let blames_provider = outcome.blames_provider;
             let wait = self.wait_to_ask_again(&outcome, made, asking).await;
             let failure = match outcome.result {
                 Ok(reply) => return Asked::Ended(ServiceReply::Model(Box::new(reply))),
@@ -108,7 +116,7 @@ impl Kernel {
             }
             empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
             let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
-                return Asked::Failed { call, failure };
+                return Asked::Failed { call, failure, blames_provider };
             };
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
@@ -251,6 +259,7 @@ impl Kernel {
                     attempts: 0,
                     told_to_wait: 0,
                     possibly_billed: 0,
+                    blames_provider: false,
                     elapsed: Millis::ZERO,
                 })
             }

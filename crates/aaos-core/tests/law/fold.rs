@@ -99,7 +99,14 @@ fn failure(kind: ModelFailureKind) -> ModelFailure {
 }
 
 fn ended(result: Result<ModelReply, ModelFailure>, possibly_billed: u32) -> InferenceOutcome {
-    InferenceOutcome { result, attempts: 1, told_to_wait: 0, possibly_billed, elapsed: Millis(1) }
+    InferenceOutcome {
+        result,
+        attempts: 1,
+        told_to_wait: 0,
+        possibly_billed,
+        blames_provider: true,
+        elapsed: Millis(1),
+    }
 }
 
 fn tokens_used(state: &State) -> u64 {

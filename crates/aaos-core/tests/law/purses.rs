@@ -243,8 +243,14 @@ fn an_inference_reserves_and_spends_money_by_its_price() {
     law.admit_root(admission(1, None), Vec::new(), NOW).expect("room");
     let parts = law.authorize(agent(1), call(1), priced(1_000, 200), NOW).expect("unbounded").into_parts();
     let spent = |result: Result<ModelReply, ModelFailure>, possibly_billed| {
-        let outcome =
-            InferenceOutcome { result, attempts: 1, told_to_wait: 0, possibly_billed, elapsed: Millis(1) };
+        let outcome = InferenceOutcome {
+            result,
+            attempts: 1,
+            told_to_wait: 0,
+            possibly_billed,
+            blames_provider: true,
+            elapsed: Millis(1),
+        };
         let spent = Inference::spent(&parts, &outcome);
         (spent.get(Quantity::Tokens), spent.get(Quantity::MicroUsd))
     };

@@ -96,6 +96,37 @@ async fn patience_ends_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_another_model_stands_behind_no_quiet_is_waited_for_that_outlasts_the_deadline() {
+    let (models, mut fake) = connect(CONFIG);
+    let limited = start(&models, "a-model", in_an_hour());
+    fake.introduce().await;
+    let (serial, ..) = fake.ask().await;
+    fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(20_000))).await;
+    while models.queue_depth() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let within = |seconds| Instant::now() + Duration::from_secs(seconds);
+    let relieved = models.trying(1);
+    let outcome = start(&relieved, "a-model", within(10)).await.expect("no panic");
+    let found = (failure_kind(&outcome), outcome.attempts, outcome.elapsed);
+    assert_eq!(found, (ModelFailureKind::RateLimited, 0, Millis(0)));
+    let outcome = start(&models, "a-model", within(10)).await.expect("no panic");
+    assert!(outcome.elapsed >= Millis(10_000), "the control: none stands behind it, {outcome:?}");
+    // One that ends in time is waited for, until it is made longer.
+    let waits = start(&relieved, "a-model", within(60));
+    let began = Instant::now();
+    let (serial, ..) = fake.ask().await;
+    assert!(!waits.is_finished(), "it might have had its turn");
+    fake.fail(serial, ModelFailureKind::RateLimited, Some(Millis(300_000))).await;
+    let outcome = waits.await.expect("no panic");
+    assert_eq!((failure_kind(&outcome), outcome.attempts), (ModelFailureKind::RateLimited, 0));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    let (serial, ..) = fake.ask().await;
+    fake.answer(serial, "at last").await;
+    assert!(limited.await.expect("no panic").result.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_always_turned_away_keeps_no_other_out_and_ends_with_the_refusal() {
     for has_others in [true, false] {
         let (models, mut fake) = connect(ModelsConfig { slots_per_provider: 1, ..CONFIG });

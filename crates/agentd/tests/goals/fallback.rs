@@ -1,11 +1,14 @@
 //! An alias with several meanings: which provider is asked, and which one when that fails. Each with its control.
 
-use crate::support::{LEAD, LEAD_MARK, Ran, Work, entries, run};
+use crate::support::{LEAD, LEAD_MARK, Ran, Work, entries, kill_the_gateway, run};
 use serde_json::{Value, json};
 use testkit::{Daemon, DaemonBuilder, ModelServer, Script, Turn, scratch};
 
 const FIRST_KEY: &str = "sk-first-0123456789";
 const SECOND_KEY: &str = "sk-second-9876543210";
+
+/// Of a goal whose first provider wants quiet for longer than that.
+const DEADLINE_SECONDS: u64 = 600;
 
 /// A daemon whose alias `worker` means a model of a first provider, then one of a second.
 struct Two {
@@ -140,6 +143,68 @@ fn when_the_first_fails_the_second_answers() {
     let last = retried.last().expect("it was told");
     assert_eq!(last["event"]["failure"]["kind"], "unavailable", "{retried:?}");
     assert_eq!(last["event"]["instead"], "second/two", "{retried:?}");
+}
+
+/// Each time that the second model was asked in the place of the first.
+fn retries_instead(ran: &Ran) -> Vec<&Value> {
+    let retried = ran.of_kind("inference_retried");
+    retried.into_iter().filter(|one| one["event"]["instead"] == "second/two").collect()
+}
+
+#[test]
+fn each_question_passes_a_provider_that_wants_quiet_until_after_the_deadline() {
+    let echo = Turn::call("echo", json!({ "message": "hi" }));
+    let two = Two::start([Turn::retry_after(429, 3_600)], [echo, Turn::say("answered")]);
+    let mut goal = two.goal("");
+    goal["deadline_seconds"] = json!(DEADLINE_SECONDS);
+    let ran = run(&mut two.daemon.client(), goal);
+    ran.assert_ended("done", 0);
+    assert_eq!(ran.goal["response"], "answered");
+    let retried = retries_instead(&ran);
+    assert_eq!(retried.len(), 2, "both questions went on to the second: {retried:?}");
+    assert!(retried.iter().all(|one| one["event"]["failure"]["kind"] == "rate_limited"), "{retried:?}");
+    assert_eq!(two.first.requests().len(), 1, "it is left alone");
+}
+
+#[test]
+fn a_wish_for_quiet_from_before_a_crash_is_passed_too() {
+    let two = Two::start([Turn::retry_after(429, 3_600)], [Turn::say("before"), Turn::say("after")]);
+    let mut goal = two.goal("");
+    goal["deadline_seconds"] = json!(DEADLINE_SECONDS);
+    let Two { daemon, first, second, work: _work } = two;
+    let ran = run(&mut daemon.client(), goal.clone());
+    ran.assert_ended("done", 0);
+    assert_eq!(ran.goal["response"], "before", "the control");
+    let daemon = daemon.kill9().start();
+    let ran = run(&mut daemon.client(), goal);
+    ran.assert_ended("done", 0);
+    assert_eq!((ran.goal["response"].as_str(), asked(&ran)), (Some("after"), vec!["second/two"]));
+    let retried = retries_instead(&ran);
+    assert_eq!(retried.len(), 1, "{retried:?}");
+    let why = retried[0]["event"]["failure"]["message"].as_str().unwrap_or_default();
+    assert!(why.contains("wants no request before"), "{retried:?}");
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 2), "the first is left alone");
+}
+
+#[test]
+fn a_lost_gateway_is_no_fault_of_the_provider_that_was_asked() {
+    for is_lost in [true, false] {
+        let fails = if is_lost { Turn::Hang } else { Turn::status(500) };
+        let two = Two::start([fails, Turn::status(500)], [Turn::say("answered")]);
+        let mut client = two.daemon.client();
+        let id = client.send("agent.submit_streaming", two.goal(""));
+        assert_eq!(two.first.wait_for_requests(1).len(), 1);
+        if is_lost {
+            kill_the_gateway(&two.daemon);
+        }
+        let ended = client.reply_to(id).expect("it ends");
+        // The keys of the environment are lost with the gateway, so nobody answers then.
+        assert_eq!(ended["goal"]["state"], if is_lost { "failed" } else { "done" }, "{ended}");
+        let status = two.daemon.client().call("runtime.status", json!({})).expect("a status");
+        let all = status["providers"].as_array().expect("a list");
+        let first = all.iter().find(|one| one["name"] == "first").expect("it is there");
+        assert_eq!(first["standing"]["unreachable"].is_null(), is_lost, "{status}");
+    }
 }
 
 #[test]

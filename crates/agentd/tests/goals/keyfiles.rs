@@ -1,11 +1,10 @@
 //! Keys in files: who reads them, which are refused, and that a lost gateway comes back with them.
 
-use crate::support::{LEAD_MARK, Ran, Work, entries, of_kind, run, wait_for_stderr};
-use rustix::process::{Pid, Signal, kill_process};
+use crate::support::{LEAD_MARK, Ran, Work, entries, kill_the_gateway, run, wait_for_stderr};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use testkit::{Daemon, DaemonBuilder, ModelServer, ProcessRef, Script, Turn, scratch};
+use testkit::{Daemon, DaemonBuilder, ModelServer, Script, Turn, scratch};
 
 const KEY: &str = "sk-file-0123456789abcdef";
 
@@ -43,17 +42,6 @@ impl Rig {
         run(&mut self.daemon.client(), self.work.goal(&[]))
     }
 
-    fn kill_the_gateway(&self) {
-        let journal = entries(&mut self.daemon.client(), json!({}));
-        let receipts = of_kind(&journal, "confinement_receipt");
-        let pid = receipts.iter().rfind(|entry| entry["event"]["role"] == "models").expect("a receipt");
-        let pid =
-            pid["event"]["receipt"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid");
-        let gateway = ProcessRef::find(pid).expect("it runs");
-        kill_process(Pid::from_raw(pid).expect("a process number"), Signal::KILL).expect("signals it");
-        gateway.wait_gone();
-    }
-
     fn keys_seen(&self) -> Vec<Option<String>> {
         self.models.requests().iter().map(|seen| seen.key().map(str::to_owned)).collect()
     }
@@ -63,7 +51,7 @@ impl Rig {
 fn a_gateway_that_was_killed_comes_back_with_the_key_in_the_file_as_it_is_then() {
     let rig = Rig::start(0o600, 2);
     rig.run().assert_ended("done", 0);
-    rig.kill_the_gateway();
+    kill_the_gateway(&rig.daemon);
     std::fs::write(&rig.key, "sk-changed-meanwhile").expect("writes");
     let ran = rig.run();
     ran.assert_ended("done", 0);
@@ -89,7 +77,7 @@ fn a_key_file_that_others_may_read_is_refused_until_its_mode_is_right() {
     assert!(told.contains("cannot be used") && told.contains("0644"), "{told}");
     assert_eq!(rig.keys_seen(), [], "nobody is asked without the key");
     set_mode(&rig.key, 0o600);
-    rig.kill_the_gateway();
+    kill_the_gateway(&rig.daemon);
     rig.run().assert_ended("done", 0);
     assert_eq!(rig.keys_seen(), [Some(KEY.to_owned())], "the control");
 }

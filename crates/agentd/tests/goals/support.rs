@@ -1,9 +1,12 @@
 //! What these tests share: a daemon on a scripted model, goals run to their end, and the journal read back.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tempfile::TempDir;
-use testkit::{Client, Daemon, DaemonBuilder, Dialect, ModelServer, Script, SeenRequest, Turn, scratch};
+use testkit::{
+    Client, Daemon, DaemonBuilder, Dialect, ModelServer, ProcessRef, Script, SeenRequest, Turn, scratch,
+};
 
 /// In the system prompt of [`LEAD`], and in no other.
 pub(crate) const LEAD_MARK: &str = "You are the lead.";
@@ -252,4 +255,15 @@ pub(crate) fn wait_for_stderr(daemon: &Daemon, wanted: &str) {
         assert!(began.elapsed() < testkit::PATIENCE, "nothing is said of {wanted:?}: {}", daemon.stderr());
         daemon.client().call("runtime.status", json!({})).expect("the daemon lives");
     }
+}
+
+/// Kills the gateway to models.
+pub(crate) fn kill_the_gateway(daemon: &Daemon) {
+    let journal = entries(&mut daemon.client(), json!({}));
+    let receipts = of_kind(&journal, "confinement_receipt");
+    let pid = receipts.iter().rfind(|entry| entry["event"]["role"] == "models").expect("a receipt");
+    let pid = pid["event"]["receipt"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid");
+    let gateway = ProcessRef::find(pid).expect("it runs");
+    kill_process(Pid::from_raw(pid).expect("a process number"), Signal::KILL).expect("signals it");
+    gateway.wait_gone();
 }
