@@ -563,7 +563,11 @@ impl Mind {
     }
 
     fn fits(&self, size: Bytes) -> bool {
-        self.follows || self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
+        self.follows || self.fits_window(size)
+    }
+
+    fn fits_window(&self, size: Bytes) -> bool {
+        self.meter.estimate(size).plus(self.reply_tokens()) <= self.config.context_window
     }
 
     /// Longest reply asked for: as configured, but a small window is not eaten up by it.

@@ -21,6 +21,9 @@ const SUMMARY_REQUEST: &str =
 /// Shortest excerpt of one text of a conversation that is summarised, bytes.
 const LEAST_EXCERPT: usize = 64;
 
+/// Shortest text that is taken as a summary although it was cut at the token limit, bytes.
+const LEAST_CUT_SUMMARY: usize = 256;
+
 /// The message that a conversation begins with: what was said, and between it what is left of the rest.
 pub(crate) fn opening_text(opening: &Opening) -> String {
     let Some((last, earlier)) = opening.words.split_last() else { return note(opening) };
@@ -33,14 +36,27 @@ pub(crate) fn opening_text(opening: &Opening) -> String {
 
 fn note(opening: &Opening) -> String {
     let turns = opening.turns;
-    let told = format!(
-        "Note from the runtime: turns 1 to {turns} of this conversation are no longer shown. What else stands here was \
-         said to you, word for word"
-    );
-    match &opening.summary {
-        None => format!("{told}; there is no summary of the rest."),
-        Some(summary) => format!("{told}; a model's summary of the rest follows.\n{}", wrap_earlier(summary)),
+    let gone = match turns {
+        0 => "some of what was said to you is no longer shown".to_owned(),
+        _ => format!("turns 1 to {turns} of this conversation are no longer shown"),
+    };
+    let told = format!("Note from the runtime: {gone}. What else stands here was said to you, word for word");
+    let summary = match (&opening.summary, opening.summary_turns) {
+        (None, _) => format!("{told}; there is no summary of the rest."),
+        (Some(summary), None) => {
+            format!("{told}; a model's summary of the rest follows.\n{}", wrap_earlier(summary))
+        }
+        (Some(summary), Some(to)) => format!(
+            "{told}; a model's summary of what went up to turn {to} follows, and there is none of what went \
+             later.\n{}",
+            wrap_earlier(summary)
+        ),
+    };
+    if opening.excerpts.is_empty() {
+        return summary;
     }
+    let excerpts = wrap_earlier(&opening.excerpts.join("\n"));
+    format!("{summary}\nThis is how other messages to you began, which are no longer shown.\n{excerpts}")
 }
 
 /// What a reply gives as a summary, if it is one: at most so many bytes of it.
@@ -48,6 +64,9 @@ pub(crate) fn summary_of(reply: &ModelReply, most: usize) -> Result<String, &'st
     match &reply.stop {
         ModelStop::Refusal => return Err("the model refused to summarise"),
         _ if !reply.calls.is_empty() => return Err("the model called tools instead of summarising"),
+        ModelStop::MaxTokens if (1..LEAST_CUT_SUMMARY).contains(&reply.text.trim().len()) => {
+            return Err("the summary was cut at its token limit before it said anything much");
+        }
         ModelStop::EndTurn | ModelStop::ToolUse | ModelStop::MaxTokens | ModelStop::Other(_) => {}
     }
     Ok(excerpt(reply.text.trim(), most.min(MAX_SUMMARY_BYTES)))
@@ -100,7 +119,7 @@ fn lines(before: Option<&str>, words: &[String], messages: &[Message], longest: 
 }
 
 /// A text in at most so many bytes, and a few that say what is missing.
-fn excerpt(text: &str, longest: usize) -> String {
+pub(crate) fn excerpt(text: &str, longest: usize) -> String {
     if text.len() <= longest {
         return text.to_owned();
     }
@@ -123,7 +142,12 @@ mod tests {
     #[test]
     fn an_opening_has_the_agreed_form() {
         let words = ["the goal", "later words"].map(str::to_owned).to_vec();
-        let opening = Opening { words, summary: Some("END EARLIER CONVERSATION x".to_owned()), turns: 7 };
+        let opening = Opening {
+            words,
+            summary: Some("END EARLIER CONVERSATION x".to_owned()),
+            turns: 7,
+            ..Opening::default()
+        };
         let text = opening_text(&opening);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "the goal");
@@ -136,10 +160,28 @@ mod tests {
 
     #[test]
     fn an_opening_without_a_summary_says_so() {
-        let opening = Opening { words: vec!["the goal".to_owned()], summary: None, turns: 2 };
+        let opening =
+            Opening { words: vec!["the goal".to_owned()], summary: None, turns: 2, ..Opening::default() };
         let text = opening_text(&opening);
         assert!(text.contains("there is no summary") && text.ends_with("\n\nthe goal"), "{text}");
         assert!(!text.contains("EARLIER CONVERSATION"));
+    }
+
+    #[test]
+    fn an_opening_says_what_an_older_summary_is_of_and_quotes_what_nothing_summarises() {
+        let opening = Opening {
+            words: vec!["the goal".to_owned()],
+            summary: Some("so far".to_owned()),
+            turns: 9,
+            summary_turns: Some(4),
+            excerpts: vec!["END EARLIER CONVERSATION y".to_owned()],
+        };
+        let text = opening_text(&opening);
+        assert!(text.contains("turns 1 to 9 ") && text.contains("up to turn 4 follows"), "{text}");
+        assert!(text.contains("\n\\END EARLIER CONVERSATION y\n"), "an excerpt cannot end its block: {text}");
+        assert!(text.ends_with("\n\nthe goal"), "{text}");
+        let none = opening_text(&Opening { turns: 0, summary: None, ..opening });
+        assert!(!none.contains("turns 1 to 0"), "{none}");
     }
 
     #[test]

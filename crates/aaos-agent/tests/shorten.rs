@@ -341,6 +341,114 @@ fn words_that_fill_the_window_by_themselves_are_summarised_too_and_the_last_neve
     assert!(has("Message 9: w") && !has("Message 5: w"));
 }
 
+/// Whether a request says this to the model as it was said, not as an excerpt.
+fn says(request: &ModelRequest, words: &str) -> bool {
+    request.messages.iter().any(|one| matches!(one, Message::User { text } if text.contains(words)))
+}
+
+#[test]
+fn a_message_that_is_too_large_for_the_window_does_not_end_every_later_run() {
+    let large = "w".repeat(100_000);
+    for first in [&[][..], &[GOAL]] {
+        let said = [first, &[&large, "hi"]].concat();
+        let seen = talk(config(4_096), &said, 0, "", summarised);
+        let ends: Vec<StopReason> = seen.ends.iter().map(|end| end.stop_reason).collect();
+        assert_eq!(ends[first.len()..], [StopReason::MaxTokens, StopReason::Complete]);
+        let last = seen.requests.last().expect("requests");
+        assert!(says(last, "hi") && (first.is_empty() || says(last, GOAL)), "{last:?}");
+    }
+    // After a conversation that was cut behind everything, too.
+    let seen = talk(config(4_096), &[&large, "hi", &large, "there"], 0, "", |_| {
+        failure(ModelFailureKind::Unavailable)
+    });
+    assert_eq!(seen.ends[3].stop_reason, StopReason::Complete);
+}
+
+#[test]
+fn messages_of_runs_that_failed_do_not_pile_up() {
+    let mut mind = Mind::new(MindConfig { max_history_messages: 20, ..config(1 << 20) });
+    for number in 0..200 {
+        let mut command = mind.step(message(&format!("Message {number}.")));
+        while let Command::Ask(_) = command {
+            command = mind.step(failure(ModelFailureKind::Unavailable));
+            mind.take_noted();
+        }
+        assert!(mind.history().len() <= 40, "{}", mind.history().len());
+    }
+}
+
+#[test]
+fn a_message_that_is_large_costs_no_other_its_place() {
+    let large = "w".repeat(20_000);
+    let small = "Leave out supplier 9.";
+    let seen = talk(config(16_384), &[GOAL, small, &large, "And now?"], 12, &"r".repeat(2_000), summarised);
+    assert!(seen.summaries() > 1 && seen.ends.iter().all(|end| end.stop_reason == StopReason::Complete));
+    for request in seen.requests.iter().filter(|one| !is_for_summary(one)) {
+        assert!(says(request, GOAL), "{request:?}");
+        assert!(says(request, small) || !says(request, &large), "{request:?}");
+    }
+    let last = seen.requests.last().expect("requests");
+    assert!(says(last, small) && says(last, "And now?") && !says(last, &large), "{last:?}");
+}
+
+#[test]
+fn the_goal_stays_however_much_else_is_said() {
+    let long: Vec<String> = (1..=9).map(|run| format!("Message {run}: {}", "w".repeat(9_000))).collect();
+    let said: Vec<&str> = std::iter::once(GOAL).chain(long.iter().map(String::as_str)).collect();
+    let seen = talk(config(16_384), &said, 3, &"r".repeat(900), summarised);
+    assert!(seen.summaries() > 1);
+    assert!(says(seen.requests.last().expect("requests"), GOAL));
+}
+
+#[test]
+fn words_that_go_without_a_summary_leave_their_beginning_and_the_note_says_what_an_older_one_is_of() {
+    let long: Vec<String> = (1..=9).map(|run| format!("Message {run}: {}", "w".repeat(9_000))).collect();
+    let said: Vec<&str> = std::iter::once(GOAL).chain(long.iter().map(String::as_str)).collect();
+    let mut asked = 0;
+    let seen = talk(config(16_384), &said, 12, &"r".repeat(900), |request| {
+        asked += 1;
+        if asked == 1 { summarised(request) } else { failure(ModelFailureKind::Unavailable) }
+    });
+    assert!(asked > 2);
+    let reached = shortened(&seen.noted[0]).to_turn;
+    let last = opening(&seen.requests.last().expect("requests").messages);
+    assert!(last.contains(&format!("a model's summary of what went up to turn {reached} follows")), "{last}");
+    assert!(last.contains("Suppliers 1 to 9 do not deliver there."), "{last}");
+    let Some(Event::ContextSummarizationFailed { shortened: Some(went), .. }) = seen.noted.last() else {
+        panic!("{:?}", seen.noted)
+    };
+    assert!(!went.opening.excerpts.is_empty());
+    for excerpt in &went.opening.excerpts {
+        assert!(excerpt.starts_with("Message ") && excerpt.ends_with(" more bytes]") && excerpt.len() < 300);
+        assert!(last.contains(excerpt), "{last}");
+    }
+    // The next summary is made of them, too.
+    let later: Vec<&ModelRequest> = seen.requests.iter().filter(|one| is_for_summary(one)).collect();
+    let had = later.last().expect("summaries");
+    assert!(opening(&had.messages).contains("more bytes]"), "{had:?}");
+}
+
+#[test]
+fn a_summary_that_was_cut_before_it_said_much_is_not_taken() {
+    let cut = |text: String| {
+        move |request: &ModelRequest| match reply_to(request, &text, Vec::new()) {
+            MindEvent::Reply(reply) => {
+                MindEvent::Reply(Box::new(ModelReply { stop: ModelStop::MaxTokens, ..*reply }))
+            }
+            other => other,
+        }
+    };
+    let result = "r".repeat(900);
+    let seen = talk(config(16_384), &[GOAL], 60, &result, cut("Here is".to_owned()));
+    let Event::ContextSummarizationFailed { reason, shortened: Some(_), .. } = &seen.noted[0] else {
+        panic!("{:?}", seen.noted)
+    };
+    assert_eq!(*reason, SummaryFault::ReplyParseError);
+    let seen = talk(config(16_384), &[GOAL], 60, &result, cut("Supplier 4 does not. ".repeat(40)));
+    assert!(!seen.noted.is_empty());
+    assert!(seen.noted.iter().all(|event| !shortened(event).opening.words.is_empty()), "the control");
+}
+
 #[test]
 fn where_nothing_can_go_the_run_ends_and_it_is_said() {
     let seen = talk(config(4_096), &[GOAL], 3, &"r".repeat(40_000), summarised);
@@ -490,7 +598,7 @@ fn assert_shorter(noted: &Event) {
     };
     if let Some(went) = went {
         assert!(went.tokens_after <= went.tokens_before, "{went:?}");
-        assert!(went.from_turn <= went.to_turn, "{went:?}");
+        assert!(went.from_turn <= went.to_turn + 1, "{went:?}");
     }
 }
 

@@ -1,9 +1,10 @@
 //! A conversation that grows too long for its window goes on with a summary of its oldest part (SPEC §9).
 //!
 //! Invariants: it happens only where every call has its result, so that what waits for a person is never part of what
-//! goes, and no call is parted from its result. What was said to the agent stays word for word, unless it alone takes
-//! too much; the last of it always stays. What goes is larger than what stands for it. A summary that cannot be had
-//! keeps nothing from going.
+//! goes, and no call is parted from its result. What was said to the agent stays word for word, unless it takes too much
+//! together; the last of it always stays, and what it began with unless that alone takes too much. What goes is larger
+//! than what stands for it. A summary that cannot be had keeps nothing from going; then of every word that goes too its
+//! beginning stays.
 
 use aaos_core::event::{Event, Opening, Shortened, SummaryFault};
 use aaos_core::limits::MAX_SUMMARY_TOKENS;
@@ -12,7 +13,7 @@ use aaos_core::quantity::{Bytes, Tokens};
 
 use super::{Command, Mind, Phase};
 use crate::context::{MOST_BYTES, message_size, messages_size, text_size};
-use crate::opening::{SUMMARY_PROMPT, opening_text, summary_of, transcript};
+use crate::opening::{SUMMARY_PROMPT, excerpt, opening_text, summary_of, transcript};
 
 /// Hundredths of the window that the conversation takes afterwards.
 const LEFT: u64 = 40;
@@ -28,6 +29,10 @@ const GAIN_SHARE: u64 = 16;
 const TRANSCRIPT_QUARTERS: u64 = 3;
 /// What the runtime's own words around a summary take, bytes; a bound from above.
 const NOTE_BYTES: u64 = 512;
+/// What is kept of words that go without a summary: so many bytes of each.
+const EXCERPT_BYTES: usize = 256;
+/// All that is kept of such words takes at most this part of the window; the newest of it stays.
+const EXCERPTS_SHARE: u64 = 32;
 
 /// What was said to an agent in the part of a conversation that goes.
 struct Words {
@@ -147,7 +152,8 @@ impl Mind {
         self.ask_now()
     }
 
-    /// Leaves out what stands before the cut. None, and nothing done, where that makes the conversation no shorter.
+    /// Leaves out what stands before the cut. None, and nothing done, where that makes the conversation no shorter, or
+    /// where it does not fit with this summary.
     fn shorten(&mut self, cut: usize, summary: Option<String>) -> Option<Shortened> {
         let (before, turns_before) = (self.request_size(), self.first_turn());
         let is_reply = |message: &Message| matches!(message, Message::Assistant { .. });
@@ -156,10 +162,21 @@ impl Mind {
             (cut..self.history.len()).find(|at| is_reply(&self.history[*at])).unwrap_or(self.history.len());
         let kept = self.history.get(cut..).unwrap_or_default();
         let to_turn = self.turns.saturating_sub(replies_in(kept));
-        let had = self.opening.as_ref().and_then(|opening| opening.summary.clone());
-        let opening = Opening { words: self.words(cut).kept, summary: summary.or(had), turns: to_turn };
-        let size = text_size(&opening_text(&opening)).plus(messages_size(kept)).plus(self.fixed_size);
-        if size >= before {
+        let size_with = |opening: &Opening| {
+            text_size(&opening_text(opening)).plus(messages_size(kept)).plus(self.fixed_size)
+        };
+        let is_new = summary.is_some();
+        let mut opening = self.opening_after(cut, to_turn, summary);
+        // Judged also where a record decides: it may say the same later, and what it says holds.
+        let fits = |opening: &Opening| self.fits_window(size_with(opening));
+        if !is_new && !fits(&opening) {
+            (opening.summary, opening.summary_turns) = (None, None);
+        }
+        if !is_new && !fits(&opening) {
+            opening.excerpts.clear();
+        }
+        let size = size_with(&opening);
+        if size >= before || (is_new && !self.fits_window(size)) {
             return None;
         }
         let keeps = kept.len() as u64;
@@ -167,6 +184,27 @@ impl Mind {
         self.open_with(opening.clone());
         let (tokens_before, tokens_after) = (self.meter.estimate(before), self.meter.estimate(size));
         Some(Shortened { opening, from_turn: turns_before, to_turn, keeps, tokens_before, tokens_after })
+    }
+
+    /// What stands for what goes: without a summary of it the older one, and how the words began that it is not of.
+    fn opening_after(&self, cut: usize, turns: u64, summary: Option<String>) -> Opening {
+        let Words { kept: words, dropped } = self.words(cut);
+        if summary.is_some() {
+            return Opening { words, summary, turns, ..Opening::default() };
+        }
+        let had = self.opening.clone().unwrap_or_default();
+        let summary_turns = had.summary.as_ref().map(|_| had.summary_turns.unwrap_or(had.turns));
+        let mut excerpts = had.excerpts;
+        excerpts.extend(dropped.iter().map(|text| excerpt(text, EXCERPT_BYTES)));
+        let most = self.meter.bytes_in(Tokens(self.config.context_window.0 / EXCERPTS_SHARE));
+        let mut size = Bytes::ZERO;
+        let fit = excerpts.iter().rev().take_while(|text| {
+            size = size.plus(text_size(text));
+            size <= most
+        });
+        let surplus = excerpts.len() - fit.count();
+        excerpts.drain(..surplus);
+        Opening { words, summary: had.summary, turns, summary_turns, excerpts }
     }
 
     fn open_with(&mut self, opening: Opening) {
@@ -190,7 +228,9 @@ impl Mind {
         let most = usize::try_from(self.meter.bytes_in(room).0).unwrap_or(usize::MAX);
         let had = self.opening.as_ref().and_then(|opening| opening.summary.as_deref());
         let gone = self.history.get(1..cut).unwrap_or_default();
-        let text = transcript(had, &self.words(cut).dropped, gone, most);
+        let mut words = self.opening.as_ref().map(|opening| opening.excerpts.clone()).unwrap_or_default();
+        words.extend(self.words(cut).dropped);
+        let text = transcript(had, &words, gone, most);
         Command::Ask(Box::new(ModelRequest {
             model: self.config.summarization_model.as_ref().unwrap_or(&self.config.model).clone(),
             system: SUMMARY_PROMPT.to_owned(),
@@ -218,12 +258,15 @@ impl Mind {
         (is_wanted && self.fits(least)).then_some(cuts[at])
     }
 
-    /// Where the conversation can be cut: before a reply, with another one before that; the turn whose results came
-    /// last stays.
+    /// Where the conversation can be cut: before a reply, with another one before that, or behind everything where that
+    /// ends in a message; the turn whose results came last stays.
     fn cuts(&self) -> Vec<usize> {
         let len = self.history.len();
         let is_reply = |at: usize| matches!(self.history.get(at), Some(Message::Assistant { .. }));
-        let Some(first) = (0..len).find(|at| is_reply(*at)) else { return Vec::new() };
+        let Some(first) = (0..len).find(|at| is_reply(*at)) else {
+            // Nothing but messages, of runs that came to nothing: what they say can still be too much.
+            return if len > 1 { vec![len] } else { Vec::new() };
+        };
         let ends_in_results = matches!(self.history.last(), Some(Message::ToolResults { .. }));
         let last = if ends_in_results { len.saturating_sub(2) } else { len };
         (first + 1..=last).filter(|at| *at == len || is_reply(*at)).collect()
@@ -233,11 +276,14 @@ impl Mind {
     fn sizes_after(&self, cuts: &[usize]) -> Vec<Bytes> {
         let most = self.meter.bytes_in(self.words_tokens());
         let around = self.meter.bytes_in(self.summary_tokens()).plus(Bytes(NOTE_BYTES)).plus(self.fixed_size);
-        let mut left = messages_size(&self.history);
-        let (mut words, mut at) = (Bytes::ZERO, 0);
-        let mut last = Bytes::ZERO;
+        let first: Vec<Bytes> = self.first_words().map(text_size).collect();
+        let goal = first.first().copied().unwrap_or(Bytes::ZERO);
+        let mut words = first.iter().copied().fold(Bytes::ZERO, Bytes::plus);
+        let mut last = first.last().copied().unwrap_or(Bytes::ZERO);
+        let mut left = messages_size(self.history.get(1..).unwrap_or_default());
+        let mut at = 1;
         let size = |cut: &usize| {
-            for message in &self.history[at..*cut] {
+            for message in self.history.get(at..*cut).unwrap_or_default() {
                 left = left.minus(message_size(message));
                 if let Message::User { .. } = message {
                     last = message_size(message);
@@ -245,30 +291,39 @@ impl Mind {
                 }
             }
             at = *cut;
-            left.plus(words.min(most.max(last))).plus(around)
+            let most = if last > most { most.plus(last) } else { most.max(goal.min(most).plus(last)) };
+            left.plus(words.min(most)).plus(around)
         };
         cuts.iter().map(size).collect()
     }
 
-    /// What was said before a cut: as much of it as may stay word for word. The last of it always may.
+    /// What was said that the conversation begins with.
+    fn first_words(&self) -> impl Iterator<Item = &str> {
+        let own = self.opening.as_ref().map(|opening| opening.words.as_slice()).unwrap_or_default();
+        let first = self.history.first().filter(|_| self.opening.is_none()).and_then(text_of);
+        own.iter().map(String::as_str).chain(first)
+    }
+
+    /// What was said before a cut: as much of it as may stay word for word. The last of it always may, and the first
+    /// unless that alone is too much.
     fn words(&self, cut: usize) -> Words {
-        let text = |message: &Message| match message {
-            Message::User { text } => Some(text.clone()),
-            Message::Assistant { .. } | Message::ToolResults { .. } => None,
-        };
-        let own = |opening: &Opening| opening.words.clone();
-        let first =
-            self.opening.as_ref().map_or_else(|| self.history.iter().take(1).filter_map(text).collect(), own);
-        let mut kept: Vec<String> = first;
-        kept.extend(self.history.iter().take(cut).skip(1).filter_map(text));
+        let later = self.history.iter().take(cut).skip(1).filter_map(text_of);
+        let said: Vec<&str> = self.first_words().chain(later).collect();
         let most = self.meter.bytes_in(self.words_tokens());
-        let mut size = kept.iter().map(|one| text_size(one)).fold(Bytes::ZERO, Bytes::plus);
-        let mut dropped = Vec::new();
-        while kept.len() > 1 && size > most {
-            // The goal goes last of what is not the newest.
-            let gone = kept.remove(usize::from(kept.len() > 2));
-            size = size.minus(text_size(&gone));
-            dropped.push(gone);
+        let newest = said.len().saturating_sub(1);
+        let is_too_much = |at: usize| text_size(said[at]) > most;
+        // What is too much by itself does not cost the others their place.
+        let counted = (0..said.len()).filter(|at| !is_too_much(*at));
+        let mut size = counted.map(|at| text_size(said[at])).fold(Bytes::ZERO, Bytes::plus);
+        let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+        for (at, text) in said.iter().enumerate() {
+            let is_surplus = at != 0 && size > most && !is_too_much(at);
+            if at != newest && (is_surplus || is_too_much(at)) {
+                size = if is_surplus { size.minus(text_size(text)) } else { size };
+                dropped.push((*text).to_owned());
+            } else {
+                kept.push((*text).to_owned());
+            }
         }
         Words { kept, dropped }
     }
@@ -291,4 +346,11 @@ impl Mind {
 
 fn replies_in(messages: &[Message]) -> u64 {
     messages.iter().filter(|message| matches!(message, Message::Assistant { .. })).count() as u64
+}
+
+fn text_of(message: &Message) -> Option<&str> {
+    match message {
+        Message::User { text } => Some(text),
+        Message::Assistant { .. } | Message::ToolResults { .. } => None,
+    }
 }

@@ -195,6 +195,12 @@ pub struct Opening {
     pub summary: Option<String>,
     /// The last of the agent's turns that is not there any more as it was.
     pub turns: u64,
+    /// The last turn that the summary is of, where it is an older one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary_turns: Option<u64>,
+    /// How other things began that were said to the agent, which nothing summarises; oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excerpts: Vec<String>,
 }
 
 /// A conversation whose oldest part went.
@@ -202,7 +208,7 @@ pub struct Opening {
 pub struct Shortened {
     /// What it begins with now.
     pub opening: Opening,
-    /// The first turn that went.
+    /// The first turn that went; the one after `to_turn` where only words did.
     pub from_turn: u64,
     /// The last turn that went.
     pub to_turn: u64,

@@ -51,7 +51,12 @@ fn a_summary_stands_where_it_took_the_place_of_turns() {
         _ => None,
     });
     *asked.last().expect("an inference") = Some(0);
-    let opening = Opening { words: vec!["hi".to_owned()], summary: Some("all read".to_owned()), turns: 1 };
+    let opening = Opening {
+        words: vec!["hi".to_owned()],
+        summary: Some("all read".to_owned()),
+        turns: 1,
+        ..Opening::default()
+    };
     let (tokens_before, tokens_after) = (Tokens(900), Tokens(300));
     let shortened = Shortened { opening, from_turn: 1, to_turn: 1, keeps: 0, tokens_before, tokens_after };
     let replied = |entry: &Entry| matches!(entry.event, Event::InferenceCompleted { .. });

@@ -330,9 +330,12 @@ fn inference(event: &Event) -> String {
 
 fn went(shortened: &Shortened) -> String {
     let Shortened { from_turn, to_turn, tokens_before, tokens_after, .. } = shortened;
-    format!(
-        "turns {from_turn} to {to_turn} left the conversation: {tokens_before} tokens before, {tokens_after} now"
-    )
+    let what = if from_turn > to_turn {
+        "only messages left the conversation".to_owned()
+    } else {
+        format!("turns {from_turn} to {to_turn} left the conversation")
+    };
+    format!("{what}: {tokens_before} tokens before, {tokens_after} now")
 }
 
 const fn summary_fault(fault: SummaryFault) -> &'static str {

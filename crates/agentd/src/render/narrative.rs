@@ -62,6 +62,18 @@ pub(super) fn progress(event: &Event) -> Vec<Told> {
     }
 }
 
+/// What is told of the reply to a request for a summary: in a log what it says, but not as the agent's own words.
+pub(super) fn summary(event: &Event, is_whole: bool) -> Vec<Told> {
+    let Event::InferenceCompleted { result: Ok(reply), elapsed, spent, .. } = event else {
+        return Vec::new();
+    };
+    if !is_whole {
+        return Vec::new();
+    }
+    let text = Told::text(Tone::Dim, "its earlier conversation is summarised as", &reply.text);
+    vec![text, answered(reply, *elapsed, spent)]
+}
+
 /// What a log tells of an entry that is neither trouble nor routine.
 pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
     match event {
@@ -115,13 +127,17 @@ fn thought(reply: &ModelReply, elapsed: Millis, spent: &Amounts) -> Vec<Told> {
     if !reply.text.trim().is_empty() {
         told.push(Told::text(Tone::Plain, "says", &reply.text));
     }
+    told.push(answered(reply, elapsed, spent));
+    told
+}
+
+/// What a reply took.
+fn answered(reply: &ModelReply, elapsed: Millis, spent: &Amounts) -> Told {
     let cost = match spent.get(Quantity::MicroUsd) {
         0 => String::new(),
         micros => format!(", {}", Quantity::MicroUsd.show(micros)),
     };
-    let words = format!("was answered in {}, {}{cost}", span(elapsed), entry::tokens(reply.usage));
-    told.push(Told::new(Tone::Dim, words));
-    told
+    Told::new(Tone::Dim, format!("was answered in {}, {}{cost}", span(elapsed), entry::tokens(reply.usage)))
 }
 
 /// What a call gave: its short members in one line, then the others.

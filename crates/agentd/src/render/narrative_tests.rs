@@ -1,5 +1,6 @@
 //! A log as it is printed.
 
+use aaos_core::event::{Entry, Event};
 use serde_json::{Value, json};
 
 use super::found;
@@ -28,6 +29,29 @@ fn a_log_is_a_narrative() {
 #[test]
 fn a_person_who_waits_is_told_less() {
     assert_snapshot(&told(Clock::Elapsed), include_str!("progress.log"));
+}
+
+#[test]
+fn a_summary_is_not_told_as_what_an_agent_says() {
+    let mut entries = goal_with_a_child();
+    let says = |entries: &[Entry], clock| {
+        let mut story = Story::new(clock);
+        let told: Vec<String> =
+            entries.iter().flat_map(|entry| story.tell(entry)).map(|said| said.text).collect();
+        (
+            told.iter().filter(|line| line.contains("says: A reader reads it.")).count(),
+            told.iter().filter(|line| line.contains("summarised as: A reader reads it.")).count(),
+        )
+    };
+    assert_eq!(says(&entries, Clock::Calendar), (1, 0), "the control");
+    assert_eq!(says(&entries, Clock::Elapsed), (1, 0), "the control");
+    let asked = entries.iter_mut().find_map(|entry| match &mut entry.event {
+        Event::InferenceRequested { keeps, .. } => Some(keeps),
+        _ => None,
+    });
+    *asked.expect("an inference") = Some(0);
+    assert_eq!(says(&entries, Clock::Calendar), (0, 1));
+    assert_eq!(says(&entries, Clock::Elapsed), (0, 0));
 }
 
 #[test]

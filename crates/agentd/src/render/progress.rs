@@ -48,6 +48,8 @@ pub(crate) struct Story {
     reason: Option<(Option<AgentId>, String)>,
     /// Whose call was just said to be denied, or not to be covered.
     denied: Option<AgentId>,
+    /// Whose last request was for a summary: the reply to it is nothing that the agent says.
+    summarising: Vec<AgentId>,
 }
 
 impl Story {
@@ -61,12 +63,14 @@ impl Story {
             roots: Vec::new(),
             reason: None,
             denied: None,
+            summarising: Vec::new(),
         }
     }
 
     /// The lines that an entry is worth.
     pub(crate) fn tell(&mut self, entry: &Entry) -> Vec<Said> {
         self.names.learn(entry);
+        self.expect_reply(entry);
         let begun = *self.begun.get_or_insert(entry.timestamp);
         let stamp = match self.clock {
             Clock::Elapsed => format!("{:>8}  ", span(entry.timestamp.since(begun))),
@@ -105,9 +109,27 @@ impl Story {
             }
             _ => match self.head(entry, event) {
                 Some((tone, text)) => vec![Told::new(tone, text)],
+                None if self.is_summary(entry) => narrative::summary(event, self.is_whole()),
                 None if self.is_whole() => narrative::whole(event, &self.names),
                 None => narrative::progress(event),
             },
+        }
+    }
+
+    /// Whether an entry is the reply to a request for a summary.
+    fn is_summary(&self, entry: &Entry) -> bool {
+        let Some(agent) = entry.agent_id else { return false };
+        match &entry.event {
+            Event::InferenceCompleted { .. } => self.summarising.contains(&agent),
+            _ => false,
+        }
+    }
+
+    /// Keeps in mind whose next reply is a summary.
+    fn expect_reply(&mut self, entry: &Entry) {
+        if let (Some(agent), Event::InferenceRequested { keeps, .. }) = (entry.agent_id, &entry.event) {
+            self.summarising.retain(|one| *one != agent);
+            self.summarising.extend(keeps.map(|_| agent));
         }
     }
 

@@ -118,14 +118,20 @@ fn a_window_that_holds_everything_is_left_alone() {
 fn a_kill_in_the_middle_of_a_summary_asks_for_it_once_more_and_goes_on() {
     let mut hangs = true;
     let mut call = caller(TURNS);
+    let (arrives, arrived) = std::sync::mpsc::channel();
     let models = ModelServer::start(Script::dynamic(move |seen: &SeenRequest| {
-        if is_for_summary(seen) && std::mem::take(&mut hangs) { Turn::Hang } else { call(seen) }
+        if is_for_summary(seen) && std::mem::take(&mut hangs) {
+            arrives.send(()).expect("the test waits for it");
+            return Turn::Hang;
+        }
+        call(seen)
     }));
     let daemon = DaemonBuilder::openai(&models).start();
     let mut client = daemon.client();
     let agent = spawn(&mut client, &keeper("16k", ""));
     let trace = deliver(&mut client, &agent, GOAL);
     wait_for_entry(&daemon, "inference_requested", |entry| entry["event"]["keeps"].is_u64());
+    arrived.recv_timeout(testkit::PATIENCE).expect("the provider is asked for a summary");
     let daemon = daemon.kill9().start();
     let mut client = daemon.client();
     let report = result_of(&mut client, &trace);
