@@ -392,6 +392,9 @@ pub const MODEL_THREADS: u32 = 4;
 pub const MODEL_WINDOW_TOKENS: u64 = 8_192;
 /// Time of one request to a local model.
 pub const LOCAL_INFERENCE_TIME_MS: u64 = 1_800_000;
+/// Time in which the process of a local model takes up a request, milliseconds: an earlier one that was cancelled has to
+/// end first.
+pub const LOCAL_BEGIN_MS: u64 = 60_000;
 /// Time in which a local model is loaded.
 pub const MODEL_LOAD_MS: u64 = 60_000;
 /// The process of a local model that was asked nothing for so long is ended.

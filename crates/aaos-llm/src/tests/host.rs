@@ -3,12 +3,18 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
+use aaos_core::limits::{LOCAL_BEGIN_MS, LOCAL_INFERENCE_TIME_MS};
+use aaos_core::model::{ModelFailure, ModelFailureKind, Pace, ProviderState};
 use aaos_core::name::ModelName;
-use aaos_core::wire::ModelsRequest;
+use aaos_core::quantity::Millis;
+use aaos_core::wire::{ModelsReply, ModelsRequest};
+use tokio::time::Instant;
 
-use super::{CONFIG, MemoryFake, NOBODY, connect, in_an_hour, linked, provider, request, start};
+use super::{
+    CONFIG, MemoryFake, NOBODY, connect, counts, failure_kind, in_an_hour, linked, provider, request, start,
+};
 use crate::host::{Awaited, Connection, Host};
 use crate::{Models, Progress};
 
@@ -42,8 +48,11 @@ impl Host for FakeHost {
         })
     }
 
-    fn lost<'a>(&'a self, noticed: &'a str) -> Awaited<'a, ModelFailure> {
-        assert!(noticed.contains("its connection ended"), "{noticed}");
+    fn lost<'a>(&'a self, connection: &'a Connection, noticed: &'a str) -> Awaited<'a, ModelFailure> {
+        let lost = self.held.lock().expect("whole").take_if(|held| held.is(connection));
+        assert!(lost.is_some(), "what it gave is what is lost");
+        let is_known = noticed.contains("its connection ended") || noticed.contains("did not answer within");
+        assert!(is_known, "{noticed}");
         Box::pin(async { failure("its process ended") })
     }
 }
@@ -125,4 +134,44 @@ async fn one_inference_runs_at_a_time_and_one_that_is_dropped_is_cancelled() {
     process.answer(serial, "its turn").await;
     assert_eq!(second.await.expect("ran").result.expect("a reply").text, "its turn");
     assert!(first.await.expect_err("aborted").is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_does_not_answer_in_time_is_ended_and_the_next_call_has_another() {
+    for begins in [true, false] {
+        let (models, _gateway, mut processes) = beside(2);
+        let running = start(&models, "small", in_an_hour());
+        let (mut first, mut second) = (processes.remove(0), processes.remove(0));
+        let (serial, ..) = first.ask().await;
+        let asked = Instant::now();
+        let mut waited = LOCAL_BEGIN_MS;
+        if begins {
+            first.say(&ModelsReply::Begun { serial, pace: Pace::default() }).await;
+            waited = LOCAL_INFERENCE_TIME_MS;
+        }
+        let outcome = running.await.expect("ran");
+        assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (1, 1)));
+        assert_eq!(asked.elapsed(), Duration::from_millis(waited), "{begins}");
+        let again = start(&models, "small", in_an_hour());
+        let (serial, ..) = second.ask().await;
+        second.answer(serial, "back").await;
+        assert_eq!(again.await.expect("ran").result.expect("a reply").text, "back");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_never_ends_what_was_cancelled_is_ended_by_the_next_call() {
+    let (models, _gateway, mut processes) = beside(2);
+    let (mut first, mut second) = (processes.remove(0), processes.remove(0));
+    let cancelled = start(&models, "small", in_an_hour());
+    let (serial, ..) = first.ask().await;
+    first.say(&ModelsReply::Begun { serial, pace: Pace::default() }).await;
+    cancelled.abort();
+    assert!(cancelled.await.expect_err("aborted").is_cancelled());
+    let next = start(&models, "small", in_an_hour()).await.expect("ran");
+    assert_eq!((failure_kind(&next), next.elapsed), (ModelFailureKind::Timeout, Millis(LOCAL_BEGIN_MS)));
+    let again = start(&models, "small", in_an_hour());
+    let (serial, ..) = second.ask().await;
+    second.answer(serial, "back").await;
+    assert_eq!(again.await.expect("ran").result.expect("a reply").text, "back");
 }
