@@ -29,6 +29,7 @@ use crate::gate::{Admission, Gate, Slot, Wish};
 use crate::host::{self, Connection, Host};
 use crate::inbox::{Arrival, Ending};
 use crate::link::{InFlight, Link};
+use crate::local;
 use crate::queue::Turn;
 
 /// Time in which the gateway says what is configured.
@@ -511,7 +512,7 @@ impl Models {
                 let arrived = timeout(patience, asked.in_flight.next()).await;
                 let arrival = arrived.map_err(|_| AttemptError::TimedOut(patience))?;
                 patience = time;
-                match arrival {
+                match if begin.is_some() { local::heard(arrival) } else { arrival } {
                     Arrival::Begun(pace) => slot.taken(pace),
                     Arrival::Delta(text) => progress(Progress::Delta(text)),
                     Arrival::End(Ending::Done(reply)) => {
