@@ -392,6 +392,15 @@ pub const MODEL_THREADS: u32 = 4;
 pub const MODEL_WINDOW_TOKENS: u64 = 8_192;
 /// Time of one request to a local model.
 pub const LOCAL_INFERENCE_TIME_MS: u64 = 1_800_000;
+/// Most bytes of one reply of a model: prose, reasoning, names and arguments together.
+pub const MAX_MODEL_REPLY_BYTES: usize = 2 * 1024 * 1024;
+/// Most calls in one reply of a model.
+pub const MAX_MODEL_REPLY_CALLS: usize = 128;
+/// Characters that are kept of what the process of a local model says of a failure.
+pub const LOCAL_FAILURE_CHARS: usize = 512;
+/// Time in which the process of a local model takes up a request, milliseconds: an earlier one that was cancelled has to
+/// end first.
+pub const LOCAL_BEGIN_MS: u64 = 60_000;
 /// Time in which a local model is loaded.
 pub const MODEL_LOAD_MS: u64 = 60_000;
 /// The process of a local model that was asked nothing for so long is ended.

@@ -1,7 +1,8 @@
 //! Models that this machine runs itself: whoever has a turn is connected to a process, which is started for it.
 //!
 //! Invariants: a request for such a model goes to its process and to nobody else. One inference runs at a time, so that
-//! whoever is connected has the process for itself. Starting it takes no attempt and no turn of another provider.
+//! whoever is connected has the process for itself. Starting it takes no attempt and no turn of another provider. A process
+//! that takes up no request, or answers one not in time, is not asked again.
 
 use std::fmt::Debug;
 use std::pin::Pin;
@@ -26,6 +27,12 @@ impl Connection {
     pub fn over(stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
         Self(Link::start(reader, writer))
+    }
+
+    /// Whether both are the same one.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.is(&other.0)
     }
 
     /// Whether it is lost, which it stays.
@@ -55,8 +62,9 @@ pub trait Host: Debug + Send + Sync + 'static {
     /// Why there is none; asking again at once would not help.
     fn connect<'a>(&'a self, model: &'a ModelName) -> Awaited<'a, Result<Connection, ModelFailure>>;
 
-    /// Why the connection that it gave was lost, which was noticed so.
-    fn lost<'a>(&'a self, noticed: &'a str) -> Awaited<'a, ModelFailure>;
+    /// Ends the process behind a connection that it gave, which is of no more use: what was noticed says why. Gives the
+    /// same with what is known of the process.
+    fn lost<'a>(&'a self, connection: &'a Connection, noticed: &'a str) -> Awaited<'a, ModelFailure>;
 }
 
 /// Whether a model is one of this host's.

@@ -12,6 +12,7 @@ mod gate;
 mod host;
 mod inbox;
 mod link;
+mod local;
 mod models;
 mod pace;
 mod queue;

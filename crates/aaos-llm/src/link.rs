@@ -85,6 +85,11 @@ impl Link {
         Self { shared, outbox, _tasks: Arc::new(Tasks(vec![writing, reading])) }
     }
 
+    /// Whether both are handles on one connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Whether the connection is lost, which it stays.
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.lock().lost.is_some()

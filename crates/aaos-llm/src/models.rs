@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
-use aaos_core::limits::{LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN, PROBE_TIME_MS};
+use aaos_core::limits::{LOCAL_BEGIN_MS, LOCAL_INFERENCE_TIME_MS, MAX_REFUSALS_AMONG_TAKEN, PROBE_TIME_MS};
 use aaos_core::model::{
     ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState, Standing,
 };
@@ -26,9 +26,10 @@ use crate::backoff::Jitter;
 use crate::door::Refusals;
 use crate::error::LlmError;
 use crate::gate::{Admission, Gate, Slot, Wish};
-use crate::host::{self, Host};
+use crate::host::{self, Connection, Host};
 use crate::inbox::{Arrival, Ending};
 use crate::link::{InFlight, Link};
+use crate::local;
 use crate::queue::Turn;
 
 /// Time in which the gateway says what is configured.
@@ -139,6 +140,8 @@ enum AttemptError {
     Failed(ModelFailure),
     /// The connection is of no more use.
     Link(LlmError),
+    /// Nothing came in so long a time.
+    TimedOut(Duration),
 }
 
 impl Models {
@@ -354,7 +357,8 @@ impl Models {
             tally.attempts += 1;
             let failure = match self.attempt(&link, request, deadline, &mut slot, tally, progress).await {
                 Ok(reply) => return Ok(reply),
-                Err(AttemptError::Link(error)) => return Err(self.lost(request, error).await),
+                Err(AttemptError::Link(error)) => return Err(self.lost(request, link, error).await),
+                Err(AttemptError::TimedOut(time)) => self.timed_out(request, link, time).await,
                 Err(AttemptError::Failed(failure)) => failure,
             };
             tally.blames_provider = true;
@@ -477,11 +481,20 @@ impl Models {
     }
 
     /// Why whoever serves the model is gone.
-    async fn lost(&self, request: &ModelRequest, error: LlmError) -> ModelFailure {
+    async fn lost(&self, request: &ModelRequest, link: Link, error: LlmError) -> ModelFailure {
         match (self.local(request), error) {
-            (Some(local), LlmError::Lost { reason }) => local.host.lost(&reason).await,
+            (Some(local), LlmError::Lost { reason }) => local.host.lost(&Connection(link), &reason).await,
             (_, error) => error.into_failure(),
         }
+    }
+
+    /// The failure of an attempt that was not answered in time. A process of this machine is ended with it: it may never
+    /// answer.
+    async fn timed_out(&self, request: &ModelRequest, link: Link, time: Duration) -> ModelFailure {
+        let failure = timed_out(time);
+        let Some(local) = self.local(request) else { return failure };
+        let lost = local.host.lost(&Connection(link), &failure.message).await;
+        ModelFailure { kind: failure.kind, ..lost }
     }
 
     /// Asks once.
@@ -495,18 +508,26 @@ impl Models {
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<ModelReply, AttemptError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let most = match self.local(request) {
-            Some(_) => Duration::from_millis(LOCAL_INFERENCE_TIME_MS),
-            None => self.inner.config.attempt_time,
+        let (most, begin) = match self.local(request) {
+            Some(_) => {
+                (Duration::from_millis(LOCAL_INFERENCE_TIME_MS), Some(Duration::from_millis(LOCAL_BEGIN_MS)))
+            }
+            None => (self.inner.config.attempt_time, None),
         };
         let time = most.min(left);
+        let mut patience = begin.unwrap_or(time);
         let ask =
             |serial| ModelsRequest::Ask { serial, request: Box::new(request.clone()), time: millis(time) };
         let listen = async {
-            let in_flight = link.send(ask).await.map_err(AttemptError::Link)?;
+            let out_of_time = |_| AttemptError::TimedOut(patience);
+            let sent = timeout(patience, link.send(ask)).await.map_err(out_of_time)?;
+            let in_flight = sent.map_err(AttemptError::Link)?;
             let mut asked = Unsettled { in_flight, tally, cleared: false };
             loop {
-                match asked.in_flight.next().await {
+                let arrived = timeout(patience, asked.in_flight.next()).await;
+                let arrival = arrived.map_err(|_| AttemptError::TimedOut(patience))?;
+                patience = time;
+                match if begin.is_some() { local::heard(arrival) } else { arrival } {
                     Arrival::Begun(pace) => slot.taken(pace),
                     Arrival::Delta(text) => progress(Progress::Delta(text)),
                     Arrival::End(Ending::Done(reply)) => {
@@ -530,7 +551,7 @@ impl Models {
                 }
             }
         };
-        timeout(time, listen).await.unwrap_or_else(|_| Err(AttemptError::Failed(timed_out(time))))
+        timeout(time, listen).await.unwrap_or(Err(AttemptError::TimedOut(time)))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Invariants: there is one process at a time, with one model in it; another model is loaded when the first has
 //! answered. Every start is journalled with its receipt, and every end while the daemon runs. The weights are opened by the daemon, from its own
-//! state, and handed over; nobody names a path. A process that was asked for is loaded even if who asked has gone.
+//! state, and handed over; nobody names a path. A process that is being loaded is loaded
+//! even if who asked has gone.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use aaos_core::wire::{LocalSetup, LocalTask};
 use aaos_llm::{Awaited, Connection, Host};
 use aaos_sandbox::{FarProcess, LocalModel, SandboxError, WorkerEnd};
 use rustix::fs::{Mode, OFlags};
+use tokio::sync::oneshot;
 
 use crate::far::start_events;
 use crate::kernel::{Kernel, WeakKernel};
@@ -64,9 +66,12 @@ struct Place {
     config: LocalConfig,
     kernel: WeakKernel,
     held: Mutex<Option<Held>>,
-    /// Held while one process takes the place of another.
+    /// Held while a process is started or ended.
     starting: tokio::sync::Mutex<()>,
 }
+
+/// Who waits for a process.
+type Asker = oneshot::Sender<Result<Connection, ModelFailure>>;
 
 #[derive(Debug)]
 struct Held {
@@ -124,6 +129,8 @@ impl LocalHost {
 
     /// Ends the process if nobody has asked it anything for long.
     pub(crate) async fn end_if_idle(&self, now: Timestamp) {
+        // Where one is being started, somebody asks.
+        let Ok(_starting) = self.place.starting.try_lock() else { return };
         let idle = {
             let mut held = self.place.held();
             let is_idle = held.as_mut().is_some_and(|one| {
@@ -170,21 +177,24 @@ impl Host for LocalHost {
             let Some(kernel) = self.place.kernel.upgrade() else { return Err(closing()) };
             let (place, tasks) = (Arc::clone(&self.place), kernel.tasks().clone());
             // In a task of its own: who asked may go, and whoever is next finds what was begun.
-            let started = tasks.spawn(async move { place.start(&kernel, weights).await });
-            started.await.unwrap_or_else(|_| Err(closing()))
+            let (tell, told) = oneshot::channel();
+            drop(tasks.spawn(async move { place.start_for(&kernel, weights, tell).await }));
+            told.await.unwrap_or_else(|_| Err(closing()))
         })
     }
 
-    fn lost<'a>(&'a self, noticed: &'a str) -> Awaited<'a, ModelFailure> {
+    fn lost<'a>(&'a self, connection: &'a Connection, noticed: &'a str) -> Awaited<'a, ModelFailure> {
         Box::pin(async move {
-            let lost = self.place.held().take();
-            let (Some(held), Some(kernel)) = (lost, self.place.kernel.upgrade()) else { return closing() };
-            let end = held.process.bury().await;
+            let Some(kernel) = self.place.kernel.upgrade() else { return closing() };
+            let (place, tasks) = (Arc::clone(&self.place), kernel.tasks().clone());
+            let connection = connection.clone();
+            // In a task of its own: its end is journalled even if who asked goes.
+            let lost = async move { place.lose(&kernel, &connection).await };
+            let ended = tasks.spawn(lost).await.unwrap_or_default();
+            let known = ended.map_or_else(String::new, |reason| format!("; {reason}"));
             let words = format!(
-                "the process of the local model is gone ({noticed}; {}); the next call starts another",
-                end.reason
+                "the process of the local model is gone ({noticed}{known}); the next call starts another"
             );
-            bury(&kernel, held.worker, end).await;
             failure(ModelFailureKind::Unavailable, &words)
         })
     }
@@ -203,9 +213,27 @@ impl Place {
         Some(held.connection.clone())
     }
 
+    /// Ends the process behind this connection, if it is the one that there is, and says how it ended.
+    async fn lose(&self, kernel: &Kernel, connection: &Connection) -> Option<String> {
+        let _starting = self.starting.lock().await;
+        let held = self.held().take_if(|one| one.connection.is(connection))?;
+        let end = held.process.bury().await;
+        let reason = end.reason.clone();
+        bury(kernel, held.worker, end).await;
+        Some(reason)
+    }
+
+    /// Starts the process of this model for somebody, unless they have gone before it is their turn.
+    async fn start_for(&self, kernel: &Kernel, weights: LocalWeights, tell: Asker) {
+        let _starting = self.starting.lock().await;
+        if !tell.is_closed() {
+            // Whoever has gone meanwhile leaves it to the next.
+            drop(tell.send(self.start(kernel, weights).await));
+        }
+    }
+
     /// Has the process of this model, in the place of whichever there was.
     async fn start(&self, kernel: &Kernel, weights: LocalWeights) -> Result<Connection, ModelFailure> {
-        let _starting = self.starting.lock().await;
         if let Some(connection) = self.connected(&weights) {
             return Ok(connection);
         }

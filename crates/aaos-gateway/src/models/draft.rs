@@ -3,6 +3,7 @@
 //! Invariants: what is kept is bounded, small enough that the finished reply fits a frame even if every byte
 //! were escaped; arguments are kept as the text that came, never parsed and never replaced.
 
+use aaos_core::limits::{MAX_MODEL_REPLY_BYTES as MAX_REPLY_BYTES, MAX_MODEL_REPLY_CALLS as MAX_REPLY_CALLS};
 use aaos_core::model::{
     ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, PlacedThought,
     RawArguments, RequestedTool, Thought, Usage,
@@ -10,10 +11,6 @@ use aaos_core::model::{
 
 use super::failure::{failure, too_long};
 
-/// Most bytes of one reply: prose, reasoning, names and arguments together.
-pub(super) const MAX_REPLY_BYTES: usize = 2 * 1024 * 1024;
-/// Most calls in one reply.
-pub(super) const MAX_REPLY_CALLS: usize = 128;
 /// Said of a reply that ended properly with nothing in it. What was cut or withheld may be empty.
 const EMPTY_REPLY: &str =
     "the model ended its reply without a text or a call; say the goal in other words, or take another model";

@@ -3,12 +3,25 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState};
+use aaos_core::limits::{
+    LOCAL_BEGIN_MS, LOCAL_FAILURE_CHARS, LOCAL_INFERENCE_TIME_MS, MAX_MODEL_REPLY_BYTES,
+    MAX_MODEL_REPLY_CALLS,
+};
+use aaos_core::model::{
+    ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelStop, Pace, PlacedThought,
+    ProviderState, RawArguments, RequestedTool, Room, Thought,
+};
 use aaos_core::name::ModelName;
-use aaos_core::wire::ModelsRequest;
+use aaos_core::quantity::Millis;
+use aaos_core::wire::{ModelsReply, ModelsRequest};
+use tokio::time::Instant;
 
-use super::{CONFIG, MemoryFake, NOBODY, connect, in_an_hour, linked, provider, request, start};
+use super::{
+    CONFIG, MemoryFake, NOBODY, connect, counts, failure_kind, in_an_hour, linked, provider, reply, request,
+    start,
+};
 use crate::host::{Awaited, Connection, Host};
 use crate::{Models, Progress};
 
@@ -42,8 +55,11 @@ impl Host for FakeHost {
         })
     }
 
-    fn lost<'a>(&'a self, noticed: &'a str) -> Awaited<'a, ModelFailure> {
-        assert!(noticed.contains("its connection ended"), "{noticed}");
+    fn lost<'a>(&'a self, connection: &'a Connection, noticed: &'a str) -> Awaited<'a, ModelFailure> {
+        let lost = self.held.lock().expect("whole").take_if(|held| held.is(connection));
+        assert!(lost.is_some(), "what it gave is what is lost");
+        let is_known = noticed.contains("its connection ended") || noticed.contains("did not answer within");
+        assert!(is_known, "{noticed}");
         Box::pin(async { failure("its process ended") })
     }
 }
@@ -125,4 +141,111 @@ async fn one_inference_runs_at_a_time_and_one_that_is_dropped_is_cancelled() {
     process.answer(serial, "its turn").await;
     assert_eq!(second.await.expect("ran").result.expect("a reply").text, "its turn");
     assert!(first.await.expect_err("aborted").is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_does_not_answer_in_time_is_ended_and_the_next_call_has_another() {
+    for begins in [true, false] {
+        let (models, _gateway, mut processes) = beside(2);
+        let running = start(&models, "small", in_an_hour());
+        let (mut first, mut second) = (processes.remove(0), processes.remove(0));
+        let (serial, ..) = first.ask().await;
+        let asked = Instant::now();
+        let mut waited = LOCAL_BEGIN_MS;
+        if begins {
+            first.say(&ModelsReply::Begun { serial, pace: Pace::default() }).await;
+            waited = LOCAL_INFERENCE_TIME_MS;
+        }
+        let outcome = running.await.expect("ran");
+        assert_eq!((failure_kind(&outcome), counts(&outcome)), (ModelFailureKind::Timeout, (1, 1)));
+        assert_eq!(asked.elapsed(), Duration::from_millis(waited), "{begins}");
+        let again = start(&models, "small", in_an_hour());
+        let (serial, ..) = second.ask().await;
+        second.answer(serial, "back").await;
+        assert_eq!(again.await.expect("ran").result.expect("a reply").text, "back");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_never_ends_what_was_cancelled_is_ended_by_the_next_call() {
+    let (models, _gateway, mut processes) = beside(2);
+    let (mut first, mut second) = (processes.remove(0), processes.remove(0));
+    let cancelled = start(&models, "small", in_an_hour());
+    let (serial, ..) = first.ask().await;
+    first.say(&ModelsReply::Begun { serial, pace: Pace::default() }).await;
+    cancelled.abort();
+    assert!(cancelled.await.expect_err("aborted").is_cancelled());
+    let next = start(&models, "small", in_an_hour()).await.expect("ran");
+    assert_eq!((failure_kind(&next), next.elapsed), (ModelFailureKind::Timeout, Millis(LOCAL_BEGIN_MS)));
+    let again = start(&models, "small", in_an_hour());
+    let (serial, ..) = second.ask().await;
+    second.answer(serial, "back").await;
+    assert_eq!(again.await.expect("ran").result.expect("a reply").text, "back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_a_process_says_keeps_the_next_call_from_it() {
+    let (models, _gateway, mut processes) = beside(1);
+    let mut process = processes.remove(0);
+    let first = start(&models.trying(1), "small", in_an_hour());
+    let (serial, ..) = process.ask().await;
+    let full = Room { left: 0, resets_in: Millis(1_000_000_000_000) };
+    let pace = Pace { requests: Some(full), tokens: Some(full) };
+    process.say(&ModelsReply::Begun { serial, pace }).await;
+    let words = format!("\u{1b}[2J{}", "x".repeat(LOCAL_FAILURE_CHARS));
+    let (kind, retry_after) = (ModelFailureKind::RateLimited, Some(Millis(1_000_000_000_000)));
+    process
+        .say(&ModelsReply::Failed { serial, failure: ModelFailure { kind, message: words, retry_after } })
+        .await;
+    let failed = first.await.expect("ran").result.expect_err("it failed");
+    assert_eq!((failed.kind, failed.retry_after), (ModelFailureKind::Unavailable, None));
+    assert!(failed.message.starts_with("\\u{1b}[2Jxx") && failed.message.len() < 2 * LOCAL_FAILURE_CHARS);
+    for kind in [ModelFailureKind::Unavailable, ModelFailureKind::Timeout] {
+        let next = start(&models.trying(1), "small", in_an_hour());
+        let (serial, ..) = process.ask().await;
+        process.fail(serial, kind, Some(Millis(1_000_000_000_000))).await;
+        assert_eq!(failure_kind(&next.await.expect("ran")), kind);
+    }
+    let began = Instant::now();
+    let next = start(&models, "small", in_an_hour());
+    let (serial, ..) = process.ask().await;
+    process.answer(serial, "still there").await;
+    assert_eq!(next.await.expect("ran").result.expect("a reply").text, "still there");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+/// What becomes of a reply of the process.
+async fn becomes(said: ModelReply) -> Result<ModelReply, ModelFailureKind> {
+    let (models, _gateway, mut processes) = beside(1);
+    let mut process = processes.remove(0);
+    let running = start(&models.trying(1), "small", in_an_hour());
+    let (serial, ..) = process.ask().await;
+    process.say(&ModelsReply::Done { serial, reply: Box::new(said) }).await;
+    running.await.expect("ran").result.map_err(|failure| failure.kind)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_of_a_process_is_held_to_what_a_gateway_guarantees() {
+    let call = |id: usize| ModelCall {
+        id: ModelCallId(format!("{id:03}")),
+        tool: RequestedTool("echo".to_owned()),
+        arguments: RawArguments("{}".to_owned()),
+    };
+    let calls = |count: usize| ModelReply { calls: (0..count).map(call).collect(), ..reply("") };
+    let thought = Thought::Redacted { data: "secret".to_owned() };
+    let thinking = vec![PlacedThought { after_text: 9, after_calls: 9, thought }];
+    let thoughtful = ModelReply { thinking, reasoning: Some("hm".to_owned()), ..reply("said") };
+    assert_eq!(becomes(thoughtful).await, Ok(reply("said")));
+    let most = reply(&"x".repeat(MAX_MODEL_REPLY_BYTES));
+    assert_eq!(becomes(most.clone()).await, Ok(most.clone()));
+    assert_eq!(becomes(ModelReply { calls: vec![call(1)], ..most }).await, Err(ModelFailureKind::TooLong));
+    let many = becomes(calls(MAX_MODEL_REPLY_CALLS)).await.expect("at the limit");
+    assert_eq!((many.calls.len(), many.stop), (MAX_MODEL_REPLY_CALLS, ModelStop::ToolUse));
+    assert_eq!(becomes(calls(MAX_MODEL_REPLY_CALLS + 1)).await, Err(ModelFailureKind::TooLong));
+    for stop in [ModelStop::EndTurn, ModelStop::ToolUse] {
+        let blank = ModelReply { stop, ..reply(" \n") };
+        assert_eq!(becomes(blank).await, Err(ModelFailureKind::EmptyReply));
+    }
+    let cut = ModelReply { stop: ModelStop::MaxTokens, ..reply("") };
+    assert_eq!(becomes(cut.clone()).await, Ok(cut));
 }
