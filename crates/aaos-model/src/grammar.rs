@@ -74,7 +74,7 @@ impl Grammars {
         if let Some(place) = self.kept.iter().position(|(known, _)| *known == words)
             && let Some(found) = self.kept.remove(place)
         {
-            let speech = Speech(found.1.clone());
+            let speech = Speech(found.1.deep_clone());
             self.kept.push_back(found);
             return Ok(speech);
         }
@@ -82,7 +82,7 @@ impl Grammars {
         if self.kept.len() == KEPT_GRAMMARS {
             self.kept.pop_front();
         }
-        let speech = Speech(matcher.clone());
+        let speech = Speech(matcher.deep_clone());
         self.kept.push_back((words, matcher));
         Ok(speech)
     }

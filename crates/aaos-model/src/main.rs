@@ -14,8 +14,6 @@ use anyhow::{Context, Result, bail};
 
 /// Exit status of a wrong use, as in `sysexits.h`.
 const USAGE: u8 = 64;
-/// Exit status when serving broke off, as in `sysexits.h`.
-const BROKE_OFF: u8 = 70;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +25,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&format!("aaos-model: {error:#}"));
-            ExitCode::from(BROKE_OFF)
+            ExitCode::from(serve::BROKE_OFF)
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::sampler::Choice;
 
 /// Requests that run or wait. agentd sends one at a time; one that was cancelled may not have ended when the next comes.
 const MAX_REQUESTS: usize = 16;
+/// Exit status when serving broke off, as in `sysexits.h`.
+pub const BROKE_OFF: u8 = 70;
 /// Bytes of the computing thread's stack; schemas and vocabularies are walked in depth.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
@@ -199,8 +201,11 @@ fn compute(mut engine: Engine, channel: &Channel, queue: &Receiver<Job>, open: &
         if !job.cancel.is_cancelled() && channel.send(&reply).is_err() {
             return;
         }
-        // What a panic left behind is not computed with again; agentd starts another process.
-        assert!(!is_broken, "the computing broke off");
+        if is_broken {
+            // What a panic left behind is not computed with again: the reading thread goes with it, so that nothing more is
+            // taken in, and agentd starts another process.
+            std::process::exit(i32::from(BROKE_OFF));
+        }
     }
 }
 
