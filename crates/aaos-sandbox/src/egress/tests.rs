@@ -12,6 +12,7 @@ use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::tool::{ToolInput, find};
 use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
+use testkit::PATIENCE;
 use tokio::net::UnixStream;
 
 use super::proxied::tell_unavailable;
@@ -287,6 +288,13 @@ async fn a_gateway_that_floods_or_ends_loses_every_connection() {
             None
         });
         let far = gateway.await.expect("no panic");
+        // Whoever listens meanwhile makes room for more.
+        let closed = async {
+            while !egress.is_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, closed).await.expect("it is given up");
         let mut heard = 0;
         while proxied.news().await != ProxyNews::Lost {
             heard += 1;
