@@ -43,7 +43,9 @@ const GOALS: &str = "\n## The goals\n\n";
 const ROW: &str = "| `";
 /// What a section of a model begins with.
 const SECTION: &str = "\n## `";
-/// The last columns of the table.
+/// Longest text of a cell.
+const CELL_CHARS: usize = 300;
+/// The last column of the table.
 const COMMIT: &str = "commit";
 
 /// The page, taken apart.
@@ -180,8 +182,12 @@ fn section(results: &Results) -> String {
     text
 }
 
-/// A text that stays in its cell.
+/// A text that stays in its cell, as far as it has room there.
 fn cell(text: &str) -> String {
-    let plain: String = text.chars().map(|one| if one.is_control() { ' ' } else { one }).collect();
+    let mut plain: String =
+        text.chars().take(CELL_CHARS).map(|one| if one.is_control() { ' ' } else { one }).collect();
+    if text.chars().count() > CELL_CHARS {
+        plain.push('…');
+    }
     plain.replace('|', "\\|").replace('<', "&lt;").replace('`', "'")
 }

@@ -21,8 +21,9 @@ use crate::record::{Entry, Models, Tally, entries};
 const GRACE: Duration = Duration::from_secs(60);
 /// The exit code of a goal that is done.
 const DONE: u8 = 0;
-/// A root agent that only talks: its first answer brings a local model into memory.
-const TALKER: &str = "name: talker\nmodel: smart\nsystem_prompt: Answer in one short sentence.\n";
+/// A root agent that only talks, and not for long: its first answer brings a local model into memory.
+const TALKER: &str = "name: talker\nmodel: smart\nsystem_prompt: Answer in one short sentence.\n\
+                      budget_config: { max_tokens: 400 }\n";
 
 /// What became of one goal.
 #[derive(Debug, Clone, Serialize)]
@@ -96,8 +97,9 @@ impl<'d> Bench<'d> {
         std::fs::write(&manifest, TALKER).context("cannot write a manifest")?;
         let path = manifest.to_str().context("a path that is no text")?;
         let ran = self.run(&folder, &["--manifest", path], "Say hello.")?;
+        // What it says matters as little as whether it comes to an end.
         let why = ran.view.error.unwrap_or_default();
-        ensure!(ran.view.exit_code == Some(DONE), "the model does not answer: {why}");
+        ensure!(ran.tally.replies > 0, "the model does not answer: {why}");
         Ok(ran.took)
     }
 
