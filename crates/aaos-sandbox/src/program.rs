@@ -13,7 +13,7 @@ use aaos_confine::PROGRAM_NAMESPACES;
 use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
 use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
-use aaos_core::program::{ProgramReply, ProgramText};
+use aaos_core::program::{ProgramOrder, ProgramReply, ProgramText};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -98,6 +98,7 @@ impl Sandbox {
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
+        self.inner.spare.expect();
         let (world, table) = (call.world.clone(), roots.clone());
         let around = off_thread(move || Around::open(&world, &table));
         let (opened, around) = tokio::join!(opening, around);
@@ -202,7 +203,7 @@ impl PlanOrder<'_> {
             vec![planned.program.as_fd(), stdin.far.as_fd(), gate.as_fd()];
         descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
         assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
-        channel.send(&planned.plan, &descriptors).await
+        channel.send(&ProgramOrder::Plan(planned.plan.clone()), &descriptors).await
     }
 }
 
