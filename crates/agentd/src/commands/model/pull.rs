@@ -1,8 +1,8 @@
 //! `model pull`: a model whose SHA-256 is known, from whichever source has it.
 //!
 //! Invariants: this process opens no socket and trusts no source; the gateway's `egress` role brings the bytes, and only
-//! the hash of the whole decides. What came is kept until it is whole, found wrong, or removed by the operator, so that an
-//! end at any moment loses nothing. Nothing is fetched before it was said what and how much.
+//! the hash of the whole decides. What came is kept until it is added, found wrong, or removed by the operator, so that an
+//! end while it is fetched or looked at loses nothing. Nothing is fetched before it was said what and how much.
 
 use std::fs::File;
 use std::net::IpAddr;
