@@ -26,13 +26,13 @@ fn programs() -> TempDir {
 }
 
 /// A daemon that chooses its provider itself.
-struct Own {
+pub(crate) struct Own {
     programs: TempDir,
-    builder: DaemonBuilder,
+    pub(crate) builder: DaemonBuilder,
 }
 
 impl Own {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let programs = programs();
         // An empty variable counts as absent.
         let builder = DaemonBuilder::new(Backend::Builtin).env("AAOS_PROVIDER", "");
@@ -51,12 +51,12 @@ impl Own {
         self.builder.cli(["model", "add", path.to_str().expect("plain"), "--name", "small", "--json"])
     }
 
-    fn models(&self) -> PathBuf {
+    pub(crate) fn models(&self) -> PathBuf {
         self.builder.home().join("state/models")
     }
 }
 
-fn files(directory: &Path) -> Vec<String> {
+pub(crate) fn files(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let mut names: Vec<String> = entries.map(|entry| name(entry.expect("an entry"))).collect();
