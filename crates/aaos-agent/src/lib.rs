@@ -8,6 +8,7 @@
 
 mod context;
 mod fork;
+mod history;
 mod mind;
 mod opening;
 mod replay;
@@ -15,6 +16,7 @@ mod tape;
 mod wrap;
 
 pub use fork::moved;
+pub use history::{HistoryPage, Original, Originals};
 pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};

@@ -24,6 +24,7 @@ mod fallback;
 mod far;
 mod fork;
 mod goals;
+mod history;
 mod inference;
 mod kernel;
 mod keyfile;
