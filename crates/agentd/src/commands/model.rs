@@ -103,8 +103,7 @@ fn remove(settings: &Settings, args: &ModelRemoveArgs, screen: Screen) -> Result
     };
     fs::remove_file(shelf.card(&card.name)).with_context(|| format!("cannot remove {}", card.name))?;
     if !cards.iter().any(|other| other.name != card.name && other.sha256 == card.sha256) {
-        let weights = shelf.weights(&card.sha256);
-        fs::remove_file(&weights).with_context(|| format!("cannot remove {}", weights.display()))?;
+        remove_if_there(&shelf.weights(&card.sha256))?;
     }
     sync(shelf.directory())?;
     if args.json {
@@ -237,7 +236,20 @@ fn lock(shelf: &Shelf) -> Result<File> {
     for name in [INCOMING, INCOMING_CARD] {
         remove_if_there(&shelf.directory().join(name))?;
     }
+    remove_unnamed(shelf)?;
     Ok(lock)
+}
+
+/// Removes weights that no card names: a command was stopped between the two.
+fn remove_unnamed(shelf: &Shelf) -> Result<()> {
+    let named: Vec<PathBuf> = shelf.cards()?.iter().map(|card| shelf.weights(&card.sha256)).collect();
+    for entry in fs::read_dir(shelf.directory()).context("cannot list the local models")? {
+        let path = entry.context("cannot list the local models")?.path();
+        if path.extension().is_some_and(|ending| ending == "gguf") && !named.contains(&path) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {

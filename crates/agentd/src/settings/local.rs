@@ -87,21 +87,24 @@ impl Shelf {
         for entry in entries {
             let path = entry.with_context(|| format!("cannot list {}", self.0.display()))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if let Some(name) = name.strip_suffix(CARD) {
-                let read = read_card(&path, name);
-                cards.push(read.with_context(|| {
-                    format!("the card {} cannot be used; remove it and add the model again", path.display())
-                })?);
-            }
+            let Some(name) = name.strip_suffix(CARD) else { continue };
+            let file = match fs::File::open(&path) {
+                // It was removed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                file => file.map_err(anyhow::Error::from),
+            };
+            cards.push(file.and_then(|file| read_card(file, name)).with_context(|| {
+                format!("the card {} cannot be used; remove it and add the model again", path.display())
+            })?);
         }
         cards.sort_by(|one, other| (other.added_at, &one.name).cmp(&(one.added_at, &other.name)));
         Ok(cards)
     }
 }
 
-fn read_card(path: &Path, name: &str) -> Result<Card> {
+fn read_card(file: fs::File, name: &str) -> Result<Card> {
     let mut text = String::new();
-    fs::File::open(path)?.take(MAX_CARD_BYTES).read_to_string(&mut text)?;
+    file.take(MAX_CARD_BYTES).read_to_string(&mut text)?;
     let card: Card = serde_json::from_str(&text)?;
     let is_hash = card.sha256.len() == 64 && card.sha256.bytes().all(|one| one.is_ascii_hexdigit());
     ensure!(card.name.as_str() == name && is_hash, "it is not what its name says");
@@ -220,6 +223,16 @@ mod tests {
             fs::write(shelf.card(&card.name), text).expect("written");
         }
         (folder, shelf)
+    }
+
+    #[test]
+    fn a_card_that_is_removed_meanwhile_is_no_error() {
+        let (_folder, shelf) = shelf(&["one"]);
+        // It is listed, and cannot be opened any more.
+        let gone = shelf.card(&local_name("two").expect("a name"));
+        std::os::unix::fs::symlink("/nonexistent", gone).expect("linked");
+        let cards = shelf.cards().expect("the other one");
+        assert_eq!(cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>(), ["one"]);
     }
 
     /// The active provider and what `smart` means there, as far as this machine runs it itself.

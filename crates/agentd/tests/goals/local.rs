@@ -224,7 +224,8 @@ fn weights_that_are_gone_or_changed_are_not_handed_out() {
     let own = Own::new();
     let added = own.add(WEIGHTS);
     let card: Value = serde_json::from_str(&added.stdout).expect("JSON");
-    let weights = own.models().join(format!("{}.gguf", card["sha256"].as_str().expect("a hash")));
+    let models = own.models();
+    let weights = models.join(format!("{}.gguf", card["sha256"].as_str().expect("a hash")));
     let daemon = own.builder.start();
     let mut client = daemon.client();
     std::fs::remove_file(&weights).expect("removed");
@@ -240,6 +241,11 @@ fn weights_that_are_gone_or_changed_are_not_handed_out() {
     std::fs::write(&weights, WEIGHTS).expect("written");
     asked(&mut client, "the control").assert_ended("done", 0);
     assert_eq!(processes(&mut client).len(), 1);
+    // What a command that was stopped leaves goes with the next one, and the card of weights that are gone can go, too.
+    std::fs::rename(&weights, models.join(format!("{}.gguf", "0".repeat(64)))).expect("renamed");
+    let removed = daemon.cli(["model", "remove", card["name"].as_str().expect("a name")]);
+    assert_eq!(removed.code(), 0, "{removed:?}");
+    assert_eq!(files(&models), ["lock"]);
 }
 
 #[test]
