@@ -186,6 +186,7 @@ fn config(cards: &[Card], shelf: &Shelf) -> LocalConfig {
         name: card.name.clone(),
         file: shelf.weights(&card.sha256),
         bytes: card.bytes,
+        window: card.window,
     };
     // Threads that compute wait for each other at every step, so one processor is left to everything else.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
