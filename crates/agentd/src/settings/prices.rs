@@ -93,7 +93,7 @@ mod tests {
     use crate::settings::keys::Keys;
     use crate::settings::providers::{Choice, Sources, setup};
     use aaos_core::name::ModelName;
-    use aaos_core::quantity::{Bytes, MicroUsd};
+    use aaos_core::quantity::{Bytes, MicroUsd, Tokens};
     use aaos_core::wire::ModelsSetup;
 
     fn model(name: &str) -> ModelName {
