@@ -50,6 +50,9 @@ pub(crate) struct Card {
     pub(crate) window: Tokens,
     /// When it was added.
     pub(crate) added_at: Timestamp,
+    /// Its licence, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) licence: Option<String>,
 }
 
 /// The directory of the models.
@@ -138,7 +141,10 @@ pub(crate) fn place(
     let Choice { provider, model, is_of_environment } = &sources.choice;
     let is_named = provider.as_deref() == Some(LOCAL);
     if is_named && cards.is_empty() {
-        bail!("provider local has no model; add one with `agentd model add FILE`");
+        bail!(
+            "provider local has no model; fetch one with `agentd model pull qwen2.5-coder-1.5b`, or add one with `agentd model \
+             add FILE`"
+        );
     }
     if is_named && !has_program {
         bail!("provider local needs the program aaos-model beside agentd; build it, or set AAOS_LIBEXEC_DIR");
@@ -180,6 +186,7 @@ fn config(cards: &[Card], shelf: &Shelf) -> LocalConfig {
         name: card.name.clone(),
         file: shelf.weights(&card.sha256),
         bytes: card.bytes,
+        window: card.window,
     };
     // Threads that compute wait for each other at every step, so one processor is left to everything else.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -217,6 +224,7 @@ mod tests {
                 parameters: 1,
                 window: Tokens(2_048),
                 added_at: Timestamp(at),
+                licence: None,
             };
             let text = serde_json::to_string(&card).expect("plain");
             fs::write(shelf.card(&card.name), text).expect("written");
