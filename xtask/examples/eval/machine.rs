@@ -44,3 +44,45 @@ fn git(root: &Path, args: &[&str]) -> Result<String> {
     ensure!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     String::from_utf8(output.stdout).context("read what git says")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::scratch;
+
+    const PAGE: &str = "docs/page.md";
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Commits everything and gives the commit.
+    fn commit(root: &Path) -> String {
+        git(root, &["add", "--all"]).unwrap();
+        let by = ["-c", "user.name=a", "-c", "user.email=a@b.example"];
+        git(root, &[&by[..], &["commit", "--quiet", "--message", "change"]].concat()).unwrap();
+        committed(root, PAGE).unwrap()
+    }
+
+    #[test]
+    fn figures_are_of_a_commit_and_its_goals() {
+        let home = scratch();
+        let root = home.path();
+        git(root, &["init", "--quiet"]).unwrap();
+        put(root, &format!("{GOALS}/a.toml"), "1");
+        put(root, PAGE, "1");
+        let first = commit(root);
+        assert_eq!(first.len(), SHOWN_DIGITS);
+        put(root, PAGE, "2");
+        assert_eq!(committed(root, PAGE).unwrap(), first, "the page itself may differ");
+        put(root, "source", "1");
+        assert!(committed(root, PAGE).unwrap_err().to_string().contains("source"));
+        let second = commit(root);
+        assert!(second != first && same_goals(root, &first, &second));
+        put(root, &format!("{GOALS}/a.toml"), "2");
+        let third = commit(root);
+        assert!(!same_goals(root, &first, &third) && !same_goals(root, "no-such-commit", &third));
+    }
+}

@@ -25,16 +25,17 @@ Written by `cargo xtask eval`; do not edit.
     cargo xtask eval --list --write                # the goals below, after one was changed
 
 The goals lie in `xtask/goals`. Each has words, a working folder, pages where it needs some (served on loopback), and
-outcomes that a machine checks. `agentd run` of the release build works on each in a folder of its own, all at one daemon.
+outcomes that a machine checks. `agentd run` of the release build works on each in a folder of its own, all at one
+daemon.
 
-- *Flow*: the run ended with exit code 0, a tool did something, no process of the model was lost, no purse was empty.
-- *Instruction*: the flow, and every outcome: what the files hold, what the answer says, how many children did their part.
-  A file that was changed, removed or written besides misses it.
+- *Flow*: the run ended with exit code 0, a tool did something, no call lost its model's process, no purse was empty.
+- *Instruction*: the flow, and every outcome: what the files hold, what the answer says, how many children did their
+  part. A file that was changed, removed or written besides misses it.
 - Agents have no memory of their own yet. *Notes* are a file that a first run writes and a second one reads back, when
   what it was made of is gone.
 - Seconds are of the whole run. Tokens a second are of the time in which replies were awaited: reading the prompt,
-  what of it was remembered included, and writing the reply. Peak memory is the most that was ever resident of the model's
-  process (`VmHWM`).
+  what of it was remembered included, and writing the reply. Peak memory is the most that was ever resident of the
+  model's process (`VmHWM`).
 ";
 const RESULTS: &str = "\n## Results\n\n";
 const NONE: &str = "No figures stand here yet.\n";
@@ -190,4 +191,15 @@ fn cell(text: &str) -> String {
         plain.push('…');
     }
     plain.replace('|', "\\|").replace('<', "&lt;").replace('`', "'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CELL_CHARS, cell};
+
+    #[test]
+    fn a_model_s_words_stay_in_their_cell() {
+        assert_eq!(cell("a|b\n`c` <d>"), "a\\|b 'c' &lt;d>");
+        assert_eq!(cell(&"é".repeat(CELL_CHARS + 1)), format!("{}…", "é".repeat(CELL_CHARS)));
+    }
 }

@@ -192,7 +192,10 @@ fn faults(ran: &Ran) -> Vec<String> {
     if ran.tally.calls == 0 {
         found.push("no tool did anything".to_owned());
     }
-    found.extend(ran.lost.iter().map(|end| format!("the model's process ended: {end}")));
+    // Without a failed call it is one that the run before had given up.
+    if !ran.tally.failures.is_empty() {
+        found.extend(ran.lost.iter().map(|end| format!("the model's process ended: {end}")));
+    }
     found.extend(ran.tally.exceeded.iter().map(|what| format!("the purse of {what} was empty")));
     found
 }
