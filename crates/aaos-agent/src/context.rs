@@ -3,8 +3,9 @@
 //! The last report is the anchor: what was added since is estimated by the ratio of bytes to tokens that earlier
 //! additions showed. Only what is new can be estimated wrongly.
 //!
-//! Invariant: what is believed of reports stays within bounds that no report can leave, so that a provider that lies
-//! about usage can neither stop a run at once nor let it grow without end.
+//! Invariants: what is believed of reports stays within bounds that no report can leave, so that a provider that lies
+//! about usage can neither stop a run at once nor let it grow without end. Before its own first report nothing is
+//! estimated by what others learned.
 
 use aaos_core::event::Reported;
 use aaos_core::model::{Message, ToolSpec};
@@ -20,6 +21,8 @@ pub(crate) const MOST_BYTES: u64 = 8;
 const FRAMING_BYTES: u64 = 16;
 /// Of so many bytes the ratio is learned; of older ones ever less.
 const LEARNED_BYTES: u64 = 256 * 1024;
+/// What others learned counts like so many bytes of one's own at most.
+const BORROWED_BYTES: u64 = 4 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ratio {
@@ -45,6 +48,12 @@ impl Ratio {
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
+    /// The same of at most so many bytes.
+    fn of_at_most(self, bytes: u64) -> Self {
+        let shrink = self.bytes.div_ceil(bytes).max(1);
+        Self::reported((self.bytes / shrink).max(1), self.tokens / shrink)
+    }
+
     /// Both together; what is old counts less once there is much.
     fn with(self, other: Self) -> Self {
         let (bytes, tokens) =
@@ -57,6 +66,7 @@ impl Ratio {
 /// Estimates tokens and learns from reports.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TokenMeter {
+    /// Without a report of its own, what others learned: that is not estimated by.
     ratio: Ratio,
     last: Option<Ratio>,
 }
@@ -94,13 +104,14 @@ impl TokenMeter {
                 last.tokens.saturating_add(self.ratio.tokens_in(size.0 - last.bytes))
             }
             Some(last) => last.tokens_in(size.0),
-            None => self.ratio.tokens_in(size.0),
+            None => ASSUMED.tokens_in(size.0),
         })
     }
 
     /// Bytes of text that so many tokens hold.
     pub(crate) fn bytes_in(&self, tokens: Tokens) -> Bytes {
-        Bytes(self.ratio.bytes_in(tokens.0))
+        let ratio = if self.last.is_some() { self.ratio } else { ASSUMED };
+        Bytes(ratio.bytes_in(tokens.0))
     }
 
     /// Learns that a request of this size took this many input tokens.
@@ -115,7 +126,8 @@ impl TokenMeter {
                 self.ratio.with(Ratio::reported(now.bytes - last.bytes, now.tokens - last.tokens))
             }
             Some(_) => self.ratio,
-            None => now.with(Ratio { bytes: 0, tokens: 0 }),
+            None if self.ratio == ASSUMED => now.with(Ratio { bytes: 0, tokens: 0 }),
+            None => now.with(self.ratio.of_at_most(BORROWED_BYTES)),
         };
         self.last = Some(now);
         assert!(self.ratio.tokens > 0 && self.ratio.tokens <= self.ratio.bytes, "the ratio is bounded");
@@ -202,6 +214,22 @@ mod tests {
         assert_eq!(TokenMeter::recalled(bytes, tokens, meter.last()), meter);
         assert_eq!(TokenMeter::recalled(Bytes(0), Tokens(0), None), TokenMeter::new());
         assert_eq!(TokenMeter::recalled(Bytes(1), Tokens(2), None), TokenMeter::new(), "not believed");
+    }
+
+    #[test]
+    fn what_others_learned_estimates_nothing_before_the_first_report_and_counts_little_after_it() {
+        for borrowed in [(1_000_000, 1_000_000), (8_000_000, 1_000_000)] {
+            let mut meter = TokenMeter::recalled(Bytes(borrowed.0), Tokens(borrowed.1), None);
+            assert_eq!(meter.ratio(), (Bytes(borrowed.0), Tokens(borrowed.1)), "it is kept");
+            assert_eq!(meter.estimate(Bytes(7_000)), TokenMeter::new().estimate(Bytes(7_000)));
+            assert_eq!(meter.bytes_in(Tokens(2_000)), TokenMeter::new().bytes_in(Tokens(2_000)));
+            meter.learn(Bytes(40_000), Tokens(10_000));
+            let more = meter.estimate(Bytes(80_000)).0;
+            assert!((19_400..=23_000).contains(&more), "{more}: about one token for four bytes");
+            let mut own = TokenMeter::new();
+            own.learn(Bytes(40_000), Tokens(40_000));
+            assert_eq!(own.estimate(Bytes(80_000)), Tokens(80_000), "the control: one's own report decides");
+        }
     }
 
     #[test]

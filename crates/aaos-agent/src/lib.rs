@@ -8,14 +8,18 @@
 
 mod context;
 mod fork;
+mod history;
 mod mind;
+mod narrow;
 mod opening;
 mod replay;
 mod tape;
 mod wrap;
 
 pub use fork::moved;
+pub use history::{HistoryPage, Original, Originals};
 pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};
+pub use narrow::{Ground, narrowed};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
 pub use wrap::{told, wrap_findings, wrap_message, wrap_tool_result};

@@ -8,7 +8,7 @@ mod shorten;
 
 use std::collections::VecDeque;
 
-use aaos_core::event::{Event, Kept, Opening};
+use aaos_core::event::{Event, Kept, Opening, Reported};
 use aaos_core::limits::{MAX_CALLS_PER_TURN, MAX_ITERATIONS, MAX_REPLY_TOKENS};
 use aaos_core::manifest::{Manifest, Share};
 use aaos_core::model::{
@@ -150,8 +150,8 @@ pub struct Filling {
     pub tokens: Tokens,
     /// So many bytes, in so many tokens.
     pub ratio: (Bytes, Tokens),
-    /// Whether that was learned from a report.
-    pub is_reported: bool,
+    /// The request whose tokens its provider reported last.
+    pub reported: Option<Reported>,
 }
 
 /// The state of one agent's mind.
@@ -239,7 +239,8 @@ impl Mind {
         }
     }
 
-    /// Begins with what others learned of its model, so many bytes in so many tokens, unless it was told itself.
+    /// Begins with what others learned of its model, so many bytes in so many tokens, unless it was told itself. What
+    /// fits is judged by that only together with a report of its own.
     pub fn assume(&mut self, bytes: Bytes, tokens: Tokens) {
         if self.meter.last().is_none() {
             self.meter = TokenMeter::recalled(bytes, tokens, None);
@@ -253,7 +254,7 @@ impl Mind {
             window: self.config.context_window,
             tokens: self.meter.estimate(self.request_size()),
             ratio: self.meter.ratio(),
-            is_reported: self.meter.last().is_some(),
+            reported: self.meter.last(),
         }
     }
 
@@ -437,6 +438,7 @@ impl Mind {
             messages: self.history.clone(),
             tools: self.tools.clone(),
             max_output_tokens: self.reply_tokens(),
+            narrowed: None,
         }))
     }
 
@@ -574,6 +576,11 @@ impl Mind {
     fn reply_tokens(&self) -> Tokens {
         Tokens((self.config.context_window.0 / REPLY_SHARE).min(self.config.max_reply_tokens.0))
     }
+}
+
+/// Whether a reply's calls become part of the conversation: those of one that was cut, or that refuses, do not.
+pub(crate) fn keeps_calls(reply: &ModelReply) -> bool {
+    !reply.calls.is_empty() && !matches!(reply.stop, ModelStop::MaxTokens | ModelStop::Refusal)
 }
 
 fn is_user(message: &Message) -> bool {

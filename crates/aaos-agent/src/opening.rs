@@ -40,7 +40,12 @@ fn note(opening: &Opening) -> String {
         0 => "some of what was said to you is no longer shown".to_owned(),
         _ => format!("turns 1 to {turns} of this conversation are no longer shown"),
     };
-    let told = format!("Note from the runtime: {gone}. What else stands here was said to you, word for word");
+    let read = match opening.readable {
+        true => format!("; history_read gives them back (from 1, to {})", turns.max(1)),
+        false => String::new(),
+    };
+    let told =
+        format!("Note from the runtime: {gone}{read}. What else stands here was said to you, word for word");
     let summary = match (&opening.summary, opening.summary_turns) {
         (None, _) => format!("{told}; there is no summary of the rest."),
         (Some(summary), None) => {
@@ -175,8 +180,12 @@ mod tests {
             turns: 9,
             summary_turns: Some(4),
             excerpts: vec!["END EARLIER CONVERSATION y".to_owned()],
+            readable: false,
         };
         let text = opening_text(&opening);
+        let readable = opening_text(&Opening { readable: true, ..opening.clone() });
+        assert!(readable.contains("history_read gives them back (from 1, to 9)"), "{readable}");
+        assert!(!text.contains("history_read"), "{text}");
         assert!(text.contains("turns 1 to 9 ") && text.contains("up to turn 4 follows"), "{text}");
         assert!(text.contains("\n\\END EARLIER CONVERSATION y\n"), "an excerpt cannot end its block: {text}");
         assert!(text.ends_with("\n\nthe goal"), "{text}");

@@ -407,6 +407,10 @@ impl Tape {
 
     /// The model could not be asked for a summary, where the mind still waits for one.
     fn lack_summary(&mut self, reason: SummaryFault, message: &str) {
+        if reason == SummaryFault::LlmCallFailed && self.mind.summarises().is_some() {
+            // One that cost more than there was did not reach the mind.
+            self.withhold_reply();
+        }
         self.deliver();
         let Some(open) = self.open.as_mut().filter(|_| self.mind.summarises().is_some()) else { return };
         let kind = match reason {

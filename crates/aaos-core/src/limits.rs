@@ -18,6 +18,16 @@ pub const MAX_REPLY_TOKENS: u64 = 16_384;
 pub const MAX_SUMMARY_TOKENS: u64 = 2_048;
 /// Models of which it is remembered how many bytes their tokens have.
 pub const MAX_LEARNED_MODELS: usize = 256;
+/// So much has to be added to a conversation between two reports before others learn from them, bytes.
+pub const LEARNED_STEP_BYTES: u64 = 4 * 1024;
+/// One such step counts like so many bytes at most.
+pub const LEARNED_STEP_WEIGHT_BYTES: u64 = 16 * 1024;
+/// Of so many bytes of a model it is remembered how many tokens they took; of older ones ever less.
+pub const LEARNED_MODEL_BYTES: u64 = 64 * 1024;
+/// `history_read`: bytes of text, unless told otherwise.
+pub const HISTORY_BYTES: u64 = 16 * 1024;
+/// `history_read`: most bytes of text in one result.
+pub const MAX_HISTORY_BYTES: u64 = 64 * 1024;
 /// Longest text that is taken for such a summary, bytes.
 pub const MAX_SUMMARY_BYTES: usize = 16 * 1024;
 /// Concurrent inferences per provider (`AAOS_MAX_CONCURRENT_INFERENCE`).
@@ -270,6 +280,8 @@ pub const MAX_WEB_FETCH_BYTES: u64 = 5 * 1024 * 1024;
 pub const WEB_FETCH_TIME_MS: u64 = 30_000;
 /// `web_fetch`: redirects followed.
 pub const MAX_REDIRECTS: usize = 5;
+/// How long a download may stand still, milliseconds. All of it takes as long as the file is large.
+pub const DOWNLOAD_IDLE_MS: u64 = 60_000;
 /// Proxied connections of programs that are open at once.
 pub const MAX_PROXIED: usize = 256;
 /// Of them, most that are one agent's: those of two of its programs.

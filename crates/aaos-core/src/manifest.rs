@@ -130,7 +130,8 @@ impl BudgetConfig {
     }
 }
 
-fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+/// The lower of the two; what is absent bounds nothing.
+pub(crate) fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
@@ -173,6 +174,10 @@ pub struct MemoryConfig {
     /// The model that summarises; absent: the agent's own.
     #[serde(default)]
     pub summarization_model: Option<ModelName>,
+    /// How many days after it was said or done something can be read back that went from the conversation; absent: as
+    /// long as the agent lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive_ttl_days: Option<u32>,
 }
 
 impl Default for MemoryConfig {
@@ -182,6 +187,7 @@ impl Default for MemoryConfig {
             max_history_messages: 100,
             summarization_threshold: Share::of(7_000),
             summarization_model: None,
+            archive_ttl_days: None,
         }
     }
 }

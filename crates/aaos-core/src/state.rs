@@ -248,6 +248,8 @@ pub struct AgentRecord {
     pub run: Option<RunRecord>,
     /// Where the runs began that its conversation still holds, oldest first.
     pub conversation: VecDeque<Seq>,
+    /// Where its conversation began, whatever went from it since; none while there is none.
+    pub conversation_began: Option<Seq>,
     /// Whether a person refused something that it asked for.
     pub was_refused: bool,
     /// Messages delivered and not yet answered, oldest first.

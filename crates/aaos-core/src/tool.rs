@@ -20,15 +20,15 @@ use crate::path::AbsPath;
 use crate::quantity::{Amounts, Bytes, Quantity};
 use crate::toolio::{
     CommandRunInput, EchoInput, FileEditInput, FileListInput, FileReadInput, FileReadManyInput,
-    FileWriteInput, GrepInput, SendMessageInput, SpawnAgentInput, SpawnAgentsInput, ToolFailure,
-    ToolFailureKind, WebFetchInput,
+    FileWriteInput, GrepInput, HistoryReadInput, SendMessageInput, SpawnAgentInput, SpawnAgentsInput,
+    ToolFailure, ToolFailureKind, WebFetchInput,
 };
 
 /// Where a tool's body runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToolPlace {
-    /// In the kernel itself (spawning, messages).
+    /// In the kernel itself (spawning, messages, the agent's own history).
     Kernel,
     /// In the agent's confined worker.
     Worker,
@@ -261,6 +261,7 @@ tools! {
     FileWrite => FileWrite(FileWriteInput),
     Git => Git(GitInput),
     Grep => Grep(GrepInput),
+    HistoryRead => HistoryRead(HistoryReadInput),
     SendMessage => SendMessage(SendMessageInput),
     SpawnAgent => SpawnAgent(SpawnAgentInput),
     SpawnAgents => SpawnAgents(SpawnAgentsInput),
@@ -594,6 +595,26 @@ impl Tool for Grep {
     const OUTPUT_LIMIT: usize = 256 * 1024;
     fn resources(input: &GrepInput) -> Result<Needs, ToolFailure> {
         only(vec![file(FileRight::Read, &input.path)])
+    }
+}
+
+/// `history_read`.
+#[derive(Debug)]
+pub struct HistoryRead;
+impl Tool for HistoryRead {
+    type Input = HistoryReadInput;
+    const NAME: &'static str = "history_read";
+    const DESCRIPTION: &'static str = "Gives back turns of your own conversation that are no longer shown to you, as they \
+        were, by their numbers. Where not all of them fit, next says how to go on.";
+    const CLASS: EffectClass = EffectClass::Safe;
+    const PLACE: ToolPlace = ToolPlace::Kernel;
+    const RESOURCES: &'static [ResourceKind] = &[];
+    const FILE_CHANGES: FileChanges = FileChanges::None;
+    const PARALLEL_SAFE: bool = true;
+    const OUTPUT_LIMIT: usize = limits::MAX_TOOL_RESULT_BYTES;
+    fn resources(input: &HistoryReadInput) -> Result<Needs, ToolFailure> {
+        input.check()?;
+        only(Vec::new())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::budget::Shortfall;
 use crate::event::Outcome;
 use crate::id::{AgentId, TraceId};
 use crate::limits;
-use crate::model::Usage;
+use crate::model::{ModelCallId, RequestedTool, Usage};
 use crate::name::AgentName;
 use crate::path::AbsPath;
 use crate::quantity::Bytes;
@@ -315,6 +315,107 @@ pub struct GrepOutput {
     pub files_searched: u64,
     /// Whether a limit (200 matches, 16 KiB, files, depth) cut the result.
     pub truncated: bool,
+}
+
+/// Input of `history_read`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryReadInput {
+    /// First turn wanted, from 1.
+    #[schemars(range(min = 1))]
+    pub from: u64,
+    /// Last turn wanted.
+    #[schemars(range(min = 1))]
+    pub to: u64,
+    /// Bytes of the first turn's text to leave out: where an earlier result says to go on.
+    #[serde(default)]
+    pub offset: Option<u64>,
+    /// Most bytes wanted (up to 64 KiB).
+    #[serde(default = "history_bytes")]
+    #[schemars(range(min = 256, max = 65_536))]
+    pub limit: u64,
+}
+
+const fn history_bytes() -> u64 {
+    limits::HISTORY_BYTES
+}
+
+impl HistoryReadInput {
+    /// What a schema cannot say: that the range is one.
+    ///
+    /// # Errors
+    /// [`ToolFailure`] (invalid arguments).
+    pub fn check(&self) -> Result<(), ToolFailure> {
+        let Self { from, to, .. } = self;
+        if from <= to {
+            return Ok(());
+        }
+        let why = format!("there are no turns from {from} to {to}; from is the smaller number");
+        Err(ToolFailure::new(ToolFailureKind::InvalidArguments, why))
+    }
+}
+
+/// Who or what spoke in a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HistoryRole {
+    /// Whoever speaks to the agent.
+    User,
+    /// Its model.
+    Assistant,
+    /// Its model, calling a tool; the text is the arguments.
+    Call,
+    /// A tool; the text is the result's JSON, `{"error":…}` where there is none.
+    ToolResult,
+}
+
+/// One thing that was said or done in a conversation, or a part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryItem {
+    /// The turn that it belongs to.
+    pub turn: u64,
+    /// Whose it is.
+    pub role: HistoryRole,
+    /// Which call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<ModelCallId>,
+    /// The tool that is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool: Option<RequestedTool>,
+    /// What came of the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// How many bytes before the text are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Size of the whole text.
+    pub size_bytes: Bytes,
+    /// The text.
+    pub text: String,
+}
+
+/// Where to go on reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryPlace {
+    /// For `from`.
+    pub from: u64,
+    /// For `offset`.
+    pub offset: u64,
+}
+
+/// Output of `history_read`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReadOutput {
+    /// In the order of the conversation.
+    pub items: Vec<HistoryItem>,
+    /// The last turn that can be read back; later ones stand in the conversation.
+    pub last_turn: u64,
+    /// Up to which turn something was left out that is older than the agent's `memory.archive_ttl_days`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expired_to: Option<u64>,
+    /// Where to go on, if more was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<HistoryPlace>,
 }
 
 /// Input of `send_message`.

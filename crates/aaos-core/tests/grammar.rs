@@ -180,7 +180,7 @@ fn everything_else_is_refused() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for text in ["tool: memory_store", "tool: skill_read", "{ tool: history_read, use: false }"] {
+    for text in ["tool: memory_store", "tool: skill_read", "{ tool: memory_query, use: false }"] {
         assert!(refusal(text).contains("not supported in this version"), "{text}");
     }
 }

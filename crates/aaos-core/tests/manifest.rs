@@ -189,6 +189,8 @@ fn each_built_field_has_its_effect() {
     let model = |more: &str| with(more).memory.summarization_model.map(|model| model.to_string());
     assert_eq!(model("memory: { summarization_model: cheap }").as_deref(), Some("cheap"));
     assert_eq!(model(""), None);
+    assert_eq!(with("memory: { archive_ttl_days: 3 }").memory.archive_ttl_days, Some(3));
+    assert_eq!(with("").memory.archive_ttl_days, None);
     assert_eq!(with("budget_config: { max_tokens: 5000 }").budget_config.max_tokens, Some(Tokens(5000)));
     assert_eq!(with("metadata: { team: docs }").metadata["team"], "docs");
     let schema = with("accepts: { type: object, required: [a], maximum: 1.5 }").accepts.expect("a schema");
@@ -403,7 +405,6 @@ fn what_is_not_built_is_told_from_what_is_unknown() {
     for field in [
         "models: [cheap, better]",
         "supervision: { restart: always }",
-        "memory: { archive_ttl_days: 3 }",
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
         "memory: { episodic_max_content_bytes: 10 }",
@@ -460,6 +461,9 @@ fn wrong_values_are_refused_with_their_place() {
         "memory: { summarization_threshold: 65536 }",
         "memory: { summarization_threshold: true }",
         "memory: { summarization_model: 'not a model' }",
+        "memory: { archive_ttl_days: 0 }",
+        "memory: { archive_ttl_days: 4294967296 }",
+        "memory: { archive_ttl_days: 1.5 }",
         "memory: 3",
         "budget_config: { max_tokens: 0 }",
         "budget_config: { max_tokens: lots }",
@@ -575,6 +579,7 @@ fn what_the_reference_shows_is_read() {
         "memory.context_window",
         "memory.summarization_threshold",
         "memory.summarization_model",
+        "memory.archive_ttl_days",
         "budget_config",
     ] {
         assert!(reference.contains(&format!("| `{field}` |")), "{field}");

@@ -285,6 +285,7 @@ impl Kernel {
     ) -> Option<Receipt<ToolCall>> {
         match permit.effect().input.clone() {
             ToolInput::SendMessage(input) => self.run_message_tool(agent, under, permit, input).await,
+            ToolInput::HistoryRead(input) => Some(self.run_history_tool(agent, &under, permit, input).await),
             _ => self.run_spawning_tool(agent, under, permit).await,
         }
     }

@@ -288,6 +288,7 @@ impl Kernel {
         {
             let mut live = agent.live();
             live.conversation.clone_from(&record.conversation);
+            live.conversation_began = record.conversation_began;
             live.total_usage = record.usage;
             live.was_refused = record.was_refused;
             live.watch = record.watch.clone();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aaos_core::confinement::{ConfinementReceipt, ResourceUsage};
+use aaos_core::event::Kept;
 use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId, WorkerId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::approvals::Questions;
-use crate::context::ContextReport;
+use crate::context::{ContextReport, Growth};
 use crate::denials::Denials;
 use crate::error::KernelError;
 use crate::far::WorkerSlot;
@@ -83,6 +84,8 @@ pub(crate) struct Live {
     pub(crate) total_usage: Usage,
     /// Where the runs began that its conversation still holds, oldest first.
     pub(crate) conversation: VecDeque<Seq>,
+    /// Where its conversation began, whatever went from it since; none while there is none.
+    pub(crate) conversation_began: Option<Seq>,
     /// Whether a task empties its mailbox.
     awake: bool,
     /// Calls since the last run began.
@@ -94,6 +97,8 @@ pub(crate) struct Live {
     pub(crate) waiting_for: Option<String>,
     /// What its conversation takes, once it had one since the daemon began.
     pub(crate) context: Option<ContextReport>,
+    /// How it grew from report to report since then.
+    pub(crate) growth: Growth,
     /// Its grants that were revoked, each with the end of the calls that ran under it.
     pub(crate) revoked: HashMap<GrantId, Ended>,
     /// Whether a person refused something that it asked for.
@@ -155,12 +160,14 @@ impl Agent {
                 usage: Usage::default(),
                 total_usage: Usage::default(),
                 conversation: VecDeque::new(),
+                conversation_began: None,
                 awake: false,
                 repeats: RepeatCounts::default(),
                 meter: None,
                 run_stop: None,
                 waiting_for: None,
                 context: None,
+                growth: Growth::default(),
                 revoked: HashMap::new(),
                 was_refused: false,
                 asking: Vec::new(),
@@ -275,14 +282,17 @@ impl Agent {
         !live.awake
     }
 
-    /// Notes where a run began and how many earlier ones the conversation keeps.
-    pub(crate) fn note_run(&self, began: Seq, kept: u32) {
-        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+    /// Notes where a run began and what the conversation keeps of earlier ones.
+    pub(crate) fn note_run(&self, began: Seq, kept: Kept) {
+        let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
         let mut live = self.live();
-        while live.conversation.len() > kept {
+        while live.conversation.len() > runs {
             live.conversation.pop_front();
         }
         live.conversation.push_back(began);
+        if kept.is_nothing() {
+            live.conversation_began = Some(began);
+        }
     }
 
     /// Takes a place in the mailbox for a message that is about to be journalled.

@@ -13,10 +13,10 @@ use aaos_agent::{
 };
 use aaos_core::authority::Refusal;
 use aaos_core::budget::Shortfall;
-use aaos_core::event::{CutCause, Event, NewEntry, RunCut, content_hash};
+use aaos_core::event::{CutCause, Event, Kept, NewEntry, RunCut, content_hash};
 use aaos_core::id::{CallId, EntryId, TraceId};
 use aaos_core::limits::MAX_PARALLEL_CALLS;
-use aaos_core::model::{ModelCall, ToolSpec, Usage};
+use aaos_core::model::{ModelCall, ModelFailure, ModelFailureKind, ToolSpec, Usage};
 use aaos_core::name::ToolName;
 use aaos_core::quantity::{Amounts, Millis, Quantity};
 use aaos_core::services::{AgentServices, ServiceReply, ServiceRequest};
@@ -259,8 +259,8 @@ impl Kernel {
         let clock = self.authority().start_clock(agent.id, began.timestamp);
         let began = self.journal().record(began).await;
         match began.as_ref().map(|entry| (entry.seq, &entry.event)) {
-            Ok((seq, Event::AgentExecutionStarted { kept, .. })) => agent.note_run(seq, kept.runs),
-            Ok((seq, Event::AgentExecutionForked { .. })) => agent.note_run(seq, 0),
+            Ok((seq, Event::AgentExecutionStarted { kept, .. })) => agent.note_run(seq, *kept),
+            Ok((seq, Event::AgentExecutionForked { .. })) => agent.note_run(seq, Kept::default()),
             _ => {}
         }
         let driven = match (began, clock) {
@@ -399,7 +399,8 @@ impl Kernel {
                         Some(keeps) => ServiceRequest::Summarise { request, keeps },
                         None => ServiceRequest::AskModel(request),
                     };
-                    reply_event(services.serve(asked).await)
+                    let event = reply_event(services.serve(asked).await);
+                    if keeps.is_some() { without_summary(event) } else { event }
                 }
                 Unanswered::Invoke(calls) => invoke_all(services, calls).await,
                 Unanswered::Lacks(lacks) => reply_event(budget_exceeded(lacks)),
@@ -475,6 +476,20 @@ fn cause_of(event: &MindEvent) -> Option<CutCause> {
         }
         MindEvent::Cancelled => Some(CutCause::Cancelled),
         MindEvent::Message { .. } | MindEvent::Reply(_) | MindEvent::ToolResults(_) => None,
+    }
+}
+
+/// What a mind is told that asked for a summary: a purse that does not cover it ends no run, since what is asked without
+/// it may take less. That is judged where it is asked.
+fn without_summary(event: MindEvent) -> MindEvent {
+    match event {
+        MindEvent::BudgetExceeded { quantity, remaining } if quantity != Quantity::WallMillis => {
+            let (field, left) = (quantity.field(), quantity.show(remaining));
+            let message = format!("the budget ({field}) does not cover the summary; {left} left");
+            let kind = ModelFailureKind::Rejected;
+            MindEvent::ModelFailed(ModelFailure { kind, message, retry_after: None })
+        }
+        other => other,
     }
 }
 

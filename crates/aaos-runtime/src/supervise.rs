@@ -82,6 +82,7 @@ impl Kernel {
         live.watch.restarted(&supervision, now, after);
         if fresh {
             live.conversation.clear();
+            live.conversation_began = None;
         }
         Ok(())
     }

@@ -144,12 +144,13 @@ impl Request {
                 ToolFailureKind::UnknownTool,
                 format!("{} runs in a sandbox of its own, not in a worker", self.input.name()),
             )),
-            ToolInput::SendMessage(_) | ToolInput::SpawnAgent(_) | ToolInput::SpawnAgents(_) => {
-                Err(ToolFailure::new(
-                    ToolFailureKind::UnknownTool,
-                    format!("{} runs in the kernel, not in a worker", self.input.name()),
-                ))
-            }
+            ToolInput::HistoryRead(_)
+            | ToolInput::SendMessage(_)
+            | ToolInput::SpawnAgent(_)
+            | ToolInput::SpawnAgents(_) => Err(ToolFailure::new(
+                ToolFailureKind::UnknownTool,
+                format!("{} runs in the kernel, not in a worker", self.input.name()),
+            )),
         }
     }
 

@@ -10,6 +10,7 @@ use aaos_core::event::{Event, Opening, Shortened, SummaryFault};
 use aaos_core::limits::MAX_SUMMARY_TOKENS;
 use aaos_core::model::{Message, ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
 use aaos_core::quantity::{Bytes, Tokens};
+use aaos_core::tool::{HistoryRead, Tool};
 
 use super::{Command, Mind, Phase};
 use crate::context::{MOST_BYTES, message_size, messages_size, text_size};
@@ -189,8 +190,9 @@ impl Mind {
     /// What stands for what goes: without a summary of it the older one, and how the words began that it is not of.
     fn opening_after(&self, cut: usize, turns: u64, summary: Option<String>) -> Opening {
         let Words { kept: words, dropped } = self.words(cut);
+        let readable = self.tools.iter().any(|tool| tool.name.as_str() == HistoryRead::NAME);
         if summary.is_some() {
-            return Opening { words, summary, turns, ..Opening::default() };
+            return Opening { words, summary, turns, readable, ..Opening::default() };
         }
         let had = self.opening.clone().unwrap_or_default();
         let summary_turns = had.summary.as_ref().map(|_| had.summary_turns.unwrap_or(had.turns));
@@ -204,7 +206,7 @@ impl Mind {
         });
         let surplus = excerpts.len() - fit.count();
         excerpts.drain(..surplus);
-        Opening { words, summary: had.summary, turns, summary_turns, excerpts }
+        Opening { words, summary: had.summary, turns, summary_turns, excerpts, readable }
     }
 
     fn open_with(&mut self, opening: Opening) {
@@ -237,6 +239,7 @@ impl Mind {
             messages: vec![Message::User { text }],
             tools: Vec::new(),
             max_output_tokens: tokens,
+            narrowed: None,
         }))
     }
 

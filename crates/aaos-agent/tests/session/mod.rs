@@ -3,6 +3,8 @@
 //! Invariant: what reaches the mind is in the entries before, in the kernel's order; a kill leaves the entries and
 //! nothing else.
 
+mod history;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use aaos_agent::{Command, Mind, MindConfig, MindEvent, RunEnd, Tape, TurnCall, Unanswered, event_of, told};
@@ -12,8 +14,8 @@ use aaos_core::event::{CutCause, Entry, Event, Outcome, RunCut, SummaryFault, co
 use aaos_core::id::{CallId, EntryId, Seq};
 use aaos_core::manifest::Share;
 use aaos_core::model::{
-    CallResult, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop,
-    RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
+    CallResult, Message, ModelCall, ModelCallId, ModelFailure, ModelFailureKind, ModelReply, ModelRequest,
+    ModelStop, RawArguments, RequestedTool, StopWord, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Amounts, Bytes, Millis, Quantity, Timestamp, Tokens};
@@ -75,6 +77,9 @@ pub(crate) struct Session {
     given: BTreeMap<usize, BTreeSet<usize>>,
     finished: BTreeSet<usize>,
     kills: u32,
+    /// The conversation in the end, and whether no run of it goes on.
+    conversation: Vec<Message>,
+    is_idle: bool,
 }
 
 /// How often what happened in some sessions.
@@ -127,6 +132,7 @@ impl Counts {
 
 /// Plays a session by dice.
 struct Player {
+    config: MindConfig,
     dice: std::vec::IntoIter<u32>,
     mind: Mind,
     stand: Stand,
@@ -137,9 +143,14 @@ struct Player {
 
 impl Session {
     pub(crate) fn play(dice: Vec<u32>) -> Self {
+        Self::play_in(config(), dice)
+    }
+
+    fn play_in(config: MindConfig, dice: Vec<u32>) -> Self {
         let mut player = Player {
             dice: dice.into_iter(),
-            mind: Mind::new(config()),
+            mind: Mind::new(config.clone()),
+            config,
             stand: Stand::Idle,
             conversation: VecDeque::new(),
             session: Self::default(),
@@ -150,6 +161,8 @@ impl Session {
                 player.recover();
             }
         }
+        player.session.conversation = player.mind.history().to_vec();
+        player.session.is_idle = matches!(player.stand, Stand::Idle);
         player.session
     }
 
@@ -554,7 +567,7 @@ impl Player {
 
     /// What the daemon does after a kill: it knows the entries and nothing else.
     fn recover(&mut self) {
-        let mut tape = Tape::recent(config());
+        let mut tape = Tape::recent(self.config.clone());
         if let Some(from) = self.conversation.front() {
             for entry in &self.session.entries[*from..] {
                 tape.take(entry, shown).unwrap_or_else(|error| panic!("it cannot go on: {error}"));

@@ -7,7 +7,7 @@ use crate::capability::{Capability, Constraints, HostRule, NameSet, ToolSet};
 use crate::effect::{Denied, FileRight, Need};
 use crate::grant::{GrantRecord, GrantRequest};
 use crate::id::AgentId;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, lower};
 use crate::name::ModelName;
 use crate::path::PathPattern;
 use crate::quantity::Timestamp;
@@ -177,6 +177,7 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
     let (mine, own) = (&mut child.memory, &parent.memory);
     mine.context_window = mine.context_window.min(own.context_window);
     mine.max_history_messages = mine.max_history_messages.min(own.max_history_messages);
+    mine.archive_ttl_days = lower(mine.archive_ttl_days, own.archive_ttl_days);
     // The window stays as the child wrote it, in both directions. Without one its ceilings hold for life, which is
     // narrower than the parent's. With one below a parent that has none, only its own ceilings are granted anew:
     // what it spends still comes out of every purse above.

@@ -18,8 +18,7 @@ pub(super) const SPAWN_EXAMPLE: &str = "spawn_child: [reader, writer]";
 const MESSAGE_EXAMPLE: &str = "message_send: [keeper]";
 const EXEC_EXAMPLE: &str = "exec: /usr/bin/wc";
 /// Tools of SPEC §4 that are not built yet.
-const LATER_TOOLS: [&str; 5] =
-    ["history_read", "memory_delete", "memory_query", "memory_store", "skill_read"];
+const LATER_TOOLS: [&str; 4] = ["memory_delete", "memory_query", "memory_store", "skill_read"];
 /// Longest host name (RFC 1035), and longest label.
 const MAX_HOST_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;

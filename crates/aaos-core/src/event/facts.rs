@@ -177,6 +177,14 @@ pub struct Kept {
     pub reported: Option<Reported>,
 }
 
+impl Kept {
+    /// Whether it keeps nothing of any earlier run: the conversation begins with this one.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.runs == 0 && self.turns == 0
+    }
+}
+
 /// A request whose tokens a provider reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reported {
@@ -201,6 +209,9 @@ pub struct Opening {
     /// How other things began that were said to the agent, which nothing summarises; oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excerpts: Vec<String>,
+    /// Whether the agent is told that it may read what went with `history_read`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub readable: bool,
 }
 
 /// A conversation whose oldest part went.

@@ -195,6 +195,12 @@ fn memory(node: &Node) -> Parsed<MemoryConfig> {
                 memory.summarization_model =
                     Some(named(value, "memory.summarization_model", ModelName::parse)?);
             }
+            "archive_ttl_days" => {
+                let field = "memory.archive_ttl_days";
+                let days = u32::try_from(count(value, field)?);
+                memory.archive_ttl_days =
+                    Some(days.map_err(|_| wrong(value, field, "a whole number of days below 2^32"))?);
+            }
             "episodic_enabled" if value.content == Content::Flag(false) => {}
             later if MEMORY_FIELDS.contains(&later) => {
                 return Err(unsupported(pair.at, format!("memory.{later}")));

@@ -185,6 +185,7 @@ impl State {
             usage: Usage::default(),
             run: None,
             conversation: VecDeque::new(),
+            conversation_began: None,
             was_refused: false,
             mailbox: VecDeque::new(),
             watch: Watch::default(),

@@ -226,6 +226,13 @@ fn the_manifest_is_narrowed_as_well() {
     let child = narrow_manifest(&parent, manifest("budget_config: { max_tokens: 80 }")).expect("narrowed");
     assert_eq!(child.memory, parent.memory);
     assert_eq!(child.budget_config.max_tokens, Some(Tokens(50)));
+    let days = |parent: &str, child: &str| {
+        let given = narrow_manifest(&manifest(parent), manifest(child)).expect("narrowed");
+        given.memory.archive_ttl_days
+    };
+    let (three, nine) = ("memory: { archive_ttl_days: 3 }", "memory: { archive_ttl_days: 9 }");
+    assert_eq!((days(three, ""), days(three, nine), days(nine, three)), (Some(3), Some(3), Some(3)));
+    assert_eq!((days("", nine), days("", "")), (Some(9), None), "the control");
     assert_eq!(narrow_manifest(&parent, manifest("")).expect("narrowed").budget_config, parent.budget_config);
     for lifecycle in ["persistent", "{ scheduled: \"0 9 * * *\" }"] {
         let refused = narrow_manifest(&parent, manifest(&format!("lifecycle: {lifecycle}")));

@@ -52,6 +52,20 @@ impl Kernel {
         Some((goal, fork))
     }
 
+    /// Gives `take` what an agent's conversation was lent, as entries of its own goal; nothing for any but the root
+    /// agent of a fork.
+    pub(crate) async fn each_lent(
+        &self,
+        agent: &Agent,
+        mut take: impl FnMut(Entry) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let Some((goal, fork)) = self.fork_of(agent) else { return Ok(()) };
+        for point in &fork.points {
+            self.each_step(*point, |entry| take(moved(&entry, goal))).await?;
+        }
+        Ok(())
+    }
+
     /// Steps a mind of this make through the entries up to these points, as entries of `goal`.
     pub(super) async fn lend(
         &self,
@@ -92,7 +106,7 @@ impl Kernel {
     }
 
     /// Gives `take` the entries that match, in their order, until it wants no more.
-    pub(super) async fn each_entry(
+    pub(crate) async fn each_entry(
         &self,
         mut filter: Filter,
         mut take: impl FnMut(Entry) -> Result<ControlFlow<()>, KernelError>,

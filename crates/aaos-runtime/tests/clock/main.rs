@@ -2,6 +2,7 @@
 //! happens at a moment does not happen a millisecond before it.
 
 mod deadlines;
+mod history;
 mod local;
 mod programs;
 mod schedules;

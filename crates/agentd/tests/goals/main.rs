@@ -17,6 +17,7 @@ mod main_job;
 mod prefix;
 mod probes;
 mod provider;
+mod pull;
 mod storm;
 mod support;
 mod thinking;

@@ -9,14 +9,14 @@ use testkit::{Backend, Client, DaemonBuilder, ModelServer, ReportedUsage, Script
 /// Messages to the agent, and its turns at each of them.
 const MESSAGES: usize = 10;
 const TURNS: usize = 30;
-const GOAL: &str = "Find out which of the forty suppliers delivers to Graz.";
+pub(crate) const GOAL: &str = "Find out which of the forty suppliers delivers to Graz.";
 /// Begins the system prompt of a request for a summary.
 const SUMMARY_MARK: &str = "You shorten the earlier part";
 
-fn keeper(window: &str, more: &str) -> String {
+pub(crate) fn keeper(window: &str, more: &str) -> String {
     let memory = format!("memory: {{ context_window: {window}, max_history_messages: 1000{more} }}");
     let budget = "budget_config: { max_tokens: 100000000 }";
-    let life = "lifecycle: persistent\ncapabilities: [\"tool: echo\"]";
+    let life = "lifecycle: persistent\ncapabilities: [\"tool: echo\", \"tool: history_read\"]";
     manifest("keeper", &format!("{life}\n{budget}\n{memory}\n"))
 }
 
@@ -27,17 +27,17 @@ fn words(message: usize) -> String {
     }
 }
 
-fn is_for_summary(seen: &SeenRequest) -> bool {
+pub(crate) fn is_for_summary(seen: &SeenRequest) -> bool {
     seen.system.starts_with(SUMMARY_MARK)
 }
 
 /// A turn that is reported to take a token for every four bytes of the request.
-fn metered(seen: &SeenRequest, turn: Turn) -> Turn {
+pub(crate) fn metered(seen: &SeenRequest, turn: Turn) -> Turn {
     turn.metered(ReportedUsage { input: seen.raw.len() as u64 / 4, cached: 0, output: 20 })
 }
 
 /// Calls a tool so many times for each message, then answers; summarises when asked to.
-fn caller(turns: usize) -> impl FnMut(&SeenRequest) -> Turn + Send + 'static {
+pub(crate) fn caller(turns: usize) -> impl FnMut(&SeenRequest) -> Turn + Send + 'static {
     let mut made = 0;
     move |seen| {
         if is_for_summary(seen) {
@@ -53,12 +53,12 @@ fn caller(turns: usize) -> impl FnMut(&SeenRequest) -> Turn + Send + 'static {
 }
 
 /// Everything that a request's user messages say.
-fn said(seen: &SeenRequest) -> String {
+pub(crate) fn said(seen: &SeenRequest) -> String {
     let users = seen.messages.iter().filter(|message| message.role == "user");
     users.map(|message| message.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-fn tell(client: &mut Client, agent: &str, message: &str) -> Value {
+pub(crate) fn tell(client: &mut Client, agent: &str, message: &str) -> Value {
     let trace = deliver(client, agent, message);
     let report = result_of(client, &trace);
     assert_eq!(report["status"], "done", "{report}");
@@ -171,6 +171,50 @@ fn a_summary_that_cannot_be_had_is_told_and_the_run_goes_on() {
 }
 
 #[test]
+fn a_purse_that_does_not_cover_a_summary_ends_no_run_that_goes_on_without_it() {
+    let script = || {
+        let mut made = 0;
+        Script::dynamic(move |seen: &SeenRequest| {
+            made += 1;
+            let bytes = if made == 1 { 20_000 } else { 900 };
+            let turn = match (is_for_summary(seen), said(seen).contains("no longer shown")) {
+                (true, _) => Turn::say("Suppliers 1 to 9 do not deliver there."),
+                (false, true) => Turn::say("noted"),
+                (false, false) => Turn::call("echo", json!({ "message": "x".repeat(bytes) })),
+            };
+            metered(seen, turn)
+        })
+    };
+    let rig = Rig::new(script());
+    let agent = rig.spawn(&keeper("16k", ""));
+    let mut client = rig.client();
+    tell(&mut client, &agent, GOAL);
+    assert_eq!(entries(&mut client, &["context_summarized"]).len(), 1, "the control");
+    let seen = rig.models.requests();
+    let until = seen.iter().take_while(|one| !is_for_summary(one));
+    let used: usize = until.map(|one| one.raw.len() / 4 + 20).sum();
+    // What is left pays for the short conversation and not for what is to be summarised.
+    let left = used + 6_000;
+    let rig = Rig::new(script());
+    let agent =
+        rig.spawn(&keeper("16k", "").replace("max_tokens: 100000000", &format!("max_tokens: {left}")));
+    let mut client = rig.client();
+    let report = tell(&mut client, &agent, GOAL);
+    assert_eq!(report["result"]["response"], "noted", "{report}");
+    assert!(!rig.models.requests().iter().any(is_for_summary), "it was not asked for");
+    let failed = entries(&mut client, &["context_summarization_failed"]);
+    let [failed] = failed.as_slice() else { panic!("{failed:?}") };
+    assert_eq!(failed["event"]["reason"], "llm_call_failed", "{failed}");
+    assert!(text(&failed["event"]["message"]).contains("the budget (max_tokens)"), "{failed}");
+    // The journal gives the same conversation again.
+    let daemon = rig.daemon.kill9().start();
+    let trace = deliver(&mut daemon.client(), &agent, &words(1));
+    let last = result_of(&mut daemon.client(), &trace);
+    assert!(last["result"]["stop_reason"].is_string(), "it can go on: {last}");
+    assert_intact(&mut daemon.client());
+}
+
+#[test]
 fn the_model_that_summarises_has_to_be_served_and_is_asked() {
     let rig = Rig::new(Script::dynamic(caller(TURNS)));
     let mut client = rig.client();
@@ -192,6 +236,53 @@ fn the_model_that_summarises_has_to_be_served_and_is_asked() {
     spawn(", summarization_model: builtin").expect("the control");
 }
 
+/// Which bytes an agent's last run began with as known to take which tokens.
+fn kept_of(client: &mut Client, agent: &str) -> (u64, u64) {
+    let started = entries(client, &["agent_execution_started"]);
+    let last = started.iter().rfind(|entry| entry["agent_id"] == agent).expect("it began");
+    let number = |name: &str| last["event"]["kept"][name].as_u64().expect("a number");
+    (number("bytes"), number("tokens"))
+}
+
+#[test]
+fn a_provider_that_lies_to_one_agent_stops_and_shortens_no_other() {
+    let mut call = caller(TURNS);
+    let rig = Rig::new(Script::dynamic(move |seen: &SeenRequest| {
+        let lies = seen.system.contains("You are liar");
+        let turn = if said(seen).contains("only talk") { Turn::say("so be it") } else { call(seen) };
+        let input = seen.raw.len() as u64 / if lies { 2 } else { 4 };
+        turn.metered(ReportedUsage { input, cached: 0, output: 20 })
+    }));
+    let mut client = rig.client();
+    let named = |name: &str, window: &str| {
+        let keeper = keeper(window, "").replace("keeper", name);
+        // A bounded purse would end the run that overdraws it.
+        keeper.replace("budget_config: { max_tokens: 100000000 }\n", "")
+    };
+    let liar = rig.spawn(&named("liar", "1024k"));
+    tell(&mut client, &liar, GOAL);
+    let long = format!("only talk {}", "w".repeat(30_000));
+    // As much as fits a small window, unless one believes in a token for two bytes.
+    let honest = rig.spawn(&named("honest", "16k"));
+    for words in [&long, "and more"] {
+        let report = tell(&mut client, &honest, words);
+        assert_eq!(report["result"]["stop_reason"], "complete", "{report}");
+    }
+    let (bytes, tokens) = kept_of(&mut client, &honest);
+    assert!(tokens * 2 <= bytes && bytes <= tokens * 6, "{bytes} in {tokens}");
+    let shortened = |client: &mut Client| {
+        let all = entries(client, &["context_summarized", "context_summarization_failed"]);
+        all.iter().map(|entry| text(&entry["agent_id"]).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(shortened(&mut client), Vec::<String>::new());
+    // The control: whom the lie is told goes by it.
+    let told = rig.spawn(&named("liar", "16k"));
+    tell(&mut client, &told, &long);
+    let trace = deliver(&mut client, &told, "and more");
+    result_of(&mut client, &trace);
+    assert!(shortened(&mut client).contains(&told), "its window counts as full");
+}
+
 #[test]
 fn what_a_conversation_takes_is_shown_and_a_models_tokens_are_learned_for_every_agent() {
     let rig = Rig::new(Script::dynamic(caller(TURNS)));
@@ -211,19 +302,19 @@ fn what_a_conversation_takes_is_shown_and_a_models_tokens_are_learned_for_every_
         of["learned_bytes"].as_f64().expect("a number") / of["learned_tokens"].as_f64().expect("one")
     };
     assert!((3.0..4.0).contains(&ratio(&learned)), "what the text is, without its wire format: {learned}");
-    // A second agent begins with what the first one learned, and a third of another model does not.
+    // A second agent begins with about what the first one learned, and a third of another model does not.
     let begun = |client: &mut Client, manifest: &str| {
         let agent = spawn(client, manifest);
         tell(client, &agent, "hello");
-        let started = entries(client, &["agent_execution_started"]);
-        let kept = &started.last().expect("it began")["event"]["kept"];
-        (kept["bytes"].as_u64(), kept["tokens"].as_u64())
+        kept_of(client, &agent)
     };
-    let known = (learned["learned_bytes"].as_u64(), learned["learned_tokens"].as_u64());
-    assert_eq!(begun(&mut client, &keeper("128k", "").replace("name: keeper", "name: second")), known);
+    let known = ratio(&learned);
+    let (bytes, tokens) = begun(&mut client, &keeper("128k", "").replace("name: keeper", "name: second"));
+    assert!((bytes as f64 / tokens as f64 / known - 1.0).abs() < 0.1, "{bytes} in {tokens}, not {known}");
+    assert_ne!((bytes, tokens), (7, 2), "it was learned");
     let other =
         keeper("128k", "").replace("scripted-model", "other-model").replace("name: keeper", "name: third");
-    assert_eq!(begun(&mut client, &other), (Some(7), Some(2)), "the control");
+    assert_eq!(begun(&mut client, &other), (7, 2), "the control");
     let shown = rig.daemon.cli(["status", &first]);
     assert!(shown.stdout.contains(&format!("about {tokens} of 131072 tokens, 3.")), "{shown:?}");
 }

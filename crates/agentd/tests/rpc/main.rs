@@ -6,6 +6,7 @@ mod calls_cut;
 mod codes;
 mod denied_writes;
 mod explain;
+mod history;
 mod hostile_clients;
 mod limits;
 mod long_talks;

@@ -3,7 +3,7 @@
 //! Invariants: every message that was delivered is in its agent's mailbox until it has a reply, and what is told of it
 //! after a restart is what was told before; a run ends once.
 
-use crate::event::{Entry, Event, RunCut};
+use crate::event::{Entry, Event, Kept, RunCut};
 use crate::id::TraceId;
 use crate::limits::KEPT_TRACES;
 use crate::model::Usage;
@@ -14,8 +14,8 @@ use super::{end_clock, over};
 impl State {
     pub(super) fn apply_run(&mut self, entry: &Entry) {
         match &entry.event {
-            Event::AgentExecutionStarted { kept, .. } => self.begin_run(entry, kept.runs),
-            Event::AgentExecutionForked { .. } => self.begin_run(entry, 0),
+            Event::AgentExecutionStarted { kept, .. } => self.begin_run(entry, *kept),
+            Event::AgentExecutionForked { .. } => self.begin_run(entry, Kept::default()),
             Event::AgentExecutionResumed {} => {
                 let at = self.latest;
                 self.with_agent(entry, |agent| {
@@ -57,18 +57,21 @@ impl State {
         }
     }
 
-    /// A run began whose conversation keeps so many earlier ones.
-    fn begin_run(&mut self, entry: &Entry, kept: u32) {
+    /// A run began whose conversation keeps this of earlier ones.
+    fn begin_run(&mut self, entry: &Entry, kept: Kept) {
         let (at, trace) = (self.latest, entry.trace_id);
         let run = RunRecord { trace, end: None, clock: Some(at), usage: Usage::default(), supervised: false };
-        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        let runs = usize::try_from(kept.runs).unwrap_or(usize::MAX);
         self.with_agent(entry, |agent| {
             end_clock(agent, at);
             agent.run = Some(run);
-            while agent.conversation.len() > kept {
+            while agent.conversation.len() > runs {
                 agent.conversation.pop_front();
             }
             agent.conversation.push_back(entry.seq);
+            if kept.is_nothing() {
+                agent.conversation_began = Some(entry.seq);
+            }
         });
     }
 
@@ -93,6 +96,7 @@ impl State {
             }
             if *fresh {
                 agent.conversation.clear();
+                agent.conversation_began = None;
             }
             agent.watch.restarted(&agent.manifest.supervision, at, *after);
         });

@@ -1,0 +1,46 @@
+//! Which machine this is, and which commit: what figures are worth nothing without.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::goal::GOALS;
+
+/// Digits of a commit that are shown.
+const SHOWN_DIGITS: usize = 12;
+
+/// The processor and the kernel.
+pub(crate) fn described() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let information = read("/proc/cpuinfo");
+    let model = information.lines().find(|line| line.starts_with("model name"));
+    let model = model.and_then(|line| line.split_once(':')).map_or("unknown", |(_, name)| name.trim());
+    let count = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{count} × {model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+/// The commit of this checkout, in which nothing but `page` may differ from it.
+pub(crate) fn committed(root: &Path, page: &str) -> Result<String> {
+    let dirty = git(root, &["status", "--porcelain"])?;
+    let other: Vec<&str> = dirty.lines().filter(|line| !line.ends_with(page)).collect();
+    ensure!(other.is_empty(), "figures are of a commit, and this is not committed:\n{}", other.join("\n"));
+    let commit = git(root, &["rev-parse", "HEAD"])?;
+    Ok(commit.trim().chars().take(SHOWN_DIGITS).collect())
+}
+
+/// Whether two commits have the same goals; not where one of them is not known.
+pub(crate) fn same_goals(root: &Path, one: &str, other: &str) -> bool {
+    git(root, &["diff", "--quiet", one, other, "--", GOALS]).is_ok()
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a tool of the checkout asks git about it; no part of the runtime"
+)]
+fn git(root: &Path, args: &[&str]) -> Result<String> {
+    let mut command = Command::new("git");
+    let output = command.args(args).current_dir(root).stdin(Stdio::null()).output().context("start git")?;
+    ensure!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    String::from_utf8(output.stdout).context("read what git says")
+}
