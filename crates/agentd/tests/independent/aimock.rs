@@ -31,6 +31,7 @@ fn case(goal: &'static str, is: &'static str, first: Value) -> Case {
 }
 
 /// A fixture that answers, with some way to go wrong.
+#[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
 fn answering(more: Value) -> Value {
     let mut fixture =
         json!({ "response": { "content": "an answer that is long enough to be cut in its middle" } });
@@ -38,6 +39,7 @@ fn answering(more: Value) -> Value {
     fixture
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests write json!() in place")]
 fn error(status: u16, more: Value) -> Value {
     let mut response = json!({ "status": status, "error": { "message": "as the test wants it" } });
     response.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());

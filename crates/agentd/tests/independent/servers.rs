@@ -25,12 +25,12 @@ pub(crate) fn installed(path: &str) -> PathBuf {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's server is no process of the runtime")]
-fn program(path: impl AsRef<Path>) -> Command {
-    Command::new(path.as_ref())
+fn program(path: &Path) -> Command {
+    Command::new(path)
 }
 
 fn python() -> Command {
-    program(installed("independent/python/bin/python"))
+    program(&installed("independent/python/bin/python"))
 }
 
 /// A server on 127.0.0.1, which ends with the value, and with the test's process whichever way that ends.
@@ -47,7 +47,7 @@ impl Server {
         let file = home.path().join("fixtures.json");
         std::fs::write(&file, fixtures.to_string()).expect("writes");
         let modules = installed("independent/node_modules");
-        let mut node = program("node");
+        let mut node = program(Path::new("node"));
         node.arg(format!("{HERE}/serve_aimock.mjs")).arg(modules.parent().expect("it lies in one")).arg(file);
         Self::start(node)
     }
