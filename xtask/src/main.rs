@@ -1,5 +1,6 @@
 //! The house's own chores:
-//! `cargo xtask tidy | test | readme | contest | bench | eval | kill-loop | instructions | mutants | vm-test`.
+//! `cargo xtask tidy | test | independent | readme | contest | bench | eval | kill-loop | instructions | mutants |
+//! vm-test`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
 //! a file of the checkout, unless `--record` or `--write` asks it to.
@@ -9,6 +10,7 @@ mod checkout;
 mod contest;
 mod eval;
 mod floors;
+mod independent;
 mod instructions;
 mod kills;
 mod linked;
@@ -29,6 +31,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
+  independent [ARGS…]
+                  install model servers that others wrote and run goals against them; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
   contest [--record | --full]
                   try everything that an escape from a worker would need; --record writes docs/contest.md; --full
@@ -57,6 +61,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 enum Chore {
     Tidy,
     Test { runner_args: Vec<String> },
+    Independent { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
     Contest { args: Vec<String> },
     Bench { args: Vec<String> },
@@ -74,6 +79,7 @@ impl Chore {
         match name.as_str() {
             "tidy" if rest.is_empty() => Ok(Self::Tidy),
             "test" => Ok(Self::Test { runner_args: rest }),
+            "independent" => Ok(Self::Independent { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
             "contest" => Ok(Self::Contest { args: rest }),
             "bench" => Ok(Self::Bench { args: rest }),
@@ -91,6 +97,7 @@ impl Chore {
         match self {
             Self::Tidy => tidy::check(&root),
             Self::Test { runner_args } => suite::run(&root, &runner_args),
+            Self::Independent { runner_args } => independent::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
             Self::Contest { args } => contest::run(&root, &args),
             Self::Bench { args } => bench::run(&root, &args),

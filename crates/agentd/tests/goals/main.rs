@@ -7,6 +7,7 @@ mod cassettes;
 mod crash;
 mod deaths;
 mod delegation;
+mod documented;
 mod fallback;
 mod faults;
 mod keyfiles;
