@@ -7,11 +7,16 @@ oldest_rust=1.95
 
 usage() {
   cat <<'TXT'
-usage: ./run-aaos.sh "GOAL" [FLAGS OF agentd run]
+usage: ./run-aaos.sh [--local [--yes]] "GOAL" [FLAGS OF agentd run]
 
 Builds aaOS (the first time takes a few minutes) and works on GOAL in the current directory.
 
   ./run-aaos.sh "Read the files in ./docs and write a summary to ./output/summary.md"
+  ./run-aaos.sh --local "Read ./notes.md and write its main points to ./output/points.md"
+
+--local has a model on this machine do the thinking, without a key. It builds the program that runs models, and fetches
+the model AAOS_MODEL (qwen2.5-coder-1.5b, 1.0 GiB, unless one was added before) where it is not there yet: after it
+has asked, or at once with --yes. Where nobody can be asked, and without --yes, nothing is fetched.
 
 Without flags a goal may read the current directory, write below ./output, and fetch from the hosts of URLs
 that stand in it. Flags change that, for example --read DIR, --write DIR, --network HOST, --output FILE,
@@ -60,13 +65,14 @@ need_tools() {
   [ "$missing" = 0 ] || exit 1
 }
 
-# Cargo's own words go to a log; the terminal sees a count, and the end of the log if the build fails.
+# Builds what $1 names with the flags that follow. Cargo's own words go to a log; the terminal sees a count, and the end of
+# the log if the build fails.
 build() {
-  local log count=0 line
+  local what=$1 log count=0 line
+  shift
   log=$(mktemp)
   # --locked: what was tested is what is built.
-  local command=(cargo build --release --locked --color never
-    --package agentd --package aaos-tools --package aaos-gateway --bins)
+  local command=(cargo build --release --locked --color never "$@")
   if (
     cd "$root"
     set -o pipefail
@@ -74,7 +80,7 @@ build() {
       case $line in
         *Compiling*)
           count=$((count + 1))
-          [ "$count" != 1 ] || say "building aaOS; the first time takes a few minutes"
+          [ "$count" != 1 ] || say "building $what; the first time takes a few minutes"
           if [ -t 2 ]; then
             printf '\rrun-aaos: %d crates compiled ' "$count" >&2
           elif [ $((count % 50)) = 0 ]; then
@@ -94,9 +100,49 @@ build() {
   fi
 }
 
+# Whether the model $1 was added, or any without a name.
+has_model() {
+  local names
+  names=$("$target/release/agentd" model list --json) || exit 1
+  if [ -n "$1" ]; then [[ $names == *"\"name\":\"$1\""* ]]; else [ "$names" != "[]" ]; fi
+}
+
+# The local model is there after it, or the script has ended.
+get_model() {
+  local name size answer
+  if has_model "${AAOS_MODEL:-}"; then return; fi
+  name=${AAOS_MODEL:-qwen2.5-coder-1.5b}
+  case $name in
+    qwen2.5-coder-1.5b) size="1.0 GiB" ;;
+    qwen2.5-coder-0.5b) size="469 MiB" ;;
+    *)
+      say "no local model is called $name, and none of that name can be fetched; \`agentd model list\` names those" \
+        "that are there"
+      exit 2
+      ;;
+  esac
+  say "the model $name is not there yet; $size have to be fetched"
+  if [ "$says_yes" = 0 ]; then
+    if ! [ -t 0 ] || ! [ -t 2 ]; then
+      say "nothing was fetched, since nobody can be asked; say --yes, or add a file that you have:" \
+        "$target/release/agentd model add FILE"
+      exit 2
+    fi
+    printf 'run-aaos: fetch it? [y/N] ' >&2
+    read -r answer || answer=
+    case $answer in
+      y | Y | yes) ;;
+      *) say "nothing was fetched"; exit 130 ;;
+    esac
+  fi
+  "$target/release/agentd" model pull "$name" || exit "$?"
+}
+
 pick_provider() {
   local why
-  if [ -n "${AAOS_PROVIDER:-}" ]; then
+  if [ "$is_local" = 1 ]; then
+    AAOS_PROVIDER=local why="--local"
+  elif [ -n "${AAOS_PROVIDER:-}" ]; then
     why="AAOS_PROVIDER names it"
   elif [ -n "${DEEPSEEK_API_KEY:-}" ]; then
     AAOS_PROVIDER=deepseek why="DEEPSEEK_API_KEY is set"
@@ -113,11 +159,20 @@ pick_provider() {
   say "provider: $AAOS_PROVIDER ($why)"
 }
 
+is_local=0 says_yes=0
+while :; do
+  case ${1-} in
+    --local) is_local=1; shift ;;
+    --yes) says_yes=1; shift ;;
+    *) break ;;
+  esac
+done
 case ${1-} in
   -h | --help) usage; exit 0 ;;
   '') usage_error "a goal is missing" ;;
   -*) usage_error "the goal comes first, then the flags" ;;
 esac
+[ "$says_yes" = 0 ] || [ "$is_local" = 1 ] || usage_error "--yes goes with --local"
 goal=$1
 shift
 
@@ -128,6 +183,10 @@ case $target in
 esac
 
 need_tools
-build
+build aaOS --package agentd --package aaos-tools --package aaos-gateway --bins
+if [ "$is_local" = 1 ]; then
+  build "the program that runs models" --manifest-path crates/aaos-model/Cargo.toml --target-dir "$target"
+  get_model
+fi
 pick_provider
 exec "$target/release/agentd" run "$@" -- "$goal"

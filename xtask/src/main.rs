@@ -1,13 +1,16 @@
 //! The house's own chores:
-//! `cargo xtask tidy | test | readme | contest | bench | kill-loop | instructions | mutants | vm-test`.
+//! `cargo xtask tidy | test | independent | readme | contest | bench | eval | kill-loop | instructions | mutants |
+//! vm-test`.
 //!
 //! Invariants: a chore prints what it found and ends with a non-zero code when anything is wrong; none of them changes
-//! a file of the checkout, unless `--record` asks it to.
+//! a file of the checkout, unless `--record` or `--write` asks it to.
 
 mod bench;
 mod checkout;
 mod contest;
+mod eval;
 mod floors;
+mod independent;
 mod instructions;
 mod kills;
 mod linked;
@@ -28,12 +31,17 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy            check floors, lengths, module docs, forbidden patterns and what agentd links
   test [ARGS…]    build the workspace and run every test; ARGS go to the test runner
+  independent [ARGS…]
+                  install model servers that others wrote and run goals against them; ARGS go to the test runner
   readme [MARK…]  run the blocks of README.md that are marked `sh run` or `sh test` on a clean checkout
   contest [--record | --full]
                   try everything that an escape from a worker would need; --record writes docs/contest.md; --full
                   forks 10,000 children without confinement and flips names a million times under each file tool
   bench [house | authorize | journal] [ARGS…]
                   build release and measure it beside baselines; --quick for few rounds, --json for machines
+  eval [--model GGUF[=NAME]]… [--provider NAME]… [--goals A,B] [--seconds N] [--json] [--write]
+                  build release and try each model on the goals in xtask/goals; --write puts the results of a commit
+                  into docs/models-eval.md; --list shows the goals
   kill-loop [--kills N] [--seed S]
                   build release and kill the daemon N (1,000) times under a load of goals, messages and answers
   instructions [--check | --record]
@@ -53,9 +61,11 @@ const USAGE: &str = "usage: cargo xtask COMMAND
 enum Chore {
     Tidy,
     Test { runner_args: Vec<String> },
+    Independent { runner_args: Vec<String> },
     Readme { marks: Vec<String> },
     Contest { args: Vec<String> },
     Bench { args: Vec<String> },
+    Eval { args: Vec<String> },
     KillLoop { args: Vec<String> },
     Instructions { args: Vec<String> },
     Mutants { args: Vec<String> },
@@ -69,9 +79,11 @@ impl Chore {
         match name.as_str() {
             "tidy" if rest.is_empty() => Ok(Self::Tidy),
             "test" => Ok(Self::Test { runner_args: rest }),
+            "independent" => Ok(Self::Independent { runner_args: rest }),
             "readme" => Ok(Self::Readme { marks: rest }),
             "contest" => Ok(Self::Contest { args: rest }),
             "bench" => Ok(Self::Bench { args: rest }),
+            "eval" => Ok(Self::Eval { args: rest }),
             "kill-loop" => Ok(Self::KillLoop { args: rest }),
             "instructions" => Ok(Self::Instructions { args: rest }),
             "mutants" => Ok(Self::Mutants { args: rest }),
@@ -85,9 +97,11 @@ impl Chore {
         match self {
             Self::Tidy => tidy::check(&root),
             Self::Test { runner_args } => suite::run(&root, &runner_args),
+            Self::Independent { runner_args } => independent::run(&root, &runner_args),
             Self::Readme { marks } => readme::run(&root, &marks),
             Self::Contest { args } => contest::run(&root, &args),
             Self::Bench { args } => bench::run(&root, &args),
+            Self::Eval { args } => eval::run(&root, &args),
             Self::KillLoop { args } => kills::run(&root, &args),
             Self::Instructions { args } => instructions::run(&root, &args),
             Self::Mutants { args } => mutants::run(&root, &args),

@@ -438,6 +438,7 @@ impl Mind {
             messages: self.history.clone(),
             tools: self.tools.clone(),
             max_output_tokens: self.reply_tokens(),
+            narrowed: None,
         }))
     }
 

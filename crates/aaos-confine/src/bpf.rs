@@ -2,8 +2,8 @@
 //!
 //! Invariants: numbers are found by halving, so that a call is decided in a few steps whatever the table's length. That
 //! is not for the calls alone: when a filter is installed the kernel runs it once for every number there is. It is kept
-//! short, because the kernel compiles it for each process that installs it. A program has no way to its end but an answer,
-//! and no jump goes back.
+//! short, because the kernel compiles it for each process that installs it: neighbours of which the same is decided are
+//! one range. A program has no way to its end but an answer, and no jump goes back.
 
 use std::io;
 
@@ -76,7 +76,7 @@ pub(crate) fn assemble(decisions: &Decisions<'_>) -> io::Result<Vec<sock_filter>
         return Err(io::Error::other(format!("call {} is decided twice", twice[0].0)));
     }
     let mut program = Backwards::default();
-    let found = program.search(&leaves, decisions)?;
+    let found = program.search(&ranges(&leaves), decisions)?;
     let x32 = program.answer(Answer::errno(libc::EPERM));
     program.jump(JUMP_IF_ANY_BIT, X32_BIT, x32, found)?;
     let known = program.load(AT_NUMBER);
@@ -87,10 +87,24 @@ pub(crate) fn assemble(decisions: &Decisions<'_>) -> io::Result<Vec<sock_filter>
 }
 
 /// What is done with a call of one number.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaf {
     Rule(When),
     Absent,
+    Other,
+}
+
+/// Everything there is, in ranges of which the same is decided: the first number of each. `leaves` are sorted.
+fn ranges(leaves: &[(u32, Leaf)]) -> Vec<(u32, Leaf)> {
+    let mut ranges = vec![(0, Leaf::Other)];
+    for (number, leaf) in leaves {
+        ranges.pop_if(|(first, _)| first == number);
+        if ranges.last().is_none_or(|(_, before)| before != leaf) {
+            ranges.push((*number, *leaf));
+        }
+        ranges.push((number + 1, Leaf::Other));
+    }
+    ranges
 }
 
 /// A step, by how many stand behind it.
@@ -148,29 +162,23 @@ impl Backwards {
         Ok(self.push(step(JUMP, 0, 0, distance)))
     }
 
-    /// Finds the leaf of the number that was loaded.
-    fn search(&mut self, leaves: &[(u32, Leaf)], decisions: &Decisions<'_>) -> io::Result<Place> {
-        match leaves {
-            [] => Ok(self.answer(decisions.other)),
-            [(number, leaf)] => {
-                let found = self.leaf(*leaf, decisions)?;
-                let other = self.answer(decisions.other);
-                self.jump(JUMP_IF_EQUAL, *number, found, other)
-            }
-            _ => {
-                let (low, high) = leaves.split_at(leaves.len() / 2);
-                let first = high.first().map_or(0, |(number, _)| *number);
-                let high = self.search(high, decisions)?;
-                let low = self.search(low, decisions)?;
-                let high = self.brought_near(high)?;
-                self.jump(JUMP_IF_NOT_BELOW, first, high, low)
-            }
+    /// Finds the range of the number that was loaded.
+    fn search(&mut self, ranges: &[(u32, Leaf)], decisions: &Decisions<'_>) -> io::Result<Place> {
+        if let [(_, leaf)] = ranges {
+            return self.leaf(*leaf, decisions);
         }
+        let (low, high) = ranges.split_at(ranges.len() / 2);
+        let first = high.first().map_or(0, |(number, _)| *number);
+        let high = self.search(high, decisions)?;
+        let low = self.search(low, decisions)?;
+        let high = self.brought_near(high)?;
+        self.jump(JUMP_IF_NOT_BELOW, first, high, low)
     }
 
     /// What is done with a call of a leaf's number.
     fn leaf(&mut self, leaf: Leaf, decisions: &Decisions<'_>) -> io::Result<Place> {
         let rows = match leaf {
+            Leaf::Other => return Ok(self.answer(decisions.other)),
             Leaf::Absent => return Ok(self.answer(Answer::errno(libc::ENOSYS))),
             Leaf::Rule(When::Always) => return Ok(self.answer(decisions.matched)),
             Leaf::Rule(When::Any(rows)) => rows,
@@ -211,7 +219,8 @@ fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
 }
 
 fn number(number: libc::c_long) -> io::Result<u32> {
-    u32::try_from(number).map_err(io::Error::other)
+    let number = u32::try_from(number).map_err(io::Error::other)?;
+    if number < X32_BIT { Ok(number) } else { Err(io::Error::other(format!("{number} is of another ABI"))) }
 }
 
 #[cfg(test)]

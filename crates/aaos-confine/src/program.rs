@@ -98,8 +98,8 @@ struct Locked {
 /// Names the step of the lock-down that failed; nothing was executed.
 pub(crate) fn serve_program(maker: &ProgramMaker<'_>, channel: &Channel) -> Result<(), LockError> {
     let mut ready = Ready::make(maker)?;
-    ready.ground.wait(channel)?;
-    let Handed { plan, program, stdin, go, script, doorbell, shared } = receive(channel)?;
+    let (plan, descriptors) = ready.ground.wait(channel)?;
+    let Handed { plan, program, stdin, go, script, doorbell, shared } = Handed::of(plan, descriptors)?;
     let opened = Own { program, script };
     let Locked { report, own, pipes, listener } = lock_program(maker, ready, &plan, shared, opened)?;
     if let Some((listener, doorbell)) = listener.zip(doorbell) {
@@ -152,22 +152,22 @@ fn tell(channel: &Channel, reply: &ProgramReply) -> Result<(), LockError> {
     channel.send(reply).map_err(io::Error::other).at("answering")
 }
 
-fn receive(channel: &Channel) -> Result<Handed, LockError> {
-    let (plan, descriptors) =
-        channel.receive::<ProgramPlan>().map_err(io::Error::other).at("receiving its plan")?;
-    let wrong =
-        || LockError { step: "the descriptors of its plan", source: io::ErrorKind::InvalidInput.into() };
-    if descriptors.len() != plan.descriptors() || plan.arguments.is_empty() {
-        return Err(wrong());
+impl Handed {
+    fn of(plan: ProgramPlan, descriptors: Vec<OwnedFd>) -> Result<Self, LockError> {
+        let wrong =
+            || LockError { step: "the descriptors of its plan", source: io::ErrorKind::InvalidInput.into() };
+        if descriptors.len() != plan.descriptors() || plan.arguments.is_empty() {
+            return Err(wrong());
+        }
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(wrong);
+        let (program, stdin, go) = (next()?, next()?, next()?);
+        let script = plan.script.map(|_| next()).transpose()?;
+        let doorbell = plan.proxy.then(&mut next).transpose()?;
+        let shared: Vec<OwnedFd> = descriptors.collect();
+        assert!(shared.len() + PROGRAM_DESCRIPTORS <= plan.descriptors(), "each descriptor has its place");
+        Ok(Self { plan, program, stdin, go, script, doorbell, shared })
     }
-    let mut descriptors = descriptors.into_iter();
-    let mut next = || descriptors.next().ok_or_else(wrong);
-    let (program, stdin, go) = (next()?, next()?, next()?);
-    let script = plan.script.map(|_| next()).transpose()?;
-    let doorbell = plan.proxy.then(&mut next).transpose()?;
-    let shared: Vec<OwnedFd> = descriptors.collect();
-    assert!(shared.len() + PROGRAM_DESCRIPTORS <= plan.descriptors(), "each descriptor has its place");
-    Ok(Handed { plan, program, stdin, go, script, doorbell, shared })
 }
 
 fn lock_program(

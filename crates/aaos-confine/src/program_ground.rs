@@ -6,7 +6,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use aaos_core::program::{ProgramOrder, ProgramPlan};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 
@@ -17,6 +19,9 @@ use crate::namespaces::{Identity, MountNamespace, ProcSelf, keep_mounts_private,
 use crate::program_system::{PLACE, SystemView};
 use crate::sys::{AtStep, LockError, in_child_leaving, last_words};
 
+/// How long what was seen of the machine's files counts, when a plan was expected. Mounts are told of at once.
+const FRESH: Duration = Duration::from_millis(10);
+
 /// The ground of one program.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -24,6 +29,8 @@ pub(crate) struct Ground {
     changes: MountChanges,
     /// Nothing once it was given up.
     prepared: Option<Prepared>,
+    /// When it was last seen that the machine is as it was prepared.
+    seen: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -48,16 +55,27 @@ impl Ground {
     pub(crate) fn prepare(identity: Identity) -> Result<Self, LockError> {
         let changes = MountChanges::watch().at("watching the machine's mounts")?;
         let prepared = Some(Prepared::make(identity)?);
-        Ok(Self { identity, changes, prepared })
+        Ok(Self { identity, changes, prepared, seen: None })
+    }
+
+    /// Waits for the plan, and gives it with the descriptors that ride on it.
+    pub(crate) fn wait(&mut self, channel: &Channel) -> Result<(ProgramPlan, Vec<OwnedFd>), LockError> {
+        loop {
+            self.wait_for_order(channel).at("waiting for its plan")?;
+            match channel.receive().map_err(io::Error::other).at("receiving its plan")? {
+                (ProgramOrder::Plan(plan), descriptors) => return Ok((plan, descriptors)),
+                (ProgramOrder::Expect {}, _) => self.look().at("looking at the system")?,
+            }
+        }
     }
 
     /// Waits until something has come by the channel.
-    pub(crate) fn wait(&mut self, channel: &Channel) -> Result<(), LockError> {
+    fn wait_for_order(&mut self, channel: &Channel) -> io::Result<()> {
         while self.prepared.is_some() {
             let mut watched = [PollFd::new(channel, PollFlags::IN), self.changes.asked()];
             match poll(&mut watched, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(io::Error::from(errno)).at("waiting for its plan"),
+                Err(errno) => return Err(errno.into()),
             }
             let [came, changed] = watched.map(|one| !one.revents().is_empty());
             if changed {
@@ -70,17 +88,27 @@ impl Ground {
         Ok(())
     }
 
+    /// Looks whether the machine is as it was prepared.
+    fn look(&mut self) -> io::Result<()> {
+        let begun = Instant::now();
+        let is_current = self.prepared.as_ref().map(Prepared::is_current).transpose()?;
+        self.seen = is_current.is_some_and(|is_current| is_current).then_some(begun);
+        Ok(())
+    }
+
     /// Runs `look` where the machine's own mounts are seen, then makes the private root the caller's. Gives what is in
-    /// that root, and the domain that lets that through for [most calls](SystemView::drafted). What `look` copies may not let itself be copied there (an unbindable mount); then it is run once more,
-    /// in mounts of the caller's own, as they are at that moment.
+    /// that root, and the domain that lets that through for [most calls](SystemView::drafted). What `look` copies may not
+    /// let itself be copied there (an unbindable mount); then it is run once more, in mounts of the caller's own, as they
+    /// are at that moment.
     pub(crate) fn enter<T>(
         self,
         mut look: impl FnMut(&SystemView) -> Result<T, LockError>,
     ) -> Result<(SystemView, Draft, T), LockError> {
         let has_changed = self.changes.have_come().at("looking for changes of mounts")?;
         let kept = self.prepared.filter(|_| !has_changed);
+        let was_seen = self.seen.is_some_and(|seen| seen.elapsed() < FRESH);
         let Prepared { view, root, draft } = match kept {
-            Some(prepared) if prepared.is_current().at("looking at the system")? => prepared,
+            Some(prepared) if was_seen || prepared.is_current().at("looking at the system")? => prepared,
             _ => Prepared::make(self.identity)?,
         };
         let seen = match root {

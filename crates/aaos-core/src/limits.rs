@@ -280,6 +280,8 @@ pub const MAX_WEB_FETCH_BYTES: u64 = 5 * 1024 * 1024;
 pub const WEB_FETCH_TIME_MS: u64 = 30_000;
 /// `web_fetch`: redirects followed.
 pub const MAX_REDIRECTS: usize = 5;
+/// How long a download may stand still, milliseconds. All of it takes as long as the file is large.
+pub const DOWNLOAD_IDLE_MS: u64 = 60_000;
 /// Proxied connections of programs that are open at once.
 pub const MAX_PROXIED: usize = 256;
 /// Of them, most that are one agent's: those of two of its programs.

@@ -169,6 +169,27 @@ pub struct ModelRequest {
     pub tools: Vec<ToolSpec>,
     /// Longest reply wanted.
     pub max_output_tokens: Tokens,
+    /// What the next reply may be, where the runtime narrows it; stands in no prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub narrowed: Option<Narrowed>,
+}
+
+/// What a model may say in one step: less than its prompt offers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Narrowed {
+    /// The calls that it may make, one of them in a reply; each of a tool that is on offer.
+    pub calls: Vec<NarrowedCall>,
+    /// Whether it may answer in words. Where there are no calls it always may.
+    pub may_answer: bool,
+}
+
+/// One tool as it may be called in one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NarrowedCall {
+    /// Which tool.
+    pub tool: crate::name::ToolName,
+    /// JSON Schema of the arguments: what fits it fits the tool's own.
+    pub input_schema: serde_json::Value,
 }
 
 impl ModelRequest {

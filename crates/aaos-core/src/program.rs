@@ -1,9 +1,9 @@
 //! Frames between agentd and a program sandbox.
 //!
-//! agentd sends one [`ProgramPlan`]; the sandbox builds its world, locks itself and answers `Locked`; agentd reads that
-//! back and only then lets the program start, by a byte in a pipe that the program's process waits at. On the plan ride, in
-//! this order: the program, its standard input, the end of that pipe, the script where there is one, the doorbell where
-//! there is a proxy, and one descriptor for each shared place.
+//! agentd sends one [`ProgramPlan`], and before it says whenever one may come soon; the sandbox builds its world, locks
+//! itself and answers `Locked`; agentd reads that back and only then lets the program start, by a byte in a pipe that the
+//! program's process waits at. On the plan ride, in this order: the program, its standard input, the end of that pipe, the
+//! script where there is one, the doorbell where there is a proxy, and one descriptor for each shared place.
 //!
 //! Invariant: no path in a plan is trusted by itself: what is found there has to be what the descriptor holds.
 
@@ -52,6 +52,16 @@ impl ScriptLine {
         let length = self.interpreter.as_str().len() + argument.len();
         length <= SCRIPT_HEAD_BYTES && !argument.is_empty() && !argument.contains('\0')
     }
+}
+
+/// From agentd to a program sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProgramOrder {
+    /// A plan may come soon: what can be looked at before it comes is looked at now.
+    Expect {},
+    /// The plan. Always last.
+    Plan(ProgramPlan),
 }
 
 /// What a program sandbox is to be, and what runs in it.

@@ -12,13 +12,26 @@ use crate::wire::ProviderSetup;
 const SEPARATORS: [&str; 2] = ["::", "/"];
 
 /// What a provider serves.
-pub trait Serves {
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
     /// The provider's name.
-    fn name(&self) -> &ProviderName;
-    /// Whether it lists this model.
-    fn lists(&self, model: &str) -> bool;
+    pub name: &'a ProviderName,
+    /// The models that it lists.
+    pub models: &'a [ModelName],
     /// Whether it takes any name of a model.
-    fn takes_any(&self) -> bool;
+    pub any_model: bool,
+}
+
+impl Served<'_> {
+    fn lists(self, model: &str) -> bool {
+        self.models.iter().any(|one| one.as_str() == model)
+    }
+}
+
+/// A provider, as one of those who have to do with it knows it.
+pub trait Serves {
+    /// What it serves.
+    fn served(&self) -> Served<'_>;
 }
 
 /// Where a request goes, and the model's name there.
@@ -34,17 +47,18 @@ pub struct Route<'a, P> {
 #[must_use]
 pub fn route<'a, P: Serves>(providers: &'a [P], model: &ModelName) -> Option<Route<'a, P>> {
     let whole = |provider| Route { provider, model: model.clone() };
-    if let Some(provider) = providers.iter().find(|one| one.lists(model.as_str())) {
+    if let Some(provider) = providers.iter().find(|one| one.served().lists(model.as_str())) {
         return Some(whole(provider));
     }
     for separator in SEPARATORS {
         let Some((prefix, rest)) = model.as_str().split_once(separator) else { continue };
-        let named = providers.iter().find(|one| one.name().as_str() == prefix);
+        let named = providers.iter().find(|one| one.served().name.as_str() == prefix);
         let (Some(provider), Ok(rest)) = (named, ModelName::parse(rest)) else { continue };
-        let is_served = provider.takes_any() || provider.lists(rest.as_str());
+        let served = provider.served();
+        let is_served = served.any_model || served.lists(rest.as_str());
         return is_served.then_some(Route { provider, model: rest });
     }
-    providers.iter().find(|one| one.takes_any()).map(whole)
+    providers.iter().find(|one| one.served().any_model).map(whole)
 }
 
 /// The provider that the gateway, which described itself so, asks for a model or an alias.
@@ -56,30 +70,14 @@ pub fn provider_of<'a>(providers: &'a [ProviderState], model: &ModelName) -> Opt
 }
 
 impl Serves for ProviderState {
-    fn name(&self) -> &ProviderName {
-        &self.name
-    }
-
-    fn lists(&self, model: &str) -> bool {
-        self.models.iter().any(|one| one.as_str() == model)
-    }
-
-    fn takes_any(&self) -> bool {
-        self.any_model
+    fn served(&self) -> Served<'_> {
+        Served { name: &self.name, models: &self.models, any_model: self.any_model }
     }
 }
 
 impl Serves for ProviderSetup {
-    fn name(&self) -> &ProviderName {
-        &self.name
-    }
-
-    fn lists(&self, model: &str) -> bool {
-        self.models.iter().any(|one| one.as_str() == model)
-    }
-
-    fn takes_any(&self) -> bool {
-        self.any_model
+    fn served(&self) -> Served<'_> {
+        Served { name: &self.name, models: &self.models, any_model: self.any_model }
     }
 }
 

@@ -459,7 +459,22 @@ pub enum EgressRequest {
         /// Give up after this long.
         time: Millis,
     },
-    /// Stop a running fetch; it answers with nothing more.
+    /// Bring a large file of known size, over the stream that rides as a descriptor. For the operator's own commands.
+    Download {
+        /// Echoed.
+        serial: RequestSerial,
+        /// Where it is.
+        url: String,
+        /// How much of it is there already: the rest is asked for.
+        from: Bytes,
+        /// How large it is. Nothing beyond is passed on.
+        size: Bytes,
+        /// Hosts allowed for the URL and each redirect, as for a fetch.
+        hosts: Vec<HostRule>,
+        /// Whether any public host is allowed besides (ports 80 and 443).
+        public: bool,
+    },
+    /// Stop a running fetch or download; it answers with nothing more.
     Cancel {
         /// Which.
         serial: RequestSerial,
@@ -531,6 +546,20 @@ pub enum EgressReply {
         serial: RequestSerial,
         /// Why.
         failure: ToolFailure,
+    },
+    /// A download begins: what comes over its stream begins here in the file.
+    Delivering {
+        /// Which.
+        serial: RequestSerial,
+        /// Where: as was asked, or 0 from a server that sends only whole files.
+        from: Bytes,
+    },
+    /// A download is over, up to the end of the file.
+    Delivered {
+        /// Which.
+        serial: RequestSerial,
+        /// What went over its stream.
+        bytes: Bytes,
     },
     /// A fetch was led on by a redirect; its answer, or another one, follows.
     Redirected {

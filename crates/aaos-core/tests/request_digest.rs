@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use aaos_core::model::{
-    CallResult, Message, ModelCall, ModelCallId, ModelReply, ModelRequest, ModelStop, PlacedThought,
-    RawArguments, RequestedTool, Thought, ToolSpec, Usage,
+    CallResult, Message, ModelCall, ModelCallId, ModelReply, ModelRequest, ModelStop, Narrowed,
+    PlacedThought, RawArguments, RequestedTool, Thought, ToolSpec, Usage,
 };
 use aaos_core::name::{ModelName, ToolName};
 use aaos_core::quantity::{Bytes, Tokens};
@@ -55,6 +55,7 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         messages,
         tools: vec![tool("echo")],
         max_output_tokens: Tokens(10),
+        narrowed: None,
     }
 }
 
@@ -122,6 +123,9 @@ fn what_is_asked_beside_the_conversation_counts_too() {
     }
     let shorter = ModelRequest { max_output_tokens: Tokens(1), ..plain.clone() };
     assert_eq!(shorter.digest(), plain.digest(), "how long the reply may be is the purse's business");
+    let narrowed = Some(Narrowed { calls: Vec::new(), may_answer: true });
+    let narrowed = ModelRequest { narrowed, ..plain.clone() };
+    assert_eq!(narrowed.digest(), plain.digest(), "how it is narrowed follows from the rest");
 }
 
 #[test]

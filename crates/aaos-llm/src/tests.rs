@@ -116,6 +116,7 @@ fn request(model: &str) -> ModelRequest {
         messages: vec![Message::User { text: "hello".to_owned() }],
         tools: Vec::new(),
         max_output_tokens: Tokens(100),
+        narrowed: None,
     }
 }
 

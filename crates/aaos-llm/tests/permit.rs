@@ -40,6 +40,7 @@ async fn permit(authority: &mut Authority, journal: &Journal) -> Permit<Inferenc
         messages: vec![Message::User { text: "hello".to_owned() }],
         tools: Vec::new(),
         max_output_tokens: Tokens(100),
+        narrowed: None,
     };
     let call: CallId = "00000000-0000-7000-8000-000000000002".parse().expect("an id");
     let effect =

@@ -150,14 +150,14 @@ impl Engine {
         let window = self.facts.window;
         let tokens = self.vocabulary.encode_all(&prompt(&self.vocabulary, request), window - 1)?;
         control.check()?;
-        let mut speech = self.grammars.begin(&request.tools)?;
+        let mut speech = self.grammars.begin(&request.tools, request.narrowed.as_ref())?;
         let sequence = pick(&mut self.sequences, &tokens);
         let cached = sequence.common(&tokens).min(tokens.len() - 1);
         sequence.truncate(cached);
         let room =
             usize::try_from(request.max_output_tokens.0).unwrap_or(usize::MAX).min(window - tokens.len());
         let mut sampler = Sampler::new(self.settings.choice);
-        let mut said = Said::default();
+        let mut said = Said::new(&request.tools);
         let mut next = tokens[cached..].to_vec();
         let mut count = 0;
         let stop = loop {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use aaos_core::model::ToolSpec;
+use aaos_core::model::{Narrowed, ToolSpec};
 use llguidance::api::TopLevelGrammar;
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::{Matcher, ParserFactory};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use toktrie::{InferenceCapabilities, SimpleVob};
 
 use crate::error::{AnswerError, FileError, Shown};
+use crate::form;
 use crate::tokens::{Mark, Token, Vocabulary};
 
 /// Grammars that are kept compiled.
@@ -65,12 +66,13 @@ impl Grammars {
         Ok(Self { factory, kept: VecDeque::new() })
     }
 
-    /// Begins a reply that may call these tools.
+    /// Begins a reply that may call these tools, or less where it is narrowed.
     ///
     /// # Errors
     /// [`AnswerError::Schema`] when one tool's schema cannot be held, [`AnswerError::Grammar`] when all together cannot.
-    pub fn begin(&mut self, tools: &[ToolSpec]) -> Result<Speech, AnswerError> {
-        let words = words(tools);
+    pub fn begin(&mut self, tools: &[ToolSpec], narrowed: Option<&Narrowed>) -> Result<Speech, AnswerError> {
+        let calls = Calls::of(tools, narrowed);
+        let words = calls.words();
         if let Some(place) = self.kept.iter().position(|(known, _)| *known == words)
             && let Some(found) = self.kept.remove(place)
         {
@@ -78,7 +80,7 @@ impl Grammars {
             self.kept.push_back(found);
             return Ok(speech);
         }
-        let matcher = self.compile(&words).map_err(|all| self.blame(tools, all))?;
+        let matcher = self.compile(&words).map_err(|all| self.blame(&calls, all))?;
         if self.kept.len() == KEPT_GRAMMARS {
             self.kept.pop_front();
         }
@@ -99,10 +101,11 @@ impl Grammars {
     }
 
     /// Finds the tool whose schema alone cannot be held.
-    fn blame(&self, tools: &[ToolSpec], all: Shown) -> AnswerError {
-        for tool in tools {
-            if let Err(why) = self.compile(&words(std::slice::from_ref(tool))) {
-                return AnswerError::Schema { tool: Shown::new(tool.name.as_str()), why };
+    fn blame(&self, calls: &Calls<'_>, all: Shown) -> AnswerError {
+        for (tool, schema) in &calls.callable {
+            let alone = Calls { callable: vec![(*tool, *schema)], ..calls.clone() };
+            if let Err(why) = self.compile(&alone.words()) {
+                return AnswerError::Schema { tool: Shown::new(tool), why };
             }
         }
         AnswerError::Grammar(all)
@@ -150,37 +153,112 @@ fn failed(error: &anyhow::Error) -> AnswerError {
     AnswerError::Compute(Shown::new(&error.to_string()))
 }
 
-/// The grammar in the library's words. A call begins at the first mark: text before it ends there (`lazy`), and text
-/// without a call never has the mark in it.
-fn words(tools: &[ToolSpec]) -> String {
-    let begins = Mark::CallBegins.text();
-    let free = format!("TEXT: /(?s:.)+/ & ~/(?s:.*){begins}(?s:.*)/\n");
-    if tools.is_empty() {
-        return format!("start: TEXT\n{free}");
-    }
-    let (ends, more) = (Mark::CallEnds.text(), MAX_CALLS - 1);
-    let calls: Vec<String> = (0..tools.len()).map(|number| format!("call_{number}")).collect();
-    let mut words = format!(
-        "start: TEXT | opening call ( \"\\n{begins}\" call ){{0,{more}}}\nopening[lazy]: /(?s:.*){begins}/\n{free}\
-         call: {}\n",
-        calls.join(" | ")
-    );
-    for (tool, call) in tools.iter().zip(&calls) {
-        let name = json!(tool.name.as_str()).to_string();
-        let head = json!(format!("\n{{\"name\": {name}, \"arguments\": ")).to_string();
-        let tail = json!(format!("}}\n{ends}")).to_string();
-        let schema = schema(&tool.input_schema);
-        words
-            .push_str(&format!("{call}: {head} arguments_{call} {tail}\narguments_{call}: %json {schema}\n"));
-    }
-    words
+/// What may be called in one reply.
+#[derive(Debug, Clone)]
+struct Calls<'a> {
+    /// The names of all tools on offer, whose calls are no text.
+    offered: Vec<&'a str>,
+    /// Those that may be called, each with the schema of its arguments.
+    callable: Vec<(&'a str, &'a Value)>,
+    /// Calls of one reply, at most.
+    most: usize,
+    /// Whether it may be text, or text and then calls.
+    may_say: bool,
+    /// What text begins with: anything, or words where the reply is narrowed, so that no broken call is an answer.
+    text: &'static str,
 }
 
-/// A tool's schema with what the library is told about it: how JSON is spaced, as models were taught to write it. What the
-/// schema itself says to the library is not heard.
+/// Any text.
+const ANY_TEXT: &str = "(?s:.)+";
+/// Text that begins neither as JSON nor as a block or a mark does.
+const WORDS: &str = r"[^ \t\r\n\{\[<`](?s:.)*";
+
+impl<'a> Calls<'a> {
+    fn of(tools: &'a [ToolSpec], narrowed: Option<&'a Narrowed>) -> Self {
+        let offered: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+        match narrowed {
+            None => {
+                let callable = tools.iter().map(|tool| (tool.name.as_str(), &tool.input_schema)).collect();
+                Self { offered, callable, most: MAX_CALLS, may_say: true, text: ANY_TEXT }
+            }
+            Some(narrowed) => {
+                let on_offer = narrowed.calls.iter().filter(|call| offered.contains(&call.tool.as_str()));
+                let callable: Vec<_> =
+                    on_offer.map(|call| (call.tool.as_str(), &call.input_schema)).collect();
+                let may_say = narrowed.may_answer || callable.is_empty();
+                Self { offered, callable, most: 1, may_say, text: WORDS }
+            }
+        }
+    }
+
+    /// The grammar in the library's words. A call begins where one of its forms does: text before it ends there (`lazy`),
+    /// and text without a call never has such a beginning in it.
+    fn words(&self) -> String {
+        let marked = form::marked();
+        let forms = match self.offered.as_slice() {
+            [] => marked.clone(),
+            offered => format!("({marked}|{}|{})", form::fenced(offered), form::bare(offered)),
+        };
+        let text = format!("TEXT: /{}/ & ~/{forms}(?s:.*)/\n", self.text);
+        if self.callable.is_empty() {
+            return format!("start: TEXT\n{text}");
+        }
+        let begins = Mark::CallBegins.text();
+        let mut words = match self.may_say {
+            true => format!(
+                "start: TEXT | opening call ( \"\\n{begins}\" call ){{0,{}}} | {} | {}\nopening[lazy]: /{marked}/\n{text}\
+                 GAP: /[ \\n]{{1,8}}/\nFENCED_END: /{}/\nBARE_END: /{}/\n",
+                self.most - 1,
+                self.each("fenced"),
+                self.each("bare"),
+                form::FENCED_END,
+                form::BARE_END,
+            ),
+            false => format!("start: \"{begins}\" call\n"),
+        };
+        words.push_str(&format!("call: {}\n", self.each("call")));
+        for (number, (tool, schema)) in self.callable.iter().enumerate() {
+            words.push_str(&self.call(number, tool, schema));
+        }
+        words
+    }
+
+    /// The rules of calls of one tool.
+    fn call(&self, number: usize, tool: &str, input_schema: &Value) -> String {
+        let head = json!(format!("\n{{\"name\": {}, \"arguments\": ", json!(tool))).to_string();
+        let tail = json!(format!("}}\n{}", Mark::CallEnds.text())).to_string();
+        let schema = schema(input_schema);
+        let mut rules =
+            format!("call_{number}: {head} arguments_{number} {tail}\narguments_{number}: %json {schema}\n");
+        if self.may_say {
+            let (fenced, bare) = (form::fenced(&[tool]), form::bare(&[tool]));
+            rules.push_str(&format!(
+                "fenced_{number}: fence_{number} GAP? arguments_{number} FENCED_END\n\
+                 bare_{number}: brace_{number} GAP? arguments_{number} BARE_END\n\
+                 fence_{number}[lazy]: /{fenced}/\nbrace_{number}[lazy]: /{bare}/\n"
+            ));
+        }
+        rules
+    }
+
+    /// The rules of one form, any of them.
+    fn each(&self, form: &str) -> String {
+        let each: Vec<String> = (0..self.callable.len()).map(|number| format!("{form}_{number}")).collect();
+        each.join(" | ")
+    }
+}
+
+/// A tool's schema with what the library is told about it: how JSON is spaced, as models were taught to write it, and that
+/// what is chosen from a list is said before what is written freely. What the schema itself says to the library is not
+/// heard.
 fn schema(given: &Value) -> Value {
     let mut schema = given.clone();
     if let Value::Object(fields) = &mut schema {
+        if let Some(Value::Object(properties)) = fields.get_mut("properties") {
+            let (chosen, free): (Vec<_>, Vec<_>) =
+                std::mem::take(properties).into_iter().partition(|(_, one)| one.get("enum").is_some());
+            properties.extend(chosen.into_iter().chain(free));
+        }
         let spacing = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
         fields.insert("x-guidance".to_owned(), spacing);
     }

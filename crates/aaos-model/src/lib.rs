@@ -9,6 +9,7 @@ pub mod control;
 pub mod decoder;
 pub mod engine;
 pub mod error;
+pub mod form;
 pub mod gguf;
 pub mod grammar;
 pub mod matrix;

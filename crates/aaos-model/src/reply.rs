@@ -1,12 +1,13 @@
 //! Reads what a model says while it says it.
 //!
-//! Invariants: only whole characters leave; nothing that may still become the mark of a call leaves as prose; calls are
+//! Invariants: only whole characters leave; nothing that may still become the beginning of a call leaves as prose; calls are
 //! read from what was said whole.
 
-use aaos_core::model::{ModelCall, ModelCallId, RawArguments, RequestedTool};
+use aaos_core::model::{ModelCall, ModelCallId, RawArguments, RequestedTool, ToolSpec};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::form::{FENCE, Form, Forms, Found, Opening};
 use crate::tokens::Mark;
 
 /// What was said so far.
@@ -15,6 +16,7 @@ pub struct Said {
     bytes: Vec<u8>,
     /// Bytes of prose that have left.
     told: usize,
+    forms: Forms,
 }
 
 /// What a finished reply holds.
@@ -35,13 +37,19 @@ struct SaidCall {
 }
 
 impl Said {
+    /// Nothing yet, by a model that was offered these tools.
+    #[must_use]
+    pub fn new(tools: &[ToolSpec]) -> Self {
+        Self { forms: Forms::of(tools), ..Self::default() }
+    }
+
     /// Takes the bytes of the next token and gives the prose that is sure now.
     pub fn hear(&mut self, bytes: &[u8]) -> Option<&str> {
         self.bytes.extend_from_slice(bytes);
         let text = valid(&self.bytes);
-        let end = match text.find(Mark::CallBegins.text()) {
-            Some(place) => place,
-            None => text.len() - held(text),
+        let end = match self.forms.find(text) {
+            Found::Opening(opening) => opening.prose,
+            Found::Prose(sure) => sure,
         };
         let from = self.told;
         self.told = from.max(end);
@@ -51,7 +59,10 @@ impl Said {
     /// The prose that was held back, once nothing more comes.
     pub fn rest(&mut self) -> Option<&str> {
         let text = valid(&self.bytes);
-        let end = text.find(Mark::CallBegins.text()).unwrap_or(text.len());
+        let end = match self.forms.find(text) {
+            Found::Opening(opening) => opening.prose,
+            Found::Prose(_) => text.len(),
+        };
         let from = std::mem::replace(&mut self.told, end);
         (end > from).then(|| &text[from..end])
     }
@@ -60,26 +71,42 @@ impl Said {
     #[must_use]
     pub fn heard(&self) -> Heard {
         let text = valid(&self.bytes);
-        let Some((prose, said)) = text.split_once(Mark::CallBegins.text()) else {
+        let Found::Opening(Opening { form, prose, json }) = self.forms.find(text) else {
             return Heard { text: text.to_owned(), calls: Vec::new() };
         };
-        let mut calls = Vec::new();
-        let mut rest = Some(said);
-        while let Some(said) = rest {
-            let Some((call, after)) = read_call(said, calls.len()) else { break };
-            calls.push(call);
-            rest = after.trim_start_matches('\n').strip_prefix(Mark::CallBegins.text());
-        }
+        let (prose, said) = (&text[..prose], &text[json..]);
+        let calls = match form {
+            Form::Marked => marked(said),
+            Form::Fenced => closed(said, FENCE).into_iter().collect(),
+            Form::Bare => closed(said, "").into_iter().collect(),
+        };
         // The line's end before the mark belongs to the mark.
         Heard { text: prose.strip_suffix('\n').unwrap_or(prose).to_owned(), calls }
     }
 }
 
-/// Reads the call that `said` begins with, and gives what stands after it.
-fn read_call(said: &str, number: usize) -> Option<(ModelCall, &str)> {
+/// Reads calls between marks, from behind the first mark on.
+fn marked(said: &str) -> Vec<ModelCall> {
+    let mut calls = Vec::new();
+    let mut rest = Some(said);
+    while let Some(said) = rest {
+        let Some((call, after)) = read_call(said, calls.len(), Mark::CallEnds.text()) else { break };
+        calls.push(call);
+        rest = after.trim_start_matches('\n').strip_prefix(Mark::CallBegins.text());
+    }
+    calls
+}
+
+/// Reads the only call of a reply.
+fn closed(said: &str, end: &str) -> Option<ModelCall> {
+    read_call(said, 0, end).map(|(call, _)| call)
+}
+
+/// Reads the call that `said` begins with and `end` ends, and gives what stands after it.
+fn read_call<'s>(said: &'s str, number: usize, end: &str) -> Option<(ModelCall, &'s str)> {
     let mut values = serde_json::Deserializer::from_str(said).into_iter::<SaidCall>();
     let SaidCall { name, arguments } = values.next()?.ok()?;
-    let after = said[values.byte_offset()..].trim_start_matches('\n').strip_prefix(Mark::CallEnds.text())?;
+    let after = said[values.byte_offset()..].trim_start_matches([' ', '\n']).strip_prefix(end)?;
     let call = ModelCall {
         id: ModelCallId::numbered(number as u64),
         tool: RequestedTool(name),
@@ -96,20 +123,24 @@ fn valid(bytes: &[u8]) -> &str {
     }
 }
 
-/// Bytes at the end that may be the beginning of a call's mark.
-fn held(text: &str) -> usize {
-    let mark = Mark::CallBegins.text();
-    (1..mark.len()).rev().find(|count| text.ends_with(&mark[..*count])).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::Said;
+    use aaos_core::model::ToolSpec;
+    use aaos_core::name::ToolName;
     use proptest::prelude::{any, proptest};
 
-    /// Says `words` in pieces of `step` bytes; gives the prose that left.
+    fn tool(name: &str) -> ToolSpec {
+        ToolSpec {
+            name: ToolName::parse(name).expect("a name"),
+            description: String::new(),
+            input_schema: serde_json::Value::Null,
+        }
+    }
+
+    /// Says `words` in pieces of `step` bytes where tools `a` and `b` are on offer; gives the prose that left.
     fn say(words: &str, step: usize) -> (Said, String) {
-        let mut said = Said::default();
+        let mut said = Said::new(&["a", "b"].map(tool));
         let mut prose = String::new();
         for piece in words.as_bytes().chunks(step) {
             prose.push_str(said.hear(piece).unwrap_or_default());
@@ -137,12 +168,45 @@ mod tests {
 
     #[test]
     fn a_call_that_was_cut_off_is_none() {
-        let words = "<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n</tool_call>";
-        for end in 0..words.len() {
-            let (said, _) = say(&words[..end], 4);
-            assert!(said.heard().calls.is_empty(), "{}", &words[..end]);
+        for words in [
+            "<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+            "```json\n{\n  \"name\": \"a\",\n  \"arguments\": {\"x\": 1}\n}\n```",
+            "{\"name\": \"a\", \"arguments\": {\"x\": 1}}",
+        ] {
+            for end in 0..words.len() {
+                let (said, _) = say(&words[..end], 4);
+                assert!(said.heard().calls.is_empty(), "{}", &words[..end]);
+            }
+            assert_eq!(say(words, 4).0.heard().calls.len(), 1, "the whole is one");
         }
-        assert_eq!(say(words, 4).0.heard().calls.len(), 1, "the whole is one");
+    }
+
+    #[test]
+    fn a_call_in_a_block_or_alone_is_read_and_json_of_something_else_stays_text() {
+        for step in 1..20 {
+            for (words, prose) in [
+                ("I look.\n```json\n{\"name\": \"b\", \"arguments\": {\"x\": \"```\"}}\n```", "I look."),
+                ("```\n{\n  \"name\": \"b\",\n  \"arguments\": {\"x\": \"```\"}\n}\n```", ""),
+                (" {\"name\": \"b\", \"arguments\": {\"x\": \"```\"}}", ""),
+            ] {
+                let (said, told) = say(words, step);
+                assert_eq!(told.trim_end(), prose);
+                let heard = said.heard();
+                assert_eq!(heard.text, prose);
+                let [call] = heard.calls.as_slice() else { panic!("{words} is one call") };
+                assert_eq!((call.tool.0.as_str(), call.arguments.0.as_str()), ("b", "{\"x\": \"```\"}"));
+            }
+            for words in [
+                "```json\n{\"name\": \"c\", \"arguments\": {}}\n```",
+                "```json\n{\"name\": \"a\", \"size\": 3}\n``` is what it holds",
+                "{\"name\": \"a\"}",
+                "The call is {\"name\": \"a\", \"arguments\": {}}",
+            ] {
+                let (said, told) = say(words, step);
+                assert_eq!((told.as_str(), said.heard().text.as_str()), (words, words));
+                assert!(said.heard().calls.is_empty());
+            }
+        }
     }
 
     proptest! {

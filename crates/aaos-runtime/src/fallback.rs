@@ -46,7 +46,7 @@ impl Kernel {
             request.model = others.pop_front().unwrap_or(request.model);
             let attempts = if others.is_empty() { INFERENCE_ATTEMPTS } else { ATTEMPTS_BEFORE_FALLBACK };
             let asking = Asking { trace, deadline, request_hash: &request_hash, keeps, attempts };
-            let asked = self.ask_one(agent, &request, asking).await;
+            let asked = self.ask_one(agent, self.as_asked(agent, &request).await.as_ref(), asking).await;
             self.note_standing(&request.model, &asked).await;
             match (asked, others.front()) {
                 (Asked::Failed { call, failure, .. }, Some(next)) if passes_on(failure.kind) => {

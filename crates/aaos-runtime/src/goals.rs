@@ -380,7 +380,7 @@ impl Kernel {
         let origin = Origin { owner, goal: Some(id), budget: self.goal_budget(request) };
         let agent = self.admit_operator_agent(manifest, origin, cancel.child_token()).await?;
         let before = self.with_forked_outputs(id, self.outputs_before(&agent, &request.outputs).await);
-        let briefing = briefing(request, &workspace, &agent.manifest.capabilities);
+        let briefing = self.briefing(request, &workspace, &agent).await;
         let started =
             Event::GoalStarted { root_agent: agent.id, workspace: workspace.clone(), before: before.clone() };
         let recorded = self.journal().record(self.agent_entry(&agent, started)).await;
@@ -416,7 +416,7 @@ impl Kernel {
         let before = goal.before.clone();
         let recalled = match self.recall_run(&state, &agent).await {
             Ok(RunSoFar::None(_)) => {
-                let briefing = self.briefing_again(id, &agent).ok_or_else(gone)?;
+                let briefing = self.briefing_again(id, &agent).await.ok_or_else(gone)?;
                 self.first_run(&agent, briefing).await
             }
             recalled => recalled,
@@ -430,10 +430,20 @@ impl Kernel {
         }
     }
 
-    fn briefing_again(&self, id: GoalId, agent: &Agent) -> Option<String> {
-        let table = self.table();
-        let goal = table.goals.get(&id)?;
-        Some(briefing(&goal.request, goal.workspace.as_ref()?, &agent.manifest.capabilities))
+    async fn briefing_again(&self, id: GoalId, agent: &Agent) -> Option<String> {
+        let (request, workspace) = {
+            let table = self.table();
+            let goal = table.goals.get(&id)?;
+            (Arc::clone(&goal.request), goal.workspace.clone()?)
+        };
+        Some(self.briefing(&request, &workspace, agent).await)
+    }
+
+    /// The first message of a goal's agent. What this machine runs itself is not told its grants: it is held to them step
+    /// by step, and has little room.
+    async fn briefing(&self, request: &GoalRequest, workspace: &AbsPath, agent: &Agent) -> String {
+        let is_told = !self.is_own(&agent.manifest.model).await;
+        briefing(request, workspace, is_told.then_some(&agent.manifest.capabilities))
     }
 
     async fn run_goal_agent(
@@ -717,12 +727,14 @@ fn check_request(request: &GoalRequest) -> Result<(), KernelError> {
 }
 
 /// The first message of a goal's root agent.
-fn briefing(request: &GoalRequest, workspace: &AbsPath, capabilities: &[GrantSpec]) -> String {
+fn briefing(request: &GoalRequest, workspace: &AbsPath, capabilities: Option<&Vec<GrantSpec>>) -> String {
     let mut text = format!("{}\n\nRUNTIME FACTS (from aaOS, not part of the goal)\n", request.goal);
     let directory = request.working_directory.as_ref().map_or("none", AbsPath::as_str);
     text.push_str(&format!("working_directory: {directory}\nworkspace: {workspace}\n"));
     section(&mut text, "outputs", request.outputs.iter());
-    section(&mut text, "grants", capabilities.iter());
+    if let Some(capabilities) = capabilities {
+        section(&mut text, "grants", capabilities.iter());
+    }
     text
 }
 

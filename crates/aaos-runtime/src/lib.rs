@@ -32,6 +32,7 @@ mod local;
 mod mail;
 mod messages;
 mod meter;
+mod narrow;
 mod outputs;
 mod places;
 mod principal;

@@ -28,7 +28,7 @@ use crate::kernel::{Kernel, WeakKernel};
 /// What a receipt calls its process.
 const ROLE: &str = "model";
 /// The provider's name.
-const PROVIDER: &str = "local";
+pub(crate) const PROVIDER: &str = "local";
 
 /// The models that this machine runs itself.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +52,8 @@ pub struct LocalWeights {
     pub file: PathBuf,
     /// Its size when it was added.
     pub bytes: Bytes,
+    /// Tokens of one conversation.
+    pub window: Tokens,
 }
 
 /// The one process, and who it is described as.
@@ -327,7 +329,7 @@ fn failure(kind: ModelFailureKind, message: &str) -> ModelFailure {
 mod tests {
     use aaos_core::model::ProviderState;
     use aaos_core::name::{ModelName, ProviderName};
-    use aaos_core::quantity::Bytes;
+    use aaos_core::quantity::{Bytes, Tokens};
 
     use super::{LocalConfig, LocalWeights};
 
@@ -337,7 +339,8 @@ mod tests {
 
     fn local(is_active: bool) -> LocalConfig {
         let aliases = if is_active { vec![(model("smart"), model("small"))] } else { Vec::new() };
-        let weights = LocalWeights { name: model("small"), file: "/w".into(), bytes: Bytes(1) };
+        let weights =
+            LocalWeights { name: model("small"), file: "/w".into(), bytes: Bytes(1), window: Tokens(1) };
         LocalConfig { models: vec![weights], aliases, ..LocalConfig::default() }
     }
 

@@ -120,9 +120,9 @@ impl Kernel {
             trace: running.trace,
             stop: running.cancel.child_token(),
         };
-        let ProgramEnd { result, sandbox: end } = self.run_connected(running.agent, of, sandbox, stop).await;
-        if !end.stderr_tail.is_empty() {
-            tracing::warn!(words = end.stderr_tail, "a program's sandbox had something to say");
+        let ProgramEnd { result, words } = self.run_connected(running.agent, of, sandbox, stop).await;
+        if !words.is_empty() {
+            tracing::warn!(words, "a program's sandbox had something to say");
         }
         result
     }

@@ -2,7 +2,7 @@
 //!
 //! It locks itself as the real one does. What stands in square brackets in its weights says how it takes them in, and
 //! in the last message of a request how it answers: `die`, `grow`, `hide`, `garbage`, `giant`, `twice` and `hang` as they say,
-//! `probe` tries to leave and tells what came of it. Otherwise it repeats the message.
+//! `probe` tries to leave and tells what came of it, `request` gives the request back. Otherwise it repeats the message.
 
 #![expect(unsafe_code, reason = "a thread that ends its first one is a raw call")]
 
@@ -38,7 +38,8 @@ fn main() {
 }
 
 /// What it understands.
-const WISHES: [&str; 9] = ["die", "grow", "hide", "garbage", "giant", "twice", "hang", "probe", "unusable"];
+const WISHES: [&str; 10] =
+    ["die", "grow", "hide", "garbage", "giant", "twice", "hang", "probe", "request", "unusable"];
 
 /// Which of them stands in square brackets.
 fn wish(text: &str) -> &'static str {
@@ -90,6 +91,7 @@ fn answer(channel: &Channel, serial: RequestSerial, request: &ModelRequest) {
     let text = match wish(&text) {
         "hang" => return,
         "probe" => probed(&text),
+        "request" => serde_json::to_string(request).expect("plain"),
         _ => text,
     };
     channel.send(&ModelsReply::Delta { serial, text: text.clone() }).expect("sent");

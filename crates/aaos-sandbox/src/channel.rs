@@ -78,6 +78,20 @@ impl FarChannel {
         Ok(())
     }
 
+    /// Sends a short frame where that takes no time, and else does not send it.
+    pub(crate) fn send_now(&self, frame: &impl Serialize) -> Result<(), SandboxError> {
+        let bytes = encode_frame(frame)?;
+        self.begin()?;
+        match self.send_once(&bytes, &[]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(self.broken(error)),
+            Ok(sent) if sent < bytes.len() => return Err(SandboxError::Closed),
+            Ok(_) => {}
+        }
+        self.torn.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Waits for one frame. Has no deadline of its own: every caller sets one.
     pub(crate) async fn receive<T: DeserializeOwned>(&mut self) -> Result<T, SandboxError> {
         self.begin()?;
@@ -106,21 +120,19 @@ impl FarChannel {
     }
 
     async fn send_some(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<usize, SandboxError> {
-        let sent = self
-            .stream
-            .async_io(Interest::WRITABLE, || {
-                let mut space =
-                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_DESCRIPTORS))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                if !descriptors.is_empty() {
-                    let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
-                    assert!(fits, "the control buffer is made for the largest batch");
-                }
-                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-                Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)?)
-            })
-            .await;
+        let sent = self.stream.async_io(Interest::WRITABLE, || self.send_once(bytes, descriptors)).await;
         sent.map_err(|error| self.broken(error))
+    }
+
+    fn send_once(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FRAME_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            let fits = control.push(SendAncillaryMessage::ScmRights(descriptors));
+            assert!(fits, "the control buffer is made for the largest batch");
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        Ok(sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)?)
     }
 
     fn broken(&self, error: io::Error) -> SandboxError {
@@ -159,6 +171,23 @@ mod tests {
         assert_eq!((text.as_str(), descriptors.len()), ("with two", 2));
         far.send(&11_u8).expect("sent");
         assert_eq!(near.receive::<u8>().await.expect("received"), 11);
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_has_no_room_is_left_out_whole() {
+        let (near, far) = pair();
+        let far = Channel::new(far.into());
+        // Far more than a socket holds that nobody reads.
+        for number in 0..100_000_u32 {
+            near.send_now(&number).expect("sent, or left out");
+        }
+        let mut expected = 0;
+        near.into_stream().into_std().expect("a socket").shutdown(std::net::Shutdown::Write).expect("shut");
+        while let Ok((number, _)) = far.receive::<u32>() {
+            assert_eq!(number, expected, "in order, and whole");
+            expected += 1;
+        }
+        assert!((1..100_000).contains(&expected), "{expected} had room");
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! Near end of the egress gateway: many fetches and proxied connections at once over one channel, told apart by serial
-//! number.
+//! Near end of the egress gateway: many fetches, downloads and proxied connections at once over one channel, told apart
+//! by serial number.
 //!
-//! Invariants: bytes from the network are never read here; they lie in a memfd that agentd made, sealed and
-//! measured, and only a worker looks into it. At most `MAX_FETCHES_IN_FLIGHT` wait at once. A connection that
+//! Invariants: bytes of a page are never read here; they lie in a memfd that agentd made, sealed and
+//! measured, and only a worker looks into it. Those of a download are passed on and not looked at. At most `MAX_FETCHES_IN_FLIGHT` wait at once. A connection that
 //! broke fails every fetch, at once and for good.
 
 use std::collections::HashMap;
@@ -31,6 +31,7 @@ use tokio::time::timeout;
 
 use crate::commit::{scratch, take_over};
 
+pub(crate) mod download;
 pub(crate) mod proxied;
 
 use proxied::ProxyNews;
@@ -116,6 +117,8 @@ struct Waiter {
     answer: oneshot::Sender<EgressReply>,
     /// What came with redirects.
     redirected: Arc<AtomicU64>,
+    /// Who waits for the beginning of a download.
+    begun: Option<oneshot::Sender<Bytes>>,
 }
 
 impl Egress {
@@ -134,6 +137,7 @@ impl Pending {
     fn enter(
         &self,
         redirected: Arc<AtomicU64>,
+        begun: Option<oneshot::Sender<Bytes>>,
     ) -> Result<(RequestSerial, oneshot::Receiver<EgressReply>), ToolFailure> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -146,7 +150,7 @@ impl Pending {
         }
         let serial = RequestSerial(self.next.fetch_add(1, Ordering::Relaxed));
         let (answer, receiver) = oneshot::channel();
-        waiting.fetches.insert(serial, Waiter { answer, redirected });
+        waiting.fetches.insert(serial, Waiter { answer, redirected, begun });
         Ok((serial, receiver))
     }
 
@@ -156,6 +160,16 @@ impl Pending {
             let before = waiter.redirected.load(Ordering::Relaxed);
             waiter.redirected.store(before.saturating_add(bytes.0), Ordering::Relaxed);
         }
+    }
+
+    /// Tells where a download begins; whether that may be said. Of one that was given up meanwhile nobody hears.
+    fn begin(&self, serial: RequestSerial, from: Bytes) -> bool {
+        let mut waiting = self.lock();
+        let Some(waiter) = waiting.fetches.get_mut(&serial) else { return true };
+        let Some(begun) = waiter.begun.take() else { return false };
+        // Who gave it up meanwhile need not know.
+        begun.send(from).unwrap_or(());
+        true
     }
 
     fn deliver(&self, serial: RequestSerial, reply: EgressReply) {
@@ -263,8 +277,8 @@ impl Egress {
         };
         let max_bytes = input.max_bytes.min(MAX_WEB_FETCH_BYTES);
         let lent = memfd.try_clone().map_err(|error| io_failure(&error))?;
-        let (serial, receiver) = self.pending.enter(Arc::clone(redirected))?;
-        let mut fetch = InFlight { egress: self, serial, over: false };
+        let (serial, receiver) = self.pending.enter(Arc::clone(redirected), None)?;
+        let mut fetch = InFlight { egress: self.clone(), serial, over: false };
         let request = EgressRequest::Fetch {
             serial,
             url: input.url.clone(),
@@ -288,14 +302,15 @@ impl Egress {
     }
 }
 
-/// One fetch under way: given up half-way, the gateway is told.
-struct InFlight<'e> {
-    egress: &'e Egress,
+/// One fetch or download under way: given up half-way, the gateway is told.
+#[derive(Debug)]
+struct InFlight {
+    egress: Egress,
     serial: RequestSerial,
     over: bool,
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.egress.pending.lock().fetches.remove(&self.serial);
         if self.over {
@@ -318,6 +333,8 @@ fn finish(reply: EgressReply, memfd: &OwnedFd, max_bytes: u64) -> Result<PageFac
         }
         EgressReply::Failed { failure, .. } => Err(failure),
         EgressReply::Locked(_)
+        | EgressReply::Delivering { .. }
+        | EgressReply::Delivered { .. }
         | EgressReply::Redirected { .. }
         | EgressReply::Wants { .. }
         | EgressReply::Spent { .. }
@@ -352,7 +369,9 @@ async fn read_replies(mut reader: impl AsyncRead + Unpin, pending: Arc<Pending>)
 /// Whether it was something that a gateway may say.
 fn hand_on(pending: &Pending, reply: EgressReply) -> bool {
     match reply {
-        EgressReply::Fetched { serial, .. } | EgressReply::Failed { serial, .. } => {
+        EgressReply::Fetched { serial, .. }
+        | EgressReply::Delivered { serial, .. }
+        | EgressReply::Failed { serial, .. } => {
             pending.deliver(serial, reply);
             true
         }
@@ -360,6 +379,7 @@ fn hand_on(pending: &Pending, reply: EgressReply) -> bool {
             pending.count(serial, bytes);
             true
         }
+        EgressReply::Delivering { serial, from } => pending.begin(serial, from),
         EgressReply::Locked(_) => false,
         other => proxied::news_of(other).is_some_and(|(serial, news)| pending.tell(serial, news)),
     }

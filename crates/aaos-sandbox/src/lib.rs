@@ -46,6 +46,7 @@ pub use aaos_confine::GatewayRole;
 pub use aaos_confine::namespaces::{Abilities, NamespaceSet};
 pub use config::SandboxConfig;
 pub use doorbell::Doorbell;
+pub use egress::download::{Download, DownloadOrder};
 pub use egress::proxied::{Proxied, ProxyNews, tell_unavailable};
 pub use egress::{Egress, Fetched, FetchedPage};
 pub use error::SandboxError;

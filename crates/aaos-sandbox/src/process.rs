@@ -15,6 +15,7 @@ use aaos_core::limits::{FAR_GRACE_MS, FAR_STOP_MS, KEPT_STDERR_BYTES};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -102,6 +103,19 @@ impl FarProcess {
         drop(ended.wait_for(Option::is_some).await);
     }
 
+    /// Resolves when it runs no more, asked of the kernel. Its launcher, which reaps it, says so and how it ended a little
+    /// later.
+    pub(crate) async fn wait_exit(&self) {
+        let Some((_, pidfd)) = &self.known else { return self.wait_end().await };
+        // SAFETY: it is one open descriptor for as long as the `Arc` lives.
+        let watched = unsafe { AsyncFd::register(Arc::clone(pidfd)) };
+        // A descriptor of a process is readable once it has ended.
+        match watched {
+            Ok(watched) if watched.readable().await.is_ok() => {}
+            _ => self.wait_end().await,
+        }
+    }
+
     /// Gives a process that is ending by itself a moment to do so.
     pub(crate) async fn let_end(&self) {
         // Whether it used the moment is seen by whoever kills it next.
@@ -152,6 +166,16 @@ impl FarProcess {
             None => reason,
         };
         WorkerEnd { reason, stderr_tail: self.stderr.tail(), out_of_memory }
+    }
+
+    /// The end of what it printed, of one that ran to its end, where nothing else is to be learnt of that: nobody saw it
+    /// use too much memory, and no control group has yet to say so.
+    pub(crate) async fn last_words(&mut self) -> Option<String> {
+        if self.removal.is_some() || self.out_of_memory().is_some() {
+            return None;
+        }
+        self.stderr.finish(Duration::from_millis(FAR_STOP_MS)).await;
+        Some(self.stderr.tail())
     }
 
     /// Ends it because it was seen above the limit of its memory.

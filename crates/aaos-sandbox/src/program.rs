@@ -12,8 +12,8 @@ use std::time::Duration;
 use aaos_confine::PROGRAM_NAMESPACES;
 use aaos_confine::control::Order;
 use aaos_core::confinement::{Boundary, ConfinementReceipt};
-use aaos_core::limits::{MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
-use aaos_core::program::{ProgramReply, ProgramText};
+use aaos_core::limits::{FAR_GRACE_MS, MAX_COMMAND_OUTPUT_BYTES, MAX_PROGRAMS_AT_ONCE, PROGRAM_STOP_MS};
+use aaos_core::program::{ProgramOrder, ProgramReply, ProgramText};
 use aaos_core::tool::ToolInput;
 use aaos_core::toolio::{CommandRunInput, CommandRunOutput, ToolFailure, ToolFailureKind};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -49,7 +49,7 @@ pub struct ProgramSandbox {
     feed: Option<JoinHandle<()>>,
     disks: Disks,
     doorbell: Option<Doorbell>,
-    mounts: HeldMounts,
+    _mounts: HeldMounts,
     _place: OwnedSemaphorePermit,
 }
 
@@ -81,8 +81,8 @@ impl Drop for HeldMounts {
 pub struct ProgramEnd {
     /// What it wrote and its exit code, or why there is none.
     pub result: Result<CommandRunOutput, ToolFailure>,
-    /// How the sandbox itself ended.
-    pub sandbox: WorkerEnd,
+    /// The end of what the sandbox itself printed, made harmless.
+    pub words: String,
 }
 
 impl Sandbox {
@@ -98,6 +98,7 @@ impl Sandbox {
         roots: &RootTable,
     ) -> Result<ProgramSandbox, ToolFailure> {
         self.check_namespaces().await.map_err(|error| unavailable(&error))?;
+        self.inner.spare.expect();
         let (world, table) = (call.world.clone(), roots.clone());
         let around = off_thread(move || Around::open(&world, &table));
         let (opened, around) = tokio::join!(opening, around);
@@ -127,7 +128,7 @@ impl Sandbox {
             return Err(unavailable(&SandboxError::ConfinementUnavailable { boundary, why }));
         }
         let feed = stdin.feed().map_err(|error| out_of_descriptors(&error))?;
-        let mounts = HeldMounts::of(&process, receipt.pid);
+        let _mounts = HeldMounts::of(&process, receipt.pid);
         let _place = place;
         Ok(ProgramSandbox {
             channel,
@@ -139,7 +140,7 @@ impl Sandbox {
             feed,
             disks,
             doorbell,
-            mounts,
+            _mounts,
             _place,
         })
     }
@@ -202,7 +203,7 @@ impl PlanOrder<'_> {
             vec![planned.program.as_fd(), stdin.far.as_fd(), gate.as_fd()];
         descriptors.extend(planned.script.iter().chain(button).chain(&planned.shared).map(AsFd::as_fd));
         assert_eq!(descriptors.len(), planned.plan.descriptors(), "each descriptor has its place");
-        channel.send(&planned.plan, &descriptors).await
+        channel.send(&ProgramOrder::Plan(planned.plan.clone()), &descriptors).await
     }
 }
 
@@ -248,28 +249,38 @@ impl ProgramSandbox {
             )),
         };
         if ended.is_ok() {
-            // It is ending by itself, and with it whatever the program left running.
-            self.process.let_end().await;
+            // It is ending by itself, and with it whatever the program left running. What does not is killed.
+            let grace = Duration::from_millis(FAR_GRACE_MS);
+            drop(tokio::time::timeout(grace, self.process.wait_exit()).await);
         }
         self.process.kill();
         let gone =
-            tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_end()).await;
+            tokio::time::timeout(Duration::from_millis(PROGRAM_STOP_MS), self.process.wait_exit()).await;
         let ended = if gone.is_ok() { ended } else { Err(still_there()) };
-        let sandbox = self.process.autopsy().await;
-        drop(self.mounts);
-        let mut result = match sandbox.out_of_memory {
-            Some(why) => Err(out_of_memory(why)),
-            None => ended,
-        };
         if let Some(feed) = self.feed.take() {
             feed.abort();
         }
+        self.close(ended).await
+    }
+
+    /// What is told of a sandbox in which nothing runs any more, or cannot be ended.
+    async fn close(mut self, ended: Result<CommandRunOutput, ToolFailure>) -> ProgramEnd {
+        if ended.is_ok()
+            && let Some(words) = self.process.last_words().await
+        {
+            return ProgramEnd { result: ended, words };
+        }
+        let WorkerEnd { reason, stderr_tail: words, out_of_memory: short } = self.process.autopsy().await;
+        let mut result = match short {
+            Some(why) => Err(out_of_memory(why)),
+            None => ended,
+        };
         if let Err(failure) = &mut result
             && failure.kind == ToolFailureKind::WorkerLost
         {
-            failure.message = format!("{} ({})", failure.message, sandbox.reason);
+            failure.message = format!("{} ({reason})", failure.message);
         }
-        ProgramEnd { result, sandbox }
+        ProgramEnd { result, words }
     }
 
     async fn converse(&mut self) -> Result<CommandRunOutput, ToolFailure> {

@@ -66,7 +66,24 @@ impl OpenedProgram {
 impl ProgramFile {
     /// Finds it and opens it. Touches the file system.
     pub(crate) fn find(path: &AbsPath, table: &RootTable) -> Result<Self, ToolFailure> {
-        let location = find_program(path, table).map_err(|error| error.to_failure())?;
+        let location =
+            find_program(path, table, ResolveFlags::empty()).map_err(|error| error.to_failure())?;
+        Self::at(path, location)
+    }
+
+    /// The same where the names on the way and the file's inode are in memory, and all of it lies on the file system of
+    /// the root directory, which is this machine's own: then nothing is waited for. None where more would be waited for,
+    /// and where something is wrong: the longer way says what.
+    fn find_at_once(path: &AbsPath, table: &RootTable) -> Option<Self> {
+        if !table.is_slash_local() {
+            return None;
+        }
+        let location = find_program(path, table, ResolveFlags::NO_XDEV | ResolveFlags::CACHED).ok()?;
+        Self::at(path, location).ok()
+    }
+
+    /// What was found, if it can be executed; opens it for reading.
+    fn at(path: &AbsPath, location: Location) -> Result<Self, ToolFailure> {
         if location.facts.kind != FileKind::File {
             let error = RootError::WrongKind { path: path.to_string(), found: location.facts.kind };
             return Err(error.to_failure());
@@ -109,11 +126,11 @@ impl ProgramFile {
 }
 
 /// The file that a program's path leads to now.
-fn find_program(path: &AbsPath, table: &RootTable) -> Result<Location, RootError> {
+fn find_program(path: &AbsPath, table: &RootTable, how: ResolveFlags) -> Result<Location, RootError> {
     let slash = open_slash()?;
     let shown = path.as_str();
     let base = Base { directory: slash.as_fd(), protection: table.protection(), exempt: false, shown };
-    base.locate(&shown.as_bytes()[1..], ResolveFlags::NO_MAGICLINKS)
+    base.locate(&shown.as_bytes()[1..], how | ResolveFlags::NO_MAGICLINKS)
 }
 
 impl Worker {
@@ -172,6 +189,9 @@ impl Worker {
 }
 
 async fn find(path: &AbsPath, roots: &RootTable) -> Result<ProgramFile, ToolFailure> {
+    if let Some(found) = ProgramFile::find_at_once(path, roots) {
+        return Ok(found);
+    }
     let (path, roots) = (path.clone(), roots.clone());
     off_thread(move || ProgramFile::find(&path, &roots)).await?
 }
@@ -183,6 +203,26 @@ mod tests {
 
     use super::{OpenedProgram, ProgramFile};
     use crate::roots::RootTable;
+
+    #[test]
+    fn what_is_found_at_once_is_what_the_longer_way_finds() {
+        let home = scratch();
+        std::os::unix::fs::symlink("/bin/true", home.path().join("link")).expect("made");
+        std::fs::write(home.path().join("text"), "no program").expect("written");
+        let table = RootTable::new(Vec::new(), Vec::new());
+        let path = |text: &str| AbsPath::parse(text).expect("a path");
+        for name in ["/usr/bin/true".to_owned(), format!("{}/link", home.path().display())] {
+            let found = ProgramFile::find(&path(&name), &table).expect("a program");
+            // By now its name is in memory; the machine's programs may lie on another file system than its root.
+            if let Some(at_once) = ProgramFile::find_at_once(&path(&name), &table) {
+                assert_eq!(at_once.location.facts, found.location.facts);
+                assert_eq!(at_once.location.path, found.location.path);
+            }
+        }
+        for name in ["/proc/self/exe", "/etc/none", &format!("{}/text", home.path().display())] {
+            assert!(ProgramFile::find_at_once(&path(name), &table).is_none(), "{name}");
+        }
+    }
 
     #[test]
     fn a_link_is_not_at_its_name_and_neither_is_what_lies_behind_one() {

@@ -223,6 +223,8 @@ struct Inner {
     roots: RwLock<HashMap<GrantId, Arc<Root>>>,
     protection: Protection,
     commits: [Mutex<()>; COMMIT_LOCKS],
+    /// The root directory lies on a disk or in the memory of this machine.
+    slash_is_local: bool,
 }
 
 /// All open roots, by grant. A cheap handle. Its operations block on the file system: call them off the
@@ -240,7 +242,13 @@ impl RootTable {
             roots: RwLock::default(),
             protection: Protection::new(&protected, &exempt),
             commits: std::array::from_fn(|_| Mutex::default()),
+            slash_is_local: open_slash().is_ok_and(|slash| beneath::is_local(slash).unwrap_or(false)),
         }))
+    }
+
+    /// Whether the root directory lies on a disk or in the memory of this machine.
+    pub(crate) fn is_slash_local(&self) -> bool {
+        self.0.slash_is_local
     }
 
     /// Opens the root of an operator's own grant. A link is resolved now, and never again.

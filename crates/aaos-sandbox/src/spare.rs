@@ -1,6 +1,6 @@
 //! A program sandbox that was made before any call needs it.
 //!
-//! Invariants: it has been sent nothing, and is everything but what a call decides; it is not locked yet and proves itself
+//! Invariants: it has been told nothing of any call, and is everything but what a call decides; it is not locked yet and proves itself
 //! when it was taken, as any other. It is taken once, for one call. There is one at most, one task at most makes it, and
 //! once this is closed it holds nothing.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aaos_confine::control::Order;
 use aaos_core::limits::POOL_PAUSE_MS;
+use aaos_core::program::ProgramOrder;
 
 use crate::launch::{Inner, Made, Sandbox, within};
 use crate::receipt::PROGRAM_BOUNDS;
@@ -33,6 +34,15 @@ impl Spare {
         }
         tracing::warn!("a program sandbox ended before anybody used it");
         None
+    }
+
+    /// Tells the one that is there that a call may take it soon. Who takes it says what it is for.
+    pub(crate) fn expect(&self) {
+        if let Some(made) = &self.state().made
+            && let Err(error) = made.channel.send_now(&ProgramOrder::Expect {})
+        {
+            tracing::warn!(%error, "the sandbox that waits for a program cannot be told that one comes");
+        }
     }
 
     /// Ends the one that is there and keeps no more.

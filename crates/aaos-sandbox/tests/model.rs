@@ -69,6 +69,7 @@ fn ask(text: &str) -> Vec<u8> {
         messages: vec![Message::User { text: text.to_owned() }],
         tools: Vec::new(),
         max_output_tokens: Tokens(10),
+        narrowed: None,
     };
     let ask =
         ModelsRequest::Ask { serial: RequestSerial(1), request: Box::new(request), time: Millis(60_000) };

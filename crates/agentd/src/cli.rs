@@ -2,6 +2,7 @@
 //!
 //! Invariant: parsing touches nothing; every command says by example how it is used.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aaos_core::capability::tool_name;
@@ -227,6 +228,9 @@ pub(crate) enum ModelAction {
     /// Copy the weights of a model into the state directory
     #[command(after_help = help::MODEL_ADD)]
     Add(ModelAddArgs),
+    /// Fetch a model by its name; only one whose SHA-256 is known
+    #[command(after_help = help::MODEL_PULL)]
+    Pull(ModelPullArgs),
     /// List the models that were added
     #[command(after_help = help::MODEL_LIST)]
     List(JsonArgs),
@@ -243,6 +247,28 @@ pub(crate) struct ModelAddArgs {
     /// What it is to be called; the file's own name when absent
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `model pull`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelPullArgs {
+    /// Which one; with --sha256 what it is to be called
+    pub(crate) name: String,
+    /// Fetch the same file from this URL instead; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: Vec<String>,
+    /// SHA-256 of a model of your own choice, hexadecimal
+    #[arg(long, value_name = "HEX", requires_all = ["bytes", "from"])]
+    pub(crate) sha256: Option<String>,
+    /// Its size
+    #[arg(long, value_name = "N", requires = "sha256")]
+    pub(crate) bytes: Option<u64>,
+    /// An address of your own network to which the name of a source may lead; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Vec<IpAddr>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -217,6 +217,7 @@ and AAOS_MODEL choose it over others. It runs in a confined process of its own, 
 the first call and ends when it was asked nothing for ten minutes.
 
 Examples:
+  agentd model pull qwen2.5-coder-1.5b
   agentd model add ./smollm2.gguf
   agentd model list
   agentd model remove smollm2";
@@ -231,6 +232,21 @@ Exit codes: 0 added, 1 it cannot be used, 2 usage, 6 confinement unavailable.
 Examples:
   agentd model add ./smollm2.gguf
   agentd model add ./model-q4_k_m.gguf --name coder --json";
+
+pub(crate) const MODEL_PULL: &str = "\
+Pinned are qwen2.5-coder-1.5b (1.0 GiB) and qwen2.5-coder-0.5b (469 MiB), both under Apache-2.0. No source is trusted: \
+what came is kept only if it has the SHA-256 that is known before, else it is removed and the next source is asked. \
+What was begun stays when the command ends, however it ends; the same command goes on with it, and `agentd model remove` \
+removes it. A confined process makes the connections; of a source's name it takes public addresses, and those that \
+--address names.
+
+Exit codes: 0 it is there, 1 no source had it or it cannot be used, 2 usage, 6 confinement unavailable.
+
+Examples:
+  agentd model pull qwen2.5-coder-1.5b
+  agentd model pull qwen2.5-coder-0.5b --from https://mirror.example/qwen.gguf --json
+  agentd model pull coder --from https://example.org/m.gguf --bytes 1117320768 \\
+    --sha256 cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046";
 
 pub(crate) const MODEL_LIST: &str = "\
 Examples:

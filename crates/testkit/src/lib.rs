@@ -27,7 +27,7 @@ pub use policy::{Policy, Subject};
 pub use process::{ProcessRef, descendants};
 pub use rpc::{Client, RpcFailure, RpcTrouble};
 pub use tracer::{inject_into_writer, trace_with_children, trace_writer};
-pub use web::{Page, SeenFetch, WebServer};
+pub use web::{Fault, Page, SeenFetch, WebServer};
 
 use std::time::Duration;
 

@@ -43,6 +43,30 @@ pub enum Page {
     CutMidBody(String),
     /// The inner page, once the test opens the gate.
     Gated(Gate, Box<Page>),
+    /// A file, from the byte on that is asked for.
+    File {
+        /// All of it.
+        body: Vec<u8>,
+        /// What goes wrong.
+        fault: Fault,
+    },
+    /// One page after the other, each for one request; the last for all further ones.
+    InTurn(Vec<Page>),
+}
+
+/// What goes wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// All of it comes, whatever was asked for.
+    NoRanges,
+    /// The connection breaks when the file has come up to this byte.
+    CutAt(usize),
+    /// Nothing more comes after this byte.
+    HangAt(usize),
+    /// So many bytes come after its end.
+    Surplus(usize),
 }
 
 /// One request that came in.
@@ -75,14 +99,16 @@ impl WebServer {
         let seen = Ledger::new();
         let record = seen.clone();
         let serving = Serving::start(move |request: HttpRequest| {
-            let path = request.target.split('?').next().unwrap_or_default();
-            let page = pages.get(path).cloned();
+            let path = path_of(&request.target);
+            let turn = record.all().iter().filter(|seen: &&SeenFetch| path_of(&seen.target) == path).count();
+            let page = pages.get(path).map(|page| page.at_turn(turn).clone());
+            let from = request.header("range").and_then(first_byte);
             record.push(SeenFetch {
                 method: request.method,
                 target: request.target,
                 headers: request.headers,
             });
-            page.map_or_else(|| Reply::whole(404, "text/plain", "no such page"), render)
+            page.map_or_else(|| Reply::whole(404, "text/plain", "no such page"), |page| render(page, from))
         });
         Self { serving, seen }
     }
@@ -130,7 +156,44 @@ impl WebServer {
     }
 }
 
-fn render(page: Page) -> Reply {
+impl Page {
+    fn at_turn(&self, turn: usize) -> &Self {
+        match self {
+            Self::InTurn(pages) => pages.get(turn).or(pages.last()).expect("a page"),
+            page => page,
+        }
+    }
+}
+
+fn path_of(target: &str) -> &str {
+    target.split('?').next().unwrap_or_default()
+}
+
+/// Of `bytes=N-`.
+fn first_byte(range: &str) -> Option<usize> {
+    range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+fn file(body: &[u8], fault: Fault, from: Option<usize>) -> Reply {
+    let from = from.filter(|_| fault != Fault::NoRanges);
+    let start = from.unwrap_or(0).min(body.len());
+    let rest = |until: usize| vec![body[start..until.clamp(start, body.len())].to_vec()];
+    let sent = match fault {
+        Fault::None | Fault::NoRanges => Body::Whole(body[start..].to_vec()),
+        Fault::CutAt(until) => Body::Pieces(rest(until), Ending::Cut),
+        Fault::HangAt(until) => Body::Pieces(rest(until), Ending::Hang),
+        Fault::Surplus(more) => Body::Pieces(vec![body[start..].to_vec(), vec![b'!'; more]], Ending::Proper),
+    };
+    let status = if from.is_some() { 206 } else { 200 };
+    let mut reply = Reply::with_body(status, "application/octet-stream", sent);
+    if from.is_some() {
+        let range = format!("bytes {start}-{}/{}", body.len().saturating_sub(1), body.len());
+        reply.headers.push(("content-range".to_owned(), range));
+    }
+    reply
+}
+
+fn render(page: Page, from: Option<usize>) -> Reply {
     const TEXT: &str = "text/plain; charset=utf-8";
     match page {
         Page::Html(body) => Reply::whole(200, "text/html; charset=utf-8", body),
@@ -152,7 +215,9 @@ fn render(page: Page) -> Reply {
         Page::CutMidBody(start) => {
             Reply::with_body(200, TEXT, Body::Pieces(vec![start.into_bytes()], Ending::Cut))
         }
-        Page::Gated(gate, page) => Reply { gate: Some(gate), ..render(*page) },
+        Page::Gated(gate, page) => Reply { gate: Some(gate), ..render(*page, from) },
+        Page::File { body, fault } => file(&body, fault, from),
+        Page::InTurn(_) => unreachable!("one of them was chosen"),
     }
 }
 
@@ -191,6 +256,19 @@ mod tests {
         let server = WebServer::start([("/huge", Page::Huge { total: 100_000 })]);
         let answer = get(&server, "/huge");
         assert!(answer.len() > 100_000 && answer.ends_with("0\r\n\r\n"));
+    }
+
+    #[test]
+    fn files_come_from_the_byte_that_is_asked_for_and_pages_in_turn() {
+        let whole = Page::File { body: b"0123456789".to_vec(), fault: Fault::None };
+        let server = WebServer::start([("/f", Page::InTurn(vec![whole, Page::Text("later".into())]))]);
+        let mut stream = TcpStream::connect(server.authority()).unwrap();
+        write!(stream, "GET /f HTTP/1.1\r\nRange: bytes=7-\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 206") && answer.ends_with("\r\n\r\n789"), "{answer}");
+        assert!(answer.contains("content-range: bytes 7-9/10\r\n"), "{answer}");
+        assert!(get(&server, "/f").ends_with("later") && get(&server, "/f").ends_with("later"));
     }
 
     #[test]

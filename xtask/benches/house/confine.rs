@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -32,6 +32,8 @@ const CRUN: &str = "crun, without user and cgroup namespaces, a static program";
 const PROGRAM: &str = "command_run of /bin/true in a program sandbox, from the permit to the receipt";
 const PROGRAM_NEXT: &str = "the same right after another, with no sandbox made ahead";
 const READ: &str = "file_read of 4 KiB through a worker";
+/// Two processes that wake each other, and nothing else.
+const THERE_AND_BACK: &str = "a byte through cat and back";
 
 /// Workers whose own memory is looked at.
 const SAMPLED: usize = 100;
@@ -111,10 +113,29 @@ fn launches(far: &Far, folder: &Path, effort: Effort, report: &mut Report) -> Re
 }
 
 fn file_read(far: &Far, effort: Effort, report: &mut Report) -> Result<()> {
-    report.figure(READ, &file_reads(far, effort.rounds * effort.requests, Permits::new(TRIVIAL)?)?, None);
+    let times = effort.rounds * effort.requests;
+    report.figure(THERE_AND_BACK, &there_and_back(times)?, None);
+    report.figure(READ, &file_reads(far, times, Permits::new(TRIVIAL)?)?, Some(THERE_AND_BACK));
     let found = report.median(READ);
     report.target("file_read through a worker", found, 60.0, "µs", "on a quiet machine".to_owned());
     Ok(())
+}
+
+/// A byte to another process and back, over and over.
+fn there_and_back(times: usize) -> Result<Samples> {
+    let mut child = program(Path::new("/bin/cat")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (there, back) = (child.stdin.take(), child.stdout.take());
+    let (mut there, mut back) = (there.context("piped")?, back.context("piped")?);
+    let mut samples = Samples::default();
+    for _ in 0..times {
+        let begun = Instant::now();
+        there.write_all(b".").context("write to cat")?;
+        back.read_exact(&mut [0]).context("read from cat")?;
+        samples.push_micros(begun.elapsed());
+    }
+    drop(there);
+    ensure!(child.wait()?.success(), "cat failed");
+    Ok(samples)
 }
 
 /// Many workers at once, idle after their launch: what they take of the machine, and of their own.

@@ -239,6 +239,7 @@ impl Mind {
             messages: vec![Message::User { text }],
             tools: Vec::new(),
             max_output_tokens: tokens,
+            narrowed: None,
         }))
     }
 

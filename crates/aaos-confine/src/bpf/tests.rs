@@ -211,6 +211,22 @@ fn an_answer_is_written_once_for_many_calls() {
 }
 
 #[test]
+fn neighbours_of_which_the_same_is_decided_are_one_range() {
+    const fn rule(number: libc::c_long) -> Rule {
+        Rule { number, name: "any", when: When::Always, reason: "of this test" }
+    }
+    let neighbours: Vec<Rule> = (100..200).map(rule).collect();
+    let others: Vec<Rule> = (0..100).map(|number| rule(2 * number)).collect();
+    let [one, many] = [&neighbours, &others].map(|rules| assemble(&allow_list(rules)).expect("assembles"));
+    assert!(one.len() < 12 && many.len() > 200, "{} and {} steps", one.len(), many.len());
+    for number in [99, 100, 199, 200] {
+        let answer = if (100..200).contains(&number) { Answer::ALLOW } else { EPERM };
+        assert_eq!(run(&one, &Call::new(number, [0; 6])).0, answer, "{number}");
+    }
+    assert!(assemble(&allow_list(&[rule(libc::c_long::from(X32_BIT))])).is_err());
+}
+
+#[test]
 fn another_architecture_is_killed_and_x32_is_refused() {
     let program = assemble(&allow_list(WORKER)).expect("assembles");
     let read = Call::new(0, [0; 6]);

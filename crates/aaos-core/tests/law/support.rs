@@ -185,6 +185,7 @@ pub(crate) fn inference(reserve: u64) -> Inference {
         messages: Vec::new(),
         tools: Vec::new(),
         max_output_tokens: Tokens(reserve),
+        narrowed: None,
     };
     Inference { request, reserve: Tokens(reserve), price: None, request_hash: String::new(), keeps: None }
 }

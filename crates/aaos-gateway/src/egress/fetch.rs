@@ -54,7 +54,7 @@ pub(super) struct Told<'a> {
     pub(super) outbox: &'a Outbox,
 }
 
-fn network(message: String) -> ToolFailure {
+pub(super) fn network(message: String) -> ToolFailure {
     ToolFailure::new(ToolFailureKind::Network, message)
 }
 
@@ -101,29 +101,11 @@ impl<'a> Job<'a> {
     }
 
     async fn hop(&self, target: &Target) -> Result<Answer, ToolFailure> {
-        let passage = target.authorise(&self.hosts, self.public)?;
-        let addresses = target.addresses(self.dialer, passage).await?;
-        let request = hyper::Request::get(target.path_and_query())
-            .header(header::HOST, target.authority())
-            .header(header::USER_AGENT, USER_AGENT)
-            .header(header::ACCEPT, ACCEPT)
-            .header(header::ACCEPT_ENCODING, "identity")
-            .header(header::CONNECTION, "close")
-            .body(Full::default())
-            .map_err(|error| network(format!("{} cannot be asked for: {error}", target.url)))?;
-        let layer = if target.is_secure { Layer::Tls(target.host.plain()) } else { Layer::Plain };
-        self.dialer.exchange(&addresses, &layer, request).await.map_err(|error| target.unreachable(&error))
+        ask(self.dialer, target, (&self.hosts, self.public), None).await
     }
 
     async fn keep(&mut self, target: &Target, answer: &mut Answer) -> Result<Page, ToolFailure> {
-        let coding = answer.header("content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
-        if !coding.is_empty() && coding != "identity" {
-            return Err(network(format!(
-                "{} sent a compressed body ({}) although none was asked for",
-                target.url,
-                harmless(&coding, None)
-            )));
-        }
+        check_coding(target, answer)?;
         let mut bytes = 0_u64;
         let mut truncated = false;
         while !truncated {
@@ -151,8 +133,46 @@ impl<'a> Job<'a> {
     }
 }
 
+/// Asks one host, if the rules cover it, for what a target names, or for the rest of it from a byte on.
+pub(super) async fn ask(
+    dialer: &Dialer,
+    target: &Target,
+    (hosts, public): (&[HostRule], bool),
+    from: Option<u64>,
+) -> Result<Answer, ToolFailure> {
+    let passage = target.authorise(hosts, public)?;
+    let addresses = target.addresses(dialer, passage, hosts).await?;
+    let mut request = hyper::Request::get(target.path_and_query())
+        .header(header::HOST, target.authority())
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::ACCEPT, ACCEPT)
+        .header(header::ACCEPT_ENCODING, "identity")
+        .header(header::CONNECTION, "close");
+    if let Some(from) = from {
+        request = request.header(header::RANGE, format!("bytes={from}-"));
+    }
+    let request = request
+        .body(Full::default())
+        .map_err(|error| network(format!("{} cannot be asked for: {error}", target.url)))?;
+    let layer = if target.is_secure { Layer::Tls(target.host.plain()) } else { Layer::Plain };
+    dialer.exchange(&addresses, &layer, request).await.map_err(|error| target.unreachable(&error))
+}
+
+/// What comes is taken as it is, so it may not be compressed.
+pub(super) fn check_coding(target: &Target, answer: &Answer) -> Result<(), ToolFailure> {
+    let coding = answer.header("content-encoding").unwrap_or("identity").trim().to_ascii_lowercase();
+    if coding.is_empty() || coding == "identity" {
+        return Ok(());
+    }
+    Err(network(format!(
+        "{} sent a compressed body ({}) although none was asked for",
+        target.url,
+        harmless(&coding, None)
+    )))
+}
+
 /// Where an answer sends us, if it does.
-fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFailure> {
+pub(super) fn redirect(target: &Target, answer: &Answer) -> Result<Option<Target>, ToolFailure> {
     let is_redirect = matches!(
         answer.head.status,
         StatusCode::MOVED_PERMANENTLY

@@ -1,10 +1,11 @@
-//! The `egress` role: fetches pages for agents and connects their programs, without keys.
+//! The `egress` role: fetches pages for agents, connects their programs and brings the operator's downloads, without keys.
 //!
-//! Invariants: every hop of every fetch is authorised before a name is asked for and its address checked before
+//! Invariants: every hop of every fetch and download is authorised before a name is asked for and its address checked before
 //! a connection is made to exactly that address; a fetch offers no cookie, credential or compression, its body never
 //! exceeds its cap and lies only in the memfd that agentd sent; each fetch and each connection has a time limit.
 
 pub mod address;
+mod download;
 mod fetch;
 mod proxy;
 pub mod target;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Received, Running, only_descriptor};
 use crate::dial::Dialer;
+use download::Download;
 use fetch::{Job, Told};
 use proxy::Order;
 
@@ -108,6 +110,10 @@ impl Role {
                 let page = File::from(only_descriptor(descriptors)?);
                 return self.fetch(Fetch { serial, url, max_bytes, hosts, public, time }, page).await;
             }
+            EgressRequest::Download { serial, url, from, size, hosts, public } => {
+                let order = Download { serial, url, from, size, hosts, public };
+                return self.download(order, only_descriptor(descriptors)?).await;
+            }
             EgressRequest::Proxy { serial, time } => {
                 return self.proxy(serial, time, only_descriptor(descriptors)?).await;
             }
@@ -142,16 +148,40 @@ impl Role {
     }
 
     async fn fetch(&mut self, fetch: Fetch, page: File) -> Result<(), ChannelError> {
-        let serial = fetch.serial;
-        if self.fetches.is_full() {
-            let message = format!("{MAX_FETCHES_IN_FLIGHT} pages are being fetched already; try again later");
-            let failure = ToolFailure::new(ToolFailureKind::LimitReached, message);
-            self.outbox.send(&EgressReply::Failed { serial, failure }).await;
+        if self.is_full(fetch.serial).await {
             return Ok(());
         }
         let (dialer, outbox) = (Arc::clone(&self.dialer), self.outbox.clone());
-        self.fetches
-            .start(serial, async move { outbox.send(&fetched(&dialer, fetch, page, &outbox).await).await })
+        self.fetches.start(fetch.serial, async move {
+            outbox.send(&fetched(&dialer, fetch, page, &outbox).await).await
+        })
+    }
+
+    async fn download(&mut self, order: Download, sink: OwnedFd) -> Result<(), ChannelError> {
+        if self.is_full(order.serial).await {
+            return Ok(());
+        }
+        let sink = stream_of(sink)?;
+        let (dialer, outbox) = (Arc::clone(&self.dialer), self.outbox.clone());
+        let serial = order.serial;
+        self.fetches.start(serial, async move {
+            let reply = match order.bring(&dialer, sink, &outbox).await {
+                Ok(bytes) => EgressReply::Delivered { serial, bytes },
+                Err(failure) => EgressReply::Failed { serial, failure },
+            };
+            outbox.send(&reply).await;
+        })
+    }
+
+    /// Whether no further fetch or download may start; who asked is told so.
+    async fn is_full(&self, serial: RequestSerial) -> bool {
+        if !self.fetches.is_full() {
+            return false;
+        }
+        let message = format!("{MAX_FETCHES_IN_FLIGHT} pages are being fetched already; try again later");
+        let failure = ToolFailure::new(ToolFailureKind::LimitReached, message);
+        self.outbox.send(&EgressReply::Failed { serial, failure }).await;
+        true
     }
 
     async fn proxy(
@@ -166,9 +196,7 @@ impl Role {
             self.outbox.send(&closed_at_once(serial, failure)).await;
             return Ok(());
         }
-        let program = std::os::unix::net::UnixStream::from(program);
-        program.set_nonblocking(true)?;
-        let program = UnixStream::from_std(program)?;
+        let program = stream_of(program)?;
         let time = Duration::from_millis(time.0.min(PROXY_TIME_MS));
         let (orders, received) = mpsc::channel(WAITING_ORDERS);
         let (open, closed) = oneshot::channel();
@@ -199,6 +227,12 @@ async fn fetched(dialer: &Dialer, fetch: Fetch, page: File, outbox: &Outbox) -> 
             EgressReply::Failed { serial, failure: ToolFailure::new(ToolFailureKind::Timeout, message) }
         }
     }
+}
+
+fn stream_of(descriptor: OwnedFd) -> Result<UnixStream, ChannelError> {
+    let stream = std::os::unix::net::UnixStream::from(descriptor);
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream)?)
 }
 
 fn no_descriptor(descriptors: &[OwnedFd]) -> Result<(), ChannelError> {

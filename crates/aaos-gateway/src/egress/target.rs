@@ -231,12 +231,13 @@ impl Target {
         )))
     }
 
-    /// The checked addresses of this target. Of a name with several, those that are refused are left out; with none
-    /// left the first refusal is the answer.
+    /// The checked addresses of this target: public ones, and those that a rule spells. Of a name with several, those
+    /// that are refused are left out; with none left the first refusal is the answer.
     pub(super) async fn addresses(
         &self,
         dialer: &Dialer,
         passage: Passage,
+        hosts: &[HostRule],
     ) -> Result<Vec<SocketAddr>, ToolFailure> {
         let addresses: Vec<IpAddr> = match passage {
             Passage::Granted(ip) | Passage::Public(ip) => vec![ip],
@@ -244,8 +245,10 @@ impl Target {
             Passage::Resolve(name) => {
                 let found = dialer.resolve(&name, NameScope::Absolute).await;
                 let found = found.map_err(|error| self.unreachable(&error))?;
+                let is_spelled = |ip| hosts.iter().any(|rule| names_address(rule, ip, self.port));
+                let judged = |ip| if is_spelled(ip) { Ok(ip) } else { self.public(ip) };
                 let (kept, refused): (Vec<_>, Vec<_>) =
-                    found.into_iter().map(|ip| self.public(ip)).partition(Result::is_ok);
+                    found.into_iter().map(judged).partition(Result::is_ok);
                 if kept.is_empty() {
                     let nothing = || network(format!("the name {name} has no address"));
                     return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(nothing));

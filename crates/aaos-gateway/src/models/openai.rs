@@ -294,6 +294,7 @@ mod tests {
             }],
             tools: Vec::new(),
             max_output_tokens: Tokens(5),
+            narrowed: None,
         };
         for (dialect, limit, other, is_echoed) in [
             (Dialect::Original, "max_completion_tokens", "max_tokens", false),

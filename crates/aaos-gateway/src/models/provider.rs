@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState, Standing};
 use aaos_core::name::{ModelName, ProviderName};
-use aaos_core::route::{self, Route, Serves};
+use aaos_core::route::{self, Route, Served, Serves};
 use aaos_core::wire::{ExtraHeader, ProviderSetup, WireFormat, is_reserved_header};
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -126,16 +126,8 @@ impl Provider {
 }
 
 impl Serves for Provider {
-    fn name(&self) -> &ProviderName {
-        &self.name
-    }
-
-    fn lists(&self, model: &str) -> bool {
-        self.models.iter().any(|one| one.as_str() == model)
-    }
-
-    fn takes_any(&self) -> bool {
-        self.any_model
+    fn served(&self) -> Served<'_> {
+        Served { name: &self.name, models: &self.models, any_model: self.any_model }
     }
 }
 

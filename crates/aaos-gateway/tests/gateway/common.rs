@@ -160,6 +160,14 @@ pub(crate) fn dialer(server: SocketAddr, authorities: Vec<CertificateDer<'static
 
 /// Every page of this server is `secret`; it shows a certificate that names `names` and was signed by itself.
 pub(crate) async fn tls_server(names: &[&str]) -> (SocketAddr, CertificateDer<'static>) {
+    tls_server_saying(names, "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret".to_owned()).await
+}
+
+/// The same with another answer.
+pub(crate) async fn tls_server_saying(
+    names: &[&str],
+    answer: String,
+) -> (SocketAddr, CertificateDer<'static>) {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
     let certificate = made.cert.der().clone();
@@ -179,8 +187,10 @@ pub(crate) async fn tls_server(names: &[&str]) -> (SocketAddr, CertificateDer<'s
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut request = [0; 4096];
             let asked = stream.read(&mut request).await.is_ok();
-            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret";
-            assert!(asked && stream.write_all(answer).await.is_ok(), "the client asks and listens");
+            assert!(
+                asked && stream.write_all(answer.as_bytes()).await.is_ok(),
+                "the client asks and listens"
+            );
         }
     });
     (address, certificate)

@@ -3,6 +3,7 @@
 mod bodies;
 mod cassettes;
 mod common;
+mod downloads;
 mod egress;
 mod harness;
 mod kept;

@@ -150,6 +150,7 @@ pub(crate) fn request() -> ModelRequest {
             })
             .into(),
         max_output_tokens: Tokens(1000),
+        narrowed: None,
     }
 }
 

@@ -39,5 +39,6 @@ pub(crate) fn request(system: &str, user: &str, tools: Vec<ToolSpec>, most: u64)
         messages: vec![Message::User { text: user.to_owned() }],
         tools,
         max_output_tokens: Tokens(most),
+        narrowed: None,
     }
 }

@@ -313,6 +313,7 @@ fn local(home: &TempDir) -> LocalConfig {
         name: ModelName::parse("small").expect("a name"),
         file: weights(home),
         bytes: Bytes(WEIGHTS.len() as u64),
+        window: Tokens(4_096),
     };
     let models = if weights(home).is_file() { vec![small()] } else { Vec::new() };
     LocalConfig { models, aliases: Vec::new(), window: Tokens(4_096), threads: 1 }

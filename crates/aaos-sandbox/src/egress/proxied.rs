@@ -166,6 +166,8 @@ pub(super) fn news_of(reply: EgressReply) -> Option<(RequestSerial, ProxyNews)> 
         }
         EgressReply::Locked(_)
         | EgressReply::Fetched { .. }
+        | EgressReply::Delivering { .. }
+        | EgressReply::Delivered { .. }
         | EgressReply::Failed { .. }
         | EgressReply::Redirected { .. } => None,
     }

@@ -15,6 +15,7 @@ use aaos_core::wire::{EgressReply, EgressRequest, RequestSerial};
 use testkit::PATIENCE;
 use tokio::net::UnixStream;
 
+use super::download::DownloadOrder;
 use super::proxied::tell_unavailable;
 use super::{Egress, FetchedPage, ProxyNews};
 
@@ -337,4 +338,78 @@ fn a_program_that_gets_no_connection_is_told_why() {
     let (near, far) = StdStream::pair().expect("a socket pair");
     drop(far);
     tell_unavailable(&near.into(), "nobody hears it");
+}
+
+/// Plays a gateway that says `replies` and sends `sent`, and gives what the near end makes of it.
+async fn downloaded(sent: &'static str, replies: &'static [Reply]) -> Result<String, String> {
+    let (egress, far) = pair();
+    let gateway = tokio::task::spawn_blocking(move || {
+        let (request, mut descriptors) = far.receive::<EgressRequest>().expect("a request");
+        let EgressRequest::Download { serial, from, size, .. } = request else { panic!("{request:?}") };
+        assert_eq!((from, size), (Bytes(4), Bytes(10)));
+        let mut stream = StdStream::from(descriptors.pop().expect("one"));
+        for reply in replies {
+            let told = match *reply {
+                Reply::Delivering(from) => EgressReply::Delivering { serial, from: Bytes(from) },
+                Reply::Delivered(bytes) => EgressReply::Delivered { serial, bytes: Bytes(bytes) },
+                Reply::Failed => {
+                    let failure = ToolFailure::new(ToolFailureKind::Network, "it broke");
+                    EgressReply::Failed { serial, failure }
+                }
+            };
+            far.send(&told).expect("sent");
+        }
+        stream.write_all(sent.as_bytes()).expect("written");
+        drop(stream);
+        far
+    });
+    let order = DownloadOrder {
+        url: "https://example.org/f".to_owned(),
+        from: Bytes(4),
+        size: Bytes(10),
+        hosts: Vec::new(),
+        public: true,
+    };
+    let received = async {
+        let mut download = egress.download(order).await?;
+        let mut text = format!("{}:", download.from().0);
+        let mut piece = [0; 3];
+        loop {
+            match download.piece(&mut piece).await? {
+                0 => return Ok(text),
+                got => text.push_str(std::str::from_utf8(&piece[..got]).expect("text")),
+            }
+        }
+    };
+    let received = received.await.map_err(|failure: ToolFailure| failure.message);
+    drop(gateway.await.expect("no panic"));
+    received
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Reply {
+    Delivering(u64),
+    Delivered(u64),
+    Failed,
+}
+
+#[tokio::test]
+async fn a_download_ends_well_only_with_all_of_the_file_and_the_gateways_word() {
+    use Reply::{Delivered, Delivering, Failed};
+    assert_eq!(downloaded("456789", &[Delivering(4), Delivered(6)]).await.expect("whole"), "4:456789");
+    let again = downloaded("0123456789", &[Delivering(0), Delivered(10)]).await;
+    assert_eq!(again.expect("from its beginning"), "0:0123456789");
+    for (sent, replies, words) in [
+        ("4567890", &[Delivering(4), Delivered(6)][..], "sent more than the file has"),
+        ("45678", &[Delivering(4), Delivered(6)], "not what came"),
+        ("45678", &[Delivering(4), Delivered(5)], "not what came"),
+        ("456", &[Delivering(4), Failed], "it broke"),
+        ("", &[Failed], "it broke"),
+        ("", &[Delivered(6)], "is gone"),
+        ("789", &[Delivering(7), Delivered(3)], "where nobody asked it to"),
+        ("456789", &[Delivering(4), Delivering(4), Delivered(6)], "is gone"),
+    ] {
+        let told = downloaded(sent, replies).await.expect_err("it is not whole");
+        assert!(told.contains(words), "{sent} {replies:?}: {told}");
+    }
 }

@@ -1,8 +1,13 @@
-//! `model`: the local models of this machine: added, listed, removed.
+//! `model`: the local models of this machine: added, fetched, listed, removed.
 //!
 //! Invariants: nothing here reads a stranger's file but its first four bytes and its hash: what it is says the confined
 //! process, of the very copy that is kept. What is added is on disk, whole, before its card says so; what was begun and
-//! not finished is gone after the next command. One command changes the models at a time.
+//! not finished is gone after the next command, but for parts of what is fetched. One command changes the models at a
+//! time.
+
+mod part;
+mod pinned;
+mod pull;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -54,6 +59,7 @@ struct Listed<'a> {
 pub(super) fn model(settings: &Settings, args: &ModelArgs, screen: Screen) -> Result<Exit> {
     match &args.action {
         ModelAction::Add(args) => add(settings, args, screen),
+        ModelAction::Pull(args) => pull::pull(settings, args, screen),
         ModelAction::List(args) => list(settings, args.json, screen),
         ModelAction::Remove(args) => remove(settings, args, screen),
     }
@@ -69,7 +75,7 @@ fn list(settings: &Settings, json: bool, screen: Screen) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     if listed.is_empty() {
-        screen.line(Tone::Plain, "no local model; add one with `agentd model add FILE`")?;
+        screen.line(Tone::Plain, "no local model; fetch one with `agentd model pull qwen2.5-coder-1.5b`, or add one with `agentd model add FILE`")?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(&["NAME", "ACTIVE", "KIND", "PARAMETERS", "SIZE", "WINDOW", "SHA-256"]);
@@ -97,14 +103,18 @@ fn remove(settings: &Settings, args: &ModelRemoveArgs, screen: Screen) -> Result
     let shelf = Shelf::of(&settings.state_dir);
     let _lock = lock(&shelf)?;
     let cards = shelf.cards()?;
+    let parts = part::remove_all(&shelf, &args.name)?;
     let Some(card) = cards.iter().find(|card| card.name.as_str() == args.name) else {
         let name = &args.name;
+        if parts > 0 {
+            screen.note(Tone::Good, &format!("removed what was fetched of {}", cut(name, SHOWN_CHARS)));
+            return Ok(Exit::Done);
+        }
         bail!("no local model is called {name:?}; `agentd model list` names those that are there");
     };
     fs::remove_file(shelf.card(&card.name)).with_context(|| format!("cannot remove {}", card.name))?;
     if !cards.iter().any(|other| other.name != card.name && other.sha256 == card.sha256) {
-        let weights = shelf.weights(&card.sha256);
-        fs::remove_file(&weights).with_context(|| format!("cannot remove {}", weights.display()))?;
+        remove_if_there(&shelf.weights(&card.sha256))?;
     }
     sync(shelf.directory())?;
     if args.json {
@@ -117,18 +127,7 @@ fn remove(settings: &Settings, args: &ModelRemoveArgs, screen: Screen) -> Result
 
 fn add(settings: &Settings, args: &ModelAddArgs, screen: Screen) -> Result<Exit> {
     let name = chosen_name(args)?;
-    if !settings.model_program.is_file() {
-        bail!(
-            "the program {} is missing: build it with `cargo build --release --manifest-path \
-             crates/aaos-model/Cargo.toml`, or set AAOS_LIBEXEC_DIR",
-            settings.model_program.display()
-        );
-    }
-    // The launcher before there is any thread, and this process locked like the daemon before it reads the file.
-    let group = GroupName::of_process().context("cannot look at this process's own PID namespace")?;
-    let seed = ZygoteSeed::start(&settings.worker, None)?.with_model(&settings.model_program)?;
-    let seed = seed.within(Groups::claim(&group));
-    lock_this_daemon()?;
+    let seed = locked_seed(settings, None)?;
     let (source, bytes) = open(&args.file)?;
     let shelf = Shelf::of(&settings.state_dir);
     make_directory(shelf.directory())?;
@@ -143,10 +142,30 @@ fn add(settings: &Settings, args: &ModelAddArgs, screen: Screen) -> Result<Exit>
             "{name} is another model already; give this one a --name, or `agentd model remove {name}` first"
         );
     }
-    let facts = check(settings, seed, incoming.reopened()?, bytes)?;
-    let card = card_of(name, &incoming, bytes, facts);
-    keep(&shelf, incoming, &card)?;
+    let facts = in_sandbox(settings, seed, async |sandbox| {
+        check(settings, sandbox, incoming.reopened()?, bytes).await
+    })?;
+    let card = card_of(name, incoming.sha256.clone(), bytes, facts);
+    keep(&shelf, &incoming.path, &card)?;
+    drop(incoming);
     tell_added(&card, args.json, screen)
+}
+
+/// The launcher, started before there is any thread, and this process locked like the daemon: before it reads a file, and
+/// so that it can open no socket.
+fn locked_seed(settings: &Settings, gateway: Option<&Path>) -> Result<ZygoteSeed> {
+    if !settings.model_program.is_file() {
+        bail!(
+            "the program {} is missing: build it with `cargo build --release --manifest-path \
+             crates/aaos-model/Cargo.toml`, or set AAOS_LIBEXEC_DIR",
+            settings.model_program.display()
+        );
+    }
+    let group = GroupName::of_process().context("cannot look at this process's own PID namespace")?;
+    let seed = ZygoteSeed::start(&settings.worker, gateway)?.with_model(&settings.model_program)?;
+    let seed = seed.within(Groups::claim(&group));
+    lock_this_daemon()?;
+    Ok(seed)
 }
 
 fn tell_added(card: &Card, json: bool, screen: Screen) -> Result<Exit> {
@@ -166,17 +185,18 @@ fn tell_added(card: &Card, json: bool, screen: Screen) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn card_of(name: ModelName, incoming: &Incoming, bytes: Bytes, facts: LocalFacts) -> Card {
+fn card_of(name: ModelName, sha256: String, bytes: Bytes, facts: LocalFacts) -> Card {
     let LocalFacts { architecture, name: title, parameters, window } = facts;
     Card {
         name,
-        sha256: incoming.sha256.clone(),
+        sha256,
         bytes,
         architecture,
         title,
         parameters,
         window,
         added_at: Clock::starting_at(Timestamp(0)).now(),
+        licence: None,
     }
 }
 
@@ -237,7 +257,20 @@ fn lock(shelf: &Shelf) -> Result<File> {
     for name in [INCOMING, INCOMING_CARD] {
         remove_if_there(&shelf.directory().join(name))?;
     }
+    remove_unnamed(shelf)?;
     Ok(lock)
+}
+
+/// Removes weights that no card names: a command was stopped between the two.
+fn remove_unnamed(shelf: &Shelf) -> Result<()> {
+    let named: Vec<PathBuf> = shelf.cards()?.iter().map(|card| shelf.weights(&card.sha256)).collect();
+    for entry in fs::read_dir(shelf.directory()).context("cannot list the local models")? {
+        let path = entry.context("cannot list the local models")?.path();
+        if path.extension().is_some_and(|ending| ending == "gguf") && !named.contains(&path) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {
@@ -281,7 +314,7 @@ impl Incoming {
             copied += got as u64;
         }
         into.sync_all().with_context(cannot)?;
-        incoming.sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        incoming.sha256 = hexadecimal(hash);
         Ok(incoming)
     }
 
@@ -299,36 +332,53 @@ impl Drop for Incoming {
     }
 }
 
-/// Has the confined process say what the copy is.
-fn check(settings: &Settings, seed: ZygoteSeed, weights: OwnedFd, file_bytes: Bytes) -> Result<LocalFacts> {
+fn hexadecimal(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Does `work` beside the launcher, and ends it with all that it made.
+fn in_sandbox<T>(
+    settings: &Settings,
+    seed: ZygoteSeed,
+    work: impl AsyncFnOnce(&Sandbox) -> Result<T>,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let setup = LocalSetup { task: LocalTask::Check, file_bytes, window: settings.local.window, threads: 1 };
     runtime.block_on(async {
         let sandbox = Sandbox::adopt(seed, settings.sandbox())?;
-        let looked = async {
-            let locked = sandbox.lock_model(file_bytes, setup.threads).await?;
-            locked.load(weights, &setup).await
-        };
-        let looked = looked.await.map(|model| model.facts);
+        let done = work(&sandbox).await;
         sandbox.shutdown().await;
-        match looked {
-            Ok(facts) => Ok(facts),
-            // It says something of the file, not of the confinement.
-            Err(error @ (SandboxError::Weights(_) | SandboxError::DiedLoading { .. })) => bail!("{error}"),
-            Err(error) => Err(error.into()),
-        }
+        done
     })
 }
 
+/// Has the confined process say what the weights are.
+async fn check(
+    settings: &Settings,
+    sandbox: &Sandbox,
+    weights: OwnedFd,
+    file_bytes: Bytes,
+) -> Result<LocalFacts> {
+    let setup = LocalSetup { task: LocalTask::Check, file_bytes, window: settings.local.window, threads: 1 };
+    let looked = async {
+        let locked = sandbox.lock_model(file_bytes, setup.threads).await?;
+        locked.load(weights, &setup).await
+    };
+    match looked.await.map(|model| model.facts) {
+        Ok(facts) => Ok(facts),
+        // It says something of the file, not of the confinement.
+        Err(error @ (SandboxError::Weights(_) | SandboxError::DiedLoading { .. })) => bail!("{error}"),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gives the copy its name, then writes the card.
-fn keep(shelf: &Shelf, incoming: Incoming, card: &Card) -> Result<()> {
+fn keep(shelf: &Shelf, whole: &Path, card: &Card) -> Result<()> {
     let weights = shelf.weights(&card.sha256);
-    fs::rename(&incoming.path, &weights).with_context(|| format!("cannot write {}", weights.display()))?;
+    fs::rename(whole, &weights).with_context(|| format!("cannot write {}", weights.display()))?;
     sync(shelf.directory())?;
-    drop(incoming);
     let (path, made) = (shelf.card(&card.name), shelf.directory().join(INCOMING_CARD));
     let written = (|| {
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&made)?;

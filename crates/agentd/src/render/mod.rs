@@ -80,6 +80,8 @@ impl Tone {
 pub(crate) struct Screen {
     colours_out: bool,
     colours_err: bool,
+    /// Whether standard error is a terminal.
+    watched: bool,
 }
 
 impl Screen {
@@ -89,6 +91,7 @@ impl Screen {
         Self {
             colours_out: wanted && io::stdout().is_terminal(),
             colours_err: wanted && io::stderr().is_terminal(),
+            watched: io::stderr().is_terminal(),
         }
     }
 
@@ -124,6 +127,20 @@ impl Screen {
     /// Something to know on standard error. Nobody can be told when that fails.
     pub(crate) fn note(self, tone: Tone, text: &str) {
         let written = writeln!(io::stderr().lock(), "{}", tone.paint(text, self.colours_err));
+        if let Err(error) = written {
+            tracing::debug!(%error, "standard error takes nothing");
+        }
+    }
+
+    /// Whether somebody watches standard error.
+    pub(crate) const fn is_watched(self) -> bool {
+        self.watched
+    }
+
+    /// A line on standard error over which the next one is written: for a terminal that somebody watches.
+    pub(crate) fn passing(self, text: &str) {
+        let mut err = io::stderr().lock();
+        let written = write!(err, "\r\u{1b}[2K{text}").and_then(|()| err.flush());
         if let Err(error) = written {
             tracing::debug!(%error, "standard error takes nothing");
         }

@@ -50,6 +50,9 @@ pub(crate) struct Card {
     pub(crate) window: Tokens,
     /// When it was added.
     pub(crate) added_at: Timestamp,
+    /// Its licence, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) licence: Option<String>,
 }
 
 /// The directory of the models.
@@ -87,21 +90,24 @@ impl Shelf {
         for entry in entries {
             let path = entry.with_context(|| format!("cannot list {}", self.0.display()))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if let Some(name) = name.strip_suffix(CARD) {
-                let read = read_card(&path, name);
-                cards.push(read.with_context(|| {
-                    format!("the card {} cannot be used; remove it and add the model again", path.display())
-                })?);
-            }
+            let Some(name) = name.strip_suffix(CARD) else { continue };
+            let file = match fs::File::open(&path) {
+                // It was removed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                file => file.map_err(anyhow::Error::from),
+            };
+            cards.push(file.and_then(|file| read_card(file, name)).with_context(|| {
+                format!("the card {} cannot be used; remove it and add the model again", path.display())
+            })?);
         }
         cards.sort_by(|one, other| (other.added_at, &one.name).cmp(&(one.added_at, &other.name)));
         Ok(cards)
     }
 }
 
-fn read_card(path: &Path, name: &str) -> Result<Card> {
+fn read_card(file: fs::File, name: &str) -> Result<Card> {
     let mut text = String::new();
-    fs::File::open(path)?.take(MAX_CARD_BYTES).read_to_string(&mut text)?;
+    file.take(MAX_CARD_BYTES).read_to_string(&mut text)?;
     let card: Card = serde_json::from_str(&text)?;
     let is_hash = card.sha256.len() == 64 && card.sha256.bytes().all(|one| one.is_ascii_hexdigit());
     ensure!(card.name.as_str() == name && is_hash, "it is not what its name says");
@@ -135,7 +141,10 @@ pub(crate) fn place(
     let Choice { provider, model, is_of_environment } = &sources.choice;
     let is_named = provider.as_deref() == Some(LOCAL);
     if is_named && cards.is_empty() {
-        bail!("provider local has no model; add one with `agentd model add FILE`");
+        bail!(
+            "provider local has no model; fetch one with `agentd model pull qwen2.5-coder-1.5b`, or add one with `agentd model \
+             add FILE`"
+        );
     }
     if is_named && !has_program {
         bail!("provider local needs the program aaos-model beside agentd; build it, or set AAOS_LIBEXEC_DIR");
@@ -177,6 +186,7 @@ fn config(cards: &[Card], shelf: &Shelf) -> LocalConfig {
         name: card.name.clone(),
         file: shelf.weights(&card.sha256),
         bytes: card.bytes,
+        window: card.window,
     };
     // Threads that compute wait for each other at every step, so one processor is left to everything else.
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -214,11 +224,22 @@ mod tests {
                 parameters: 1,
                 window: Tokens(2_048),
                 added_at: Timestamp(at),
+                licence: None,
             };
             let text = serde_json::to_string(&card).expect("plain");
             fs::write(shelf.card(&card.name), text).expect("written");
         }
         (folder, shelf)
+    }
+
+    #[test]
+    fn a_card_that_is_removed_meanwhile_is_no_error() {
+        let (_folder, shelf) = shelf(&["one"]);
+        // It is listed, and cannot be opened any more.
+        let gone = shelf.card(&local_name("two").expect("a name"));
+        std::os::unix::fs::symlink("/nonexistent", gone).expect("linked");
+        let cards = shelf.cards().expect("the other one");
+        assert_eq!(cards.iter().map(|card| card.name.as_str()).collect::<Vec<_>>(), ["one"]);
     }
 
     /// The active provider and what `smart` means there, as far as this machine runs it itself.

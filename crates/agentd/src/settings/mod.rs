@@ -40,6 +40,7 @@ use crate::render::entry;
 
 /// The shipped bootstrap agent.
 const BOOTSTRAP: &str = include_str!("../../../../manifests/bootstrap.yaml");
+const BOOTSTRAP_LOCAL: &str = include_str!("../../../../manifests/bootstrap-local.yaml");
 
 /// Flags that stand before the command.
 #[derive(Debug, Clone, Default)]
@@ -176,11 +177,22 @@ impl Settings {
     /// The agent that works on goals.
     pub(crate) fn bootstrap(&self) -> Result<Manifest> {
         let Some(path) = &self.bootstrap else {
-            return Manifest::parse(BOOTSTRAP).context("the shipped bootstrap manifest");
+            return self.shipped_bootstrap();
         };
         crate::manifests::load(path)
             .and_then(|text| Ok(Manifest::parse(&text)?))
             .with_context(|| format!("the bootstrap manifest {}", path.display()))
+    }
+
+    /// The shipped one: where this machine runs the model itself, one with a short prompt and that model's window.
+    fn shipped_bootstrap(&self) -> Result<Manifest> {
+        let Some(active) = self.local.models.first().filter(|_| self.provider == local::LOCAL) else {
+            return Manifest::parse(BOOTSTRAP).context("the shipped bootstrap manifest");
+        };
+        let mut manifest =
+            Manifest::parse(BOOTSTRAP_LOCAL).context("the shipped bootstrap manifest for local models")?;
+        manifest.memory.context_window = manifest.memory.context_window.min(active.window);
+        Ok(manifest)
     }
 
     /// The places whose paths a replay takes for those of the recorded run.

@@ -93,7 +93,7 @@ mod tests {
     use crate::settings::keys::Keys;
     use crate::settings::providers::{Choice, Sources, setup};
     use aaos_core::name::ModelName;
-    use aaos_core::quantity::{Bytes, MicroUsd};
+    use aaos_core::quantity::{Bytes, MicroUsd, Tokens};
     use aaos_core::wire::ModelsSetup;
 
     fn model(name: &str) -> ModelName {
@@ -133,7 +133,12 @@ mod tests {
 
     #[test]
     fn a_model_of_this_machine_is_free_and_makes_no_other_of_its_name_free() {
-        let weights = |name: &str| LocalWeights { name: model(name), file: "/w".into(), bytes: Bytes(1) };
+        let weights = |name: &str| LocalWeights {
+            name: model(name),
+            file: "/w".into(),
+            bytes: Bytes(1),
+            window: Tokens(1),
+        };
         let local = LocalConfig {
             models: vec![weights("gpt-4o"), weights("own")],
             aliases: vec![(model("fast"), model("own"))],

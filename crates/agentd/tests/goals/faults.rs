@@ -2,14 +2,12 @@
 //!
 //! Invariant: the table in `docs/models.md` is what is seen here, row by row; neither has a row that the other lacks.
 
+use crate::documented;
 use crate::support::entries;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
 use testkit::{Chop, CutAs, Daemon, DaemonBuilder, Dialect, ModelServer, Script, StopAs, Turn};
 
-/// Heading of the table.
-const TABLE: &str = "## What a provider may do wrong";
 /// Times in which a goal is given up whose provider is silent. A longer one follows where a busy machine took all of
 /// it before the provider was asked.
 const PATIENCE_SECONDS: [u32; 4] = [2, 8, 32, 128];
@@ -124,9 +122,7 @@ impl Lab {
         };
         self.check_end(fault, &told);
         let journal = entries(&mut self.daemon.client(), json!({ "goal_id": told["goal_id"] }));
-        let steps: Vec<String> = journal.iter().filter_map(step).collect();
-        let (state, exit) = (told["state"].as_str().expect("a state"), &told["exit_code"]);
-        format!("| {} | {requests} | {} | {state} | {exit} |", fault.name, steps.join(", "))
+        documented::row(fault.name, requests, &journal, &told)
     }
 
     /// What is done was recovered from, and what failed says why; no call was made but what was asked for whole.
@@ -140,31 +136,6 @@ impl Lab {
 
 fn goal_of(fault: &Fault) -> String {
     format!("Meet <{}>.", fault.name.replace('`', ""))
-}
-
-/// An entry as the table tells of it; most are left out.
-fn step(entry: &Value) -> Option<String> {
-    let event = &entry["event"];
-    let kind = event["kind"].as_str().expect("a kind");
-    let more = match kind {
-        "inference_completed" => event["result"]["Err"]["kind"].as_str()?,
-        "inference_retried" | "call_refused" => event["failure"]["kind"].as_str().expect("a kind"),
-        "tool_invoked" => event["tool"].as_str().expect("a name"),
-        "agent_execution_completed" => event["stop_reason"].as_str().expect("a reason"),
-        _ => return None,
-    };
-    Some(format!("`{kind}` {more}"))
-}
-
-/// The rows of the table in the documentation, by their first column.
-fn documented() -> BTreeMap<String, String> {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/models.md");
-    let page = std::fs::read_to_string(page).expect("reads the page");
-    let (_, section) = page.split_once(TABLE).expect("the table has its heading");
-    let rows = section.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
-    let rows = rows.take_while(|line| line.starts_with('|'));
-    let named = rows.map(|row| (row.split('|').nth(1).expect("a column").trim().to_owned(), row.to_owned()));
-    named.collect()
 }
 
 /// The faults in lanes that run beside each other: each silent one has its own, and is on its way before the machine is
@@ -188,7 +159,7 @@ fn assert_documented(wire: Dialect) {
     });
     assert_eq!(lab.models.unscripted(), Vec::<String>::new());
     let rows = |rows: &BTreeMap<String, String>| rows.values().cloned().collect::<Vec<_>>().join("\n");
-    assert_eq!(rows(&seen), rows(&documented()), "left: seen over {wire:?}, right: docs/models.md");
+    assert_eq!(rows(&seen), rows(&documented::rows()), "left: seen over {wire:?}, right: docs/models.md");
 }
 
 #[test]

@@ -26,13 +26,13 @@ fn programs() -> TempDir {
 }
 
 /// A daemon that chooses its provider itself.
-struct Own {
+pub(crate) struct Own {
     programs: TempDir,
-    builder: DaemonBuilder,
+    pub(crate) builder: DaemonBuilder,
 }
 
 impl Own {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let programs = programs();
         // An empty variable counts as absent.
         let builder = DaemonBuilder::new(Backend::Builtin).env("AAOS_PROVIDER", "");
@@ -51,12 +51,12 @@ impl Own {
         self.builder.cli(["model", "add", path.to_str().expect("plain"), "--name", "small", "--json"])
     }
 
-    fn models(&self) -> PathBuf {
+    pub(crate) fn models(&self) -> PathBuf {
         self.builder.home().join("state/models")
     }
 }
 
-fn files(directory: &Path) -> Vec<String> {
+pub(crate) fn files(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let name = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let mut names: Vec<String> = entries.map(|entry| name(entry.expect("an entry"))).collect();
@@ -131,6 +131,42 @@ fn a_model_that_was_added_is_what_agents_think_with_until_it_is_removed() {
 }
 
 #[test]
+fn a_local_model_is_told_little_and_held_to_what_the_goal_can_need() {
+    let own = Own::new();
+    assert_eq!(own.add(WEIGHTS).code(), 0);
+    let work = own.builder.home().canonicalize().expect("a path").join("work");
+    std::fs::create_dir(&work).expect("made");
+    let daemon = own.builder.start();
+    let mut client = daemon.client();
+    let at = |name: &str| format!("{}/{name}", work.display());
+    let (read, write) = (format!("file_read: {}", at("*")), format!("file_write: {}", at("output/*")));
+    let grants = json!(["tool: *", "spawn_child: [*]", read, write]);
+    let goal = "[request] Copy a.txt to ./output/b.txt";
+    let goal = json!({ "goal": goal, "outputs": [], "grants": grants, "working_directory": work });
+    let ran = run(&mut client, goal);
+    ran.assert_ended("done", 0);
+    let asked = ran.goal["response"].as_str().expect("a response");
+    let asked: Value = serde_json::from_str(asked).unwrap_or_else(|error| panic!("{error}: {asked}"));
+    assert!(asked["system"].as_str().is_some_and(|text| text.starts_with("You work on one goal")), "{asked}");
+    let first = asked["messages"][0]["user"]["text"].as_str().expect("the goal");
+    assert!(first.contains("working_directory: ") && !first.contains("grants:"), "{first}");
+    let names = |list: &Value, field: &str| -> Vec<String> {
+        let all = list.as_array().expect("a list").iter();
+        all.map(|one| one[field].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(names(&asked["tools"], "name"), ["file_read", "file_write"], "of every tool that is granted");
+    let bytes = asked["system"].to_string().len() + asked["tools"].to_string().len() + first.len();
+    assert!(bytes < 2_400, "{bytes} bytes of instructions: {asked}");
+    assert_eq!(names(&asked["narrowed"]["calls"], "tool"), ["file_read"], "reading comes first");
+    assert_eq!(asked["narrowed"]["may_answer"], false);
+    let path = &asked["narrowed"]["calls"][0]["input_schema"]["properties"]["path"];
+    assert_eq!(*path, json!({ "enum": [at("a.txt")] }));
+    let spawned = entries(&mut client, json!({ "kinds": ["agent_spawned"] }));
+    let shown = spawned.iter().any(|entry| entry["event"].to_string().contains("You work on one goal"));
+    assert!(shown, "the journal shows the prompt that was used");
+}
+
+#[test]
 fn a_process_that_dies_or_lies_fails_its_call_in_words_and_the_next_call_has_another() {
     let own = Own::new();
     assert_eq!(own.add(WEIGHTS).code(), 0);
@@ -188,7 +224,8 @@ fn weights_that_are_gone_or_changed_are_not_handed_out() {
     let own = Own::new();
     let added = own.add(WEIGHTS);
     let card: Value = serde_json::from_str(&added.stdout).expect("JSON");
-    let weights = own.models().join(format!("{}.gguf", card["sha256"].as_str().expect("a hash")));
+    let models = own.models();
+    let weights = models.join(format!("{}.gguf", card["sha256"].as_str().expect("a hash")));
     let daemon = own.builder.start();
     let mut client = daemon.client();
     std::fs::remove_file(&weights).expect("removed");
@@ -204,6 +241,11 @@ fn weights_that_are_gone_or_changed_are_not_handed_out() {
     std::fs::write(&weights, WEIGHTS).expect("written");
     asked(&mut client, "the control").assert_ended("done", 0);
     assert_eq!(processes(&mut client).len(), 1);
+    // What a command that was stopped leaves goes with the next one, and the card of weights that are gone can go, too.
+    std::fs::rename(&weights, models.join(format!("{}.gguf", "0".repeat(64)))).expect("renamed");
+    let removed = daemon.cli(["model", "remove", card["name"].as_str().expect("a name")]);
+    assert_eq!(removed.code(), 0, "{removed:?}");
+    assert_eq!(files(&models), ["lock"]);
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl Kernel {
             messages: vec![Message::User { text: opening.to_owned() }],
             tools: offered(grants),
             max_output_tokens: Tokens(16_384),
+            narrowed: None,
         };
         for _ in 0..MAX_ITERATIONS {
             let reply = answer(&request)?;

@@ -3,6 +3,18 @@
 use aaos_core::manifest::Manifest;
 
 const BOOTSTRAP: &str = include_str!("../../../../../manifests/bootstrap.yaml");
+const BOOTSTRAP_LOCAL: &str = include_str!("../../../../../manifests/bootstrap-local.yaml");
+
+#[test]
+fn the_shipped_manifest_for_local_models_is_short_and_like_the_other() {
+    let (usual, local) = (Manifest::parse(BOOTSTRAP), Manifest::parse(BOOTSTRAP_LOCAL));
+    let (usual, local) = (usual.expect("the shipped manifest"), local.expect("the other"));
+    assert!(local.system_prompt.len() < 1_000, "{} bytes", local.system_prompt.len());
+    assert!(usual.system_prompt.len() > 4_000, "the control");
+    let alike =
+        Manifest { system_prompt: usual.system_prompt.clone(), metadata: usual.metadata.clone(), ..local };
+    assert_eq!(alike, usual, "they differ in their words alone");
+}
 
 #[test]
 fn the_shipped_manifest_and_its_examples_parse() {

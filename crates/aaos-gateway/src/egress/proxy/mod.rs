@@ -149,7 +149,7 @@ impl Session<'_> {
         let denied = |failure: ToolFailure| Refusal::Denied(failure.message);
         let passage = target.authorise(&hosts, public).map_err(denied)?;
         let unreached = |failure: ToolFailure| Refusal::Unreachable(failure.message);
-        let addresses = target.addresses(self.dialer, passage).await.map_err(unreached)?;
+        let addresses = target.addresses(self.dialer, passage, &hosts).await.map_err(unreached)?;
         let connected = self.dialer.connect(&addresses).await;
         Ok(connected.map_err(|error| unreached(target.unreachable(&error)))?)
     }

@@ -40,7 +40,9 @@ impl Rig {
         let zygote = self.sandbox.zygote_pid();
         let children = fs::read_to_string(format!("/proc/{zygote}/task/{zygote}/children")).expect("a list");
         let pids = children.split_whitespace().map(|pid| pid.parse().expect("a number"));
-        let others: Vec<u32> = pids.filter(|pid| Some(*pid) != worker).collect();
+        // What has ended may not have been reaped yet.
+        let runs = |pid: &u32| ProcessRef::find(pid.cast_signed()).is_some_and(|one| one.is_alive());
+        let others: Vec<u32> = pids.filter(|pid| Some(*pid) != worker).filter(runs).collect();
         assert_eq!(others.len(), 1, "one and no more: {others:?}");
         others[0]
     }

@@ -1,0 +1,478 @@
+//! What a small model may say next: fewer tools, and arguments taken from what the goal names and the run has seen.
+//!
+//! Invariants: a pure function of the request and of what never changes about its agent, so that a run that goes on after
+//! a crash is narrowed as before. It takes away and never adds: each call fits a tool on offer and its schema, and
+//! whether it is permitted is decided where it always is. What the prompt shows depends on the run's message alone,
+//! never on what was done since, so that prompts only grow. Where nothing is left to call, the model may answer.
+
+mod past;
+mod shown;
+mod words;
+
+use aaos_core::capability::{Capability, GrantSpec, is_public_web};
+use aaos_core::model::{Message, ModelRequest, Narrowed, NarrowedCall, ToolSpec};
+use aaos_core::name::{AgentName, ModelName};
+use aaos_core::path::{AbsPath, Reach};
+use aaos_core::quantity::Tokens;
+use aaos_core::tool::host_and_port;
+use aaos_core::toolio::FileKind;
+
+use past::Past;
+use words::{Looks, Words};
+
+/// Words of a message that asks for other agents,
+const CHILDREN: [&str; 4] = ["child", "subagent", "delegat", "spawn"];
+/// which mean them where a number stands before them,
+const COUNTED: [&str; 4] = ["child", "agent", "subagent", "reader"];
+/// for what lies in a directory as a whole,
+const FILES: [&str; 6] = ["file", "director", "folder", "list", "everything", "here"];
+/// for what files say,
+const CONTENT: [&str; 13] = [
+    "read",
+    "summar",
+    "compare",
+    "content",
+    "say",
+    "extract",
+    "each",
+    "quote",
+    "collect",
+    "find",
+    "translate",
+    "tell",
+    "merge",
+];
+/// for a file that is to be there,
+const WRITE: [&str; 7] = ["write", "save", "create", "store", "put", "produce", "output"];
+/// for a change of one,
+const CHANGE: [&str; 8] = ["edit", "replace", "change", "fix", "correct", "rename", "update", "modify"];
+/// for a search.
+const SEARCH: [&str; 4] = ["grep", "search", "pattern", "occurrence"];
+
+/// Tools that read a file.
+const READS: [&str; 2] = ["file_read", "file_read_many"];
+/// Tools that leave a file behind.
+const WRITES: [&str; 2] = ["file_write", "file_edit"];
+/// Tools that start a child.
+const SPAWNS: [&str; 2] = ["spawn_agent", "spawn_agents"];
+
+/// Files of a directory that are all to be read.
+const MAX_READ_ALL: usize = 8;
+/// Values of one argument.
+const MAX_VALUES: usize = 48;
+/// Reads of files that the message does not name.
+const MAX_EXTRA: usize = 4;
+/// Calls of one run; then it answers.
+const MAX_CALLS: usize = 30;
+/// Failed writes of one output after which it may be given up.
+const MAX_FAILURES: usize = 2;
+/// Children of one run.
+const MAX_CHILDREN: usize = 8;
+/// What one read may take of the window: one part in so many of its tokens,
+const READ_SHARE: u64 = 5;
+/// at so many bytes each.
+const BYTES_PER_TOKEN: u64 = 3;
+/// Characters of a written text: one for so many tokens of the window,
+const CONTENT_SHARE: u64 = 2;
+/// and no more than this.
+const MAX_CONTENT_CHARS: u64 = 4_000;
+
+/// What never changes about an agent that asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ground {
+    /// Where relative paths of its goal start; none for children.
+    pub directory: Option<AbsPath>,
+    /// What its goal declares.
+    pub outputs: Vec<AbsPath>,
+    /// What it was granted.
+    pub grants: Vec<GrantSpec>,
+    /// The model that it asks, by the name in its manifest.
+    pub model: ModelName,
+    /// Its context window.
+    pub window: Tokens,
+}
+
+/// The request as a small model is asked it.
+#[must_use]
+pub fn narrowed(request: ModelRequest, ground: &Ground) -> ModelRequest {
+    if request.tools.is_empty() {
+        return request;
+    }
+    let step = Step::of(&request, ground);
+    let tools: Vec<ToolSpec> = request.tools.iter().filter(|tool| step.can_need(tool)).cloned().collect();
+    let narrowed = step.narrowed(&tools);
+    ModelRequest { tools: tools.iter().map(shown::short).collect(), narrowed: Some(narrowed), ..request }
+}
+
+/// One step of a run.
+struct Step<'g> {
+    ground: &'g Ground,
+    words: Words,
+    past: Past,
+    /// What the message names and the agent may read, outputs left out.
+    named: Vec<(AbsPath, Looks)>,
+    urls: Vec<String>,
+    /// What it is to write.
+    outputs: Vec<AbsPath>,
+    /// Whether children are to look at files.
+    delegates: bool,
+    /// Whether it can tell files and directories apart.
+    lists: bool,
+}
+
+/// What is still to be looked at.
+#[derive(Debug, Default)]
+struct Wanted {
+    read: Vec<AbsPath>,
+    list: Vec<AbsPath>,
+    fetch: Vec<String>,
+}
+
+impl<'g> Step<'g> {
+    fn of(request: &ModelRequest, ground: &'g Ground) -> Self {
+        let message = request.messages.iter().rev().find_map(|message| match message {
+            Message::User { text } => Some(text.as_str()),
+            Message::Assistant { .. } | Message::ToolResults { .. } => None,
+        });
+        let words = Words::read(message.unwrap_or_default(), ground.directory.as_ref());
+        let past = Past::of(&request.messages);
+        let urls = words.urls.iter().filter(|url| ground.reaches(url)).cloned().collect();
+        let can_spawn = ground.directory.is_some() && ground.may_spawn(&child_name(0));
+        let offers = |name: &str| request.tools.iter().any(|tool| tool.name.as_str() == name);
+        let asks = words.says(&CHILDREN) || words.count_of(&COUNTED).is_some();
+        let delegates = asks && can_spawn && offers("spawn_agent");
+        let (named, outputs, lists) = (Vec::new(), Vec::new(), offers("file_list"));
+        let mut step = Self { ground, words, past, named, urls, outputs, delegates, lists };
+        step.outputs = step.outputs();
+        step.named = step.named();
+        step
+    }
+
+    /// The declared outputs, else what the message names and only writing is granted of; else, where it says that
+    /// something is to be written, the last path that may be.
+    fn outputs(&self) -> Vec<AbsPath> {
+        let ground = self.ground;
+        if !ground.outputs.is_empty() {
+            return ground.outputs.clone();
+        }
+        let paths =
+            self.words.paths.iter().filter(|(_, looks)| *looks != Looks::Directory).map(|(path, _)| path);
+        let mut paths: Vec<AbsPath> = paths.filter(|path| ground.may_write(path)).cloned().collect();
+        if ground.directory.is_none() && paths.is_empty() {
+            paths.extend(ground.granted_files(false).cloned());
+        }
+        let only_written: Vec<AbsPath> =
+            paths.iter().filter(|path| !ground.may_read(path)).cloned().collect();
+        if !only_written.is_empty() {
+            return only_written;
+        }
+        paths.pop().filter(|_| self.words.says(&WRITE)).into_iter().collect()
+    }
+
+    fn named(&self) -> Vec<(AbsPath, Looks)> {
+        let is_input = |(path, _): &&(AbsPath, Looks)| {
+            self.ground.may_read(path) && (self.changes() || !self.outputs.contains(path))
+        };
+        let mut named: Vec<_> = self.words.paths.iter().filter(is_input).cloned().collect();
+        match &self.ground.directory {
+            Some(directory) => {
+                let asks = named.is_empty() && self.urls.is_empty() && self.words.says(&FILES);
+                if asks && self.words.says(&[&CONTENT[..], &["list", "count", "many", "which"]].concat()) {
+                    named.push((directory.clone(), Looks::Directory));
+                }
+            }
+            // Whoever granted a child single files meant them.
+            None => {
+                let granted = self.ground.granted_files(true);
+                let new: Vec<_> =
+                    granted.filter(|path| named.iter().all(|(known, _)| known != *path)).collect();
+                named.extend(new.into_iter().map(|path| (path.clone(), Looks::File)));
+            }
+        }
+        named
+    }
+
+    fn changes(&self) -> bool {
+        self.words.says(&CHANGE)
+    }
+
+    /// Whether the run can need a tool, by its message alone.
+    fn can_need(&self, tool: &ToolSpec) -> bool {
+        let name = tool.name.as_str();
+        match name {
+            "file_read" => !self.named.is_empty() && !self.delegates,
+            "file_list" => self.named.iter().any(|(_, looks)| *looks != Looks::File),
+            "grep" => !self.named.is_empty() && self.words.says(&SEARCH),
+            "web_fetch" => !self.urls.is_empty(),
+            "file_write" => !self.outputs.is_empty(),
+            "file_edit" => self.changes() && self.named.iter().any(|(path, _)| self.ground.may_write(path)),
+            "spawn_agent" => self.delegates && !self.named.is_empty(),
+            "spawn_agents" | "file_read_many" => false,
+            _ => self.mentions(name),
+        }
+    }
+
+    /// Whether the message speaks of a tool, or of a program that it may start.
+    fn mentions(&self, tool: &str) -> bool {
+        let program = |path: &AbsPath| path.split_last().map(|(_, name)| name.to_lowercase());
+        match tool {
+            "command_run" => {
+                let programs = self.ground.programs().filter_map(program);
+                programs.into_iter().any(|name| self.words.says(&[&name]))
+            }
+            "send_message" => self.words.says(&["message", "send", "ask"]),
+            _ => self.words.says(&[tool]),
+        }
+    }
+
+    fn narrowed(&self, tools: &[ToolSpec]) -> Narrowed {
+        let find = |name: &str| tools.iter().find(|tool| tool.name.as_str() == name);
+        if self.past.calls() >= MAX_CALLS {
+            return Narrowed { calls: Vec::new(), may_answer: true };
+        }
+        let wanted = self.wanted();
+        let mut calls = self.looking(&wanted, &find);
+        if calls.is_empty() {
+            calls = self.acting(tools);
+        }
+        if calls.is_empty() {
+            calls = self.writing(&find);
+        }
+        let may_answer = calls.is_empty();
+        if may_answer && self.outputs.is_empty() && !self.delegates {
+            calls = self.looking(&self.extra(), &find);
+        }
+        Narrowed { calls, may_answer }
+    }
+
+    /// What the message names and was not looked at.
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (path, looks) in &self.named {
+            let is_directory = match (looks, self.past.kind_of(path)) {
+                (_, Some(kind)) => kind == FileKind::Directory,
+                (Looks::File, None) => false,
+                (Looks::Open, None) if !self.lists => false,
+                (Looks::Directory, None) => true,
+                (Looks::Open, None) => {
+                    if !self.past.tried(&["file_list"], path.as_str()) {
+                        wanted.list.push(path.clone());
+                    }
+                    continue;
+                }
+            };
+            match is_directory {
+                true => self.want_directory(path, &mut wanted),
+                false => wanted.read.push(path.clone()),
+            }
+        }
+        wanted.fetch =
+            self.urls.iter().filter(|url| !self.past.tried(&["web_fetch"], url)).cloned().collect();
+        wanted
+    }
+
+    /// A directory, and once it was listed its files, where they are few and what they say is asked for.
+    fn want_directory(&self, directory: &AbsPath, wanted: &mut Wanted) {
+        if !self.past.tried(&["file_list"], directory.as_str()) {
+            wanted.list.push(directory.clone());
+            return;
+        }
+        let entries = self.past.entries_of(directory);
+        let files = entries.into_iter().filter(|(path, kind)| {
+            *kind == FileKind::File && !self.outputs.contains(path) && self.ground.may_read(path)
+        });
+        let files: Vec<AbsPath> = files.map(|(path, _)| path).collect();
+        let asks = (self.words.says(&CONTENT) || self.delegates) && !self.words.says(&SEARCH);
+        if asks && files.len() <= MAX_READ_ALL {
+            let known = std::mem::take(&mut wanted.read);
+            let new: Vec<AbsPath> = files.into_iter().filter(|path| !known.contains(path)).collect();
+            wanted.read = [known, new].concat();
+        }
+    }
+
+    /// Files and directories that came up and were not looked at.
+    fn extra(&self) -> Wanted {
+        let mut extra = Wanted::default();
+        if self.past.calls_of(&READS) >= self.named.len().saturating_add(MAX_EXTRA) {
+            return extra;
+        }
+        for (path, kind) in self.past.seen() {
+            match kind {
+                FileKind::File => extra.read.push(path),
+                FileKind::Directory => extra.list.push(path),
+                FileKind::Symlink | FileKind::Other => {}
+            }
+        }
+        extra
+    }
+
+    /// Calls that look at what is wanted: listings first, then the files and pages themselves or children that do it.
+    fn looking<'t>(
+        &self,
+        wanted: &Wanted,
+        find: &impl Fn(&str) -> Option<&'t ToolSpec>,
+    ) -> Vec<NarrowedCall> {
+        let bytes = self.ground.read_bytes();
+        let untried = |paths: &[AbsPath], tools: &[&str]| -> Vec<String> {
+            let is_new =
+                |path: &&AbsPath| !self.past.tried(tools, path.as_str()) && self.ground.may_read(path);
+            paths.iter().filter(is_new).map(ToString::to_string).take(MAX_VALUES).collect()
+        };
+        let mut calls = Vec::new();
+        let list = untried(&wanted.list, &["file_list"]);
+        if let Some(tool) = find("file_list").filter(|_| !list.is_empty()) {
+            calls.push(shown::list(&tool.name, &list));
+        }
+        // Who gets which file is settled once all of them are known.
+        let children = if calls.is_empty() { self.children(&wanted.read) } else { Vec::new() };
+        if let Some(tool) = find("spawn_agent").filter(|_| !children.is_empty()) {
+            calls.push(shown::spawn(&tool.name, &children));
+        }
+        let read = untried(&wanted.read, &READS);
+        if let Some(tool) = find("file_read").filter(|_| !read.is_empty()) {
+            calls.push(shown::read(&tool.name, &read, bytes));
+        }
+        if let Some(tool) = find("web_fetch").filter(|_| !wanted.fetch.is_empty()) {
+            calls.push(shown::fetch(&tool.name, &wanted.fetch, bytes));
+        }
+        calls
+    }
+
+    /// Manifests of children that share these files among them and were not started.
+    fn children(&self, files: &[AbsPath]) -> Vec<String> {
+        if files.is_empty() {
+            return Vec::new();
+        }
+        let most = MAX_CHILDREN.min(files.len());
+        let count = self.words.count_of(&COUNTED).unwrap_or(files.len()).clamp(1, most);
+        let children = files.chunks(files.len().div_ceil(count)).enumerate();
+        let manifests = children.map(|(number, files)| self.manifest(number, files));
+        manifests.filter(|manifest| !self.past.tried(&SPAWNS, manifest)).collect()
+    }
+
+    /// The manifest of a child that may read these files and do nothing else.
+    fn manifest(&self, number: usize, files: &[AbsPath]) -> String {
+        let (name, model, window) = (child_name(number), &self.ground.model, self.ground.window);
+        let grants = files.iter().map(|path| format!("\n- file_read: {}", quoted(path.as_str())));
+        format!(
+            "name: {name}\nmodel: {model}\nsystem_prompt: Read your files, then answer from them in a few \
+             sentences.\nmemory: {{ context_window: {window} }}\ncapabilities:\n- tool: file_read{}",
+            grants.collect::<String>()
+        )
+    }
+
+    /// Calls of tools that the message speaks of and that were not tried.
+    fn acting(&self, tools: &[ToolSpec]) -> Vec<NarrowedCall> {
+        let mut calls = Vec::new();
+        for tool in tools.iter().filter(|tool| self.past.calls_of(&[tool.name.as_str()]) == 0) {
+            match tool.name.as_str() {
+                "grep" => {
+                    let paths: Vec<String> = self.named.iter().map(|(path, _)| path.to_string()).collect();
+                    calls.push(shown::search(&tool.name, &paths));
+                }
+                "file_read" | "file_list" | "web_fetch" | "file_write" | "file_edit" | "spawn_agent" => {}
+                "command_run" => {
+                    let programs: Vec<String> = self.ground.programs().map(ToString::to_string).collect();
+                    calls.push(shown::any(tool, "program", &programs));
+                }
+                "git" | "cargo" => {
+                    let directories = self.named.iter().map(|(path, _)| path).chain(&self.ground.directory);
+                    let directories: Vec<String> = directories.map(ToString::to_string).collect();
+                    calls.push(shown::any(tool, "directory", &directories));
+                }
+                _ => calls.push(shown::any(tool, "", &[])),
+            }
+        }
+        calls
+    }
+
+    /// Calls that leave behind what is still missing.
+    fn writing<'t>(&self, find: &impl Fn(&str) -> Option<&'t ToolSpec>) -> Vec<NarrowedCall> {
+        let is_open = |path: &&AbsPath| {
+            !self.past.succeeded(&WRITES, path.as_str())
+                && self.past.failures(&WRITES, path.as_str()) < MAX_FAILURES
+                && self.ground.may_write(path)
+        };
+        let mut calls = Vec::new();
+        let changed = self.named.iter().map(|(path, _)| path).filter(is_open);
+        let changed = changed.filter(|path| self.past.succeeded(&READS, path.as_str()));
+        let changed: Vec<String> = changed.map(ToString::to_string).collect();
+        if let Some(tool) = find("file_edit").filter(|_| !changed.is_empty()) {
+            calls.push(shown::edit(&tool.name, &changed, self.ground.content_chars()));
+        }
+        let missing: Vec<String> = self.outputs.iter().filter(is_open).map(ToString::to_string).collect();
+        if let Some(tool) = find("file_write").filter(|_| !missing.is_empty()) {
+            calls.push(shown::write(&tool.name, &missing, self.ground.content_chars()));
+        }
+        calls
+    }
+}
+
+impl Ground {
+    /// The most of one read: a part of the window.
+    fn read_bytes(&self) -> u64 {
+        (self.window.0 / READ_SHARE * BYTES_PER_TOKEN).max(1)
+    }
+
+    /// The most of one written text: what surely fits a reply, which may take a quarter of the window.
+    fn content_chars(&self) -> u64 {
+        (self.window.0 / CONTENT_SHARE).clamp(1, MAX_CONTENT_CHARS)
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &Capability> {
+        self.grants.iter().filter(|grant| grant.constraints.usable).map(|grant| &grant.capability)
+    }
+
+    fn may_read(&self, path: &AbsPath) -> bool {
+        let covers = |one: &Capability| matches!(one, Capability::FileRead(at) if at.matches(path).is_some());
+        self.usable().any(covers)
+    }
+
+    fn may_write(&self, path: &AbsPath) -> bool {
+        let covers =
+            |one: &Capability| matches!(one, Capability::FileWrite(at) if at.matches(path).is_some());
+        self.usable().any(covers)
+    }
+
+    fn may_spawn(&self, name: &str) -> bool {
+        let Ok(name) = AgentName::parse(name) else { return false };
+        self.usable().any(|one| matches!(one, Capability::SpawnChild(names) if names.contains(&name)))
+    }
+
+    fn reaches(&self, url: &str) -> bool {
+        let Ok((host, port)) = host_and_port(url) else { return false };
+        self.usable().any(|one| match one {
+            Capability::WebSearch => is_public_web(&host, port),
+            Capability::Network(rules) => rules.iter().any(|rule| rule.matches(&host, port)),
+            _ => false,
+        })
+    }
+
+    fn programs(&self) -> impl Iterator<Item = &AbsPath> {
+        self.usable().filter_map(|one| match one {
+            Capability::Exec(program) => Some(program),
+            _ => None,
+        })
+    }
+
+    /// The single files that it may read, or write.
+    fn granted_files(&self, reads: bool) -> impl Iterator<Item = &AbsPath> {
+        self.usable()
+            .filter_map(move |one| match one {
+                Capability::FileRead(pattern) if reads => Some(pattern),
+                Capability::FileWrite(pattern) if !reads => Some(pattern),
+                _ => None,
+            })
+            .filter(|pattern| pattern.reach() == Reach::Exact)
+            .map(|pattern| pattern.root())
+    }
+}
+
+fn child_name(number: usize) -> String {
+    format!("reader-{}", number + 1)
+}
+
+/// As YAML takes any text.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,151 @@
+//! One download: a large file of known size, from where an earlier one broke off, into a stream of agentd's.
+//!
+//! Invariants: every hop is decided anew, and none leads from https to http; nothing beyond the size is passed on, and
+//! less is no success; no wait, for the server or for agentd, is longer than the limit for standing still. What the bytes
+//! are is not looked at: agentd knows their hash and trusts no source.
+
+use std::time::Duration;
+
+use aaos_core::capability::HostRule;
+use aaos_core::limits::{DOWNLOAD_IDLE_MS, MAX_REDIRECTS};
+use aaos_core::quantity::Bytes;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_core::wire::{EgressReply, RequestSerial};
+use hyper::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use super::fetch::{ask, check_coding, network, redirect};
+use super::target::Target;
+use crate::channel::Outbox;
+use crate::dial::{Answer, Dialer};
+use crate::words::harmless;
+
+/// What is to be brought.
+#[derive(Debug)]
+pub(super) struct Download {
+    pub(super) serial: RequestSerial,
+    pub(super) url: String,
+    pub(super) from: Bytes,
+    pub(super) size: Bytes,
+    pub(super) hosts: Vec<HostRule>,
+    pub(super) public: bool,
+}
+
+impl Download {
+    /// Brings it; gives how much was passed on.
+    pub(super) async fn bring(
+        &self,
+        dialer: &Dialer,
+        mut sink: UnixStream,
+        outbox: &Outbox,
+    ) -> Result<Bytes, ToolFailure> {
+        let mut target = Target::parse(&self.url)?;
+        for _hop in 0..=MAX_REDIRECTS {
+            let rest = Some(self.from.0).filter(|from| *from > 0);
+            let asked = ask(dialer, &target, (&self.hosts, self.public), rest);
+            let mut answer = moving(&target, asked).await??;
+            match redirect(&target, &answer)? {
+                Some(next) if target.is_secure && !next.is_secure => {
+                    let why = format!("{} leads from https to http, to {}", target.url, next.url);
+                    return Err(network(why));
+                }
+                Some(next) => target = next,
+                None => {
+                    let from = self.beginning(&target, &answer)?;
+                    outbox.send(&EgressReply::Delivering { serial: self.serial, from: Bytes(from) }).await;
+                    return self.pass_on(&target, &mut answer, from, &mut sink).await;
+                }
+            }
+        }
+        let (url, last) = (&self.url, &target.url);
+        Err(network(format!(
+            "{url} leads through more than {MAX_REDIRECTS} redirects; the last was to {last}"
+        )))
+    }
+
+    /// Where in the file an answer begins. One that is about another file, or a failure, is none.
+    fn beginning(&self, target: &Target, answer: &Answer) -> Result<u64, ToolFailure> {
+        check_coding(target, answer)?;
+        let (url, size) = (&target.url, self.size.0);
+        let another = |bytes: u64| network(format!("the file at {url} has {bytes} bytes, not {size}"));
+        match answer.head.status {
+            StatusCode::OK => match answer.header("content-length").and_then(|text| text.parse().ok()) {
+                Some(bytes) if bytes != size => Err(another(bytes)),
+                _ => Ok(0),
+            },
+            StatusCode::PARTIAL_CONTENT => {
+                let range = answer.header("content-range").unwrap_or_default();
+                match parse_range(range) {
+                    Some((_, Some(bytes))) if bytes != size => Err(another(bytes)),
+                    Some((from, _)) if from == self.from.0 => Ok(from),
+                    _ => {
+                        let range = harmless(range, None);
+                        Err(network(format!("{url} gave another part than was asked for ({range:?})")))
+                    }
+                }
+            }
+            status => Err(network(format!("{url} answered {}", status.as_u16()))),
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        target: &Target,
+        answer: &mut Answer,
+        from: u64,
+        sink: &mut UnixStream,
+    ) -> Result<Bytes, ToolFailure> {
+        let (url, size) = (&target.url, self.size.0);
+        let mut at = from;
+        loop {
+            let cut =
+                |error| network(format!("the file at {url} was cut after {at} of {size} bytes: {error}"));
+            let Some(piece) = moving(target, answer.chunk()).await?.map_err(cut)? else { break };
+            if piece.len() as u64 > size - at {
+                let why = format!("{url} sent more than the {size} bytes that the file has");
+                return Err(ToolFailure::new(ToolFailureKind::TooLarge, why));
+            }
+            let written = moving(target, sink.write_all(&piece)).await?;
+            written.map_err(|error| network(format!("agentd takes nothing more: {error}")))?;
+            at += piece.len() as u64;
+        }
+        if at < size {
+            return Err(network(format!("the file at {url} ended after {at} of {size} bytes")));
+        }
+        assert!(at == size, "nothing beyond the size is passed on");
+        Ok(Bytes(at - from))
+    }
+}
+
+/// The first byte, and how large the whole is, where that is said (RFC 9110 §14.4).
+fn parse_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, whole) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _last) = range.split_once('-')?;
+    let whole = if whole == "*" { None } else { Some(whole.parse().ok()?) };
+    Some((first.trim().parse().ok()?, whole))
+}
+
+/// Waits for `step`, but not for ever.
+async fn moving<T>(target: &Target, step: impl Future<Output = T>) -> Result<T, ToolFailure> {
+    tokio::time::timeout(Duration::from_millis(DOWNLOAD_IDLE_MS), step).await.map_err(|_| {
+        let why = format!("the download of {} stood still for {DOWNLOAD_IDLE_MS} ms", target.url);
+        ToolFailure::new(ToolFailureKind::Timeout, why)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_range;
+
+    #[test]
+    fn a_part_says_where_it_begins_or_is_none() {
+        assert_eq!(parse_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(parse_range("bytes 5-9/*"), Some((5, None)));
+        for bad in
+            ["", "bytes */10", "bytes 5/10", "bytes 5-9", "items 5-9/10", "bytes -5-9/10", "bytes 5-9/x"]
+        {
+            assert_eq!(parse_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! `model pull`: a model whose SHA-256 is known, from whichever source has it.
+//!
+//! Invariants: this process opens no socket and trusts no source; the gateway's `egress` role brings the bytes, and only
+//! the hash of the whole decides. What came is kept until it is added, found wrong, or removed by the operator, so that an
+//! end while it is fetched or looked at loses nothing. Nothing is fetched before it was said what and how much.
+
+use std::fs::File;
+use std::net::IpAddr;
+
+use aaos_core::capability::HostRule;
+use aaos_core::limits::MAX_WEIGHTS_BYTES;
+use aaos_core::name::ModelName;
+use aaos_core::quantity::Bytes;
+use aaos_core::tool::host_and_port;
+use aaos_core::toolio::{ToolFailure, ToolFailureKind};
+use aaos_sandbox::{DownloadOrder, Egress, GatewayRole, Sandbox};
+use anyhow::{Context, Result, bail};
+
+use super::part::{self, Part};
+use super::pinned::{PINNED, Pinned};
+use super::{STEP_BYTES, card_of, check, in_sandbox, keep, lock, locked_seed, make_directory, tell_added};
+use crate::cli::ModelPullArgs;
+use crate::exit::{Exit, UsageError};
+use crate::render::text::{REASON_CHARS, cut, size};
+use crate::render::{Screen, Tone};
+use crate::settings::Settings;
+use crate::settings::local::{Card, Shelf, local_name};
+
+/// How often a connection of one source may break without the next source being asked; each has to bring something.
+const MAX_BREAKS: usize = 16;
+
+/// What is to be fetched.
+#[derive(Debug)]
+struct Wanted {
+    name: ModelName,
+    title: String,
+    sha256: String,
+    size: Bytes,
+    licence: Option<&'static str>,
+    sources: Vec<Source>,
+    /// Addresses that are not public, to which names of sources may lead.
+    addresses: Vec<IpAddr>,
+}
+
+/// Where it can be had.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    /// The file itself.
+    Url(String),
+}
+
+impl Source {
+    /// What it is called, and what the mark of its parts is made of.
+    fn name(&self) -> &str {
+        match self {
+            Self::Url(url) => url,
+        }
+    }
+}
+
+/// Why a source has not given the file.
+#[derive(Debug)]
+enum Trouble {
+    /// It lies with the source: the next one is asked.
+    There(String),
+    /// It lies with this machine: no source helps.
+    Here(anyhow::Error),
+}
+
+impl From<ToolFailure> for Trouble {
+    fn from(failure: ToolFailure) -> Self {
+        Self::There(failure.message)
+    }
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Here(error)
+    }
+}
+
+/// `model pull`.
+pub(super) fn pull(settings: &Settings, args: &ModelPullArgs, screen: Screen) -> Result<Exit> {
+    let wanted = Wanted::of(args)?;
+    let shelf = Shelf::of(&settings.state_dir);
+    if let Some(there) = is_there(&shelf, &wanted)? {
+        screen.note(Tone::Dim, &format!("{} is there already", wanted.name));
+        if args.json {
+            screen.json(&there)?;
+        }
+        return Ok(Exit::Done);
+    }
+    let seed = locked_seed(settings, Some(&settings.gateway))?;
+    make_directory(shelf.directory())?;
+    let _lock = lock(&shelf)?;
+    // Another command may have added it meanwhile.
+    if is_there(&shelf, &wanted)?.is_some() {
+        bail!("{} was added by another command meanwhile", wanted.name);
+    }
+    screen.note(Tone::Plain, &wanted.announcement());
+    let (part, facts) = in_sandbox(settings, seed, async |sandbox| {
+        let part = fetch(sandbox, &shelf, &wanted, screen).await?;
+        let weights = File::open(part.path()).context("cannot read what was fetched")?;
+        let facts = check(settings, sandbox, weights.into(), wanted.size).await?;
+        Ok((part, facts))
+    })?;
+    let mut card = card_of(wanted.name.clone(), wanted.sha256.clone(), wanted.size, facts);
+    card.licence = wanted.licence.map(str::to_owned);
+    keep(&shelf, part.path(), &card)?;
+    // Whatever other sources had begun with.
+    part::remove_all(&shelf, wanted.name.as_str())?;
+    tell_added(&card, args.json, screen)
+}
+
+/// The card of the very model, if it was added before.
+fn is_there(shelf: &Shelf, wanted: &Wanted) -> Result<Option<Card>> {
+    let name = &wanted.name;
+    match shelf.cards()?.into_iter().find(|card| card.name == *name) {
+        Some(card) if card.sha256 == wanted.sha256 => Ok(Some(card)),
+        Some(_) => bail!("{name} is another model already; `agentd model remove {name}` first"),
+        None => Ok(None),
+    }
+}
+
+impl Wanted {
+    fn of(args: &ModelPullArgs) -> Result<Self> {
+        let usage = |error: anyhow::Error| UsageError(format!("{error}"));
+        let name = local_name(&args.name).map_err(usage)?;
+        let addresses = args.address.clone();
+        let from = || args.from.iter().cloned().map(Source::Url).collect();
+        for url in &args.from {
+            host_and_port(url).map_err(|failure| UsageError(failure.message))?;
+        }
+        if let (Some(sha256), Some(bytes)) = (&args.sha256, args.bytes) {
+            let sha256 = sha256.to_ascii_lowercase();
+            if !is_hash(&sha256) || !(1..=MAX_WEIGHTS_BYTES).contains(&bytes) {
+                let most = size(MAX_WEIGHTS_BYTES);
+                let why = format!(
+                    "--sha256 takes 64 hexadecimal digits, and --bytes 1 to {MAX_WEIGHTS_BYTES} ({most})"
+                );
+                return Err(UsageError(why).into());
+            }
+            let (title, size) = (name.to_string(), Bytes(bytes));
+            return Ok(Self { name, title, sha256, size, licence: None, sources: from(), addresses });
+        }
+        let Some(pinned) = PINNED.iter().find(|pinned| pinned.name == args.name) else {
+            let known: Vec<&str> = PINNED.iter().map(|pinned| pinned.name).collect();
+            let why = format!(
+                "no model that is pinned is called {:?}: there are {}; any other needs --sha256, --bytes and --from",
+                args.name,
+                known.join(" and ")
+            );
+            return Err(UsageError(why).into());
+        };
+        let Pinned { title, sha256, bytes, licence, url, .. } = pinned;
+        let sources = if args.from.is_empty() { vec![Source::Url((*url).to_owned())] } else { from() };
+        Ok(Self {
+            name,
+            title: (*title).to_owned(),
+            sha256: (*sha256).to_owned(),
+            size: *bytes,
+            licence: Some(licence),
+            sources,
+            addresses,
+        })
+    }
+
+    /// What, how much, and under which licence.
+    fn announcement(&self) -> String {
+        let licence = self.licence.map_or_else(
+            || "its licence is yours to know".to_owned(),
+            |licence| format!("its maker gives it away under {licence}"),
+        );
+        format!("{}: {} are fetched; {licence}", self.title, size(self.size.0))
+    }
+
+    /// The rules for a source: its own host, public ones that it leads to, and what the operator named.
+    fn order(&self, url: &str, from: Bytes) -> Result<DownloadOrder, ToolFailure> {
+        let (host, port) = host_and_port(url)?;
+        let mut hosts = vec![HostRule { host, subdomains: false, port: Some(port) }];
+        hosts.extend(self.addresses.iter().map(|address| HostRule {
+            host: address.to_string(),
+            subdomains: false,
+            port: Some(port),
+        }));
+        Ok(DownloadOrder { url: url.to_owned(), from, size: self.size, hosts, public: true })
+    }
+}
+
+/// Whether it is a SHA-256 as it is written here.
+pub(super) fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|one| one.is_ascii_digit() || (b'a'..=b'f').contains(&one))
+}
+
+/// Asks one source after the other until one gave the file.
+async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen) -> Result<Part> {
+    let gateway = sandbox.launch_gateway(GatewayRole::Egress, Vec::new(), &[]).await?;
+    let egress = Egress::new(gateway.stream);
+    let _process = gateway.process;
+    for source in &wanted.sources {
+        let name = cut(source.name(), REASON_CHARS);
+        let mut part = Part::open(shelf, wanted.name.as_str(), &wanted.sha256, source.name(), wanted.size)?;
+        part.check_room()?;
+        screen.note(
+            Tone::Dim,
+            &match part.have().0 {
+                0 => format!("from {name}"),
+                have => format!("from {name}, of which {} are there", size(have)),
+            },
+        );
+        match from_source(&egress, wanted, source, &mut part, screen).await {
+            Ok(()) => return Ok(part),
+            Err(Trouble::Here(error)) => return Err(error),
+            Err(Trouble::There(why)) => {
+                screen.note(Tone::Warn, &cut(&why, REASON_CHARS));
+                part.forget_if_empty()?;
+            }
+        }
+    }
+    bail!(
+        "no source gave {}; run the same command again to go on, name another source with --from, or add a file that \
+         you have with `agentd model add FILE --name {}`",
+        wanted.name,
+        wanted.name
+    )
+}
+
+/// Has one source complete the part, and judges what came.
+async fn from_source(
+    egress: &Egress,
+    wanted: &Wanted,
+    source: &Source,
+    part: &mut Part,
+    screen: Screen,
+) -> Result<(), Trouble> {
+    let Source::Url(url) = source;
+    let mut breaks = 0;
+    while !part.is_whole() {
+        let before = part.have();
+        let Err(trouble) = bring(egress, wanted, url, part, screen).await else { break };
+        breaks += 1;
+        match trouble {
+            Trouble::There(why) if part.have() > before && breaks < MAX_BREAKS => {
+                screen.note(Tone::Dim, &format!("{}; going on", cut(&why, REASON_CHARS)));
+            }
+            trouble => return Err(trouble),
+        }
+    }
+    let sha256 = part.sha256()?;
+    if sha256 != wanted.sha256 {
+        part.restart()?;
+        let why = format!("what came has the SHA-256 {sha256}, not {}; it was removed", wanted.sha256);
+        return Err(Trouble::There(why));
+    }
+    Ok(())
+}
+
+/// One connection's worth of it.
+async fn bring(
+    egress: &Egress,
+    wanted: &Wanted,
+    url: &str,
+    part: &mut Part,
+    screen: Screen,
+) -> Result<(), Trouble> {
+    let mut download = egress.download(wanted.order(url, part.have())?).await?;
+    if download.from() != part.have() {
+        part.restart()?;
+    }
+    let mut progress = Progress::new(wanted.size, part.have(), screen);
+    let mut piece = vec![0; STEP_BYTES];
+    let ended = loop {
+        match download.piece(&mut piece).await {
+            Ok(0) => break Ok(()),
+            Ok(got) => part.append(&piece[..got])?,
+            Err(failure) => break Err(failure),
+        }
+        progress.tell(part.have());
+    };
+    progress.end();
+    let Err(failure) = ended else { return Ok(()) };
+    if failure.kind == ToolFailureKind::TooLarge {
+        // Nothing of what it sent is believed.
+        part.restart()?;
+    }
+    Err(failure.into())
+}
+
+/// How far a download is, told now and then.
+#[derive(Debug)]
+struct Progress {
+    size: Bytes,
+    told: u64,
+    screen: Screen,
+}
+
+impl Progress {
+    fn new(size: Bytes, have: Bytes, screen: Screen) -> Self {
+        let mut progress = Self { size, told: 0, screen };
+        progress.told = progress.steps(have);
+        progress
+    }
+
+    /// Each of a hundred where somebody watches, else each of ten.
+    fn steps(&self, have: Bytes) -> u64 {
+        let parts = if self.screen.is_watched() { 100 } else { 10 };
+        have.0.saturating_mul(parts) / self.size.0.max(1)
+    }
+
+    fn tell(&mut self, have: Bytes) {
+        let steps = self.steps(have);
+        if steps == self.told {
+            return;
+        }
+        self.told = steps;
+        let percent = have.0.saturating_mul(100) / self.size.0.max(1);
+        let words = format!("{percent:>3} %  {} of {}", size(have.0), size(self.size.0));
+        if self.screen.is_watched() {
+            self.screen.passing(&words);
+        } else {
+            self.screen.note(Tone::Dim, &words);
+        }
+    }
+
+    fn end(&self) {
+        if self.screen.is_watched() {
+            self.screen.passing("");
+        }
+    }
+}
