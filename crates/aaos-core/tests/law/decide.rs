@@ -251,18 +251,21 @@ fn the_tools_on_offer_are_those_that_can_be_invoked() {
         world(words).tools_of(agent(1), NOW).iter().map(|tool| tool.name).collect()
     };
     assert!(names(&[]).is_empty());
-    assert_eq!(names(&["tool: *"]), ["echo"]);
+    assert_eq!(names(&["tool: *"]), ["echo", "history_read"]);
     assert_eq!(
         names(&["tool: *", "file_read: /a/*"]),
-        ["echo", "file_list", "file_read", "file_read_many", "grep"]
+        ["echo", "file_list", "file_read", "file_read_many", "grep", "history_read"]
     );
     assert_eq!(names(&["tool: file_edit", "file_read: /a/*"]), [""; 0]);
     assert_eq!(names(&["tool: file_edit", "file_read: /a/*", "file_write: /b"]), ["file_edit"]);
     assert_eq!(names(&["tool: web_fetch", "web_search"]), ["web_fetch"]);
     assert_eq!(names(&["tool: web_fetch", "network: a.org"]), ["web_fetch"]);
-    assert_eq!(names(&["tool: *", "spawn_child: [a]"]), ["echo", "spawn_agent", "spawn_agents"]);
-    assert_eq!(names(&["tool: *", "message_send: [a]"]), ["echo", "send_message"]);
-    assert_eq!(names(&["tool: *", "exec: /bin/ls"]), ["command_run", "echo"]);
+    assert_eq!(
+        names(&["tool: *", "spawn_child: [a]"]),
+        ["echo", "history_read", "spawn_agent", "spawn_agents"]
+    );
+    assert_eq!(names(&["tool: *", "message_send: [a]"]), ["echo", "history_read", "send_message"]);
+    assert_eq!(names(&["tool: *", "exec: /bin/ls"]), ["command_run", "echo", "history_read"]);
     assert_eq!(names(&["tool: command_run", "{ exec: /bin/ls, use: false }"]), [""; 0]);
     assert_eq!(names(&["tool: git", "exec: /usr/bin/git", "file_read: /a/*"]), ["git"]);
     assert_eq!(names(&["tool: git", "exec: /usr/bin/gitk", "file_read: /a/*"]), [""; 0]);
