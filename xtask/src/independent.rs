@@ -13,7 +13,7 @@ use std::time::Instant;
 const INSTALL: &str = "crates/agentd/tests/independent/install/install.py";
 const FETCH: &str = "crates/aaos-model/tests/data/fetch.py";
 /// The test, which no other chore builds or runs.
-const TEST: [&str; 4] = ["-p", "agentd", "--test", "independent"];
+const TEST: [&str; 3] = ["--workspace", "--test", "independent"];
 
 pub(crate) fn run(root: &Path, runner_args: &[String]) -> Result<()> {
     let began = Instant::now();
