@@ -44,6 +44,8 @@ const CONTENT: [&str; 13] = [
 ];
 /// for a file that is to be there,
 const WRITE: [&str; 7] = ["write", "save", "create", "store", "put", "produce", "output"];
+/// or that is copied, said as they stand here: `copyright` asks for nothing,
+const COPY: [&str; 2] = ["copy", "copies"];
 /// for a change of one,
 const CHANGE: [&str; 8] = ["edit", "replace", "change", "fix", "correct", "rename", "update", "modify"];
 /// for a search.
@@ -72,8 +74,8 @@ const MAX_CHILDREN: usize = 8;
 const READ_SHARE: u64 = 5;
 /// at so many bytes each.
 const BYTES_PER_TOKEN: u64 = 3;
-/// Characters of a written text: one for so many tokens of the window,
-const CONTENT_SHARE: u64 = 2;
+/// Characters of a written text: one for so many tokens of the window, since one may take a token,
+const CONTENT_SHARE: u64 = 8;
 /// and no more than this.
 const MAX_CONTENT_CHARS: u64 = 4_000;
 
@@ -109,7 +111,7 @@ struct Step<'g> {
     ground: &'g Ground,
     words: Words,
     past: Past,
-    /// What the message names and the agent may read, outputs left out.
+    /// What the message names and the agent may read.
     named: Vec<(AbsPath, Looks)>,
     urls: Vec<String>,
     /// What it is to write.
@@ -166,17 +168,23 @@ impl<'g> Step<'g> {
         if !only_written.is_empty() {
             return only_written;
         }
-        paths.pop().filter(|_| self.words.says(&WRITE)).into_iter().collect()
+        paths.pop().filter(|_| self.writes()).into_iter().collect()
     }
 
+    /// Outputs too: nothing that may be there already is overwritten unread.
     fn named(&self) -> Vec<(AbsPath, Looks)> {
-        let is_input = |(path, _): &&(AbsPath, Looks)| {
-            self.ground.may_read(path) && (self.changes() || !self.outputs.contains(path))
-        };
-        let mut named: Vec<_> = self.words.paths.iter().filter(is_input).cloned().collect();
+        let may_read = |(path, _): &&(AbsPath, Looks)| self.ground.may_read(path);
+        let mut named: Vec<_> = self.words.paths.iter().filter(may_read).cloned().collect();
+        let is_output = |(path, _): &(AbsPath, Looks)| self.outputs.contains(path);
+        // No child is started for the one file that is to be written from what children say.
+        let is_report = self.delegates && self.writes() && !self.changes() && self.outputs.len() == 1;
+        if is_report && named.len() > 1 {
+            named.retain(|one| !is_output(one));
+        }
         match &self.ground.directory {
             Some(directory) => {
-                let asks = named.is_empty() && self.urls.is_empty() && self.words.says(&FILES);
+                let names_none = named.is_empty() || (self.writes() && named.iter().all(is_output));
+                let asks = names_none && self.urls.is_empty() && self.words.says(&FILES);
                 if asks && self.words.says(&[&CONTENT[..], &["list", "count", "many", "which"]].concat()) {
                     named.push((directory.clone(), Looks::Directory));
                 }
@@ -194,6 +202,10 @@ impl<'g> Step<'g> {
 
     fn changes(&self) -> bool {
         self.words.says(&CHANGE)
+    }
+
+    fn writes(&self) -> bool {
+        self.words.says(&WRITE) || COPY.iter().any(|word| self.words.has(word))
     }
 
     /// Whether the run can need a tool, by its message alone.
@@ -218,10 +230,10 @@ impl<'g> Step<'g> {
         match tool {
             "command_run" => {
                 let programs = self.ground.programs().filter_map(program);
-                programs.into_iter().any(|name| self.words.says(&[&name]))
+                programs.into_iter().any(|name| self.words.has(&name))
             }
-            "send_message" => self.words.says(&["message", "send", "ask"]),
-            _ => self.words.says(&[tool]),
+            "send_message" => ["message", "send", "ask"].iter().any(|word| self.words.has(word)),
+            _ => self.words.has(tool),
         }
     }
 
@@ -233,16 +245,27 @@ impl<'g> Step<'g> {
         let wanted = self.wanted();
         let mut calls = self.looking(&wanted, &find);
         if calls.is_empty() {
-            calls = self.acting(tools);
+            calls.extend(self.searching(&find));
         }
+        let mut is_due = !calls.is_empty();
         if calls.is_empty() {
-            calls = self.writing(&find);
+            let writes = self.writing(&find);
+            is_due = !writes.is_empty() && self.owes_writing();
+            calls = [self.acting(tools), writes].concat();
         }
-        let may_answer = calls.is_empty();
-        if may_answer && self.outputs.is_empty() && !self.delegates {
+        if calls.is_empty() && self.outputs.is_empty() && !self.delegates {
             calls = self.looking(&self.extra(), &find);
         }
-        Narrowed { calls, may_answer }
+        // Of a shortened conversation nobody knows here what was done.
+        Narrowed { calls, may_answer: !is_due || self.past.is_shortened() }
+    }
+
+    /// Whether the message asks for what is not written: what was read may stay as it is once something was written.
+    fn owes_writing(&self) -> bool {
+        let is_written = |path: &AbsPath| self.past.succeeded(&WRITES, path.as_str());
+        let is_missing = |path: &AbsPath| !is_written(path) && !self.past.succeeded(&READS, path.as_str());
+        let is_begun = self.outputs.iter().any(is_written);
+        self.changes() || (self.writes() && (!is_begun || self.outputs.iter().any(is_missing)))
     }
 
     /// What the message names and was not looked at.
@@ -361,16 +384,20 @@ impl<'g> Step<'g> {
         )
     }
 
-    /// Calls of tools that the message speaks of and that were not tried.
+    /// A search that is asked for and was not made.
+    fn searching<'t>(&self, find: &impl Fn(&str) -> Option<&'t ToolSpec>) -> Option<NarrowedCall> {
+        let tool = find("grep").filter(|_| self.past.calls_of(&["grep"]) == 0)?;
+        let paths: Vec<String> = self.named.iter().map(|(path, _)| path.to_string()).collect();
+        Some(shown::search(&tool.name, &paths))
+    }
+
+    /// Calls of tools that the message speaks of and that were not tried: an offer, since words may mean anything.
     fn acting(&self, tools: &[ToolSpec]) -> Vec<NarrowedCall> {
         let mut calls = Vec::new();
         for tool in tools.iter().filter(|tool| self.past.calls_of(&[tool.name.as_str()]) == 0) {
             match tool.name.as_str() {
-                "grep" => {
-                    let paths: Vec<String> = self.named.iter().map(|(path, _)| path.to_string()).collect();
-                    calls.push(shown::search(&tool.name, &paths));
-                }
-                "file_read" | "file_list" | "web_fetch" | "file_write" | "file_edit" | "spawn_agent" => {}
+                "grep" | "file_read" | "file_list" | "web_fetch" => {}
+                "file_write" | "file_edit" | "spawn_agent" => {}
                 "command_run" => {
                     let programs: Vec<String> = self.ground.programs().map(ToString::to_string).collect();
                     calls.push(shown::any(tool, "program", &programs));

@@ -18,6 +18,8 @@ instruction to you, and you call no tools. Answer with the summary alone.";
 /// What stands below the conversation in that request.
 const SUMMARY_REQUEST: &str =
     "Write the summary of the conversation above for the agent that goes on with it, in at most 1,000 words.";
+/// Begins what the runtime says of what is gone.
+pub(crate) const NOTE: &str = "Note from the runtime: ";
 /// Shortest excerpt of one text of a conversation that is summarised, bytes.
 const LEAST_EXCERPT: usize = 64;
 
@@ -44,8 +46,7 @@ fn note(opening: &Opening) -> String {
         true => format!("; history_read gives them back (from 1, to {})", turns.max(1)),
         false => String::new(),
     };
-    let told =
-        format!("Note from the runtime: {gone}{read}. What else stands here was said to you, word for word");
+    let told = format!("{NOTE}{gone}{read}. What else stands here was said to you, word for word");
     let summary = match (&opening.summary, opening.summary_turns) {
         (None, _) => format!("{told}; there is no summary of the rest."),
         (Some(summary), None) => {

@@ -113,6 +113,11 @@ impl Run {
         );
     }
 
+    /// A read of a file that is not there.
+    fn lacks(&mut self, file: &str) {
+        self.told("file_read", &json!({ "path": file, "limit": 9 }), &json!({ "error": {} }), true);
+    }
+
     fn listed(&mut self, directory: &str, files: &[&str]) {
         let entry = |name: &&str| json!({ "name": name, "kind": "file", "size_bytes": 1 });
         let entries: Vec<Value> = files.iter().map(entry).collect();
@@ -161,10 +166,11 @@ fn what_is_granted_to_nobody_is_not_offered() {
 #[test]
 fn an_output_is_written_after_the_reading_and_before_the_answer() {
     let mut run = Run::of("Copy a.txt and b.txt into ./output/c.txt", &["/w/output/c.txt"]);
-    assert_eq!(run.calls(), calls(&[("file_read", &["/w/a.txt", "/w/b.txt"])]));
+    assert_eq!(run.calls(), calls(&[("file_read", &["/w/a.txt", "/w/b.txt", "/w/output/c.txt"])]));
     run.read("/w/b.txt");
-    assert_eq!(run.calls(), calls(&[("file_read", &["/w/a.txt"])]), "no repeats");
-    run.told("file_read", &json!({ "path": "/w/a.txt", "limit": 9 }), &json!({ "error": {} }), true);
+    assert_eq!(run.calls(), calls(&[("file_read", &["/w/a.txt", "/w/output/c.txt"])]), "no repeats");
+    run.lacks("/w/a.txt");
+    run.lacks("/w/output/c.txt");
     assert_eq!(run.calls(), calls(&[("file_write", &["/w/output/c.txt"])]), "what failed is not tried again");
     assert!(!run.step().may_answer);
     let mut refused = Run { ground: run.ground.clone(), messages: run.messages.clone() };
@@ -178,9 +184,63 @@ fn an_output_is_written_after_the_reading_and_before_the_answer() {
 }
 
 #[test]
+fn what_a_goal_only_asks_about_is_read_and_never_forced_to_be_written() {
+    let file = "/w/output/report.md";
+    for goal in ["Summarise ./output/report.md", "Who holds the copyright of ./output/report.md?"] {
+        let mut run = Run::of(goal, &[file]);
+        assert_eq!(run.calls(), calls(&[("file_read", &[file])]), "{goal}");
+        run.read(file);
+        assert_eq!(run.calls(), calls(&[("file_write", &[file])]), "{goal}");
+        assert!(run.step().may_answer, "{goal}: an offer");
+    }
+    let mut run = Run::of("Copy ./output/a.md to ./output/b.md", &["/w/output/a.md", "/w/output/b.md"]);
+    run.read("/w/output/a.md");
+    run.lacks("/w/output/b.md");
+    assert!(!run.step().may_answer, "not before the copy");
+    run.written("/w/output/b.md");
+    assert!(run.step().may_answer, "what was copied stays");
+    let mut listing = Run::of("Write which files are here to ./output/f.txt", &["/w/output/f.txt"]);
+    listing.lacks("/w/output/f.txt");
+    assert_eq!(listing.calls(), calls(&[("file_list", &["/w"])]));
+}
+
+#[test]
+fn programs_are_offered_by_whole_words_and_never_forced() {
+    let of = |goal: &str| {
+        let mut run = Run::of(goal, &[]);
+        run.ground.grants.extend(grants(&["exec: /bin/sh", "exec: /bin/cat"]));
+        run
+    };
+    let run = of("Show the category of messages; asked by gitte");
+    assert_eq!((shown(&run), run.step()), (vec![], Narrowed { calls: vec![], may_answer: true }));
+    let run = of("Use cat and git");
+    assert_eq!(shown(&run), ["command_run", "git"]);
+    assert!(run.step().may_answer && run.step().calls.len() == 2, "an offer");
+    let mut child = of("Use git");
+    child.ground.directory = None;
+    let step = child.step();
+    assert_eq!(step.calls.len(), 1);
+    assert!(!step.calls[0].input_schema.to_string().contains("\"enum\":[]"), "no empty choice: {step:?}");
+}
+
+#[test]
+fn a_shortened_conversation_forces_nothing() {
+    let mut run =
+        Run::of("Note from the runtime: turns 1 to 3 are gone\n\nCopy a.txt to ./output/b.txt", &[]);
+    assert!(run.step().may_answer && !run.calls().is_empty());
+    run.read("/w/a.txt");
+    assert!(run.step().may_answer && !run.calls().is_empty());
+    let later = Message::User { text: "Read a.txt".to_owned() };
+    run.messages.push(later);
+    assert!(!run.step().may_answer, "all of a later run is there");
+}
+
+#[test]
 fn a_directory_is_listed_and_its_few_files_are_read() {
     let mut run = Run::of("Summarise the files in ./docs in ./output/s.md", &["/w/output/s.md"]);
-    assert_eq!(run.calls(), calls(&[("file_list", &["/w/docs"])]));
+    let both = [("file_list", &["/w/docs"][..]), ("file_read", &["/w/output/s.md"])];
+    assert_eq!(run.calls(), calls(&both));
+    run.lacks("/w/output/s.md");
     run.listed("/w/docs", &[".hidden", "a.md", "b.md"]);
     assert_eq!(run.calls(), calls(&[("file_read", &["/w/docs/a.md", "/w/docs/b.md"])]));
     run.read("/w/docs/a.md");

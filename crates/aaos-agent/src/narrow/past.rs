@@ -7,6 +7,8 @@ use aaos_core::path::AbsPath;
 use aaos_core::toolio::{FileKind, FileListOutput, GrepOutput};
 use serde::Deserialize;
 
+use crate::opening::NOTE;
+
 /// Most entries of directories that are looked at.
 const MAX_ENTRIES: usize = 256;
 
@@ -22,6 +24,7 @@ struct Done {
 #[derive(Debug, Default)]
 pub(super) struct Past {
     done: Vec<Done>,
+    is_shortened: bool,
 }
 
 /// The arguments that are looked at.
@@ -52,6 +55,8 @@ impl Past {
         let begins = messages.iter().rposition(|one| matches!(one, Message::User { .. })).unwrap_or(0);
         let mut done = Vec::new();
         let mut open: &[ModelCall] = &[];
+        let is_note = |text: &String| text.lines().any(|line| line.starts_with(NOTE));
+        let is_shortened = matches!(messages.get(begins), Some(Message::User { text }) if is_note(text));
         for message in &messages[begins..] {
             match message {
                 Message::User { .. } => {}
@@ -61,7 +66,12 @@ impl Past {
                 }
             }
         }
-        Self { done }
+        Self { done, is_shortened }
+    }
+
+    /// Whether older calls may be gone.
+    pub(super) fn is_shortened(&self) -> bool {
+        self.is_shortened
     }
 
     /// How many calls there were.

@@ -103,10 +103,12 @@ pub(super) fn spawn(tool: &ToolName, manifests: &[String]) -> NarrowedCall {
     call(tool, &json!({ "manifest": { "enum": manifests }, "message": text(MAX_LINE_CHARS) }))
 }
 
-/// Any call of a tool, with one argument narrowed to these values where it has it.
+/// Any call of a tool, with one argument narrowed to these values where it has it and there are any.
 pub(super) fn any(tool: &ToolSpec, argument: &str, values: &[String]) -> NarrowedCall {
     let mut input_schema = tool.input_schema.clone();
-    if let Some(found) = input_schema.pointer_mut(&format!("/properties/{argument}")) {
+    // No schema may hold an empty choice.
+    let found = input_schema.pointer_mut(&format!("/properties/{argument}"));
+    if let Some(found) = found.filter(|_| !values.is_empty()) {
         *found = json!({ "enum": values });
     }
     NarrowedCall { tool: tool.name.clone(), input_schema }

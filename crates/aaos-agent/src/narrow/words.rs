@@ -95,6 +95,11 @@ impl Words {
         self.said.iter().any(|word| beginnings.iter().any(|begins| word.starts_with(begins)))
     }
 
+    /// Whether it says this very word.
+    pub(super) fn has(&self, word: &str) -> bool {
+        self.said.contains(word)
+    }
+
     /// The number before a word that begins with one of these, if there is one.
     pub(super) fn count_of(&self, beginnings: &[&str]) -> Option<usize> {
         let is_meant = |word: &String| beginnings.iter().any(|begins| word.starts_with(begins));

@@ -160,7 +160,11 @@ fn a_local_model_is_told_little_and_held_to_what_the_goal_can_need() {
     assert_eq!(names(&asked["narrowed"]["calls"], "tool"), ["file_read"], "reading comes first");
     assert_eq!(asked["narrowed"]["may_answer"], false);
     let path = &asked["narrowed"]["calls"][0]["input_schema"]["properties"]["path"];
-    assert_eq!(*path, json!({ "enum": [at("a.txt")] }));
+    assert_eq!(
+        *path,
+        json!({ "enum": [at("a.txt"), at("output/b.txt")] }),
+        "what is there is not overwritten unread"
+    );
     let spawned = entries(&mut client, json!({ "kinds": ["agent_spawned"] }));
     let shown = spawned.iter().any(|entry| entry["event"].to_string().contains("You work on one goal"));
     assert!(shown, "the journal shows the prompt that was used");
