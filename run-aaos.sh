@@ -135,7 +135,7 @@ get_model() {
       *) say "nothing was fetched"; exit 130 ;;
     esac
   fi
-  "$target/release/agentd" model pull "$name" || exit "$?"
+  "$target/release/agentd" model pull "$name" >&2 || exit "$?"
 }
 
 pick_provider() {

@@ -245,7 +245,9 @@ impl Target {
             Passage::Resolve(name) => {
                 let found = dialer.resolve(&name, NameScope::Absolute).await;
                 let found = found.map_err(|error| self.unreachable(&error))?;
-                let is_spelled = |ip| hosts.iter().any(|rule| names_address(rule, ip, self.port));
+                // A name that passes only as public leads to public addresses only, whatever else is granted.
+                let is_named = hosts.iter().any(|rule| rule.matches(&name, self.port));
+                let is_spelled = |ip| is_named && hosts.iter().any(|rule| names_address(rule, ip, self.port));
                 let judged = |ip| if is_spelled(ip) { Ok(ip) } else { self.public(ip) };
                 let (kept, refused): (Vec<_>, Vec<_>) =
                     found.into_iter().map(judged).partition(Result::is_ok);

@@ -225,6 +225,9 @@ async fn what_a_permit_leads_to_is_judged_as_for_a_page() {
         (get("private.test"), &["private.test:80"][..], true, 502),
         (get("loop.test"), &["loop.test:80"], true, 502),
         (connect("private.test:443"), &["private.test:443"], true, 502),
+        // The address alone is granted, and the name passes only as public.
+        (get("loop.test"), &["127.0.0.1:80"], true, 502),
+        (connect("private.test:443"), &["10.0.0.1:443", "private.test:80"], true, 502),
         (get("nowhere.test"), &["nowhere.test:80"], true, 502),
         (get("10.0.0.1"), &[], true, 403),
         (connect("169.254.169.254:443"), &[], true, 403),
@@ -245,15 +248,18 @@ async fn what_a_permit_leads_to_is_judged_as_for_a_page() {
         assert!((sent, received) == (0, 0) && failure.is_some(), "{request:?}");
         assert_eq!(one.dialled.take(), [], "{request:?}");
     }
-    // The control: the literal address, granted literally, and a port that is not the web's.
-    for (to, rule) in
-        [("127.0.0.1:22", "127.0.0.1:22"), ("[::1]:22", "::1:22"), ("granted.test:22", "granted.test:22")]
-    {
+    // The control: the literal address, granted literally, a port that is not the web's, and a name beside its address.
+    for (to, rules, public) in [
+        ("127.0.0.1:22", &["127.0.0.1:22"][..], false),
+        ("[::1]:22", &["::1:22"], false),
+        ("granted.test:22", &["granted.test:22"], false),
+        ("loop.test:80", &["loop.test:80", "127.0.0.1:80"], true),
+    ] {
         let (address, noted) = noting().await;
         let mut one = Proxied::start(address).await;
         one.say(&connect(to)).await;
         one.wants().await;
-        one.open(&[rule], false, PLENTY).await;
+        one.open(rules, public, PLENTY).await;
         one.told_exactly(ESTABLISHED).await;
         one.say("anything").await;
         one.program.shutdown().await.expect("a socket");
