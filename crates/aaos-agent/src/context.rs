@@ -23,6 +23,8 @@ const FRAMING_BYTES: u64 = 16;
 const LEARNED_BYTES: u64 = 256 * 1024;
 /// What others learned counts like so many bytes of one's own at most.
 const BORROWED_BYTES: u64 = 4 * 1024;
+/// And like no larger part of one's own first report.
+const BORROWED_SHARE: u64 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ratio {
@@ -127,7 +129,7 @@ impl TokenMeter {
             }
             Some(_) => self.ratio,
             None if self.ratio == ASSUMED => now.with(Ratio { bytes: 0, tokens: 0 }),
-            None => now.with(self.ratio.of_at_most(BORROWED_BYTES)),
+            None => now.with(self.ratio.of_at_most((now.bytes / BORROWED_SHARE).clamp(1, BORROWED_BYTES))),
         };
         self.last = Some(now);
         assert!(self.ratio.tokens > 0 && self.ratio.tokens <= self.ratio.bytes, "the ratio is bounded");
@@ -229,6 +231,16 @@ mod tests {
             let mut own = TokenMeter::new();
             own.learn(Bytes(40_000), Tokens(40_000));
             assert_eq!(own.estimate(Bytes(80_000)), Tokens(80_000), "the control: one's own report decides");
+        }
+    }
+
+    #[test]
+    fn what_others_learned_never_outweighs_a_short_first_report() {
+        for borrowed in [(12_000, 6_000), (12_000, 2_000)] {
+            let mut meter = TokenMeter::recalled(Bytes(borrowed.0), Tokens(borrowed.1), None);
+            meter.learn(Bytes(2_000), Tokens(500));
+            let more = meter.estimate(Bytes(32_000)).0;
+            assert!((6_800..=9_200).contains(&more), "{more}: about one token for four bytes");
         }
     }
 

@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 
 use aaos_core::event::{Entry, Event, Outcome, RunCut};
 use aaos_core::id::CallId;
-use aaos_core::model::{ModelCall, ModelCallId, ModelReply};
+use aaos_core::model::{ModelCall, ModelCallId, ModelReply, RequestedTool};
 use aaos_core::quantity::{Bytes, Timestamp};
 use aaos_core::toolio::{HistoryItem, HistoryPlace, HistoryRole, ToolFailure};
 use serde::Serialize;
 
 use crate::mind::keeps_calls;
+use crate::wrap::shown_tool;
 
-/// What one item takes of a page besides its text, bytes.
+/// What one item takes of a page besides its text and its tool's name, bytes.
 const ITEM_BYTES: usize = 64;
 
 /// One thing that was said or done.
@@ -136,7 +137,8 @@ impl Originals {
                 self.calls = self.calls.saturating_add(1);
                 call.id = ModelCallId::numbered(self.calls);
                 let mut original = self.original(at, HistoryRole::Call, call.arguments.0.clone());
-                (original.item.call, original.item.tool) = (Some(call.id.clone()), Some(call.tool.clone()));
+                let tool = RequestedTool(shown_tool(&call.tool.0));
+                (original.item.call, original.item.tool) = (Some(call.id.clone()), Some(tool));
                 reached.push(original);
             }
             self.waits = Waits::Results(calls, BTreeMap::new());
@@ -185,7 +187,7 @@ pub struct HistoryPage {
     skip: u64,
     room: usize,
     items: Vec<HistoryItem>,
-    /// The turn that comes, and how many bytes of its text went by.
+    /// The turn that comes, and how many bytes of its text went by; what has no text counts as one.
     place: HistoryPlace,
     next: Option<HistoryPlace>,
 }
@@ -210,29 +212,30 @@ impl HistoryPage {
             self.place = HistoryPlace { from: item.turn, offset: 0 };
         }
         let begins = self.place.offset;
-        let size = item.size_bytes.0;
+        let size = item.size_bytes.0.max(1);
         self.place.offset = begins.saturating_add(size);
         let skip = if item.turn == self.from { self.skip.saturating_sub(begins) } else { 0 };
-        if skip > size || (skip == size && size > 0) {
+        if skip >= size {
             return true;
         }
         let text = &item.text;
         let start = usize::try_from(skip).unwrap_or(usize::MAX).min(text.len());
         let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-        let most = self.room.saturating_sub(ITEM_BYTES).min(text.len() - start);
+        let frame = ITEM_BYTES + item.tool.as_ref().map_or(0, |tool| tool.0.len());
+        let most = self.room.saturating_sub(frame).min(text.len() - start);
         let end = (start..=start + most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(start);
         let is_whole = end == text.len();
         if !is_whole {
             self.next = Some(HistoryPlace { from: item.turn, offset: begins + end as u64 });
         }
-        let has_room = self.room > ITEM_BYTES;
+        let has_room = self.room > frame;
         if !has_room {
             self.next = Some(HistoryPlace { from: item.turn, offset: begins + start as u64 });
         }
         if !has_room || (!is_whole && end == start) {
             return false;
         }
-        self.room -= ITEM_BYTES + (end - start);
+        self.room -= frame + (end - start);
         let offset = (start > 0).then_some(start as u64);
         let part = text[start..end].to_owned();
         self.items.push(HistoryItem { offset, text: part, ..item });

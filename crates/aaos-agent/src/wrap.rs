@@ -132,7 +132,7 @@ fn assert_nonce(nonce: &str) {
 }
 
 /// A tool name that cannot end the line it stands in.
-fn shown_tool(tool: &str) -> String {
+pub(crate) fn shown_tool(tool: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '?' };
     let shown: String = tool.chars().take(SHOWN_TOOL_BYTES).map(plain).collect();
     if shown.is_empty() { "?".to_owned() } else { shown }

@@ -22,6 +22,8 @@ use crate::kernel::Kernel;
 use crate::registry::Agent;
 use crate::spawning_tools::{Under, to_json};
 
+/// A page has room for so much, however small the window is: what the schema has for the smallest `limit`.
+const MIN_HISTORY_BYTES: u64 = 256;
 const DAY_MS: u64 = 24 * 3_600_000;
 /// What an agent is told whose conversation is whole.
 const ALL_SHOWN: &str = "nothing went from this conversation: all of it is shown to you";
@@ -84,7 +86,8 @@ impl Kernel {
         }
         let HistoryReadInput { from, to, offset, limit } = *input;
         assert!(limit <= MAX_HISTORY_BYTES, "the schema bounds it");
-        let (to, room) = (to.min(last_turn), usize::try_from(limit).unwrap_or(usize::MAX));
+        let most = (agent.manifest.memory.context_window.0 / 2).max(MIN_HISTORY_BYTES);
+        let (to, room) = (to.min(last_turn), usize::try_from(limit.min(most)).unwrap_or(usize::MAX));
         let mut reading = Reading {
             originals: Originals::default(),
             page: HistoryPage::new(from, to, offset.unwrap_or_default(), room),

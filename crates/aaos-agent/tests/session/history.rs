@@ -1,7 +1,7 @@
 //! What was said is read back from the entries as the mind had it.
 
 use aaos_agent::{HistoryPage, MindConfig, Original, Originals};
-use aaos_core::model::{CallResult, Message};
+use aaos_core::model::{CallResult, Message, ModelCallId, RequestedTool};
 use aaos_core::quantity::{Bytes, Tokens};
 use aaos_core::toolio::{HistoryItem, HistoryPlace, HistoryRole};
 use proptest::prelude::*;
@@ -133,4 +133,21 @@ proptest! {
         let whole = read.iter().filter(|item| item.offset.is_none()).count();
         prop_assert!(whole >= all.iter().filter(wanted).count(), "empty ones, too");
     }
+}
+
+#[test]
+fn calls_without_text_are_read_once_each() {
+    let item = |number: u64, text: &str| HistoryItem {
+        turn: 1,
+        role: HistoryRole::Call,
+        call: Some(ModelCallId::numbered(number)),
+        tool: Some(RequestedTool("t".repeat(64))),
+        outcome: None,
+        offset: None,
+        size_bytes: Bytes(text.len() as u64),
+        text: text.to_owned(),
+    };
+    let all: Vec<HistoryItem> =
+        (1..=6).map(|number| item(number, if number == 1 { "said" } else { "" })).collect();
+    assert_eq!(read(&all, 1, 1, 256), all);
 }
