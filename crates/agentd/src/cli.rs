@@ -45,7 +45,8 @@ impl Cli {
             Command::Serve(args) => args.cassette.chosen(),
             _ => None,
         };
-        Overrides { state_dir: self.state_dir.clone(), socket: self.socket.clone(), cassette }
+        let brings_models = matches!(self.command, Command::Model(_));
+        Overrides { state_dir: self.state_dir.clone(), socket: self.socket.clone(), cassette, brings_models }
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Overrides {
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
     pub(crate) cassette: Option<cassette::Choice>,
+    /// The command is one of those about local models: one that is chosen need not be there yet.
+    pub(crate) brings_models: bool,
 }
 
 /// Resolved settings.
@@ -111,7 +113,19 @@ impl Settings {
                 let (provider, models) = recorded(models);
                 (provider, models, LocalConfig::default())
             }
-            _ => local::place(&sources, keys, &shelf, model_program.is_file())?,
+            _ => {
+                let place = |sources: &providers::Sources| {
+                    local::place(sources, keys, &shelf, model_program.is_file())
+                };
+                let placed = place(&sources);
+                match placed {
+                    Err(_) if flags.brings_models => place(&providers::Sources {
+                        choice: providers::Choice::default(),
+                        ..sources.clone()
+                    })?,
+                    placed => placed?,
+                }
+            }
         };
         let key_files = match &cassette {
             // Nobody is reached, so nobody gets a key.

@@ -131,11 +131,23 @@ fn a_model_that_was_added_is_what_agents_think_with_until_it_is_removed() {
 }
 
 #[test]
+fn a_local_model_that_is_chosen_before_it_is_there_can_be_added() {
+    let Own { programs, builder } = Own::new();
+    let own = Own { programs, builder: builder.env("AAOS_PROVIDER", "local") };
+    let refused = own.builder.cli(["run", "say hello"]);
+    assert!(refused.code() == 2 && refused.stderr.contains("provider local has no model"), "{refused:?}");
+    assert_eq!(own.builder.cli(["model", "list", "--json"]).stdout.trim(), "[]");
+    assert_eq!(own.add(WEIGHTS).code(), 0);
+    let told = own.builder.cli(["run", "say hello"]).stderr;
+    assert!(told.contains("provider local: small"), "{told}");
+}
+
+#[test]
 fn a_local_model_is_told_little_and_held_to_what_the_goal_can_need() {
     let own = Own::new();
     assert_eq!(own.add(WEIGHTS).code(), 0);
     let work = own.builder.home().canonicalize().expect("a path").join("work");
-    std::fs::create_dir(&work).expect("made");
+    std::fs::create_dir_all(&work).expect("made");
     let daemon = own.builder.start();
     let mut client = daemon.client();
     let at = |name: &str| format!("{}/{name}", work.display());
