@@ -158,10 +158,10 @@ fn head(names: &[&str]) -> String {
     [r"\{", "\"name\"", ":", &names, ",", "\"arguments\"", ":"].join(SPACE)
 }
 
-/// The expression of a beginning in a fenced block, with all that stands before it.
+/// The expression of a beginning in a fenced block, with what stands before it.
 #[must_use]
-pub fn fenced(names: &[&str]) -> String {
-    format!("(?s:.*){FENCE}({LANGUAGE})?{SPACE}{}", head(names))
+pub fn fenced(before: &str, names: &[&str]) -> String {
+    format!("{before}{FENCE}({LANGUAGE})?{SPACE}{}", head(names))
 }
 
 /// The expression of a beginning that nothing stands before.
@@ -170,10 +170,15 @@ pub fn bare(names: &[&str]) -> String {
     format!("{SPACE}{}", head(names))
 }
 
-/// The expression of a beginning between marks, with all that stands before it.
+/// The expression of whatever stands before a beginning.
+pub const ANYTHING: &str = "(?s:.*)";
+/// The expression of words in which nothing looks like a beginning.
+pub const PLAIN_WORDS: &str = r"[^`\{<]*";
+
+/// The expression of a beginning between marks, with what stands before it.
 #[must_use]
-pub fn marked() -> String {
-    format!("(?s:.*){}", Mark::CallBegins.text())
+pub fn marked(before: &str) -> String {
+    format!("{before}{}", Mark::CallBegins.text())
 }
 
 /// The expression of what ends a call in a fenced block.

@@ -166,6 +166,9 @@ struct Calls<'a> {
     may_say: bool,
     /// What text begins with: anything, or words where the reply is narrowed, so that no broken call is an answer.
     text: &'static str,
+    /// What stands before a call: anything, or where the reply is narrowed plain words, so that a call that is not left is
+    /// not taken for them.
+    before: &'static str,
 }
 
 /// Any text.
@@ -179,14 +182,21 @@ impl<'a> Calls<'a> {
         match narrowed {
             None => {
                 let callable = tools.iter().map(|tool| (tool.name.as_str(), &tool.input_schema)).collect();
-                Self { offered, callable, most: MAX_CALLS, may_say: true, text: ANY_TEXT }
+                Self {
+                    offered,
+                    callable,
+                    most: MAX_CALLS,
+                    may_say: true,
+                    text: ANY_TEXT,
+                    before: form::ANYTHING,
+                }
             }
             Some(narrowed) => {
                 let on_offer = narrowed.calls.iter().filter(|call| offered.contains(&call.tool.as_str()));
                 let callable: Vec<_> =
                     on_offer.map(|call| (call.tool.as_str(), &call.input_schema)).collect();
                 let may_say = narrowed.may_answer || callable.is_empty();
-                Self { offered, callable, most: 1, may_say, text: WORDS }
+                Self { offered, callable, most: 1, may_say, text: WORDS, before: form::PLAIN_WORDS }
             }
         }
     }
@@ -194,23 +204,30 @@ impl<'a> Calls<'a> {
     /// The grammar in the library's words. A call begins where one of its forms does: text before it ends there (`lazy`),
     /// and text without a call never has such a beginning in it.
     fn words(&self) -> String {
-        let marked = form::marked();
+        let marked = form::marked(form::ANYTHING);
         let forms = match self.offered.as_slice() {
             [] => marked.clone(),
-            offered => format!("({marked}|{}|{})", form::fenced(offered), form::bare(offered)),
+            offered => {
+                format!("({marked}|{}|{})", form::fenced(form::ANYTHING, offered), form::bare(offered))
+            }
         };
         let text = format!("TEXT: /{}/ & ~/{forms}(?s:.*)/\n", self.text);
         if self.callable.is_empty() {
             return format!("start: TEXT\n{text}");
         }
         let begins = Mark::CallBegins.text();
+        let further = match self.most {
+            // A repetition has a last number of 1 or more.
+            0 | 1 => String::new(),
+            most => format!("( \"\\n{begins}\" call ){{0,{}}}", most - 1),
+        };
         let mut words = match self.may_say {
             true => format!(
-                "start: TEXT | opening call ( \"\\n{begins}\" call ){{0,{}}} | {} | {}\nopening[lazy]: /{marked}/\n{text}\
+                "start: TEXT | opening call {further} | {} | {}\nopening[lazy]: /{}/\n{text}\
                  GAP: /[ \\n]{{1,8}}/\nFENCED_END: /{}/\nBARE_END: /{}/\n",
-                self.most - 1,
                 self.each("fenced"),
                 self.each("bare"),
+                form::marked(self.before),
                 form::FENCED_END,
                 form::BARE_END,
             ),
@@ -231,7 +248,7 @@ impl<'a> Calls<'a> {
         let mut rules =
             format!("call_{number}: {head} arguments_{number} {tail}\narguments_{number}: %json {schema}\n");
         if self.may_say {
-            let (fenced, bare) = (form::fenced(&[tool]), form::bare(&[tool]));
+            let (fenced, bare) = (form::fenced(self.before, &[tool]), form::bare(&[tool]));
             rules.push_str(&format!(
                 "fenced_{number}: fence_{number} GAP? arguments_{number} FENCED_END\n\
                  bare_{number}: brace_{number} GAP? arguments_{number} BARE_END\n\
