@@ -117,12 +117,8 @@ impl Settings {
                 let place = |sources: &providers::Sources| {
                     local::place(sources, keys, &shelf, model_program.is_file())
                 };
-                let placed = place(&sources);
-                match placed {
-                    Err(_) if flags.brings_models => place(&providers::Sources {
-                        choice: providers::Choice::default(),
-                        ..sources.clone()
-                    })?,
+                match place(&sources) {
+                    Err(_) if flags.brings_models => place(&unchosen(&sources))?,
                     placed => placed?,
                 }
             }
@@ -315,6 +311,11 @@ fn file_urls(file: &file::ConfigFile) -> Result<providers::BaseUrls> {
         anthropic: text_of(vars::ANTHROPIC_BASE_URL.name)?.or_else(|| file.anthropic_base_url.clone()),
         openai: text_of(vars::OPENAI_BASE_URL.name)?.or_else(|| file.openai_base_url.clone()),
     })
+}
+
+/// What is configured, with no provider chosen.
+fn unchosen(sources: &providers::Sources) -> providers::Sources {
+    providers::Sources { choice: providers::Choice::default(), ..sources.clone() }
 }
 
 fn socket_path(flags: &Overrides, file: &file::ConfigFile, state_dir: &Path) -> Result<PathBuf> {
