@@ -130,6 +130,11 @@ pub(crate) fn local_name(text: &str) -> Result<ModelName> {
     Ok(ModelName::parse(text)?)
 }
 
+/// Whether this machine's own models are to be what agents think with.
+pub(crate) fn is_chosen(sources: &Sources) -> bool {
+    sources.choice.provider.as_deref() == Some(LOCAL)
+}
+
 /// All providers: the name of the active one, what the gateway is told, and what this machine runs itself.
 pub(crate) fn place(
     sources: &Sources,
@@ -139,7 +144,7 @@ pub(crate) fn place(
 ) -> Result<(String, ModelsSetup, LocalConfig)> {
     let cards = shelf.cards()?;
     let Choice { provider, model, is_of_environment } = &sources.choice;
-    let is_named = provider.as_deref() == Some(LOCAL);
+    let is_named = is_chosen(sources);
     if is_named && cards.is_empty() {
         bail!(
             "provider local has no model; fetch one with `agentd model pull qwen2.5-coder-1.5b`, or add one with `agentd model \

@@ -118,7 +118,9 @@ impl Settings {
                     local::place(sources, keys, &shelf, model_program.is_file())
                 };
                 match place(&sources) {
-                    Err(_) if flags.brings_models => place(&unchosen(&sources))?,
+                    Err(_) if flags.brings_models && local::is_chosen(&sources) => {
+                        place(&unchosen(&sources))?
+                    }
                     placed => placed?,
                 }
             }
