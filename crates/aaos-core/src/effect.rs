@@ -268,6 +268,8 @@ pub struct Inference {
     pub request_hash: String,
     /// Of a request for a summary of the agent's own conversation: how many of its newest messages are left out.
     pub keeps: Option<u64>,
+    /// What the request is thought to take: estimated by what the conversation's reports told, not bounded as `reserve`.
+    pub estimate: Option<Tokens>,
 }
 
 impl Effect for Inference {
@@ -318,6 +320,7 @@ impl Effect for Inference {
             request_bytes: parts.effect.request.text_bytes(),
             request_hash: parts.effect.request_hash.clone(),
             reserve: parts.effect.reserve,
+            estimate: parts.effect.estimate,
             price: parts.effect.price,
             charges: parts.charges.clone(),
             keeps: parts.effect.keeps,

@@ -314,6 +314,9 @@ pub enum Event {
         request_hash: String,
         /// Tokens reserved.
         reserve: Tokens,
+        /// What the request was thought to take, of its own conversation's reports; compare with what its reply reports.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimate: Option<Tokens>,
         /// What the model costs, where that is known.
         price: Option<Price>,
         /// What was charged.

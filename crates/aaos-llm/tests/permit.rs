@@ -43,8 +43,14 @@ async fn permit(authority: &mut Authority, journal: &Journal) -> Permit<Inferenc
         narrowed: None,
     };
     let call: CallId = "00000000-0000-7000-8000-000000000002".parse().expect("an id");
-    let effect =
-        Inference { request, reserve: Tokens(600), price: None, request_hash: String::new(), keeps: None };
+    let effect = Inference {
+        request,
+        reserve: Tokens(600),
+        price: None,
+        request_hash: String::new(),
+        keeps: None,
+        estimate: None,
+    };
     let authorized = authority.authorize(agent(), call, effect, NOW).expect("the purse covers it");
     let about = About { timestamp: NOW, goal_id: None, trace_id: None, parent_event: None };
     journal.begin(authorized, about).await.expect("the intent is on disk")

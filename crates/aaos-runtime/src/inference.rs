@@ -231,8 +231,11 @@ impl Kernel {
         let full = input.plus(max_output_tokens);
         let reserve = left.map_or(full, |left| full.min(Tokens(left)));
         let (request_hash, keeps) = (asking.request_hash.to_owned(), asking.keeps);
+        // A request for a summary is another one than that which the conversation comes to.
+        let context = agent.live().context.filter(|_| keeps.is_none());
+        let estimate = context.map(|context| context.tokens);
         let request = ModelRequest { max_output_tokens, ..request.clone() };
-        Ok(Ok(Inference { request, reserve, price, request_hash, keeps }))
+        Ok(Ok(Inference { request, reserve, price, request_hash, keeps, estimate }))
     }
 
     async fn run_inference(

@@ -171,6 +171,7 @@ mod tests {
                 price: None,
                 charges: Vec::new(),
                 keeps: None,
+                estimate: None,
             },
             Event::InferenceCompleted {
                 call: inference,

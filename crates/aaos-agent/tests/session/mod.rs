@@ -284,6 +284,7 @@ impl Player {
             price: None,
             charges: Vec::new(),
             keeps: self.mind.summarises(),
+            estimate: None,
         })
         .1?;
         let result = if matches!(fate, 2..=4) { Err(self.model_failure()) } else { Ok(self.reply()) };

@@ -358,6 +358,7 @@ fn what_a_provider_asked_for_is_kept_until_it_answers() {
         price: None,
         charges: Vec::new(),
         keeps: None,
+        estimate: None,
     };
     let busy = |retry_after| ModelFailure {
         kind: ModelFailureKind::RateLimited,

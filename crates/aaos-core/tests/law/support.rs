@@ -187,7 +187,14 @@ pub(crate) fn inference(reserve: u64) -> Inference {
         max_output_tokens: Tokens(reserve),
         narrowed: None,
     };
-    Inference { request, reserve: Tokens(reserve), price: None, request_hash: String::new(), keeps: None }
+    Inference {
+        request,
+        reserve: Tokens(reserve),
+        price: None,
+        request_hash: String::new(),
+        keeps: None,
+        estimate: None,
+    }
 }
 
 /// The denial's words, or a panic.

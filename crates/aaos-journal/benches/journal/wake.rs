@@ -174,6 +174,7 @@ fn infer(
         price: None,
         charges: Vec::new(),
         keeps: None,
+        estimate: None,
     });
     record(Event::InferenceCompleted {
         call,

@@ -88,6 +88,7 @@ fn requested(agent: usize, number: usize) -> Event {
         request_hash: "00".repeat(32),
         charges: vec![Charge::Purse { agent: AgentId::from_uuid(id(agent, 2)), reserved }],
         keeps: None,
+        estimate: None,
     }
 }
 

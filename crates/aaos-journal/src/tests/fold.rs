@@ -187,6 +187,7 @@ fn effects() -> impl Strategy<Value = Event> {
             price: None,
             charges,
             keeps: None,
+            estimate: None,
         }
     });
     let reply = (".{0,8}", usage()).prop_map(|(text, usage)| {

@@ -295,9 +295,10 @@ fn tool(event: &Event) -> String {
 
 fn inference(event: &Event) -> String {
     match event {
-        Event::InferenceRequested { model, messages, reserve, keeps, .. } => {
+        Event::InferenceRequested { model, messages, reserve, keeps, estimate, .. } => {
             let what = if keeps.is_some() { ", for a summary" } else { "" };
-            format!("model {model}{what}, {messages} messages, {reserve} tokens reserved")
+            let takes = estimate.map_or_else(String::new, |tokens| format!(" of about {tokens} tokens"));
+            format!("model {model}{what}, {messages} messages{takes}, {reserve} tokens reserved")
         }
         Event::ContextSummarized { shortened } => went(shortened),
         Event::ContextSummarizationFailed { reason, message, shortened } => {

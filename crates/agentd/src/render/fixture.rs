@@ -128,6 +128,7 @@ impl Tale {
             price: Price::parse("10", "10", "10").ok(),
             charges: Vec::new(),
             keeps: None,
+            estimate: None,
         };
         self.add(1, Some(id), asked);
     }

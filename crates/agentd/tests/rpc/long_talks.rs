@@ -79,6 +79,22 @@ fn talk(window: &str) -> (Rig, u64) {
     (rig, used)
 }
 
+/// What each request was thought to take is within 10 % of what it took, once a first one was reported. What a request
+/// for a summary takes is not estimated.
+fn assert_estimated(asked: &[Value], completed: &[Value]) {
+    let mut estimates = Vec::new();
+    for (asked, completed) in asked.iter().zip(completed) {
+        let (asked, completed) = (&asked["event"], &completed["event"]);
+        assert_eq!(asked["call"], completed["call"]);
+        assert_ne!(asked["keeps"].is_u64(), asked["estimate"].is_u64(), "{asked}");
+        let reported = completed["result"]["Ok"]["usage"]["input_tokens"].as_u64().expect("a number");
+        estimates.extend(asked["estimate"].as_u64().map(|estimate| (estimate, reported)));
+    }
+    assert!(estimates.len() >= MESSAGES * TURNS, "{estimates:?}");
+    let is_close = |(estimate, reported): &(u64, u64)| estimate.abs_diff(*reported) * 10 <= *reported;
+    assert!(estimates[1..].iter().all(is_close), "{estimates:?}");
+}
+
 #[test]
 fn three_hundred_turns_in_a_small_window_end_with_the_goal_and_every_word_in_the_prompt() {
     let (rig, used) = talk("16k");
@@ -100,6 +116,7 @@ fn three_hundred_turns_in_a_small_window_end_with_the_goal_and_every_word_in_the
     assert!(entries(&mut client, &["context_summarization_failed"]).is_empty());
     let asked = entries(&mut client, &["inference_requested"]);
     assert_eq!(asked.iter().filter(|entry| entry["event"]["keeps"].is_u64()).count(), summaries);
+    assert_estimated(&asked, &entries(&mut client, &["inference_completed"]));
     assert_intact(&mut client);
     let reported: u64 = seen.iter().map(|request| request.raw.len() as u64 / 4).sum();
     assert_eq!(used, reported, "summaries are paid for like turns");
