@@ -35,8 +35,10 @@ const CALL_NOT_COVERED: &str = r#"{"error":{"kind":"budget_exceeded","message":"
 /// What a mind is made of; fixed for its life.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MindConfig {
-    /// The model it thinks with.
+    /// The model it thinks with; of a ladder the first.
     pub model: ModelName,
+    /// The models that follow on its ladder.
+    pub next_models: Vec<ModelName>,
     /// The system prompt.
     pub system_prompt: String,
     /// Tokens that request and reply may take together.
@@ -59,6 +61,7 @@ impl MindConfig {
     pub fn of(manifest: &Manifest) -> Self {
         Self {
             model: manifest.model.clone(),
+            next_models: manifest.next_models.clone(),
             system_prompt: manifest.system_prompt.clone(),
             context_window: manifest.memory.context_window,
             max_iterations: MAX_ITERATIONS,
@@ -167,6 +170,8 @@ pub struct Mind {
     usage: Usage,
     /// Calls numbered so far.
     calls: u64,
+    /// Which of its models it thinks with: 0 for the first.
+    rung: u32,
     /// Replies that are or were part of the conversation.
     turns: u64,
     /// Whether the run is another's, or one whose conversation began with more than is left of it: then what was
@@ -231,6 +236,7 @@ impl Mind {
             meter: TokenMeter::new(),
             usage: Usage::default(),
             calls: 0,
+            rung: 0,
             turns: 0,
             follows: false,
             run: Run::default(),
@@ -245,6 +251,30 @@ impl Mind {
         if self.meter.last().is_none() {
             self.meter = TokenMeter::recalled(bytes, tokens, None);
         }
+    }
+
+    /// Thinks with this one of its models from the next run on: 0 for the first.
+    ///
+    /// # Panics
+    /// In the middle of a run, or where it has not so many.
+    pub fn think_with(&mut self, rung: u32) {
+        assert!(self.is_idle(), "a run has one model");
+        assert!(self.has_model(rung), "a rung of its ladder");
+        self.rung = rung;
+    }
+
+    /// Whether it has so many models: 0 for the first.
+    #[must_use]
+    pub fn has_model(&self, rung: u32) -> bool {
+        usize::try_from(rung).is_ok_and(|rung| rung <= self.config.next_models.len())
+    }
+
+    /// The model that it thinks with.
+    #[must_use]
+    pub fn model(&self) -> &ModelName {
+        let before = usize::try_from(self.rung).ok().and_then(|rung| rung.checked_sub(1));
+        let next = before.and_then(|index| self.config.next_models.get(index));
+        next.unwrap_or(&self.config.model)
     }
 
     /// What its conversation takes of its window.
@@ -317,7 +347,8 @@ impl Mind {
         let runs = self.history.iter().filter(|message| is_user(message)).count().saturating_sub(1);
         let (bytes, tokens) = self.meter.ratio();
         let runs = u32::try_from(runs).unwrap_or(u32::MAX);
-        Kept { runs, bytes, tokens, calls: self.calls, turns: self.turns, reported: self.meter.last() }
+        let (calls, turns, rung) = (self.calls, self.turns, self.rung);
+        Kept { runs, bytes, tokens, calls, turns, reported: self.meter.last(), rung }
     }
 
     /// BLAKE3 of the conversation and of where the run stands, hexadecimal: two minds with the same one go on alike.
@@ -367,7 +398,7 @@ impl Mind {
             self.forget(*first);
         }
         self.meter = TokenMeter::recalled(kept.bytes, kept.tokens, kept.reported);
-        (self.calls, self.turns) = (kept.calls, kept.turns);
+        (self.calls, self.turns, self.rung) = (kept.calls, kept.turns, kept.rung);
         self.follows = self.kept().runs < kept.runs;
         self.ask()
     }
@@ -433,7 +464,7 @@ impl Mind {
         }
         self.phase = Phase::Asking { size };
         Command::Ask(Box::new(ModelRequest {
-            model: self.config.model.clone(),
+            model: self.model().clone(),
             system: self.config.system_prompt.clone(),
             messages: self.history.clone(),
             tools: self.tools.clone(),

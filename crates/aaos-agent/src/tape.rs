@@ -318,6 +318,9 @@ impl Tape {
         kept: Kept,
     ) -> Result<(), String> {
         let Shown { tools, all } = shown;
+        if self.basis != Basis::Lent && !self.mind.has_model(kept.rung) {
+            return Err(format!("the run asks model {} of the agent, which has not so many", kept.rung));
+        }
         if self.open.take().is_some() {
             // A run whose end could not be recorded: its agent went on without it.
             self.mind.step(MindEvent::Cancelled);
@@ -326,6 +329,7 @@ impl Tape {
             Basis::Recent => self.mind.begin_recorded(text, tools, kept),
             Basis::Lent => self.mind.begin_lent(text, tools),
             Basis::Whole => {
+                self.mind.think_with(kept.rung);
                 self.mind.assume(kept.bytes, kept.tokens);
                 self.mind.step(MindEvent::Message { text, tools })
             }

@@ -22,6 +22,7 @@ type Summariser = Box<dyn FnMut(&ModelRequest) -> MindEvent>;
 fn config(window: u64) -> MindConfig {
     MindConfig {
         model: ModelName::parse("scripted").expect("a name"),
+        next_models: Vec::new(),
         system_prompt: "You are a test.".to_owned(),
         context_window: Tokens(window),
         max_iterations: 1_000,

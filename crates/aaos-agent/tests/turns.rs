@@ -14,6 +14,7 @@ use proptest::prelude::*;
 fn config() -> MindConfig {
     MindConfig {
         model: ModelName::parse("scripted").expect("a name"),
+        next_models: Vec::new(),
         system_prompt: "You are a test.".to_owned(),
         context_window: Tokens(131_072),
         max_iterations: 50,

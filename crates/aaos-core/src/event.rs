@@ -14,6 +14,7 @@ use crate::confinement::{Boundary, ConfinementReceipt};
 use crate::effect::{Access, Charge, Denied, EffectClass};
 use crate::grant::GrantRecord;
 use crate::id::{AgentId, ApprovalId, CallId, EntryId, GoalId, GrantId, Seq, TraceId, WorkerId};
+use crate::ladder::ClimbReason;
 use crate::manifest::Manifest;
 use crate::model::{ModelCallId, ModelFailure, ModelReply, Usage};
 use crate::name::{AgentName, ModelName, ToolName};
@@ -167,6 +168,15 @@ pub enum Event {
         /// What the conversation keeps of earlier runs.
         kept: Kept,
     },
+    /// The run that begins with this, and those after it, ask the next model of the agent's manifest.
+    ModelClimbed {
+        /// The model of the run before.
+        from: ModelName,
+        /// The next one.
+        to: ModelName,
+        /// Why.
+        reason: ClimbReason,
+    },
     /// A run of an agent began with the conversation that its goal took over from another one.
     AgentExecutionForked {
         /// Tools that the model is shown from here on.
@@ -195,11 +205,12 @@ pub enum Event {
     AgentLoopStarted {},
     /// A persistent agent's mailbox loop ended.
     AgentLoopStopped {},
-    /// An agent with a mailbox failed and goes on; the entry's trace is the message that it failed at.
+    /// An agent failed and goes on. Of one with a mailbox the entry's trace is the message that it failed at; one without
+    /// goes on with what it was asked, because it has a better model.
     AgentRestarted {
         /// Restarts in the window of its supervision, this one included.
         restarts: u32,
-        /// How long it rests before it takes the next message.
+        /// How long it rests before it goes on.
         after: Millis,
         /// What went wrong.
         reason: String,
@@ -631,6 +642,7 @@ kinds! {
     CapabilityRevoked => "capability_revoked",
     AgentStopped => "agent_stopped",
     AgentExecutionStarted => "agent_execution_started",
+    ModelClimbed => "model_climbed",
     AgentExecutionForked => "agent_execution_forked",
     AgentExecutionResumed => "agent_execution_resumed",
     AgentExecutionCompleted => "agent_execution_completed",

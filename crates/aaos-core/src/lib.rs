@@ -19,6 +19,7 @@ pub mod git;
 pub mod grant;
 pub mod id;
 pub mod known;
+pub mod ladder;
 pub mod limits;
 pub mod lint;
 pub mod manifest;

@@ -183,6 +183,8 @@ pub const MAX_MANIFEST_NODES: usize = 20_000;
 pub const MAX_MANIFEST_ALIASES: usize = 64;
 /// Unquoted `*` in a manifest: each costs one more reading of the text.
 pub const MAX_BARE_STARS: usize = 16;
+/// Models in a manifest's `models`.
+pub const MAX_RUNGS: usize = 8;
 /// Entries in a manifest's `metadata`.
 pub const MAX_METADATA: usize = 256;
 /// Longest cron expression of a schedule, bytes.

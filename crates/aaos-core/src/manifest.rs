@@ -197,8 +197,11 @@ impl Default for MemoryConfig {
 pub struct Manifest {
     /// Its name.
     pub name: AgentName,
-    /// Its model.
+    /// Its model; of a ladder the first.
     pub model: ModelName,
+    /// The models that follow on its ladder, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_models: Vec<ModelName>,
     /// Its system prompt.
     pub system_prompt: String,
     /// Its lifecycle.
@@ -273,6 +276,14 @@ pub enum Problem {
         /// What stands there.
         found: String,
     },
+    /// Two fields of which there may be one.
+    #[error("`{one}` and `{other}` exclude each other; leave one of them out")]
+    Both {
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// An unusable name.
     #[error("`{field}`: {source}")]
     Name {
@@ -315,5 +326,17 @@ impl Manifest {
     /// [`ManifestError`] with line and column; it names the nearest valid spelling of what is unknown.
     pub fn parse(yaml: &str) -> Result<Self, ManifestError> {
         parse::manifest(yaml)
+    }
+
+    /// The models that it asks, the first one first.
+    pub fn models(&self) -> impl Iterator<Item = &ModelName> {
+        std::iter::once(&self.model).chain(&self.next_models)
+    }
+
+    /// The model on this rung of its ladder; the last one, where there are not so many.
+    #[must_use]
+    pub fn model_at(&self, rung: u32) -> &ModelName {
+        let index = usize::try_from(rung).unwrap_or(usize::MAX).min(self.next_models.len());
+        index.checked_sub(1).and_then(|index| self.next_models.get(index)).unwrap_or(&self.model)
     }
 }

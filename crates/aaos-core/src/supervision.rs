@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ladder::{ClimbReason, Ladder};
 use crate::limits::{
     MAX_RESTARTS, RESTART_BACKOFF_CAP_MS, RESTART_BACKOFF_FIRST_MS, RESTART_WINDOW_SECONDS, RESTARTS,
     SPENDING_NOTES,
@@ -136,7 +137,7 @@ impl Spending {
     }
 }
 
-/// What is remembered of one agent to supervise it and to fire its schedule: the fold of the journal and the kernel
+/// What is remembered of one agent to supervise it, to choose its model and to fire its schedule: the fold of the journal and the kernel
 /// keep the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
@@ -144,6 +145,8 @@ pub struct Watch {
     pub restarts: Restarts,
     /// What it and its descendants spent.
     pub spending: Spending,
+    /// Which of its models it asks.
+    pub ladder: Ladder,
     /// Until when it takes no message after a restart.
     pub rests_until: Option<Timestamp>,
     /// The due time of its schedule that was fired or given up last.
@@ -151,9 +154,10 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// It was restarted, and rests for so long.
+    /// It was restarted after a failure, and rests for so long.
     pub fn restarted(&mut self, supervision: &Supervision, now: Timestamp, after: Millis) {
         self.restarts.note(supervision, now);
+        self.ladder.note(ClimbReason::Failed);
         self.rests_until = Some(now.after(after));
     }
 

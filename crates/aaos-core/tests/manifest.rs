@@ -355,6 +355,44 @@ fn the_models_of_children_are_names() {
 }
 
 #[test]
+fn several_models_are_a_ladder_in_their_order() {
+    let of = |models: &str| Manifest::parse(&format!("name: a\n{models}\nsystem_prompt: p\n"));
+    let manifest = of("models: [cheap, openai/better, a-better]").expect("a manifest");
+    let names: Vec<&str> = manifest.models().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["cheap", "openai/better", "a-better"]);
+    let at = |rung| manifest.model_at(rung).as_str();
+    assert_eq!(
+        [0, 1, 2, 3, u32::MAX].map(at),
+        ["cheap", "openai/better", "a-better", "a-better", "a-better"]
+    );
+    assert_eq!(of("models: [m]").expect("one"), of("model: m").expect("the same"));
+    let json = serde_json::to_string(&manifest).expect("plain");
+    assert_eq!(serde_json::from_str::<Manifest>(&json).expect("round trip"), manifest);
+    let nine: Vec<String> = (0..9).map(|nth| format!("m{nth}")).collect();
+    let nine = format!("models: [{}]", nine.join(", "));
+    for (models, words) in [
+        ("model: a\nmodels: [b]", "line 3, column 1: `model` and `models` exclude each other"),
+        ("models: [b]\nmodel: a", "line 3, column 1: `model` and `models` exclude each other"),
+        ("models: []", "line 2, column 9: `models` must be a list of 1 to 8 different models, not one of 0"),
+        ("models:", "`models` must be a list of 1 to 8 different models, not one of 0"),
+        (nine.as_str(), "`models` must be a list of 1 to 8 different models, not one of 9"),
+        (
+            "models: [a, b, a]",
+            "line 2, column 16: `models` must be a list of 1 to 8 different models, not a once more",
+        ),
+        ("models: [a, two words]", "`models`: model name may not hold"),
+        ("models: [1]", "`models` must be text"),
+        ("models: cheap", "`models` must be a list"),
+        ("metadata: {}", "field `model` is missing"),
+    ] {
+        let said = of(models).expect_err(models).to_string();
+        assert!(said.contains(words), "{models}: {said}");
+    }
+    let most = nine.replace(", m8", "");
+    assert_eq!(of(&most).expect("as many as there may be").models().count(), 8);
+}
+
+#[test]
 fn capabilities_are_read_in_every_form() {
     let manifest = with(
         r#"capabilities:
@@ -403,7 +441,6 @@ fn a_star_in_a_prompt_is_left_alone() {
 #[test]
 fn what_is_not_built_is_told_from_what_is_unknown() {
     for field in [
-        "models: [cheap, better]",
         "supervision: { restart: always }",
         "memory: { episodic_enabled: true }",
         "memory: { episodic_max_records: 10 }",
@@ -574,6 +611,7 @@ fn what_the_reference_shows_is_read() {
         "lifecycle",
         "supervision",
         "accepts",
+        "models",
         "child_models",
         "environment",
         "memory.context_window",

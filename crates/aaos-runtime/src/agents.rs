@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::AgentId;
 use aaos_core::manifest::Manifest;
+use aaos_core::name::ModelName;
 use aaos_core::tool;
 use aaos_ipc::Schema;
 
@@ -14,6 +15,7 @@ use crate::dispatch::Asked;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::principal::{Principal, fits};
+use crate::recovery::Over;
 use crate::registry::Agent;
 use crate::run::result_of;
 use crate::spawn::Origin;
@@ -84,7 +86,8 @@ impl Kernel {
         AgentView {
             id: agent.id,
             name: agent.manifest.name.clone(),
-            model: agent.manifest.model.clone(),
+            model: agent.model().clone(),
+            models: ladder_of(&agent.manifest),
             state: agent.state(),
             capability_count: agent.manifest.capabilities.len(),
             parent_agent: agent.parent,
@@ -113,6 +116,7 @@ impl Kernel {
             id: view.id,
             name: view.name,
             model: view.model,
+            models: view.models,
             state: view.state,
             capability_count: grants.len(),
             parent_agent: view.parent_agent,
@@ -154,7 +158,9 @@ impl Kernel {
         let Some(only_run) = agent.try_only_run() else {
             return Err(KernelError::State(format!("agent {id} is running already; wait for it or stop it")));
         };
-        let (_, end) = self.run_alone(only_run, &agent, self.mind_for(&agent), message, None).await?;
+        let (mind, end) = self.run_alone(only_run, &agent, self.mind_for(&agent), message, None).await?;
+        let over = Over { end, mind: Some(mind), restarted: false };
+        let end = self.go_up(&agent, over).await?;
         Ok(RunAnswer::Ran(result_of(&end)))
     }
 
@@ -227,6 +233,11 @@ impl Kernel {
         }
         Ok(self.invoke(&agent, Asked::default(), tool, input).await.result?)
     }
+}
+
+/// The models of a manifest that names several.
+fn ladder_of(manifest: &Manifest) -> Vec<ModelName> {
+    if manifest.next_models.is_empty() { Vec::new() } else { manifest.models().cloned().collect() }
 }
 
 /// The compiled `accepts` of a manifest.

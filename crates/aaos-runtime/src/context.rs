@@ -113,8 +113,8 @@ impl Growth {
 
 impl Kernel {
     /// A mind that got no report yet begins with what others learned of its model.
-    pub(crate) fn teach(&self, agent: &Agent, mind: &mut Mind) {
-        if let Some((bytes, tokens)) = self.ratios().of(&agent.manifest.model) {
+    pub(crate) fn teach(&self, mind: &mut Mind) {
+        if let Some((bytes, tokens)) = self.ratios().of(mind.model()) {
             mind.assume(bytes, tokens);
         }
     }
@@ -127,7 +127,7 @@ impl Kernel {
         let step = reported.and_then(|reported| live.growth.take(reported));
         drop(live);
         if let Some(step) = step {
-            self.ratios().learn(&agent.manifest.model, step);
+            self.ratios().learn(mind.model(), step);
         }
     }
 }

@@ -400,11 +400,14 @@ impl Kernel {
     }
 }
 
-/// The same agent with another model; its children may still use the one that it had.
+/// The same agent with another model; its children may still use those that it had.
 fn with_model(mut manifest: Manifest, model: ModelName) -> Manifest {
-    let had = std::mem::replace(&mut manifest.model, model);
-    if !manifest.child_models.contains(&had) {
-        manifest.child_models.push(had);
+    let had: Vec<ModelName> = manifest.models().cloned().collect();
+    (manifest.model, manifest.next_models) = (model, Vec::new());
+    for had in had {
+        if !manifest.child_models.contains(&had) {
+            manifest.child_models.push(had);
+        }
     }
     manifest
 }

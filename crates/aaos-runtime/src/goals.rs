@@ -456,7 +456,7 @@ impl Kernel {
         self.warm_worker(&agent.worker, WorkerOwner { agent: agent.id, goal: agent.goal }).await?;
         let Progress { before, run } = progress;
         debug_assert!(before.len() == request.outputs.len(), "every declared output was looked at");
-        let run = self.run_from(agent, run);
+        let run = self.run_up(agent, run);
         tokio::pin!(run);
         let (ran, timed_out) = tokio::select! {
             ran = &mut run => (ran, false),

@@ -28,6 +28,7 @@ mod history;
 mod inference;
 mod kernel;
 mod keyfile;
+mod ladder;
 mod local;
 mod mail;
 mod messages;

@@ -42,7 +42,7 @@ impl Kernel {
             directory: request.and_then(|request| request.working_directory.clone()),
             outputs: request.map(|request| request.outputs.clone()).unwrap_or_default(),
             grants: agent.manifest.capabilities.clone(),
-            model: agent.manifest.model.clone(),
+            model: agent.model().clone(),
             window: agent.manifest.memory.context_window,
         }
     }

@@ -225,7 +225,17 @@ pub(crate) enum RunSoFar {
     /// It goes on.
     Open(Box<(Mind, OpenRun, Resumption)>),
     /// It ended.
-    Ended(RunEnd),
+    Ended(Box<Over>),
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub(crate) struct Over {
+    pub(crate) end: RunEnd,
+    /// The mind after it, where the agent may go on.
+    pub(crate) mind: Option<Mind>,
+    /// Whether it is decided that it goes on.
+    pub(crate) restarted: bool,
 }
 
 /// A mind as the journal leaves it.
@@ -327,7 +337,11 @@ impl Kernel {
         let run = state.agents.get(&agent.id).and_then(|record| record.run.as_ref());
         let Some(run) = run else { return Ok(RunSoFar::None(String::new())) };
         if let Some(end) = &run.end {
-            return Ok(RunSoFar::Ended(end_of(end)));
+            let is_climbing =
+                agent.parent.is_none() && agent.live().watch.ladder.climb(&agent.manifest).is_some();
+            let mind = if is_climbing { Some(self.recall(agent, &state.cut).await?.mind) } else { None };
+            let (end, restarted) = (end_of(end), run.supervised);
+            return Ok(RunSoFar::Ended(Box::new(Over { end, mind, restarted })));
         }
         let recalled = self.recall(agent, &state.cut).await?;
         let goal = agent.goal.and_then(|goal| state.goals.get(&goal));
@@ -344,16 +358,27 @@ impl Kernel {
 
     /// Runs an agent to the end of its run, from wherever that stands.
     pub(crate) async fn run_from(&self, agent: &Arc<Agent>, run: RunSoFar) -> Result<RunEnd, KernelError> {
-        let (_, end) = match run {
-            RunSoFar::Ended(end) => return Ok(end),
-            RunSoFar::None(message) => self.run_agent(agent, self.mind_for(agent), message, None).await?,
-            RunSoFar::Lent(lent) => self.run_lent(agent, *lent).await?,
+        match run {
+            RunSoFar::Ended(over) => Ok(over.end),
+            run => Ok(self.run_on(agent, run).await?.1),
+        }
+    }
+
+    /// The same for a run that is not over.
+    pub(crate) async fn run_on(
+        &self,
+        agent: &Arc<Agent>,
+        run: RunSoFar,
+    ) -> Result<(Mind, RunEnd), KernelError> {
+        match run {
+            RunSoFar::None(message) => self.run_agent(agent, self.mind_for(agent), message, None).await,
+            RunSoFar::Lent(lent) => self.run_lent(agent, *lent).await,
             RunSoFar::Open(open) => {
                 let (mind, open, resumption) = *open;
-                self.resume_run(agent, mind, open, resumption).await?
+                self.resume_run(agent, mind, open, resumption).await
             }
-        };
-        Ok(end)
+            RunSoFar::Ended(_) => unreachable!("a run that is over is not gone on with"),
+        }
     }
 
     /// Rebuilds the mind of an agent from the journal. The results of calls that were `cut` are given to nobody.

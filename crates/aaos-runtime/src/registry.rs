@@ -13,6 +13,7 @@ use aaos_core::id::{AgentId, GoalId, GrantId, Seq, TraceId, WorkerId};
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
+use aaos_core::name::ModelName;
 use aaos_core::quantity::Timestamp;
 use aaos_core::supervision::Watch;
 use aaos_ipc::{Correlation, Mailbox};
@@ -190,6 +191,12 @@ impl Agent {
         self.live().run_stop.clone().unwrap_or_else(|| self.cancel.clone())
     }
 
+    /// The model that it asks now, or asked last.
+    pub(crate) fn model(&self) -> &ModelName {
+        let rung = self.live().watch.ladder.rung();
+        self.manifest.model_at(rung)
+    }
+
     /// The right to make a run now; none while another one goes on.
     pub(crate) fn try_only_run(&self) -> Option<OnlyRun> {
         Arc::clone(&self.run_gate).try_acquire_owned().ok()
@@ -293,6 +300,7 @@ impl Agent {
         if kept.is_nothing() {
             live.conversation_began = Some(began);
         }
+        live.watch.ladder.begin(kept.rung);
     }
 
     /// Takes a place in the mailbox for a message that is about to be journalled.

@@ -208,6 +208,7 @@ mod tests {
     fn recalled(events: impl IntoIterator<Item = Event>) -> RepeatCounts {
         let mut tape = Tape::recent(MindConfig {
             model: ModelName::parse("scripted").expect("a name"),
+            next_models: Vec::new(),
             system_prompt: String::new(),
             context_window: Tokens(10_000),
             max_iterations: 5,

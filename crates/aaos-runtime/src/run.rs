@@ -110,6 +110,7 @@ impl InProcess<'_> {
     /// What the model is told, which the journal holds already or gets now.
     async fn tell(&self, call: ModelCall, invoked: Invoked) -> ServiceReply {
         let Invoked { result, count, entry } = invoked;
+        self.agent.live().watch.ladder.note_repeats(count);
         if let Err(ToolFailure { lacks: Some(lacks), .. }) = &result {
             return budget_exceeded(*lacks);
         }
@@ -242,8 +243,10 @@ impl Kernel {
         trace: Option<TraceId>,
         from: Beginning,
     ) -> Result<RunEnd, KernelError> {
+        let mut climbed = None;
         let (began, step, resumption) = match from {
             Beginning::Message(message) => {
+                climbed = self.climb(agent, mind);
                 let (event, step) = self.hear(agent, mind, message);
                 (event, step, Resumption::default())
             }
@@ -257,11 +260,14 @@ impl Kernel {
         let began = about_trace(self.agent_entry(agent, began), trace);
         // By the entries' own times, so that the journal's fold counts what the authority counts.
         let clock = self.authority().start_clock(agent.id, began.timestamp);
-        let began = self.journal().record(began).await;
-        match began.as_ref().map(|entry| (entry.seq, &entry.event)) {
-            Ok((seq, Event::AgentExecutionStarted { kept, .. })) => agent.note_run(seq, *kept),
-            Ok((seq, Event::AgentExecutionForked { .. })) => agent.note_run(seq, Kept::default()),
-            _ => {}
+        let climbed = climbed.map(|climbed| about_trace(self.agent_entry(agent, climbed), trace));
+        let began = self.journal().record_all(climbed.into_iter().chain([began]).collect()).await;
+        for entry in began.iter().flatten() {
+            match &entry.event {
+                Event::AgentExecutionStarted { kept, .. } => agent.note_run(entry.seq, *kept),
+                Event::AgentExecutionForked { .. } => agent.note_run(entry.seq, Kept::default()),
+                _ => {}
+            }
         }
         let driven = match (began, clock) {
             (Ok(_), Ok(time)) => self.run_in_time(agent, mind, step, trace, time, resumption).await,
@@ -278,6 +284,7 @@ impl Kernel {
         let completed = about_trace(self.agent_entry(agent, completed(&end, cut, mind)), trace);
         self.authority().stop_clock(agent.id, completed.timestamp);
         self.journal().record(completed).await?;
+        agent.live().watch.ladder.note_end(end.stop_reason);
         Ok(end)
     }
 
@@ -285,7 +292,7 @@ impl Kernel {
     fn hear(&self, agent: &Agent, mind: &mut Mind, message: String) -> (Event, Unanswered) {
         let tools = self.tools_shown(agent);
         let names: Vec<ToolName> = tools.iter().map(|tool| tool.name.clone()).collect();
-        self.teach(agent, mind);
+        self.teach(mind);
         let step = Unanswered::from(mind.step(MindEvent::Message { text: message.clone(), tools }));
         let message_hash = content_hash(message.as_bytes());
         let kept = mind.kept();

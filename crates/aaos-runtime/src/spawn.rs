@@ -433,5 +433,5 @@ pub(crate) fn deadline_from(now: Timestamp, seconds: u64) -> Timestamp {
 
 /// The models that an agent uses itself.
 fn models_of(manifest: &Manifest) -> impl Iterator<Item = &ModelName> {
-    std::iter::once(&manifest.model).chain(&manifest.memory.summarization_model)
+    manifest.models().chain(&manifest.memory.summarization_model)
 }

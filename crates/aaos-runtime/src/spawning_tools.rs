@@ -9,6 +9,7 @@ use aaos_agent::wrap_findings;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::{AgentId, CallId, TraceId};
+use aaos_core::ladder::ClimbReason;
 use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
@@ -70,6 +71,8 @@ struct Attempt {
     iterations: u32,
     stop_reason: StopReason,
     error: Option<String>,
+    /// Why another attempt asks the next model, if its end was a reason.
+    climbs: Option<ClimbReason>,
 }
 
 impl Attempt {
@@ -84,11 +87,7 @@ impl Attempt {
 
     /// What a person refused is not asked again by a second attempt.
     fn is_worth_another(&self) -> bool {
-        !self.was_refused
-            && matches!(
-                self.stop_reason,
-                StopReason::Error | StopReason::Truncated | StopReason::MaxIterations
-            )
+        !self.was_refused && ClimbReason::of(self.stop_reason).is_some()
     }
 }
 
@@ -207,7 +206,8 @@ impl Kernel {
         earlier: &[AgentId],
     ) -> Result<SpawnAgentOutput, ToolFailure> {
         let message = self.child_message(parent, input);
-        let child = Child { index, manifest: manifest.clone(), earlier: earlier.first().copied() };
+        let (all, climbs) = (manifest.clone(), None);
+        let child = Child { index, manifest: all, earlier: earlier.first().copied(), climbs };
         let first = self.attempt(parent, under, child, message.clone()).await?;
         let Some(reason) = first.failure() else { return Ok(output_of(first, None)) };
         let once = manifest.supervision.restart == RestartPolicy::Never;
@@ -220,7 +220,8 @@ impl Kernel {
             self.note_or_log(self.agent_entry(parent, event));
         }
         let again = format!("{message}\n\nAn earlier attempt at this failed: {reason}");
-        let second = match self.attempt(parent, under, Child { index, manifest, earlier }, again).await {
+        let child = Child { index, manifest, earlier, climbs: first.climbs.or(Some(ClimbReason::Failed)) };
+        let second = match self.attempt(parent, under, child, again).await {
             Ok(second) => second,
             Err(failure) if failure.lacks.is_some() => return Err(failure),
             Err(failure) => {
@@ -277,6 +278,9 @@ impl Kernel {
                 (agent, RunSoFar::None(message))
             }
         };
+        if let (RunSoFar::None(_), Some(reason)) = (&run, child.climbs) {
+            agent.live().watch.ladder.note(reason);
+        }
         let ran = self.run_from(&agent, run).await;
         if matches!(ran, Err(KernelError::ShuttingDown)) && !agent.cancel.is_cancelled() {
             // It goes on after the next start.
@@ -292,9 +296,14 @@ impl Kernel {
         };
         self.retire_or_log(&agent, end).await;
         let end = ran.map_err(KernelError::into_tool_failure)?;
+        let (was_refused, climbs) = {
+            let live = agent.live();
+            (live.was_refused, live.watch.ladder.climb(&agent.manifest))
+        };
         Ok(Attempt {
             child: agent.id,
-            was_refused: agent.live().was_refused,
+            was_refused,
+            climbs,
             response: end.response,
             usage: end.usage,
             iterations: end.iterations,
@@ -343,6 +352,8 @@ struct Child {
     manifest: Manifest,
     /// The agent that an earlier daemon admitted for this attempt.
     earlier: Option<AgentId>,
+    /// Why it begins with the second of its models, where it has one.
+    climbs: Option<ClimbReason>,
 }
 
 /// An attempt that was over before a restart.
@@ -360,6 +371,7 @@ fn attempt_of(record: &AgentRecord) -> Attempt {
         iterations: end.map_or(0, |end| end.iterations),
         stop_reason: end.map_or(StopReason::Error, |end| end.stop_reason),
         error: end.map_or(Some(why), |end| end.error.clone()),
+        climbs: record.watch.ladder.climb(&record.manifest),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Supervision of agents with a mailbox: what follows a failure.
+//! Supervision of agents: what follows a failure.
 //!
 //! Invariants: the message that an agent failed at is answered with the cause, once, and is never taken again; a restart is
 //! recorded before the agent goes on, so that its window survives a restart of the daemon; an agent that is given up
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aaos_core::event::{AgentEnd, Event, NewEntry};
 use aaos_core::id::TraceId;
 use aaos_core::quantity::{MicroUsd, Timestamp};
-use aaos_core::supervision::{Ended, Next, decide};
+use aaos_core::supervision::{Ended, GiveUp, Next, decide};
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
@@ -48,7 +48,7 @@ impl Kernel {
         !agent.cancel.is_cancelled()
     }
 
-    /// Restarts an agent that failed, or gives it up.
+    /// Restarts an agent with a mailbox that failed, or gives it up.
     ///
     /// # Errors
     /// A journal that fails.
@@ -59,6 +59,23 @@ impl Kernel {
         reason: String,
         fresh: bool,
     ) -> Result<(), KernelError> {
+        if let Some(why) = self.restart(agent, trace, reason.clone(), fresh).await? {
+            self.give_up(agent, format!("{reason}; it is not started again: {why}"));
+        }
+        Ok(())
+    }
+
+    /// Records that an agent that failed is started again. Gives why not, where it is not.
+    ///
+    /// # Errors
+    /// A journal that fails.
+    pub(crate) async fn restart(
+        &self,
+        agent: &Arc<Agent>,
+        trace: Option<TraceId>,
+        reason: String,
+        fresh: bool,
+    ) -> Result<Option<GiveUp>, KernelError> {
         let supervision = agent.manifest.supervision;
         let now = self.clock().now();
         let (next, restarts) = {
@@ -69,10 +86,7 @@ impl Kernel {
         };
         let after = match next {
             Next::Restart { after } => after,
-            Next::GiveUp { why } => {
-                self.give_up(agent, format!("{reason}; it is not started again: {why}"));
-                return Ok(());
-            }
+            Next::GiveUp { why } => return Ok(Some(why)),
         };
         tracing::warn!(agent = %agent.id, restarts, %reason, "an agent failed and is started again");
         let event = Event::AgentRestarted { restarts, after, reason, fresh };
@@ -84,7 +98,7 @@ impl Kernel {
             live.conversation.clear();
             live.conversation_began = None;
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Ends an agent that is not started again.

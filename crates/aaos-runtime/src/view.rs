@@ -41,8 +41,11 @@ pub struct AgentView {
     pub id: AgentId,
     /// Name.
     pub name: AgentName,
-    /// Model.
+    /// The model that it asks now, or asked last.
     pub model: ModelName,
+    /// All its models, where it has several: after a run that came to nothing it asks the next one.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub models: Vec<ModelName>,
     /// State.
     pub state: AgentState,
     /// Grants it holds.
@@ -136,8 +139,11 @@ pub struct AgentStatus {
     pub id: AgentId,
     /// Name.
     pub name: AgentName,
-    /// Model.
+    /// The model that it asks now, or asked last.
     pub model: ModelName,
+    /// All its models, where it has several: after a run that came to nothing it asks the next one.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub models: Vec<ModelName>,
     /// State.
     pub state: AgentState,
     /// Grants it holds.

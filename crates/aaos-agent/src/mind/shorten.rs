@@ -234,7 +234,7 @@ impl Mind {
         words.extend(self.words(cut).dropped);
         let text = transcript(had, &words, gone, most);
         Command::Ask(Box::new(ModelRequest {
-            model: self.config.summarization_model.as_ref().unwrap_or(&self.config.model).clone(),
+            model: self.config.summarization_model.as_ref().unwrap_or_else(|| self.model()).clone(),
             system: SUMMARY_PROMPT.to_owned(),
             messages: vec![Message::User { text }],
             tools: Vec::new(),

@@ -26,6 +26,7 @@ use uuid::Uuid;
 pub(crate) fn config() -> MindConfig {
     MindConfig {
         model: ModelName::parse("scripted").expect("a name"),
+        next_models: Vec::new(),
         system_prompt: "You are a test.".to_owned(),
         context_window: Tokens(1_200),
         max_iterations: 5,

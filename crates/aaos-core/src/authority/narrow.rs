@@ -165,7 +165,7 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
             hint: "leave lifecycle out, or write on-demand".to_owned(),
         });
     }
-    let models = std::iter::once(&child.model).chain(&child.child_models);
+    let models = child.models().chain(&child.child_models);
     for model in models.chain(&child.memory.summarization_model) {
         if !may_hand_out(parent, model) {
             return Err(foreign_model(parent, model));
@@ -190,12 +190,12 @@ pub fn narrow_manifest(parent: &Manifest, mut child: Manifest) -> Result<Manifes
 }
 
 fn may_hand_out(parent: &Manifest, model: &ModelName) -> bool {
-    *model == parent.model || parent.child_models.contains(model)
+    parent.models().chain(&parent.child_models).any(|own| own == model)
 }
 
 fn foreign_model(parent: &Manifest, model: &ModelName) -> Denied {
-    let others = parent.child_models.iter().filter(|one| **one != parent.model);
-    let allowed: Vec<&str> = std::iter::once(&parent.model).chain(others).map(ModelName::as_str).collect();
+    let others = parent.child_models.iter().filter(|one| parent.models().all(|own| own != *one));
+    let allowed: Vec<&str> = parent.models().chain(others).map(ModelName::as_str).collect();
     Denied {
         missing: format!("child_models: [{model}]"),
         reason: format!("a child of {} may not use the model {model} or hand it on", parent.name),

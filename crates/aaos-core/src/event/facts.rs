@@ -175,6 +175,14 @@ pub struct Kept {
     /// The request whose tokens were reported last.
     #[serde(default)]
     pub reported: Option<Reported>,
+    /// Which of its models the agent asks in this run: 0 for the first.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub rung: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_first(rung: &u32) -> bool {
+    *rung == 0
 }
 
 impl Kept {

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::capability::nearest;
-use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_METADATA};
+use crate::limits::{MAX_CAPABILITY_ITEMS, MAX_METADATA, MAX_RUNGS};
+use crate::name::ModelName;
 use crate::quantity::{MicroUsd, Millis, Tokens};
 use crate::variables::Variables;
 
@@ -74,6 +75,25 @@ pub(super) fn names<T: Ord>(
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// The models of `models`, in their order.
+pub(super) fn ladder(node: &Node, parse: impl Fn(&Node) -> Parsed<ModelName>) -> Parsed<Vec<ModelName>> {
+    let wanted = "a list of 1 to 8 different models";
+    let refused = |at: &Node, found| error(at.place, Problem::Value { field: "models", wanted, found });
+    let entries = list(node, "models")?;
+    if entries.is_empty() || entries.len() > MAX_RUNGS {
+        return Err(refused(node, format!("one of {}", entries.len())));
+    }
+    let mut models = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let model = parse(entry)?;
+        if models.contains(&model) {
+            return Err(refused(entry, format!("{model} once more")));
+        }
+        models.push(model);
+    }
+    Ok(models)
 }
 
 /// A whole number from 1.

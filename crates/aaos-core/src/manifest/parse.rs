@@ -10,8 +10,8 @@ use crate::variables::Variables;
 
 use super::budget::budget;
 use super::fields::{
-    Parsed, count, environment, error, list, map, metadata, names, share, text, unknown, unsupported, window,
-    wrong,
+    Parsed, count, environment, error, ladder, list, map, metadata, names, share, text, unknown, unsupported,
+    window, wrong,
 };
 use super::lifecycle::lifecycle;
 use super::supervision::supervision;
@@ -65,7 +65,8 @@ fn tree(yaml: &str) -> Parsed<Node> {
 #[derive(Default)]
 struct Draft {
     name: Option<AgentName>,
-    model: Option<ModelName>,
+    /// Of `model` the only one.
+    models: Vec<ModelName>,
     system_prompt: Option<String>,
     lifecycle: Lifecycle,
     capabilities: Vec<GrantSpec>,
@@ -84,7 +85,7 @@ impl Draft {
         let value = &pair.value;
         match pair.key.as_str() {
             "name" => self.name = Some(named(value, "name", AgentName::parse)?),
-            "model" => self.model = Some(named(value, "model", ModelName::parse)?),
+            "model" | "models" => self.models(pair)?,
             "system_prompt" => self.system_prompt = Some(prompt(value)?),
             "lifecycle" => self.lifecycle = lifecycle(value)?,
             "capabilities" => self.capabilities = capabilities(value)?,
@@ -104,9 +105,19 @@ impl Draft {
             "misfire" => {
                 return Err(unknown(pair, "the manifest", &["lifecycle: { scheduled: …, misfire: … }"]));
             }
-            "models" => return Err(unsupported(pair.at, pair.key.as_str())),
             _ => return Err(unknown(pair, "the manifest", &FIELDS)),
         }
+        Ok(())
+    }
+
+    fn models(&mut self, pair: &Pair) -> Parsed<()> {
+        if !self.models.is_empty() {
+            return Err(error(pair.at, Problem::Both { one: "model", other: "models" }));
+        }
+        self.models = match pair.key.as_str() {
+            "model" => vec![named(&pair.value, "model", ModelName::parse)?],
+            _ => ladder(&pair.value, |node| named(node, "models", ModelName::parse))?,
+        };
         Ok(())
     }
 
@@ -115,9 +126,11 @@ impl Draft {
         if self.supervision.restart == RestartPolicy::Always && self.lifecycle == Lifecycle::OnDemand {
             return Err(unsupported(at, "supervision: { restart: always } of an agent without a mailbox"));
         }
+        let mut models = self.models.into_iter();
         Ok(Manifest {
             name: self.name.ok_or_else(|| missing("name"))?,
-            model: self.model.ok_or_else(|| missing("model"))?,
+            model: models.next().ok_or_else(|| missing("model"))?,
+            next_models: models.collect(),
             system_prompt: self.system_prompt.ok_or_else(|| missing("system_prompt"))?,
             lifecycle: self.lifecycle,
             capabilities: self.capabilities,

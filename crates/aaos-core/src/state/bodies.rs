@@ -52,6 +52,7 @@ pub fn needs_body(kind: EventKind) -> bool {
         | EventKind::BodyErased => true,
         EventKind::DaemonStopped
         | EventKind::DenialsSuppressed
+        | EventKind::ModelClimbed
         | EventKind::AgentLoopStarted
         | EventKind::AgentLoopStopped
         | EventKind::MessageSent

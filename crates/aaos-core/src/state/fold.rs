@@ -62,7 +62,7 @@ impl State {
                 self.forget_refused(entry.agent_id);
                 self.apply_run(entry);
             }
-            Event::CallRefused { .. } => self.forget_refused(entry.agent_id),
+            Event::CallRefused { .. } => self.refuse_call(entry),
             Event::CapabilityDenied { .. } => self.note_denial(entry),
             Event::ChildEnded { call, index, name, outcome } => {
                 self.end_child(entry.goal_id, *call, *index, name.as_ref(), outcome);
@@ -251,6 +251,9 @@ impl State {
         let (call, kind, class, charges) = match &entry.event {
             Event::ToolInvoked { call, class, charges, .. } => {
                 let Some(tool) = pending_tool(&entry.event) else { return };
+                if tool.model_call.is_some() {
+                    self.note_repeats(entry, tool.repeats);
+                }
                 (*call, PendingKind::Tool(Box::new(tool)), *class, charges)
             }
             Event::InferenceRequested { call, model, charges, .. } => {

@@ -297,6 +297,25 @@ fn a_child_has_a_model_that_its_parent_may_hand_out() {
         assert!(denied.reason.contains("a child of a may not use the model dear"), "{}", denied.reason);
         assert_eq!(denied.hint, "use one of: smart, cheap, fast");
     }
+    // Each model of a ladder counts, the child's as the parent's.
+    let ladder = manifest("models: [smart, fast]\nchild_models: [cheap]");
+    for (child, dear) in [
+        ("models: [cheap, smart, fast]", None),
+        ("model: fast", None),
+        ("models: [smart, dear]", Some("dear")),
+    ] {
+        let narrowed = narrow_manifest(&ladder, manifest(child));
+        assert_eq!(
+            narrowed.as_ref().err().map(|denied| denied.missing.as_str()),
+            dear.map(|_| "child_models: [dear]")
+        );
+        if let Ok(narrowed) = narrowed {
+            assert_eq!(narrowed, manifest(child), "nothing of it is lost");
+        } else {
+            let hint = narrowed.expect_err("refused").hint;
+            assert_eq!(hint, "use one of: smart, fast, cheap");
+        }
+    }
     let summarising =
         |model: &str| manifest(&format!("model: fast\nmemory: {{ summarization_model: {model} }}"));
     for allowed in ["smart", "fast", "cheap"] {

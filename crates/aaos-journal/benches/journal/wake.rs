@@ -64,6 +64,7 @@ fn agent() -> AgentId {
 fn config() -> MindConfig {
     MindConfig {
         model: ModelName::parse("fast").expect("a name"),
+        next_models: Vec::new(),
         system_prompt: "You answer.".to_owned(),
         context_window: Tokens(131_072),
         max_iterations: 50,

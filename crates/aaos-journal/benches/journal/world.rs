@@ -43,6 +43,7 @@ fn spawned(agent: usize) -> Event {
         manifest: Box::new(Manifest {
             name: AgentName::parse("worker").expect("a name"),
             model: ModelName::parse("fast").expect("a name"),
+            next_models: Vec::new(),
             system_prompt: "You read what you are given and answer in one paragraph. ".repeat(6),
             lifecycle: Lifecycle::Persistent,
             capabilities: vec![Capability::Tool(ToolSet::All).into(), Capability::WebSearch.into()],

@@ -76,6 +76,7 @@ fn tester() -> Box<Manifest> {
     Box::new(Manifest {
         name: AgentName::parse("tester").expect("a name"),
         model: ModelName::parse("fast").expect("a name"),
+        next_models: Vec::new(),
         system_prompt: "caf\u{e9}\n".into(),
         lifecycle: Lifecycle::Persistent,
         capabilities: vec![Capability::WebSearch.into()],

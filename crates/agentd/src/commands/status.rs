@@ -132,7 +132,7 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
         ("agent", status.id.to_string()),
         ("name", status.name.to_string()),
         ("state", entry::word(&status.state)),
-        ("model", status.model.to_string()),
+        ("model", model(status)),
         ("started", instant(status.started_at)),
         ("parent", status.parent_agent.map_or("none".to_owned(), |parent| parent.to_string())),
         ("goal", status.goal_id.map_or("none".to_owned(), |goal| goal.to_string())),
@@ -168,6 +168,13 @@ fn agent(status: &AgentStatus) -> Vec<Fact> {
     facts.extend(status.resources.as_ref().map(|used| ("resources", resources(used))));
     facts.extend(status.programs.iter().map(|used| ("program", resources(used))));
     facts
+}
+
+/// The model that an agent asks, and beside it all that it may ask.
+fn model(status: &AgentStatus) -> String {
+    let names: Vec<&str> = status.models.iter().map(aaos_core::name::ModelName::as_str).collect();
+    let all = if names.is_empty() { String::new() } else { format!("  (of {})", names.join(", ")) };
+    format!("{}{all}", status.model)
 }
 
 /// A receipt: the process and its hashes, and a line for each boundary with how it is known.

@@ -111,6 +111,7 @@ mod tests {
             id: AgentId::from_uuid(Uuid::from_u128(number)),
             name: AgentName::parse(name).expect("a name"),
             model: ModelName::parse("m").expect("a name"),
+            models: Vec::new(),
             state: AgentState::Idle,
             capability_count: 0,
             parent_agent: None,

@@ -11,7 +11,10 @@ use aaos_core::confinement::{Boundary, ConfinementReceipt, Evidence};
 use aaos_core::effect::Denied;
 use aaos_core::event::{AgentEnd, Entry, Event, Outcome, OutputObserved, Shortened, SummaryFault};
 use aaos_core::id::AgentId;
+use aaos_core::ladder::ClimbReason;
+use aaos_core::manifest::Manifest;
 use aaos_core::model::{ModelFailure, ModelReply, Usage};
+use aaos_core::name::ModelName;
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::ToolFailure;
 use serde::Serialize;
@@ -192,10 +195,13 @@ fn agent(event: &Event, names: &Names) -> String {
             let parent = parent.as_ref().map_or("the operator".to_owned(), |id| names.of(id));
             let most =
                 if *budget == Budget::default() { String::new() } else { format!(", at most {budget}") };
-            format!("child of {parent}, depth {depth}, model {}{most}", manifest.model)
+            format!("child of {parent}, depth {depth}, {}{most}", models(manifest))
         }
         Event::AgentStopped { end } => agent_end(end),
         Event::AgentExecutionStarted { message, .. } => format!("\"{}\"", cut(message, VALUE_CHARS)),
+        Event::ModelClimbed { from, to, reason } => {
+            format!("from model {from} to {to}: {}", climb_reason(*reason))
+        }
         Event::AgentExecutionForked { .. } => {
             "with the conversation that its goal was forked with".to_owned()
         }
@@ -242,6 +248,26 @@ fn agent(event: &Event, names: &Names) -> String {
             format!("{} failed: {}", names.of(child), cut(reason, REASON_CHARS))
         }
         _ => String::new(),
+    }
+}
+
+/// The models that an agent of this manifest asks.
+pub(crate) fn models(manifest: &Manifest) -> String {
+    match manifest.next_models.as_slice() {
+        [] => format!("model {}", manifest.model),
+        _ => {
+            let names: Vec<&str> = manifest.models().map(ModelName::as_str).collect();
+            format!("models {}", names.join(", "))
+        }
+    }
+}
+
+/// Why an agent asks its next model.
+pub(crate) const fn climb_reason(reason: ClimbReason) -> &'static str {
+    match reason {
+        ClimbReason::Failed => "the run before failed",
+        ClimbReason::Truncated => "the reply before was cut at its token limit",
+        ClimbReason::RepeatGuard => "the model before made the same call again and again",
     }
 }
 

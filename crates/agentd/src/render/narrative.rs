@@ -95,7 +95,7 @@ pub(super) fn whole(event: &Event, names: &Names) -> Vec<Told> {
         Event::AgentSpawned { manifest, budget, principal, .. } => {
             let limit = Some(budget).filter(|budget| **budget != Budget::default());
             let most = limit.map(|budget| format!(", at most {budget}")).unwrap_or_default();
-            let words = format!("started for uid {principal}, model {}{most}", manifest.model);
+            let words = format!("started for uid {principal}, {}{most}", entry::models(manifest));
             vec![Told::new(Tone::Bold, words)]
         }
         // Each of these stands beside another entry that says the same and more.

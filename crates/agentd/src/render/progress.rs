@@ -142,7 +142,7 @@ impl Story {
         match event {
             Event::AgentSpawned { parent: Some(parent), manifest, .. } => {
                 let parent = self.names.plain(parent);
-                Some((Tone::Bold, format!("started by {parent}, model {}", manifest.model)))
+                Some((Tone::Bold, format!("started by {parent}, {}", entry::models(manifest))))
             }
             Event::ToolResult { tool, outcome, result_bytes, failure, elapsed, .. }
                 if *outcome != Outcome::Done || failure.is_some() =>
@@ -225,6 +225,9 @@ fn trouble(event: &Event) -> Option<(Tone, String)> {
             Tone::Warn,
             format!("the model is asked again in {}: {}", span(*wait), entry::model_failure(failure)),
         ),
+        Event::ModelClimbed { to, reason, .. } => {
+            (Tone::Warn, format!("goes on with the model {to}: {}", entry::climb_reason(*reason)))
+        }
         Event::ContextSummarizationFailed { .. } => {
             (Tone::Warn, format!("no summary: {}", entry::facts(event, &Names::default())))
         }

@@ -258,6 +258,7 @@ impl Timeline {
             Event::SpawnCompleted { spent, .. } | Event::ConnectionEnded { spent, .. } => {
                 line.used.spent = line.used.spent.plus(spent)
             }
+            Event::ModelClimbed { to, .. } => line.model.clone_from(to),
             Event::AgentStopped { end } => {
                 line.ended_at = Some(entry.timestamp);
                 line.end = Some(end.clone());

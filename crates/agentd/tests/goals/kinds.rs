@@ -9,7 +9,7 @@ use testkit::{
 };
 
 /// Kinds that another test shows, with the file and the test.
-const SHOWN_ELSEWHERE: [(&str, &str, &str); 15] = [
+const SHOWN_ELSEWHERE: [(&str, &str, &str); 16] = [
     // Somebody has to fork a goal.
     (
         "goal_forked",
@@ -26,6 +26,11 @@ const SHOWN_ELSEWHERE: [(&str, &str, &str); 15] = [
         "agent_restarted",
         "crates/agentd/tests/rpc/supervision.rs",
         "a_failed_run_is_answered_and_the_agent_goes_on_after_a_rest",
+    ),
+    (
+        "model_climbed",
+        "crates/agentd/tests/goals/ladder.rs",
+        "a_goal_goes_on_with_the_next_model_for_each_reason",
     ),
     (
         "schedule_fired",

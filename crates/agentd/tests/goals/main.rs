@@ -12,6 +12,7 @@ mod fallback;
 mod faults;
 mod keyfiles;
 mod kinds;
+mod ladder;
 mod local;
 mod main_job;
 mod prefix;

@@ -8,6 +8,7 @@ mod denied_writes;
 mod explain;
 mod history;
 mod hostile_clients;
+mod ladder;
 mod limits;
 mod long_talks;
 mod manifests;

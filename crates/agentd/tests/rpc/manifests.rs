@@ -19,7 +19,7 @@ const MISSPELT: &[(&str, &[&str])] = &[
     ("approval_required: [file_wirte]\n", &["line 4", "file_wirte", "file_write"]),
     ("child_model: [fast]\n", &["line 4", "child_model", "child_models"]),
     ("budget_config: { max_usd: 1e3 }\n", &["line 4", "1e3", "in quotes"]),
-    ("models: [cheap, better]\n", &["line 4", "not supported in this version"]),
+    ("models: [cheap, better]\n", &["line 4, column 1", "`model` and `models` exclude each other"]),
     ("capabilities: [\n", &["line"]),
 ];
 

@@ -45,6 +45,7 @@ impl State {
                 self.with_agent(entry, |agent| {
                     agent.mailbox.retain(|mail| mail.trace.is_none() || mail.trace != entry.trace_id);
                     end_clock(agent, now);
+                    agent.watch.ladder.note_end(reply.stop_reason);
                     if let Some(run) = &mut agent.run {
                         run.end = Some(reply.clone());
                     }
@@ -65,12 +66,30 @@ impl State {
         self.with_agent(entry, |agent| {
             end_clock(agent, at);
             agent.run = Some(run);
+            agent.watch.ladder.begin(kept.rung);
             while agent.conversation.len() > runs {
                 agent.conversation.pop_front();
             }
             agent.conversation.push_back(entry.seq);
             if kept.is_nothing() {
                 agent.conversation_began = Some(entry.seq);
+            }
+        });
+    }
+
+    /// A call was not begun, and its model is told.
+    pub(super) fn refuse_call(&mut self, entry: &Entry) {
+        self.forget_refused(entry.agent_id);
+        if let Event::CallRefused { repeats, .. } = &entry.event {
+            self.note_repeats(entry, *repeats);
+        }
+    }
+
+    /// The model of an agent made the same call this often.
+    pub(super) fn note_repeats(&mut self, entry: &Entry, repeats: u32) {
+        self.with_agent(entry, |agent| {
+            if agent.open_run().is_some() {
+                agent.watch.ladder.note_repeats(repeats);
             }
         });
     }
