@@ -104,6 +104,8 @@ pub(crate) struct Gateways {
     setup: Mutex<ModelsSetup>,
     key_files: BTreeMap<ProviderName, KeyFile>,
     cassette: Option<Cassette>,
+    /// For readers of metrics; agentd accepts nobody on it, and each `models` role is handed it.
+    listener: Option<OwnedFd>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -124,13 +126,19 @@ impl Gateways {
         setup: ModelsSetup,
         key_files: BTreeMap<ProviderName, KeyFile>,
         cassette: Option<Cassette>,
+        listener: Option<OwnedFd>,
     ) -> Self {
         let setup = Mutex::new(setup);
-        Self { setup, key_files, cassette, models: Default::default(), egress: Default::default() }
+        Self { setup, key_files, cassette, listener, models: Default::default(), egress: Default::default() }
     }
 
     fn setup(&self) -> std::sync::MutexGuard<'_, ModelsSetup> {
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether metrics are served.
+    pub(crate) const fn serves_metrics(&self) -> bool {
+        self.listener.is_some()
     }
 
     /// Calls waiting or running at the `models` role, if it is up and nobody is starting it.
@@ -145,7 +153,8 @@ impl Gateways {
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let (frame, handed) = handover(&mut self.setup(), &self.key_files, self.cassette.as_ref())?;
+        let (listener, cassette) = (self.listener.as_ref(), self.cassette.as_ref());
+        let (frame, handed) = handover(&mut self.setup(), &self.key_files, cassette, listener)?;
         let (stream, process) = launch(kernel, GatewayRole::Models, frame, &handed).await?;
         forget_keys(&mut self.setup());
         // What a provider asked for holds for whoever asks it next.
@@ -178,6 +187,7 @@ fn handover(
     setup: &mut ModelsSetup,
     key_files: &BTreeMap<ProviderName, KeyFile>,
     cassette: Option<&Cassette>,
+    listener: Option<&OwnedFd>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
     let mut keys = Vec::new();
     for provider in &mut setup.providers {
@@ -194,6 +204,10 @@ fn handover(
         let handed = cassette.hand_over().map_err(|error| KernelError::Sandbox(error.to_string()))?;
         setup.cassette = Some(handed.0);
         keys.push(handed.1);
+    }
+    if let Some(listener) = listener {
+        setup.metrics = true;
+        keys.push(listener.try_clone().map_err(|error| KernelError::Sandbox(error.to_string()))?);
     }
     let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
     Ok((frame, keys))

@@ -220,7 +220,7 @@ async fn becomes(said: ModelReply) -> Result<ModelReply, ModelFailureKind> {
     let mut process = processes.remove(0);
     let running = start(&models.trying(1), "small", in_an_hour());
     let (serial, ..) = process.ask().await;
-    process.say(&ModelsReply::Done { serial, reply: Box::new(said) }).await;
+    process.say(&ModelsReply::Done { serial, reply: Box::new(said), measured: None }).await;
     running.await.expect("ran").result.map_err(|failure| failure.kind)
 }
 

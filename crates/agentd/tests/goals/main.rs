@@ -14,6 +14,7 @@ mod keyfiles;
 mod kinds;
 mod local;
 mod main_job;
+mod observe;
 mod prefix;
 mod probes;
 mod provider;
