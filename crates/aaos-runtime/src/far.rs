@@ -494,11 +494,11 @@ mod tests {
     fn keys_are_handed_over_once() {
         let mut with_key = setup(Some("secret"));
         let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
         assert!(holds(&frame), "the control");
         forget_keys(&mut with_key);
         assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
         assert!(!holds(&frame));
         let mut without = setup(None);
         forget_keys(&mut without);
@@ -516,7 +516,7 @@ mod tests {
         let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
         for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
             mode(of_file);
-            let (frame, keys) = handover(&mut setup, &files, None).expect("a frame");
+            let (frame, keys) = handover(&mut setup, &files, None, None).expect("a frame");
             forget_keys(&mut setup);
             assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
             assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));
