@@ -111,6 +111,7 @@ pub const GATEWAY: &[Rule] = table![
     SYS_socket INTERNET_SOCKETS, "connections to permitted hosts and name servers";
     SYS_socketpair UNIX_STREAM_PAIR, "wake-ups of the signal driver; reaches nobody else";
     SYS_connect Always, "connections to permitted hosts and name servers";
+    SYS_accept4 Always, "readers of metrics, where agentd handed a listener over; none can be made";
     SYS_bind Always, "a random local port for name queries; TCP is refused by Landlock";
     SYS_getpeername Always, "whom a name is asked of over TCP";
     SYS_getsockopt Always, "whether a connection failed";

@@ -134,7 +134,12 @@ impl CassetteHead {
             problem: provider.problem.clone(),
             key_follows: false,
         });
-        ModelsSetup { providers: providers.collect(), aliases: self.aliases.clone(), cassette: None }
+        ModelsSetup {
+            providers: providers.collect(),
+            aliases: self.aliases.clone(),
+            cassette: None,
+            metrics: false,
+        }
     }
 }
 
@@ -170,7 +175,12 @@ mod tests {
             problem: None,
             key_follows: false,
         };
-        ModelsSetup { providers: vec![provider], aliases: vec![(model("smart"), model("m"))], cassette: None }
+        ModelsSetup {
+            providers: vec![provider],
+            aliases: vec![(model("smart"), model("m"))],
+            cassette: None,
+            metrics: false,
+        }
     }
 
     #[test]

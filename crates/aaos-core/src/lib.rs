@@ -25,6 +25,7 @@ pub mod lint;
 pub mod manifest;
 pub mod model;
 pub mod name;
+pub mod observe;
 pub mod path;
 pub mod price;
 pub mod program;

@@ -375,7 +375,7 @@ fn thinking_bytes(reasoning: Option<&str>, thinking: &[PlacedThought]) -> Bytes 
 }
 
 /// Kinds of inference failure, by what may be done about them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelFailureKind {
     /// HTTP 429: wait and ask again.

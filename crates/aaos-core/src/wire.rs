@@ -20,6 +20,7 @@ use crate::confinement::{LockedReport, ProbeResult};
 use crate::git::GitDrivers;
 use crate::limits::MAX_FRAME_BYTES;
 use crate::model::{ModelFailure, ModelReply, ModelRequest, Pace, ProviderState, Standing};
+use crate::observe::{Measured, Snapshot};
 use crate::path::AbsPath;
 use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
@@ -362,6 +363,13 @@ pub enum ModelsRequest {
         /// Echoed.
         serial: RequestSerial,
     },
+    /// Show these figures to whoever reads the metrics. Answered when newer ones are wanted.
+    Show {
+        /// Echoed.
+        serial: RequestSerial,
+        /// The figures.
+        snapshot: Box<Snapshot>,
+    },
     /// Find out whether a provider answers and takes its key.
     Probe {
         /// Echoed.
@@ -399,6 +407,9 @@ pub enum ModelsReply {
         serial: RequestSerial,
         /// The reply.
         reply: Box<ModelReply>,
+        /// What it took, where that was measured.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measured: Option<Box<Measured>>,
     },
     /// The failure.
     Failed {
@@ -413,6 +424,11 @@ pub enum ModelsReply {
         serial: RequestSerial,
         /// Every provider.
         providers: Vec<ProviderState>,
+    },
+    /// Newer figures are wanted than those that were shown.
+    Wanted {
+        /// Which request showed them.
+        serial: RequestSerial,
     },
     /// How a provider was found.
     Probed {
@@ -611,6 +627,9 @@ pub struct ModelsSetup {
     /// The cassette, if there is one; its descriptor rides last on the frame.
     #[serde(default)]
     pub cassette: Option<CassetteSetup>,
+    /// Whether metrics are served; the listener rides on the frame after all else.
+    #[serde(default)]
+    pub metrics: bool,
 }
 
 /// One provider, with its key.

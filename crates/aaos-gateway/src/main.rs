@@ -57,10 +57,14 @@ fn run(role: GatewayRole) -> Result<()> {
 }
 
 /// Providers and keys: the first frame, which agentd sends once it has proved the lock-down. Where there is a cassette,
-/// its descriptor came last.
+/// its descriptor came after the keys; the listener for metrics came last.
 fn desk(channel: &Channel, dialer: Dialer) -> Result<Desk> {
     let (mut setup, mut descriptors): (ModelsSetup, _) =
         channel.receive().context("waiting for the providers")?;
+    let listener = match setup.metrics {
+        true => Some(descriptors.pop().context("the metrics came without their listener")?),
+        false => None,
+    };
     let cassette = setup.cassette.clone().map(|cassette| {
         let file = descriptors.pop().context("the cassette came without its descriptor")?;
         Ok::<_, anyhow::Error>((cassette, file))
@@ -71,8 +75,12 @@ fn desk(channel: &Channel, dialer: Dialer) -> Result<Desk> {
         bail!("the providers came with {came} descriptors of keys; {announced} were announced");
     }
     let desk = Desk::new(setup, dialer);
-    Ok(match cassette {
+    let desk = match cassette {
         Some((cassette, file)) => desk.with_cassette(&cassette, file),
+        None => desk,
+    };
+    Ok(match listener {
+        Some(listener) => desk.with_metrics(listener),
         None => desk,
     })
 }

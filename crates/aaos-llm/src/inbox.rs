@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aaos_core::limits::MAX_FRAME_BYTES;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, Pace, ProviderState, Standing};
+use aaos_core::observe::Measured;
 use tokio::sync::Notify;
 
 /// What a request hears of the gateway.
@@ -23,14 +24,16 @@ pub(crate) enum Arrival {
 /// The last thing a request hears.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The complete reply.
-    Done(Box<ModelReply>),
+    /// The complete reply, and what it took.
+    Done(Box<ModelReply>, Option<Box<Measured>>),
     /// The failure of this attempt.
     Failed(ModelFailure),
     /// What is configured.
     Described(Vec<ProviderState>),
     /// How a provider was found.
     Probed(Standing),
+    /// Newer figures are wanted.
+    Wanted,
     /// The connection is lost.
     Lost {
         /// How it was noticed.

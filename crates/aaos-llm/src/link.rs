@@ -225,9 +225,10 @@ impl Shared {
                 }
                 return Ok(());
             }
-            ModelsReply::Done { serial, reply } => (serial, Ending::Done(reply)),
+            ModelsReply::Done { serial, reply, measured } => (serial, Ending::Done(reply, measured)),
             ModelsReply::Failed { serial, failure } => (serial, Ending::Failed(failure)),
             ModelsReply::Described { serial, providers } => (serial, Ending::Described(providers)),
+            ModelsReply::Wanted { serial } => (serial, Ending::Wanted),
             ModelsReply::Probed { serial, standing } => (serial, Ending::Probed(standing)),
         };
         let open = self.lock().open.remove(&serial);

@@ -12,8 +12,9 @@ use crate::inbox::{Arrival, Ending};
 pub(crate) fn heard(arrival: Arrival) -> Arrival {
     match arrival {
         Arrival::Begun(_) => Arrival::Begun(Pace::default()),
-        Arrival::End(Ending::Done(reply)) => Arrival::End(match checked(*reply) {
-            Ok(reply) => Ending::Done(Box::new(reply)),
+        // It is measured here.
+        Arrival::End(Ending::Done(reply, _)) => Arrival::End(match checked(*reply) {
+            Ok(reply) => Ending::Done(Box::new(reply), None),
             Err(failure) => Ending::Failed(failure),
         }),
         Arrival::End(Ending::Failed(failure)) => Arrival::End(Ending::Failed(plain(&failure))),

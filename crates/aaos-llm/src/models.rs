@@ -14,6 +14,7 @@ use aaos_core::model::{
     ModelFailure, ModelFailureKind, ModelReply, ModelRequest, Pace, ProviderState, Standing,
 };
 use aaos_core::name::ProviderName;
+use aaos_core::observe::{Measured, Micros, Snapshot};
 use aaos_core::quantity::Millis;
 use aaos_core::route::provider_of;
 use aaos_core::wire::ModelsRequest;
@@ -79,6 +80,8 @@ pub enum Progress {
     Loading,
     /// It is asked now.
     Asked,
+    /// It was answered, which took this.
+    Answered(Measured),
 }
 
 /// Handle on the `models` gateway and its admission queue.
@@ -295,6 +298,19 @@ impl Models {
         timeout(Duration::from_millis(PROBE_TIME_MS) + DESCRIBE_TIME, ask)
             .await
             .unwrap_or(Err(LlmError::Timeout))
+    }
+
+    /// Shows figures to whoever reads the metrics, and waits until newer ones are wanted.
+    ///
+    /// # Errors
+    /// [`LlmError`] when the gateway is gone.
+    pub async fn show(&self, snapshot: Snapshot) -> Result<(), LlmError> {
+        let show = |serial| ModelsRequest::Show { serial, snapshot: Box::new(snapshot) };
+        match self.inner.link.send(show).await?.next().await {
+            Arrival::End(Ending::Wanted) => Ok(()),
+            Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
+            Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(_) => Err(LlmError::OutOfTurn),
+        }
     }
 
     /// What the gateway has configured, which does not change while it lives.
@@ -518,6 +534,7 @@ impl Models {
         let mut patience = begin.unwrap_or(time);
         let ask =
             |serial| ModelsRequest::Ask { serial, request: Box::new(request.clone()), time: millis(time) };
+        let (began, mut first) = (Instant::now(), None);
         let listen = async {
             let out_of_time = |_| AttemptError::TimedOut(patience);
             let sent = timeout(patience, link.send(ask)).await.map_err(out_of_time)?;
@@ -529,10 +546,15 @@ impl Models {
                 patience = time;
                 match if begin.is_some() { local::heard(arrival) } else { arrival } {
                     Arrival::Begun(pace) => slot.taken(pace),
-                    Arrival::Delta(text) => progress(Progress::Delta(text)),
-                    Arrival::End(Ending::Done(reply)) => {
+                    Arrival::Delta(text) => {
+                        first.get_or_insert_with(|| micros(began.elapsed()));
+                        progress(Progress::Delta(text));
+                    }
+                    Arrival::End(Ending::Done(reply, measured)) => {
                         asked.cleared = true;
                         slot.taken(Pace::default());
+                        let own = || Measured { first, whole: micros(began.elapsed()), model: None };
+                        progress(Progress::Answered(measured.map_or_else(own, |measured| *measured)));
                         return Ok(*reply);
                     }
                     Arrival::End(Ending::Failed(failure)) => {
@@ -545,7 +567,7 @@ impl Models {
                     Arrival::End(Ending::Lost { reason }) => {
                         return Err(AttemptError::Link(LlmError::Lost { reason }));
                     }
-                    Arrival::End(Ending::Described(_) | Ending::Probed(_)) => {
+                    Arrival::End(Ending::Described(_) | Ending::Probed(_) | Ending::Wanted) => {
                         return Err(AttemptError::Failed(LlmError::OutOfTurn.into_failure()));
                     }
                 }
@@ -593,6 +615,10 @@ fn past_deadline(last: Option<ModelFailure>) -> ModelFailure {
             retry_after: None,
         },
     }
+}
+
+fn micros(time: Duration) -> Micros {
+    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn millis(time: Duration) -> Millis {

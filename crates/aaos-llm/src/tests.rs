@@ -13,6 +13,7 @@ use aaos_core::model::{
     Usage,
 };
 use aaos_core::name::{ModelName, ProviderName};
+use aaos_core::observe::{Measured, Micros, Snapshot};
 use aaos_core::quantity::{Millis, Tokens};
 use aaos_core::wire::{
     FRAME_HEADER_BYTES, ModelsReply, ModelsRequest, RequestSerial, decode_frame, encode_frame, frame_length,
@@ -81,7 +82,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Fake<R, W> {
     }
 
     async fn answer(&mut self, serial: RequestSerial, text: &str) {
-        self.say(&ModelsReply::Done { serial, reply: Box::new(reply(text)) }).await;
+        self.say(&ModelsReply::Done { serial, reply: Box::new(reply(text)), measured: None }).await;
     }
 }
 
@@ -162,7 +163,7 @@ async fn a_reply_comes_after_its_pieces() {
         let listen = |progress| match progress {
             Progress::Delta(text) => listener.lock().expect("unpoisoned").push_str(&text),
             Progress::Retry { .. } | Progress::Waiting { .. } => panic!("nothing failed"),
-            Progress::Loading | Progress::Asked => {}
+            Progress::Loading | Progress::Asked | Progress::Answered(_) => {}
         };
         asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), pending(), listen).await
     });
@@ -178,6 +179,48 @@ async fn a_reply_comes_after_its_pieces() {
     assert_eq!(outcome.attempts, 1);
     assert_eq!(*seen.lock().expect("unpoisoned"), "one two three");
     assert_eq!(models.queue_depth(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_measured_where_it_is_sent_else_here() {
+    let far = Measured { first: Some(Micros(1)), whole: Micros(2), model: Some("m-1".to_owned()) };
+    let near = Measured { first: Some(Micros(25_000)), whole: Micros(125_000), model: None };
+    let (models, mut fake) = connect(CONFIG);
+    for (said, believed) in [(Some(far.clone()), far), (None, near)] {
+        let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let asking = models.clone();
+        let call = tokio::spawn(async move {
+            let listen = |progress| tell.send(progress).expect("somebody listens");
+            asking.infer(&request("a-model"), NOBODY, 0, in_an_hour(), pending(), listen).await
+        });
+        if said.is_some() {
+            fake.introduce().await;
+        }
+        let (serial, ..) = fake.ask().await;
+        tokio::time::advance(Duration::from_millis(25)).await;
+        fake.say(&ModelsReply::Delta { serial, text: "one".to_owned() }).await;
+        while !matches!(heard.recv().await.expect("it goes on"), Progress::Delta(_)) {}
+        tokio::time::advance(Duration::from_millis(100)).await;
+        let measured = said.map(Box::new);
+        fake.say(&ModelsReply::Done { serial, reply: Box::new(reply("one")), measured }).await;
+        assert_eq!(heard.recv().await, Some(Progress::Answered(believed)));
+        assert!(call.await.expect("no panic").result.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn figures_are_shown_until_newer_ones_are_wanted() {
+    let (models, mut fake) = connect(CONFIG);
+    let (snapshot, shown) = (Snapshot { agents: 3, ..Snapshot::default() }, models.clone());
+    let showing = tokio::spawn({
+        let snapshot = snapshot.clone();
+        async move { shown.show(snapshot).await }
+    });
+    let Some(ModelsRequest::Show { serial, snapshot: seen }) = fake.hear().await else { panic!("not shown") };
+    assert_eq!(*seen, snapshot);
+    assert!(!showing.is_finished(), "nobody wants newer ones");
+    fake.say(&ModelsReply::Wanted { serial }).await;
+    showing.await.expect("no panic").expect("they are wanted");
 }
 
 #[tokio::test(start_paused = true)]
@@ -439,8 +482,8 @@ async fn dropping_a_call_cancels_it_and_frees_its_slot() {
         match fake.hear().await.expect("the near end lives") {
             ModelsRequest::Cancel { serial } => cancelled = Some(serial),
             ModelsRequest::Ask { serial, .. } => asked = Some(serial),
-            ModelsRequest::Describe { .. } | ModelsRequest::Probe { .. } => {
-                panic!("it knows what is configured")
+            ModelsRequest::Describe { .. } | ModelsRequest::Probe { .. } | ModelsRequest::Show { .. } => {
+                panic!("it knows what is configured, and nobody shows figures")
             }
         }
     }

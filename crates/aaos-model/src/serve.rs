@@ -168,6 +168,8 @@ fn read(channel: &Channel, jobs: &Sender<Job>, open: &Open) -> Result<(), ServeE
             ModelsRequest::Describe { serial } => {
                 channel.send(&ModelsReply::Described { serial, providers: Vec::new() })?;
             }
+            // Metrics are the gateway's alone.
+            ModelsRequest::Show { .. } => {}
             // It answers, and there is no key.
             ModelsRequest::Probe { serial, .. } => {
                 channel.send(&ModelsReply::Probed { serial, standing: Standing::Reachable })?;
@@ -225,7 +227,7 @@ fn answer(engine: &mut Engine, channel: &Channel, job: &Job) -> Option<ModelsRep
     };
     let answered = || engine.answer(&job.request, &job.control, &mut tell);
     Some(match catch_unwind(AssertUnwindSafe(answered)).ok()? {
-        Ok(reply) => ModelsReply::Done { serial, reply: Box::new(reply) },
+        Ok(reply) => ModelsReply::Done { serial, reply: Box::new(reply), measured: None },
         Err(error) => ModelsReply::Failed { serial, failure: told_failure(&error) },
     })
 }

@@ -78,6 +78,8 @@ impl Kernel {
                 tracing::error!(%error, "the models gateway cannot be started");
             }
         }));
+        let metrics = kernel.clone();
+        drop(kernel.tasks().spawn(async move { metrics.show_metrics().await }));
         let clockwork = kernel.clone();
         drop(kernel.tasks().spawn(async move { clockwork.fire_schedules().await }));
         let idle = kernel.clone();

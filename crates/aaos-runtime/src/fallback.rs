@@ -136,7 +136,7 @@ impl Kernel {
             let now = now.unwrap_or_else(|| alias.clone());
             aliases.push(AliasView { alias: alias.clone(), meanings, now });
         }
-        Ok(ModelsView { providers, aliases })
+        Ok(ModelsView { providers, aliases, calls: self.call_reports() })
     }
 
     fn show_fallback(&self, agent: &Agent, call: CallId, failure: ModelFailure, next: ModelName) {

@@ -104,6 +104,8 @@ pub(crate) struct Gateways {
     setup: Mutex<ModelsSetup>,
     key_files: BTreeMap<ProviderName, KeyFile>,
     cassette: Option<Cassette>,
+    /// For readers of metrics; agentd accepts nobody on it, and each `models` role is handed it.
+    listener: Option<OwnedFd>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -124,13 +126,19 @@ impl Gateways {
         setup: ModelsSetup,
         key_files: BTreeMap<ProviderName, KeyFile>,
         cassette: Option<Cassette>,
+        listener: Option<OwnedFd>,
     ) -> Self {
         let setup = Mutex::new(setup);
-        Self { setup, key_files, cassette, models: Default::default(), egress: Default::default() }
+        Self { setup, key_files, cassette, listener, models: Default::default(), egress: Default::default() }
     }
 
     fn setup(&self) -> std::sync::MutexGuard<'_, ModelsSetup> {
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether metrics are served.
+    pub(crate) const fn serves_metrics(&self) -> bool {
+        self.listener.is_some()
     }
 
     /// Calls waiting or running at the `models` role, if it is up and nobody is starting it.
@@ -145,7 +153,8 @@ impl Gateways {
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let (frame, handed) = handover(&mut self.setup(), &self.key_files, self.cassette.as_ref())?;
+        let (listener, cassette) = (self.listener.as_ref(), self.cassette.as_ref());
+        let (frame, handed) = handover(&mut self.setup(), &self.key_files, cassette, listener)?;
         let (stream, process) = launch(kernel, GatewayRole::Models, frame, &handed).await?;
         forget_keys(&mut self.setup());
         // What a provider asked for holds for whoever asks it next.
@@ -178,6 +187,7 @@ fn handover(
     setup: &mut ModelsSetup,
     key_files: &BTreeMap<ProviderName, KeyFile>,
     cassette: Option<&Cassette>,
+    listener: Option<&OwnedFd>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
     let mut keys = Vec::new();
     for provider in &mut setup.providers {
@@ -194,6 +204,10 @@ fn handover(
         let handed = cassette.hand_over().map_err(|error| KernelError::Sandbox(error.to_string()))?;
         setup.cassette = Some(handed.0);
         keys.push(handed.1);
+    }
+    if let Some(listener) = listener {
+        setup.metrics = true;
+        keys.push(listener.try_clone().map_err(|error| KernelError::Sandbox(error.to_string()))?);
     }
     let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
     Ok((frame, keys))
@@ -480,11 +494,11 @@ mod tests {
     fn keys_are_handed_over_once() {
         let mut with_key = setup(Some("secret"));
         let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
         assert!(holds(&frame), "the control");
         forget_keys(&mut with_key);
         assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
         assert!(!holds(&frame));
         let mut without = setup(None);
         forget_keys(&mut without);
@@ -502,7 +516,7 @@ mod tests {
         let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
         for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
             mode(of_file);
-            let (frame, keys) = handover(&mut setup, &files, None).expect("a frame");
+            let (frame, keys) = handover(&mut setup, &files, None, None).expect("a frame");
             forget_keys(&mut setup);
             assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
             assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));

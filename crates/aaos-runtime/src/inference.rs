@@ -118,6 +118,7 @@ impl Kernel {
             let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
                 return Asked::Failed { call, failure, blames_provider };
             };
+            self.count_retry(&request.model, failure.kind).await;
             self.show_retry(agent, call, failure, wait);
             let is_stopped = tokio::select! {
                 () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
@@ -246,10 +247,13 @@ impl Kernel {
         asking: Asking<'_>,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
+        let mut observed = self.observe(&permit.effect().request.model).await;
         let receipt = match self.models().await {
             Ok(models) => {
-                let (kernel, told) = (self.clone(), Arc::clone(agent));
-                let progress = move |progress: Progress| kernel.show_progress(&told, call, progress);
+                let progress = |progress: Progress| {
+                    observed.note(&progress, self.clock().now());
+                    self.show_progress(agent, call, progress);
+                };
                 let stop = agent.stop_signal();
                 let deadline = self.clock().timer_until(asking.deadline);
                 let models = models.trying(asking.attempts);
@@ -275,6 +279,8 @@ impl Kernel {
         let finished = finished?;
         let settlement = self.settle(agent, &finished).await?;
         self.count_cost(agent, &finished.spent);
+        let cost = MicroUsd(finished.spent.get(Quantity::MicroUsd));
+        observed.end(&finished.outcome, cost, self.clock().now());
         let overdrawn = self.stops_at(agent, &settlement.overdrafts);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
@@ -318,7 +324,7 @@ impl Kernel {
     fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {
         match progress {
             // Prose is shown from the journal once the reply is whole.
-            Progress::Delta(_) => {}
+            Progress::Delta(_) | Progress::Answered(_) => {}
             Progress::Retry { failure, wait, .. } => self.show_retry(agent, call, failure, wait),
             Progress::Waiting { provider, wait } => {
                 let until = wait.map(|wait| self.clock().now().after(wait));

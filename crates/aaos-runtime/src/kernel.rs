@@ -3,6 +3,7 @@
 //! Invariants: one lock for the table, one for the authority, taken one at a time and never across an await.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -31,6 +32,7 @@ use crate::context::Ratios;
 use crate::dispatch::Schemas;
 use crate::error::KernelError;
 use crate::far::Gateways;
+use crate::figures::Figures;
 use crate::goals::Goal;
 use crate::keyfile::KeyFile;
 use crate::local::LocalHost;
@@ -95,6 +97,7 @@ struct Inner {
     quiet: Quiet,
     ratios: Ratios,
     standings: Standings,
+    figures: Figures,
     /// What the operator's aliases mean, best first.
     aliases: Vec<(ModelName, ModelName)>,
 }
@@ -114,6 +117,8 @@ pub struct KernelParts {
     pub key_files: BTreeMap<ProviderName, KeyFile>,
     /// The file for the traffic with them, where it is recorded or replayed.
     pub cassette: Option<Cassette>,
+    /// Where metrics are read, if they are; handed to the `models` gateway, which accepts on it.
+    pub metrics: Option<TcpListener>,
     /// The clock, starting at the journal's last timestamp.
     pub clock: Clock,
 }
@@ -130,7 +135,12 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 aliases: parts.models.aliases.clone(),
-                gateways: Gateways::new(parts.models, parts.key_files, parts.cassette),
+                gateways: Gateways::new(
+                    parts.models,
+                    parts.key_files,
+                    parts.cassette,
+                    parts.metrics.map(Into::into),
+                ),
                 local: OnceLock::new(),
                 fetch_places: Places::of_fetches(),
                 connection_places: Places::of_connections(),
@@ -152,6 +162,7 @@ impl Kernel {
                 quiet: Quiet::default(),
                 ratios: Ratios::default(),
                 standings: Standings::default(),
+                figures: Figures::default(),
             }),
         }
     }
@@ -221,6 +232,10 @@ impl Kernel {
         &self.inner.standings
     }
 
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.inner.figures
+    }
+
     /// What an alias means, best first; nothing where the name is none.
     pub(crate) fn meanings(&self, name: &ModelName) -> Vec<&ModelName> {
         let own = &self.config().local.aliases;
@@ -231,6 +246,10 @@ impl Kernel {
             .filter(|(alias, _)| alias == name)
             .map(|(_, means)| means)
             .collect()
+    }
+
+    pub(crate) fn gateways(&self) -> &Gateways {
+        &self.inner.gateways
     }
 
     /// Every alias, once.
@@ -458,6 +477,7 @@ impl Kernel {
             goals_running,
             goals_queued,
             inference_queue: all.then(|| self.inner.gateways.queue_depth()),
+            calls: if all { self.call_reports() } else { Vec::new() },
             parked_workers: all.then(|| self.sandbox().parked_workers()),
             journal_head: all.then(|| *self.journal().head().borrow()),
             unknown_effects: self.unknown_effects(caller),

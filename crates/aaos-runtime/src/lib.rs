@@ -22,6 +22,7 @@ mod doorbell;
 mod error;
 mod fallback;
 mod far;
+mod figures;
 mod fork;
 mod goals;
 mod history;
@@ -73,7 +74,7 @@ pub use keyfile::{KeyFile, KeyFileError};
 pub use local::{LocalConfig, LocalWeights};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
 pub use view::{
-    AgentState, AgentStatus, AgentView, AliasView, ApprovalInForce, ApprovalView, GoalView, ModelsView,
-    PurseReport, QuantityReport, RunAnswer, RunResult, RuntimeStatus, ToolView, TraceReport, TraceState,
-    UnknownEffect,
+    AgentState, AgentStatus, AgentView, AliasView, ApprovalInForce, ApprovalView, CallReport, GoalView,
+    ModelsView, PurseReport, QuantityReport, RunAnswer, RunResult, RuntimeStatus, Spread, ToolView,
+    TraceReport, TraceState, UnknownEffect,
 };

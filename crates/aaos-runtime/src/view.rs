@@ -2,6 +2,8 @@
 //!
 //! Invariant: views are copies; changing one changes nothing.
 
+use std::collections::BTreeMap;
+
 use aaos_core::approval::Target;
 use aaos_core::authority::PurseView;
 use aaos_core::confinement::{Boundary, ConfinementPolicy, ConfinementReceipt, ResourceUsage};
@@ -10,9 +12,10 @@ use aaos_core::grant::GrantRecord;
 use aaos_core::id::{AgentId, ApprovalId, CallId, GoalId, Seq, TraceId};
 use aaos_core::limits;
 use aaos_core::model::{ModelFailureKind, ProviderState, Usage};
-use aaos_core::name::{AgentName, ModelName, ToolName};
+use aaos_core::name::{AgentName, ModelName, ProviderName, ToolName};
+use aaos_core::observe::{CallFigures, Histogram};
 use aaos_core::path::PathPattern;
-use aaos_core::quantity::{Quantity, Timestamp, Tokens};
+use aaos_core::quantity::{MicroUsd, Quantity, Timestamp, Tokens};
 use aaos_core::state::{PendingCall, PendingTool};
 use aaos_core::toolio::StopReason;
 use aaos_core::variables::Variables;
@@ -357,6 +360,78 @@ pub struct ModelsView {
     pub providers: Vec<ProviderState>,
     /// What the aliases mean.
     pub aliases: Vec<AliasView>,
+    /// What was observed of the calls of each model since the daemon started.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub calls: Vec<CallReport>,
+}
+
+/// What was observed of the calls of one model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallReport {
+    /// Who serves it.
+    pub provider: ProviderName,
+    /// What the provider calls it.
+    pub model: ModelName,
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls that failed for good, by reason.
+    pub failed: BTreeMap<ModelFailureKind, u64>,
+    /// Attempts that failed and were made again, by reason.
+    pub retried: BTreeMap<ModelFailureKind, u64>,
+    /// Tokens of the answered calls.
+    pub usage: Usage,
+    /// Of the input, how much the provider had in its cache; absent without input.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cached_percent: Option<u64>,
+    /// What all calls cost.
+    pub cost_micro_usd: MicroUsd,
+    /// Times to first token, milliseconds; absent where none was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_token_ms: Option<Spread>,
+    /// Tokens a second of the output; absent where none was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tokens_per_second: Option<Spread>,
+    /// Times for which calls waited for their turn or for another attempt, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waited_ms: Option<Spread>,
+}
+
+/// Values in short, to within their bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Half of them are at most this.
+    pub median: u64,
+    /// 95 in 100 are at most this.
+    pub p95: u64,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Spread {
+    fn of(values: &Histogram) -> Option<Self> {
+        Some(Self { median: values.quantile(50)?, p95: values.quantile(95)?, count: values.count() })
+    }
+}
+
+impl CallReport {
+    /// What is shown of figures.
+    #[must_use]
+    pub fn of(figures: CallFigures) -> Self {
+        let Usage { input_tokens, cached_input_tokens, .. } = figures.usage;
+        Self {
+            cached_percent: cached_input_tokens.0.saturating_mul(100).checked_div(input_tokens.0),
+            first_token_ms: Spread::of(&figures.first_token_ms),
+            tokens_per_second: Spread::of(&figures.tokens_per_second),
+            waited_ms: Spread::of(&figures.waited_ms),
+            provider: figures.provider,
+            model: figures.model,
+            answered: figures.answered,
+            failed: figures.failed,
+            retried: figures.retried,
+            usage: figures.usage,
+            cost_micro_usd: figures.cost,
+        }
+    }
 }
 
 /// An alias and what it means.
@@ -398,6 +473,9 @@ pub struct RuntimeStatus {
     /// Inferences waiting or running, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub inference_queue: Option<usize>,
+    /// What was observed of the calls of each model since the daemon started, for an administrator.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub calls: Vec<CallReport>,
     /// Workers that wait for an agent to need them, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parked_workers: Option<usize>,

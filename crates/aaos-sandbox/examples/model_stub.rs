@@ -105,7 +105,7 @@ fn answer(channel: &Channel, serial: RequestSerial, request: &ModelRequest) {
         stop: ModelStop::EndTurn,
         usage,
     };
-    channel.send(&ModelsReply::Done { serial, reply: Box::new(reply) }).expect("sent");
+    channel.send(&ModelsReply::Done { serial, reply: Box::new(reply), measured: None }).expect("sent");
 }
 
 /// What a hostile one would do.

@@ -5,6 +5,7 @@
 //! daemon is ready only when everything that the journal recorded has been taken up.
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,8 @@ struct Groundwork {
     settings: Settings,
     principals: Principals,
     listener: StdListener,
+    /// Where metrics are read.
+    metrics: Option<TcpListener>,
     seed: ZygoteSeed,
     /// How this process itself is locked.
     own: ConfinementReceipt,
@@ -216,6 +219,7 @@ fn lay(settings: Settings) -> Result<Groundwork> {
     let descriptors = raise_descriptor_limit();
     let principals = settings.principals()?;
     let listener = bind(&settings.socket, settings.socket_group()?)?;
+    let metrics = settings.metrics.map(listen_for_readers).transpose()?;
     let groups = claim_groups(&settings.state_dir)?;
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
@@ -227,7 +231,7 @@ fn lay(settings: Settings) -> Result<Groundwork> {
     let own =
         aaos_sandbox::lock_this_daemon().context("cannot prove that the daemon itself is locked down")?;
     let seed = seed.within(groups);
-    Ok(Groundwork { settings, principals, listener, seed, own, descriptors })
+    Ok(Groundwork { settings, principals, listener, metrics, seed, own, descriptors })
 }
 
 /// Control groups for far processes, before any of them exists. What another policy than the default makes of their
@@ -240,6 +244,15 @@ fn claim_groups(state_dir: &Path) -> Result<Groups> {
         tracing::info!(%why, "there are no control groups for far processes; their memory is watched instead");
     }
     Ok(groups)
+}
+
+/// Opens the port for readers of metrics, while this process still can; the models gateway accepts on it.
+fn listen_for_readers(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("cannot listen at {address} (`listen` of [metrics])"))?;
+    let bound = listener.local_addr().context("cannot see where metrics are read")?;
+    crate::commands::notice(&format!("agentd metrics=http://{bound}/metrics"));
+    Ok(listener)
 }
 
 /// Raises the soft limit of descriptors to the hard one; returns what is in force.
@@ -347,7 +360,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(groundwork: Groundwork) -> Result<Self> {
-        let Groundwork { mut settings, principals, listener, seed, own, descriptors } = groundwork;
+        let Groundwork { mut settings, principals, listener, metrics, seed, own, descriptors } = groundwork;
         let path = settings.state_dir.join("journal.db");
         let opening = JournalConfig { audit_stdout: settings.audit_stdout, ..JournalConfig::at(&path) };
         let (journal, state) = tokio::task::spawn_blocking(move || Journal::open(opening))
@@ -358,7 +371,8 @@ impl Daemon {
             refuse_open_work(&state)?;
         }
         let sandbox = Sandbox::adopt(seed, settings.sandbox()).context("cannot take over the zygote")?;
-        let kernel = start_kernel(&mut settings, (principals, own), journal, sandbox.clone(), state).await?;
+        let kernel =
+            start_kernel(&mut settings, (principals, own, metrics), journal, sandbox.clone(), state).await?;
         sandbox.fill_pool();
         let listener = UnixListener::from_std(listener).context("cannot serve the control socket")?;
         let most = server::connection_limit(descriptors);
@@ -469,7 +483,7 @@ fn remove_socket(socket: &Path) {
 
 async fn start_kernel(
     settings: &mut Settings,
-    (principals, own): (Principals, ConfinementReceipt),
+    (principals, own, metrics): (Principals, ConfinementReceipt, Option<TcpListener>),
     journal: Journal,
     sandbox: Sandbox,
     state: State,
@@ -491,6 +505,6 @@ async fn start_kernel(
     let key_files = std::mem::take(&mut settings.key_files);
     let places = settings.places();
     let cassette = settings.cassette.take().map(|cassette| cassette.load(&models, places)).transpose()?;
-    let parts = KernelParts { config, journal, sandbox, models, key_files, cassette, clock };
+    let parts = KernelParts { config, journal, sandbox, models, key_files, cassette, metrics, clock };
     Kernel::start(parts, state).await.context("cannot continue from the journal")
 }

@@ -166,6 +166,7 @@ enum Event {
 
 #[derive(Debug, Deserialize)]
 struct StartedMessage {
+    model: Option<String>,
     usage: Option<WireUsage>,
 }
 
@@ -256,7 +257,10 @@ impl Reader {
         let event: Event = serde_json::from_str(&event.data)
             .map_err(|error| malformed(format!("an event of the stream is not as expected: {error}")))?;
         match event {
-            Event::MessageStart { message } => self.take_usage(message.usage),
+            Event::MessageStart { message } => {
+                self.draft.name_model(message.model);
+                self.take_usage(message.usage);
+            }
             Event::ContentBlockStart { index, content_block } => self.start_block(index, content_block)?,
             Event::ContentBlockDelta { index, delta } => self.take_delta(index, delta)?,
             Event::ContentBlockStop { index } => self.stop_block(index)?,

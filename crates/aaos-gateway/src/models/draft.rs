@@ -10,6 +10,7 @@ use aaos_core::model::{
 };
 
 use super::failure::{failure, too_long};
+use crate::words::harmless;
 
 /// Said of a reply that ended properly with nothing in it. What was cut or withheld may be empty.
 const EMPTY_REPLY: &str =
@@ -32,6 +33,7 @@ pub(super) struct Draft {
     calls: Vec<ModelCall>,
     fresh: usize,
     bytes: usize,
+    model: Option<String>,
     /// What the provider says it used; the last word counts.
     pub(super) usage: Usage,
     /// Why it says it stopped.
@@ -120,6 +122,24 @@ impl Draft {
     pub(super) fn has_begun(&self) -> bool {
         let is_blank = self.bytes == 0 && self.thoughts.is_empty() && self.calls.is_empty();
         !is_blank || self.usage != Usage::default() || self.stop.is_some()
+    }
+
+    /// Whether the first of the model's output is here.
+    #[must_use]
+    pub(super) fn has_output(&self) -> bool {
+        self.bytes > 0 || !self.calls.is_empty()
+    }
+
+    /// Keeps what the provider calls the model that answers; its first word counts.
+    pub(super) fn name_model(&mut self, said: Option<String>) {
+        if self.model.is_none() {
+            self.model = said.map(|name| harmless(&name, None)).filter(|name| !name.is_empty());
+        }
+    }
+
+    /// What the provider calls the model that answers.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
     }
 
     /// A call as it stands.

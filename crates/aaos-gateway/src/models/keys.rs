@@ -104,6 +104,7 @@ mod tests {
                 providers: vec![provider("a", true), provider("b", true)],
                 aliases: Vec::new(),
                 cassette: None,
+                metrics: false,
             };
             take_keys(&mut setup, vec![file(home.path(), bytes), file(home.path(), b"good")])
                 .expect("as announced");

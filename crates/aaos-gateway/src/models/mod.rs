@@ -12,11 +12,13 @@ mod echo;
 mod failure;
 mod kept;
 mod keys;
+mod metrics;
 mod openai;
 mod pace;
 mod probe;
 mod provider;
 mod sse;
+mod watch;
 
 pub use keys::take_keys;
 
@@ -37,15 +39,17 @@ use hyper::body::Bytes;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Running};
+use crate::channel::{ChannelError, Descriptors, FrameReader, Outbox, Received, Running};
 use crate::dial::{Answer, DialError, Dialer};
 use crate::words::harmless;
 use cassette::{Deck, Heard};
 use draft::Draft;
 use failure::{ErrorObject, failure, malformed, too_long};
 use kept::Kept;
+use metrics::Board;
 use provider::{Endpoint, KeyNeed, Provider, Service};
 use sse::{SseError, SseEvent, SseParser};
+use watch::{Answered, Watch};
 
 /// Most inferences of one provider at once. The kernel's slots are at most half as many: the end of one and the begin of
 /// the next may cross.
@@ -117,6 +121,8 @@ pub struct Desk {
     dialer: Dialer,
     deck: Deck,
     kept: Kept,
+    /// For readers of metrics, where they are served.
+    metrics: Option<(Arc<Board>, std::net::TcpListener)>,
 }
 
 /// Where prose goes as it arrives.
@@ -138,7 +144,15 @@ impl Desk {
             dialer,
             deck: Deck::Live,
             kept: Kept::default(),
+            metrics: None,
         }
+    }
+
+    /// With the listener for readers of metrics, which agentd made.
+    #[must_use]
+    pub fn with_metrics(mut self, listener: OwnedFd) -> Self {
+        self.metrics = Some((Arc::default(), listener.into()));
+        self
     }
 
     /// With a cassette, whose file agentd opened.
@@ -165,14 +179,15 @@ impl Desk {
         Arc::clone(&provider.places).try_acquire_owned().map_err(full)
     }
 
-    async fn ask(&self, request: &ModelRequest, deltas: Deltas<'_>) -> Result<ModelReply, ModelFailure> {
+    async fn ask(&self, request: &ModelRequest, deltas: Deltas<'_>) -> Result<Answered, ModelFailure> {
+        let watch = Watch::start();
         if let Some(problem) = self.deck.problem() {
             return Err(problem.clone());
         }
         let route = provider::route(&self.providers, &self.aliases, &request.model)?;
         let provider = route.provider;
         match &provider.service {
-            Service::Builtin => plan(request).await,
+            Service::Builtin => plan(request).await.map(|reply| watch.answered(reply)),
             Service::Unusable(problem) => Err(failure(
                 ModelFailureKind::Rejected,
                 format!("provider {} cannot be used: {problem}", provider.name),
@@ -190,14 +205,15 @@ impl Desk {
         request: &ModelRequest,
         model: &str,
         deltas: Deltas<'_>,
-    ) -> Result<ModelReply, ModelFailure> {
+    ) -> Result<Answered, ModelFailure> {
         let prepared = endpoint.prepare(provider.key(), request, model)?;
         let Deltas { outbox, serial } = deltas;
+        let mut watch = Watch::start();
         let mut heard = match self.deck.play(&provider.name, &prepared.body)? {
             Some(played) => played,
             None => self.reach(provider, endpoint, prepared.http, prepared.body).await?,
         };
-        let outcome = read_answer(provider, prepared.reader, &mut heard, deltas).await;
+        let outcome = read_answer(provider, prepared.reader, &mut heard, deltas, &mut watch).await;
         let is_played = heard.is_played();
         let (restored, answer) = heard.finish(outcome.as_ref().ok())?;
         // After a failure nobody knows what else comes.
@@ -208,7 +224,7 @@ impl Desk {
         if is_played && !reply.text.is_empty() {
             outbox.send(&ModelsReply::Delta { serial, text: reply.text.clone() }).await;
         }
-        Ok(reply)
+        Ok(watch.answered(reply))
     }
 
     /// Asks over a connection that was kept, else over a new one. A kept one may have been closed meanwhile: where it is
@@ -254,6 +270,7 @@ async fn read_answer(
     reader: Reader,
     heard: &mut Heard<'_>,
     deltas: Deltas<'_>,
+    watch: &mut Watch,
 ) -> Result<ModelReply, ModelFailure> {
     let name = provider.name.as_str();
     if heard.status != StatusCode::OK {
@@ -267,7 +284,7 @@ async fn read_answer(
     }
     let pace = pace::pace(|name| heard.header(name));
     deltas.outbox.send(&ModelsReply::Begun { serial: deltas.serial, pace }).await;
-    match read_stream(heard, reader, deltas).await {
+    match read_stream(heard, reader, deltas, watch).await {
         Ok(reply) => Ok(ModelReply { stop: shown(reply.stop, provider.key()), ..reply }),
         Err(StreamFault::Said(error)) => Err(failure::of_stream(name, &error, provider.key())),
         Err(StreamFault::BrokeOff(error)) => Err(failure::of_break(name, &error, provider.key())),
@@ -299,6 +316,7 @@ async fn read_stream(
     answer: &mut Heard<'_>,
     mut reader: Reader,
     deltas: Deltas<'_>,
+    watch: &mut Watch,
 ) -> Result<ModelReply, StreamFault> {
     let cut = |why: String| failure(ModelFailureKind::CutStream, why);
     let mut parser = SseParser::default();
@@ -326,6 +344,7 @@ async fn read_stream(
                 break;
             }
         }
+        watch.note(reader.draft());
         // What is played is shown once it is this run's.
         if let Some(text) = reader.draft().take_delta().filter(|_| !answer.is_played()) {
             let delta = ModelsReply::Delta { serial: deltas.serial, text };
@@ -354,7 +373,16 @@ async fn read_error(answer: &mut Heard<'_>) -> Vec<u8> {
 ///
 /// # Errors
 /// [`ChannelError`] when agentd says something that it never should; the process is then of no more use.
-pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
+pub async fn serve(stream: UnixStream, mut desk: Desk) -> Result<(), ChannelError> {
+    let board = match desk.metrics.take() {
+        None => None,
+        Some((board, listener)) => {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            drop(tokio::spawn(metrics::serve(listener, Arc::clone(&board))));
+            Some(board)
+        }
+    };
     let desk = Arc::new(desk);
     let (input, output) = stream.into_split();
     let mut reader = FrameReader::new(input, Descriptors::Refused);
@@ -366,6 +394,10 @@ pub async fn serve(stream: UnixStream, desk: Desk) -> Result<(), ChannelError> {
         tokio::select! {
             received = reader.next::<ModelsRequest>() => match received? {
                 None => return Ok(()),
+                Some(Received { message: ModelsRequest::Show { serial, snapshot }, .. }) => {
+                    let board = board.as_ref().ok_or(ChannelError::OutOfTurn(serial))?;
+                    board.post(serial, *snapshot, &outbox);
+                }
                 Some(received) => take(received.message, &desk, &outbox, &mut running).await?,
             },
             _ = sweep.tick() => desk.kept.sweep(),
@@ -402,7 +434,10 @@ async fn take(
                 let limit = Duration::from_millis(time.0);
                 let result = tokio::time::timeout(limit, desk.ask(&request, deltas)).await;
                 let reply = match result {
-                    Ok(Ok(reply)) => ModelsReply::Done { serial, reply: Box::new(reply) },
+                    Ok(Ok(Answered { reply, measured })) => {
+                        let measured = Some(Box::new(measured));
+                        ModelsReply::Done { serial, reply: Box::new(reply), measured }
+                    }
                     Ok(Err(failure)) => ModelsReply::Failed { serial, failure },
                     Err(_) => ModelsReply::Failed { serial, failure: out_of_time(time.0) },
                 };
@@ -422,6 +457,7 @@ async fn take(
                 outbox.send(&ModelsReply::Probed { serial, standing }).await;
             })?;
         }
+        ModelsRequest::Show { serial, .. } => return Err(ChannelError::OutOfTurn(serial)),
         ModelsRequest::Describe { serial } => {
             outbox.send(&ModelsReply::Described { serial, providers: desk.describe() }).await;
         }

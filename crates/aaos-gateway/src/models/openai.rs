@@ -101,6 +101,7 @@ fn tool_message(result: &CallResult) -> Value {
 
 #[derive(Debug, Deserialize)]
 struct Chunk {
+    model: Option<String>,
     choices: Option<Vec<Choice>>,
     usage: Option<WireUsage>,
     error: Option<ErrorObject>,
@@ -187,6 +188,7 @@ impl Reader {
         }
         let chunk: Chunk = serde_json::from_str(&event.data)
             .map_err(|error| malformed(format!("a piece of the stream is not as expected: {error}")))?;
+        self.draft.name_model(chunk.model);
         if let Some(usage) = chunk.usage {
             self.draft.usage = usage.usage();
         }

@@ -37,6 +37,7 @@ fn setup_of(format: WireFormat, base_url: String) -> ModelsSetup {
         providers: vec![provider(format, base_url)],
         aliases: vec![(model("smart"), model("scripted"))],
         cassette: None,
+        metrics: false,
     }
 }
 

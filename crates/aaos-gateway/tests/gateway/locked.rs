@@ -10,6 +10,7 @@ use aaos_core::capability::HostRule;
 use aaos_core::confinement::LockedReport;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelRequest};
 use aaos_core::name::ProviderName;
+use aaos_core::observe::Snapshot;
 use aaos_core::quantity::{Bytes, Millis};
 use aaos_core::toolio::ToolFailureKind;
 use aaos_core::wire::{
@@ -20,6 +21,7 @@ use testkit::{ModelServer, Page, Script, Turn, WebServer};
 use tokio::net::UnixStream;
 
 use crate::common::{Near, tls_server};
+use crate::metrics::read_answered;
 use crate::models::{LONG, model, provider, request};
 
 /// How a shell becomes the gateway.
@@ -158,8 +160,16 @@ pub(crate) async fn ask_everybody(gateway: &mut Gateway) {
         ],
         aliases: Vec::new(),
         cassette: None,
+        metrics: true,
     };
-    gateway.near.send(&setup).await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let readers = listener.local_addr().expect("it is bound");
+    gateway.near.send_with(&setup, listener.as_fd()).await;
+    let serial = gateway.next();
+    gateway.near.send(&ModelsRequest::Show { serial, snapshot: Box::default() }).await;
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let told = read_answered(&mut gateway.near, readers, request, &Snapshot::default()).await;
+    assert!(told.starts_with("HTTP/1.1 200 OK"), "{told}");
     for provider in ["openai", "by-name", "anthropic"] {
         assert_eq!(gateway.ask(to(provider)).await.expect("a reply").text, "hi", "{provider}");
     }

@@ -8,6 +8,7 @@ mod egress;
 mod harness;
 mod kept;
 mod locked;
+mod metrics;
 mod models;
 mod names;
 mod paces;

@@ -37,6 +37,7 @@ impl Models {
             providers,
             aliases: vec![(model("smart"), model("scripted")), (model("fast"), model("scripted"))],
             cassette: None,
+            metrics: false,
         };
         let desk = Desk::new(setup, dialer);
         let (near, far) = UnixStream::pair().expect("a socket pair");
@@ -66,7 +67,7 @@ impl Models {
                     assert_eq!(whose, serial);
                     prose.push_str(&text);
                 }
-                ModelsReply::Done { serial: whose, reply } => {
+                ModelsReply::Done { serial: whose, reply, .. } => {
                     assert_eq!(whose, serial);
                     return (Ok(*reply), prose);
                 }

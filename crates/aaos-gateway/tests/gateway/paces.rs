@@ -30,7 +30,8 @@ async fn heard(format: WireFormat, status: &str, headers: &str, body: &str) -> V
         stream.write_all(answer.as_bytes()).is_ok()
     });
     let aliases = vec![(model("smart"), model("scripted"))];
-    let setup = ModelsSetup { providers: vec![provider(format, base_url)], aliases, cassette: None };
+    let setup =
+        ModelsSetup { providers: vec![provider(format, base_url)], aliases, cassette: None, metrics: false };
     let desk = Desk::new(setup, Dialer::with(ResolverConfig::default(), Vec::new()));
     let (near, far) = UnixStream::pair().expect("a socket pair");
     tokio::spawn(aaos_gateway::models::serve(far, desk));

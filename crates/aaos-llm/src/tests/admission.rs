@@ -333,7 +333,7 @@ async fn whoever_waits_shows_for_what() {
                 time.map_or(format!("slot of {name}"), |right| format!("{name} for {right} time"))
             }
             Progress::Retry { .. } => "retry".to_owned(),
-            Progress::Loading | Progress::Asked => "asked".to_owned(),
+            Progress::Loading | Progress::Asked | Progress::Answered(_) => "asked".to_owned(),
             Progress::Delta(_) => "text".to_owned(),
         };
         shown.lock().expect("unpoisoned").iter().map(of).collect()

@@ -57,7 +57,7 @@ fn requests_are_answered_once_each_and_in_their_order() {
                 panic!("it begins with its beginning")
             };
             assert_eq!(serial, RequestSerial(wanted));
-            let ModelsReply::Done { serial, reply } = hear_end(channel) else { panic!("it has a reply") };
+            let ModelsReply::Done { serial, reply, .. } = hear_end(channel) else { panic!("it has a reply") };
             assert_eq!(serial, RequestSerial(wanted));
             assert_eq!(reply.usage.output_tokens.0, 12);
         }

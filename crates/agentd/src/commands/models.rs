@@ -1,15 +1,18 @@
 //! `models`: which providers answer, why others do not, and what the aliases mean.
 
-use aaos_core::model::{ProviderState, Standing};
+use std::collections::BTreeMap;
+
+use aaos_core::model::{ModelFailureKind, ProviderState, Standing};
 use aaos_core::name::ModelName;
-use aaos_runtime::{AliasView, ModelsView};
+use aaos_core::quantity::Millis;
+use aaos_runtime::{AliasView, CallReport, ModelsView, Spread};
 use anyhow::Result;
 
 use crate::cli::JsonArgs;
 use crate::client::{Client, Nothing};
 use crate::exit::Exit;
-use crate::render::text::{REASON_CHARS, cut};
-use crate::render::{Screen, Tone};
+use crate::render::text::{REASON_CHARS, cut, span};
+use crate::render::{Screen, Tone, entry};
 
 /// `models`.
 pub(super) async fn models(client: &mut Client, args: &JsonArgs, screen: Screen) -> Result<Exit> {
@@ -23,6 +26,9 @@ pub(super) async fn models(client: &mut Client, args: &JsonArgs, screen: Screen)
         let (tone, line) = provider_line(provider);
         screen.line(tone, &line)?;
         screen.line(Tone::Dim, &format!("  {}", served(provider)))?;
+    }
+    for call in &view.calls {
+        screen.line(Tone::Plain, &calls(call))?;
     }
     for alias in &view.aliases {
         screen.line(Tone::Plain, &alias_line(alias))?;
@@ -40,6 +46,30 @@ fn provider_line(provider: &ProviderState) -> (Tone, String) {
         (None, Standing::Reachable) => (Tone::Plain, format!("{name}: reachable")),
         (None, Standing::Unchecked) => (Tone::Plain, format!("{name}: not asked yet")),
     }
+}
+
+/// What was observed of a model's calls, in one line.
+pub(super) fn calls(report: &CallReport) -> String {
+    let CallReport { provider, model, answered, failed, retried, .. } = report;
+    let mut parts = vec![format!("{answered} answered")];
+    parts.extend(counted("failed", failed));
+    parts.extend(counted("retried", retried));
+    let times =
+        |spread: &Spread| format!("{} (95 %: {})", span(Millis(spread.median)), span(Millis(spread.p95)));
+    parts.extend(report.first_token_ms.as_ref().map(|spread| format!("first token {}", times(spread))));
+    let rate = |spread: &Spread| format!("{} tokens/s (95 %: {})", spread.median, spread.p95);
+    parts.extend(report.tokens_per_second.as_ref().map(rate));
+    parts.extend(report.cached_percent.map(|percent| format!("{percent} % of the input cached")));
+    parts.extend(report.waited_ms.as_ref().map(|spread| format!("waited {}", times(spread))));
+    parts.push(report.cost_micro_usd.to_string());
+    format!("{provider}/{}: {}", cut(model.as_str(), REASON_CHARS), parts.join(", "))
+}
+
+/// How many there are of each reason; nothing where there are none.
+fn counted(what: &str, reasons: &BTreeMap<ModelFailureKind, u64>) -> Option<String> {
+    let each: Vec<String> =
+        reasons.iter().map(|(kind, count)| format!("{count} {}", entry::word(kind))).collect();
+    (!each.is_empty()).then(|| format!("{what} {}", each.join(" and ")))
 }
 
 fn served(provider: &ProviderState) -> String {

@@ -14,6 +14,7 @@ use crate::exit::Exit;
 use crate::render::text::{REASON_CHARS, block, cut, instant, size, span};
 use crate::render::{Screen, Tone, entry};
 
+use super::models::calls;
 use super::target::{OneAgent, OneGoal, Target, find};
 
 /// A fact and its name.
@@ -88,6 +89,9 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
         ("prefers", named(&policy.prefer)),
         ("degraded", named(&status.confinement_degraded)),
     ];
+    if !status.calls.is_empty() {
+        facts.push(("calls", status.calls.iter().map(calls).collect::<Vec<_>>().join("\n")));
+    }
     facts.extend(status.parked_workers.map(|parked| ("parked", format!("{parked} workers"))));
     facts.extend(status.journal_head.map(|head| ("journal", format!("entry {head}"))));
     if !status.unknown_effects.is_empty() {

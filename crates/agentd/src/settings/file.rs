@@ -45,8 +45,18 @@ pub(crate) struct ConfigFile {
     pub(crate) providers: Vec<ProviderEntry>,
     #[serde(default)]
     pub(crate) aliases: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    pub(crate) metrics: MetricsEntry,
     /// What is demanded of confinement; the default is DESIGN's.
     pub(crate) confinement: Option<ConfinementPolicy>,
+}
+
+/// Where metrics are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MetricsEntry {
+    /// An address of loopback and a port; nobody reads them without it.
+    pub(crate) listen: Option<String>,
 }
 
 impl ConfigFile {

@@ -14,6 +14,7 @@ pub(crate) mod vars;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -74,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) local: LocalConfig,
     /// The cassette that the traffic with them goes to, or comes from.
     pub(crate) cassette: Option<cassette::Chosen>,
+    /// Where metrics are read, if they are.
+    pub(crate) metrics: Option<SocketAddr>,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -144,6 +147,7 @@ impl Settings {
             audit_stdout: switch(vars::AAOS_AUDIT_STDOUT.name)?.or(file.audit_stdout).unwrap_or(false),
             prices: prices::load(price_file.as_deref(), &models, &local)?,
             price_file,
+            metrics: file.metrics.listen.as_deref().map(metrics_address).transpose()?,
             key_files,
             credentials: sources.places.credentials,
             models,
@@ -183,6 +187,7 @@ impl Settings {
     /// Serves nobody but the daemon's own user and root: it is hosted for one command.
     pub(crate) fn serve_nobody_else(&mut self) {
         self.socket_group = None;
+        self.metrics = None;
         self.principals.clear();
     }
 
@@ -238,6 +243,16 @@ impl Settings {
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
+    }
+}
+
+/// Where metrics are read: on loopback, since whoever reaches the port reads them.
+fn metrics_address(text: &str) -> Result<SocketAddr> {
+    let bad = "`listen` of [metrics] in the configuration file must be an address of loopback and a port, as in 127.0.0.1:9464";
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(address),
+        Ok(address) => bail!("{bad}; {} can be reached from elsewhere", address.ip()),
+        Err(_) => bail!("{bad}; it is {text:?}"),
     }
 }
 

@@ -117,6 +117,16 @@ these, proved, nothing is run |
 that asks for less is refused at the start.
 ";
 
+/// The part of the reference page about metrics.
+const METRICS: &str = "
+## The table `[metrics]`
+
+| key | default | meaning |
+|---|---|---|
+| `listen` | – | where `agentd serve` has its metrics read: an address of loopback and a port, as in `127.0.0.1:9464`; \
+`docs/observability.md` says what is read |
+";
+
 /// The part of the reference page about providers and aliases.
 const PROVIDERS: &str = "
 ## Providers and aliases
@@ -184,6 +194,7 @@ pub(crate) fn reference() -> String {
     }
     page.push_str(PROVIDERS);
     page.push_str(CONFINEMENT);
+    page.push_str(METRICS);
     page.push_str(PRINCIPALS);
     page
 }

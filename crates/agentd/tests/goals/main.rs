@@ -15,6 +15,7 @@ mod kinds;
 mod ladder;
 mod local;
 mod main_job;
+mod observe;
 mod prefix;
 mod probes;
 mod provider;
