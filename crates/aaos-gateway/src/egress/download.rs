@@ -71,8 +71,10 @@ impl Download {
         let another = |bytes: u64| network(format!("the file at {url} has {bytes} bytes, not {size}"));
         match answer.head.status {
             StatusCode::OK => match answer.header("content-length").and_then(|text| text.parse().ok()) {
-                Some(bytes) if bytes != size => Err(another(bytes)),
-                _ => Ok(0),
+                Some(bytes) if bytes == size => Ok(0),
+                Some(bytes) => Err(another(bytes)),
+                // Whatever it is, what came before is not given up for it.
+                None => Err(network(format!("{url} does not say how large the file is"))),
             },
             StatusCode::PARTIAL_CONTENT => {
                 let range = answer.header("content-range").unwrap_or_default();

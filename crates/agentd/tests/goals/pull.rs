@@ -131,16 +131,18 @@ fn what_is_not_the_very_file_is_removed_and_the_next_source_is_asked() {
     forged[100] ^= 1;
     let server = WebServer::start([
         ("/forged", file(&forged, Fault::None)),
-        ("/more", file(&body, Fault::Surplus(1))),
+        ("/more", Page::InTurn(vec![file(&body, Fault::CutAt(500_000)), file(&body, Fault::Surplus(1))])),
+        ("/unsaid", file(&body, Fault::Surplus(0))),
         ("/short", file(&body[1..], Fault::None)),
         ("/f", file(&body, Fault::None)),
     ]);
-    let bad = ["/forged", "/more", "/short", "/none"].map(|path| server.url(path));
+    let bad = ["/forged", "/more", "/unsaid", "/short", "/none"].map(|path| server.url(path));
     let refused = pull(&own, &body, &bad);
     assert_eq!(refused.code(), 1, "{refused:?}");
     for words in [
         &format!("what came has the SHA-256 {}, not {}; it was removed", hash(&forged), hash(&body)),
         "sent more than the 1600023 bytes",
+        "/unsaid does not say how large the file is",
         "has 1600022 bytes, not 1600023",
         "answered 404",
         "no source gave small; run the same command again",
@@ -151,6 +153,20 @@ fn what_is_not_the_very_file_is_removed_and_the_next_source_is_asked() {
     let [forged, ..] = bad;
     let pulled = pull(&own, &body, &[forged, server.url("/f")]);
     assert_eq!(pulled.code(), 0, "the control: {pulled:?}");
+}
+
+#[test]
+fn an_answer_of_unknown_size_takes_nothing_of_what_came_before() {
+    let (own, body) = (Own::new(), weights());
+    let parts =
+        vec![file(&body, Fault::CutAt(500_000)), Page::CutMidBody("log in".into()), file(&body, Fault::None)];
+    let server = WebServer::start([("/f", Page::InTurn(parts))]);
+    let urls = [server.url("/f")];
+    let broken = pull(&own, &body, &urls);
+    assert!(broken.code() == 1 && broken.stderr.contains("does not say how large the file is"), "{broken:?}");
+    let pulled = pull(&own, &body, &urls);
+    assert_eq!(pulled.code(), 0, "{pulled:?}");
+    assert_eq!(ranges(&server).pop().flatten().as_deref(), Some("bytes=500000-"));
 }
 
 #[test]
