@@ -267,43 +267,44 @@ async fn bring(
     if download.from() != part.have() {
         part.restart()?;
     }
-    let mut progress = Progress::new(wanted.size, part.have(), screen);
+    let show =
+        |words: &str| if screen.is_watched() { screen.passing(words) } else { screen.note(Tone::Dim, words) };
+    let mut progress = Progress::new(wanted.size, part.have(), screen.is_watched(), &show);
     let mut piece = vec![0; STEP_BYTES];
-    let ended = loop {
+    loop {
         match download.piece(&mut piece).await {
-            Ok(0) => break Ok(()),
+            Ok(0) => return Ok(()),
             Ok(got) => part.append(&piece[..got])?,
-            Err(failure) => break Err(failure),
+            Err(failure) => {
+                if failure.kind == ToolFailureKind::TooLarge {
+                    // Nothing of what it sent is believed.
+                    part.restart()?;
+                }
+                return Err(failure.into());
+            }
         }
         progress.tell(part.have());
-    };
-    progress.end();
-    let Err(failure) = ended else { return Ok(()) };
-    if failure.kind == ToolFailureKind::TooLarge {
-        // Nothing of what it sent is believed.
-        part.restart()?;
     }
-    Err(failure.into())
 }
 
-/// How far a download is, told now and then.
-#[derive(Debug)]
-struct Progress {
+/// How far a download is, told now and then. What stands on a terminal goes with it, however the download ends.
+struct Progress<'a> {
     size: Bytes,
     told: u64,
-    screen: Screen,
+    is_watched: bool,
+    show: &'a dyn Fn(&str),
 }
 
-impl Progress {
-    fn new(size: Bytes, have: Bytes, screen: Screen) -> Self {
-        let mut progress = Self { size, told: 0, screen };
+impl<'a> Progress<'a> {
+    fn new(size: Bytes, have: Bytes, is_watched: bool, show: &'a dyn Fn(&str)) -> Self {
+        let mut progress = Self { size, told: 0, is_watched, show };
         progress.told = progress.steps(have);
         progress
     }
 
     /// Each of a hundred where somebody watches, else each of ten.
     fn steps(&self, have: Bytes) -> u64 {
-        let parts = if self.screen.is_watched() { 100 } else { 10 };
+        let parts = if self.is_watched { 100 } else { 10 };
         have.0.saturating_mul(parts) / self.size.0.max(1)
     }
 
@@ -314,17 +315,40 @@ impl Progress {
         }
         self.told = steps;
         let percent = have.0.saturating_mul(100) / self.size.0.max(1);
-        let words = format!("{percent:>3} %  {} of {}", size(have.0), size(self.size.0));
-        if self.screen.is_watched() {
-            self.screen.passing(&words);
-        } else {
-            self.screen.note(Tone::Dim, &words);
+        (self.show)(&format!("{percent:>3} %  {} of {}", size(have.0), size(self.size.0)));
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if self.is_watched {
+            (self.show)("");
         }
     }
+}
 
-    fn end(&self) {
-        if self.screen.is_watched() {
-            self.screen.passing("");
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use aaos_core::quantity::Bytes;
+
+    use super::Progress;
+
+    #[test]
+    fn the_line_on_a_terminal_ends_before_an_error_is_told() {
+        for (is_watched, lines) in
+            [(true, &[" 50 %  5 B of 10 B", "", "full"][..]), (false, &[" 50 %  5 B of 10 B", "full"])]
+        {
+            let said = RefCell::new(Vec::new());
+            let show = |words: &str| said.borrow_mut().push(words.to_owned());
+            let bring = || -> Result<(), &str> {
+                let mut progress = Progress::new(Bytes(10), Bytes::ZERO, is_watched, &show);
+                progress.tell(Bytes(5));
+                Err("full")
+            };
+            show(bring().expect_err("no room"));
+            assert_eq!(*said.borrow(), lines);
         }
     }
 }
