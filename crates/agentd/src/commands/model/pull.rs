@@ -16,6 +16,7 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_sandbox::{DownloadOrder, Egress, GatewayRole, Sandbox};
 use anyhow::{Context, Result, bail};
 
+use super::packages::{Order, Packages, PipSettings};
 use super::part::{self, Part};
 use super::pinned::{PINNED, Pinned};
 use super::{STEP_BYTES, card_of, check, in_sandbox, keep, lock, locked_seed, make_directory, tell_added};
@@ -28,6 +29,9 @@ use crate::settings::local::{Card, Shelf, local_name};
 
 /// How often a connection of one source may break without the next source being asked; each has to bring something.
 const MAX_BREAKS: usize = 16;
+
+/// What `--from` calls the packages.
+const PIP: &str = "pip";
 
 /// What is to be fetched.
 #[derive(Debug)]
@@ -47,20 +51,47 @@ struct Wanted {
 enum Source {
     /// The file itself.
     Url(String),
+    /// Packages of the index that `pip` is configured with.
+    Packages(&'static Packages),
 }
 
 impl Source {
-    /// What it is called, and what the mark of its parts is made of.
+    /// What the mark of its parts is made of.
     fn name(&self) -> &str {
         match self {
             Self::Url(url) => url,
+            Self::Packages(packages) => packages.stem,
         }
+    }
+
+    /// What it is called.
+    fn title(&self) -> String {
+        match self {
+            Self::Url(url) => cut(url, REASON_CHARS),
+            Self::Packages(packages) => {
+                format!("{} packages, which this machine's own pip brings", packages.wheels.len())
+            }
+        }
+    }
+
+    /// As `--from` says; only what is pinned has packages.
+    fn parse(from: &str, packages: Option<&'static Packages>) -> Result<Self, UsageError> {
+        if from != PIP {
+            host_and_port(from).map_err(|failure| UsageError(failure.message))?;
+            return Ok(Self::Url(from.to_owned()));
+        }
+        let why = || {
+            UsageError(format!(
+                "--from {PIP} is for models that are pinned: of no other is it known which packages it has"
+            ))
+        };
+        packages.map(Self::Packages).ok_or_else(why)
     }
 }
 
 /// Why a source has not given the file.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It lies with the source: the next one is asked.
     There(String),
     /// It lies with this machine: no source helps.
@@ -127,10 +158,9 @@ impl Wanted {
         let usage = |error: anyhow::Error| UsageError(format!("{error}"));
         let name = local_name(&args.name).map_err(usage)?;
         let addresses = args.address.clone();
-        let from = || args.from.iter().cloned().map(Source::Url).collect();
-        for url in &args.from {
-            host_and_port(url).map_err(|failure| UsageError(failure.message))?;
-        }
+        let from = |packages| -> Result<Vec<Source>, UsageError> {
+            args.from.iter().map(|from| Source::parse(from, packages)).collect()
+        };
         if let (Some(sha256), Some(bytes)) = (&args.sha256, args.bytes) {
             let sha256 = sha256.to_ascii_lowercase();
             if !is_hash(&sha256) || !(1..=MAX_WEIGHTS_BYTES).contains(&bytes) {
@@ -140,8 +170,8 @@ impl Wanted {
                 );
                 return Err(UsageError(why).into());
             }
-            let (title, size) = (name.to_string(), Bytes(bytes));
-            return Ok(Self { name, title, sha256, size, licence: None, sources: from(), addresses });
+            let (title, size, sources) = (name.to_string(), Bytes(bytes), from(None)?);
+            return Ok(Self { name, title, sha256, size, licence: None, sources, addresses });
         }
         let Some(pinned) = PINNED.iter().find(|pinned| pinned.name == args.name) else {
             let known: Vec<&str> = PINNED.iter().map(|pinned| pinned.name).collect();
@@ -152,8 +182,9 @@ impl Wanted {
             );
             return Err(UsageError(why).into());
         };
-        let Pinned { title, sha256, bytes, licence, url, .. } = pinned;
-        let sources = if args.from.is_empty() { vec![Source::Url((*url).to_owned())] } else { from() };
+        let Pinned { title, sha256, bytes, licence, url, packages, .. } = pinned;
+        let usual = || vec![Source::Url((*url).to_owned()), Source::Packages(packages)];
+        let sources = if args.from.is_empty() { usual() } else { from(Some(packages))? };
         Ok(Self {
             name,
             title: (*title).to_owned(),
@@ -178,13 +209,16 @@ impl Wanted {
     fn order(&self, url: &str, from: Bytes) -> Result<DownloadOrder, ToolFailure> {
         let (host, port) = host_and_port(url)?;
         let mut hosts = vec![HostRule { host, subdomains: false, port: Some(port) }];
-        hosts.extend(self.addresses.iter().map(|address| HostRule {
-            host: address.to_string(),
-            subdomains: false,
-            port: Some(port),
-        }));
+        hosts.extend(address_rules(&self.addresses, port));
         Ok(DownloadOrder { url: url.to_owned(), from, size: self.size, hosts, public: true })
     }
+}
+
+/// The rules by which names may lead to these addresses, which are not public.
+pub(super) fn address_rules(addresses: &[IpAddr], port: u16) -> impl Iterator<Item = HostRule> {
+    let rule =
+        move |address: &IpAddr| HostRule { host: address.to_string(), subdomains: false, port: Some(port) };
+    addresses.iter().map(rule)
 }
 
 /// Whether it is a SHA-256 as it is written here.
@@ -198,7 +232,7 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
     let egress = Egress::new(gateway.stream);
     let _process = gateway.process;
     for source in &wanted.sources {
-        let name = cut(source.name(), REASON_CHARS);
+        let name = source.title();
         let mut part = Part::open(shelf, wanted.name.as_str(), &wanted.sha256, source.name(), wanted.size)?;
         part.check_room()?;
         screen.note(
@@ -208,7 +242,7 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
                 have => format!("from {name}, of which {} are there", size(have)),
             },
         );
-        match from_source(&egress, wanted, source, &mut part, screen).await {
+        match from_source((sandbox, &egress), wanted, source, &mut part, screen).await {
             Ok(()) => return Ok(part),
             Err(Trouble::Here(error)) => return Err(error),
             Err(Trouble::There(why)) => {
@@ -227,13 +261,38 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
 
 /// Has one source complete the part, and judges what came.
 async fn from_source(
-    egress: &Egress,
+    (sandbox, egress): (&Sandbox, &Egress),
     wanted: &Wanted,
     source: &Source,
     part: &mut Part,
     screen: Screen,
 ) -> Result<(), Trouble> {
-    let Source::Url(url) = source;
+    match source {
+        Source::Url(url) => from_url(egress, wanted, url, part, screen).await?,
+        Source::Packages(packages) if !part.is_whole() => {
+            let settings = PipSettings::read();
+            let order = Order::new(packages, &settings, &wanted.addresses, wanted.size)?;
+            order.bring(sandbox, egress, part, screen).await?;
+        }
+        Source::Packages(_) => {}
+    }
+    let sha256 = part.sha256()?;
+    if sha256 != wanted.sha256 {
+        part.restart()?;
+        let why = format!("what came has the SHA-256 {sha256}, not {}; it was removed", wanted.sha256);
+        return Err(Trouble::There(why));
+    }
+    Ok(())
+}
+
+/// Has a server complete the part.
+async fn from_url(
+    egress: &Egress,
+    wanted: &Wanted,
+    url: &str,
+    part: &mut Part,
+    screen: Screen,
+) -> Result<(), Trouble> {
     let mut breaks = 0;
     while !part.is_whole() {
         let before = part.have();
@@ -245,12 +304,6 @@ async fn from_source(
             }
             trouble => return Err(trouble),
         }
-    }
-    let sha256 = part.sha256()?;
-    if sha256 != wanted.sha256 {
-        part.restart()?;
-        let why = format!("what came has the SHA-256 {sha256}, not {}; it was removed", wanted.sha256);
-        return Err(Trouble::There(why));
     }
     Ok(())
 }
