@@ -284,6 +284,8 @@ pub const WEB_FETCH_TIME_MS: u64 = 30_000;
 pub const MAX_REDIRECTS: usize = 5;
 /// How long a download may stand still, milliseconds. All of it takes as long as the file is large.
 pub const DOWNLOAD_IDLE_MS: u64 = 60_000;
+/// What a server has to send of a download in so much waiting for it as a download may stand still, bytes.
+pub const MIN_DOWNLOAD_BYTES: u64 = 64 * 1024;
 /// Proxied connections of programs that are open at once.
 pub const MAX_PROXIED: usize = 256;
 /// Of them, most that are one agent's: those of two of its programs.

@@ -176,6 +176,17 @@ pub enum WorkerJob {
         /// The program.
         program: Handed,
     },
+    /// One file of a zip archive, whose bytes go into a pipe. For the operator's own commands.
+    Unpack {
+        /// The archive (rides first).
+        archive: Handed,
+        /// Which file of it.
+        member: String,
+        /// How large it may be.
+        most: Bytes,
+        /// The pipe (rides second).
+        sink: Handle,
+    },
     /// `git` and `cargo`: what a program wrote that was started for one of them.
     ProgramTold {
         /// What is looked for in it.
@@ -327,6 +338,8 @@ pub enum JobOutput {
     ReadPage(WebFetchOutput),
     /// Of the first line of a program; nothing where it is no script.
     ScriptLine(Option<ScriptLine>),
+    /// Of an archive: the size of the file that went into the pipe.
+    Unpacked(Bytes),
     /// Of git's list of settings.
     GitDrivers(GitDrivers),
     /// Of a call of cargo.

@@ -367,6 +367,7 @@ pub(crate) fn render(output: &JobOutput) -> Result<String, serde_json::Error> {
         JobOutput::Grep(output) => serde_json::to_string(output),
         JobOutput::ReadPage(output) => serde_json::to_string(output),
         JobOutput::ScriptLine(output) => serde_json::to_string(output),
+        JobOutput::Unpacked(output) => serde_json::to_string(output),
         JobOutput::GitDrivers(output) => serde_json::to_string(output),
         JobOutput::Cargo(output) => serde_json::to_string(output),
         JobOutput::Probe(output) => serde_json::to_string(output),

@@ -1,7 +1,7 @@
 //! What is started under a permit: which program, with which arguments and variables, and what it may execute besides.
 //!
-//! Invariant: a call is made from the permit of a tool and from nothing else; its program is the one of the grant that
-//! the permit names.
+//! Invariant: an agent's call is made from the permit of a tool and from nothing else; its program is the one of the grant
+//! that the permit names. What an operator's own command starts is no agent's call, and made in `errand`.
 
 use aaos_core::cargo::{BuiltTest, CargoInput, Toolchain};
 use aaos_core::effect::{FileRight, Need};

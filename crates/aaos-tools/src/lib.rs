@@ -4,6 +4,7 @@
 //! and asks agentd by name for children of a directory it holds. One call runs at a time, and every descriptor
 //! of it is closed when it ends. A body that panics fails its own call, in words, and not the worker.
 
+mod archive;
 mod edit;
 mod grep;
 mod list;
@@ -12,6 +13,7 @@ mod read;
 mod scan;
 mod script;
 mod session;
+mod unpack;
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,6 +97,9 @@ fn body(session: &mut Session<'_>, job: WorkerJob) -> Result<JobOutput, Stop> {
             page::read_page(session, facts, page)
         }
         WorkerJob::ScriptLine { program } => script::script_line(session, program),
+        WorkerJob::Unpack { archive, member, most, sink } => {
+            unpack::unpack(session, archive, &member, most, sink)
+        }
         WorkerJob::ProgramTold { of, output } => Ok(told(of, output)?),
         WorkerJob::Probe { attempts } => Ok(JobOutput::Probe(aaos_confine::run_probes(&attempts))),
     }

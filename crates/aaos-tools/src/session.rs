@@ -142,6 +142,9 @@ fn handles_of(job: &WorkerJob) -> Vec<Handle> {
         }
         WorkerJob::FileReadMany { files } => files.iter().filter_map(|(_, file)| handle_of(file)).collect(),
         WorkerJob::FileWrite { scratch, .. } => vec![*scratch],
-        WorkerJob::FileEdit { file, scratch, .. } => handle_of(file).into_iter().chain([*scratch]).collect(),
+        WorkerJob::Unpack { archive: file, sink: scratch, .. }
+        | WorkerJob::FileEdit { file, scratch, .. } => {
+            handle_of(file).into_iter().chain([*scratch]).collect()
+        }
     }
 }

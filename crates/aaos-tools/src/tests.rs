@@ -1,5 +1,6 @@
 //! Bodies over a real socket pair, with a broker that opens real files.
 
+mod archives;
 mod pages;
 mod trees;
 

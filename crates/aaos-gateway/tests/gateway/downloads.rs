@@ -102,6 +102,7 @@ async fn what_is_not_the_file_is_not_passed_on() {
     let server = WebServer::start([
         ("/cut", file(Fault::CutAt(6))),
         ("/more", file(Fault::Surplus(1))),
+        ("/page", Page::CutMidBody("log in".into())),
         ("/short", text(200, "012345678")),
         ("/long", text(200, "0123456789a")),
         ("/part", text(206, "789")),
@@ -112,7 +113,9 @@ async fn what_is_not_the_file_is_not_passed_on() {
     let mut egress = Egress::start();
     for (path, from, begins, came, kind, words) in [
         ("/cut", 0, Some(0), "012345", ToolFailureKind::Network, "was cut after 6 of 10 bytes"),
-        ("/more", 0, Some(0), "0123456789", ToolFailureKind::TooLarge, "sent more than the 10 bytes"),
+        ("/more", 2, Some(2), "23456789", ToolFailureKind::TooLarge, "sent more than the 10 bytes"),
+        ("/more", 0, None, "", ToolFailureKind::Network, "does not say how large the file is"),
+        ("/page", 7, None, "", ToolFailureKind::Network, "does not say how large the file is"),
         ("/short", 0, None, "", ToolFailureKind::Network, "has 9 bytes, not 10"),
         ("/long", 0, None, "", ToolFailureKind::Network, "has 11 bytes, not 10"),
         ("/part", 7, None, "", ToolFailureKind::Network, "another part than was asked for"),

@@ -94,7 +94,7 @@ impl Proxied {
         self.open_under(hosts, public, permit.effect().lease).await;
     }
 
-    pub(super) async fn open_under(&self, hosts: Vec<HostRule>, public: bool, lease: Bytes) {
+    pub(crate) async fn open_under(&self, hosts: Vec<HostRule>, public: bool, lease: Bytes) {
         self.say(EgressRequest::Open { serial: self.serial, hosts, public, lease }).await;
     }
 
@@ -108,7 +108,7 @@ impl Proxied {
         self.lease_more(permit.effect().lease).await;
     }
 
-    pub(super) async fn lease_more(&self, bytes: Bytes) {
+    pub(crate) async fn lease_more(&self, bytes: Bytes) {
         self.say(EgressRequest::Lease { serial: self.serial, bytes }).await;
     }
 

@@ -5,6 +5,7 @@
 //! not finished is gone after the next command, but for parts of what is fetched. One command changes the models at a
 //! time.
 
+mod packages;
 mod part;
 mod pinned;
 mod pull;

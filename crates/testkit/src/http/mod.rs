@@ -56,6 +56,8 @@ impl Reply {
 pub(crate) enum Body {
     /// With a content length.
     Whole(Vec<u8>),
+    /// With the content length `promised`, of which this much goes out.
+    Begun { bytes: Vec<u8>, promised: usize, ending: Ending },
     /// Chunked, one chunk a piece.
     Pieces(Vec<Vec<u8>>, Ending),
     /// Chunked, the same piece again until `total` bytes are out or the client leaves.
@@ -69,7 +71,7 @@ pub(crate) enum Body {
 pub(crate) enum Ending {
     /// The terminating chunk.
     Proper,
-    /// The connection closes without the terminating chunk.
+    /// The connection closes without the end of the body.
     Cut,
     /// Nothing; the connection stays open.
     Hang,

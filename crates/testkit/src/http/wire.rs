@@ -91,6 +91,14 @@ pub(super) async fn write_reply(stream: &mut BufReader<TcpStream>, reply: Reply)
             stream.flush().await?;
             Ok(Written::KeepAlive)
         }
+        Body::Begun { bytes, promised, ending } => {
+            assert!(*ending != Ending::Proper, "what was begun has no proper end");
+            let mut message = head(&reply, &format!("content-length: {promised}"));
+            message.extend_from_slice(bytes);
+            stream.write_all(&message).await?;
+            stream.flush().await?;
+            end_pieces(stream, *ending).await
+        }
         Body::Pieces(pieces, ending) => {
             stream.write_all(&head(&reply, CHUNKED)).await?;
             for piece in pieces {

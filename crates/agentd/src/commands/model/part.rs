@@ -20,6 +20,8 @@ use crate::settings::local::Shelf;
 
 /// What stands behind the mark of a part.
 const PART: &str = ".part";
+/// What stands there for a directory of what a part is made of.
+const BESIDE: &str = ".packages";
 /// Length of a mark.
 const MARK_CHARS: usize = 16;
 /// Room that is left on the disk beside what is fetched.
@@ -78,6 +80,17 @@ impl Part {
         Ok(())
     }
 
+    /// Forgets what is behind so many bytes; all, where there are fewer.
+    pub(super) fn cut_to(&mut self, bytes: Bytes) -> Result<()> {
+        if bytes.0 > self.have {
+            return self.restart();
+        }
+        let cut = self.file.set_len(bytes.0).and_then(|()| self.file.seek(SeekFrom::End(0)));
+        cut.with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.have = bytes.0;
+        Ok(())
+    }
+
     /// Adds what came next.
     pub(super) fn append(&mut self, piece: &[u8]) -> Result<()> {
         let more = piece.len() as u64;
@@ -111,9 +124,19 @@ impl Part {
         }
     }
 
+    /// The directory beside it, for what it is made of.
+    pub(super) fn beside(&self) -> PathBuf {
+        self.path.with_extension(&BESIDE[1..])
+    }
+
+    /// Whether the rest, and so much more, have room on the disk.
+    pub(super) fn check_room_for(&self, more: u64) -> Result<()> {
+        check_room(self.path.parent().unwrap_or(&self.path), (self.size - self.have).saturating_add(more))
+    }
+
     /// Whether the rest has room on the disk.
     pub(super) fn check_room(&self) -> Result<()> {
-        check_room(self.path.parent().unwrap_or(&self.path), self.size - self.have)
+        self.check_room_for(0)
     }
 }
 
@@ -140,7 +163,11 @@ pub(super) fn remove_all(shelf: &Shelf, name: &str) -> Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(shelf.directory()).with_context(cannot)? {
         let entry = entry.with_context(cannot)?;
-        if is_part_of(name, &entry.file_name().to_string_lossy()) {
+        if is_of(name, &entry.file_name().to_string_lossy(), BESIDE) {
+            let path = entry.path();
+            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            removed += 1;
+        } else if is_of(name, &entry.file_name().to_string_lossy(), PART) {
             remove_if_there(&entry.path())?;
             removed += 1;
         }
@@ -148,9 +175,9 @@ pub(super) fn remove_all(shelf: &Shelf, name: &str) -> Result<usize> {
     Ok(removed)
 }
 
-fn is_part_of(name: &str, file: &str) -> bool {
+fn is_of(name: &str, file: &str, kind: &str) -> bool {
     let mark = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
-    let mark = mark.and_then(|rest| rest.strip_suffix(PART)).unwrap_or_default();
+    let mark = mark.and_then(|rest| rest.strip_suffix(kind)).unwrap_or_default();
     mark.len() == MARK_CHARS && mark.bytes().all(|one| one.is_ascii_hexdigit())
 }
 
@@ -161,7 +188,7 @@ mod tests {
 
     use aaos_core::quantity::Bytes;
 
-    use super::{Part, check_room, is_part_of, remove_all};
+    use super::{PART, Part, check_room, is_of, remove_all};
     use crate::settings::local::Shelf;
 
     const HASH: &str = "00";
@@ -214,11 +241,11 @@ mod tests {
 
     #[test]
     fn a_part_is_told_from_those_of_longer_names() {
-        assert!(is_part_of("a", "a.0123456789abcdef.part"));
+        assert!(is_of("a", "a.0123456789abcdef.part", PART));
         for other in
             ["a.b.0123456789abcdef.part", "a.0123456789abcde.part", "a.json", "a.0123456789abcdex.part"]
         {
-            assert!(!is_part_of("a", other), "{other}");
+            assert!(!is_of("a", other, PART), "{other}");
         }
     }
 }

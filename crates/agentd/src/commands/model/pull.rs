@@ -16,6 +16,7 @@ use aaos_core::toolio::{ToolFailure, ToolFailureKind};
 use aaos_sandbox::{DownloadOrder, Egress, GatewayRole, Sandbox};
 use anyhow::{Context, Result, bail};
 
+use super::packages::{Order, Packages, PipSettings};
 use super::part::{self, Part};
 use super::pinned::{PINNED, Pinned};
 use super::{STEP_BYTES, card_of, check, in_sandbox, keep, lock, locked_seed, make_directory, tell_added};
@@ -28,6 +29,9 @@ use crate::settings::local::{Card, Shelf, local_name};
 
 /// How often a connection of one source may break without the next source being asked; each has to bring something.
 const MAX_BREAKS: usize = 16;
+
+/// What `--from` calls the packages.
+const PIP: &str = "pip";
 
 /// What is to be fetched.
 #[derive(Debug)]
@@ -47,20 +51,47 @@ struct Wanted {
 enum Source {
     /// The file itself.
     Url(String),
+    /// Packages of the index that `pip` is configured with.
+    Packages(&'static Packages),
 }
 
 impl Source {
-    /// What it is called, and what the mark of its parts is made of.
+    /// What the mark of its parts is made of.
     fn name(&self) -> &str {
         match self {
             Self::Url(url) => url,
+            Self::Packages(packages) => packages.stem,
         }
+    }
+
+    /// What it is called.
+    fn title(&self) -> String {
+        match self {
+            Self::Url(url) => cut(url, REASON_CHARS),
+            Self::Packages(packages) => {
+                format!("{} packages, which this machine's own pip brings", packages.wheels.len())
+            }
+        }
+    }
+
+    /// As `--from` says; only what is pinned has packages.
+    fn parse(from: &str, packages: Option<&'static Packages>) -> Result<Self, UsageError> {
+        if from != PIP {
+            host_and_port(from).map_err(|failure| UsageError(failure.message))?;
+            return Ok(Self::Url(from.to_owned()));
+        }
+        let why = || {
+            UsageError(format!(
+                "--from {PIP} is for models that are pinned: of no other is it known which packages it has"
+            ))
+        };
+        packages.map(Self::Packages).ok_or_else(why)
     }
 }
 
 /// Why a source has not given the file.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// It lies with the source: the next one is asked.
     There(String),
     /// It lies with this machine: no source helps.
@@ -127,10 +158,9 @@ impl Wanted {
         let usage = |error: anyhow::Error| UsageError(format!("{error}"));
         let name = local_name(&args.name).map_err(usage)?;
         let addresses = args.address.clone();
-        let from = || args.from.iter().cloned().map(Source::Url).collect();
-        for url in &args.from {
-            host_and_port(url).map_err(|failure| UsageError(failure.message))?;
-        }
+        let from = |packages| -> Result<Vec<Source>, UsageError> {
+            args.from.iter().map(|from| Source::parse(from, packages)).collect()
+        };
         if let (Some(sha256), Some(bytes)) = (&args.sha256, args.bytes) {
             let sha256 = sha256.to_ascii_lowercase();
             if !is_hash(&sha256) || !(1..=MAX_WEIGHTS_BYTES).contains(&bytes) {
@@ -140,8 +170,8 @@ impl Wanted {
                 );
                 return Err(UsageError(why).into());
             }
-            let (title, size) = (name.to_string(), Bytes(bytes));
-            return Ok(Self { name, title, sha256, size, licence: None, sources: from(), addresses });
+            let (title, size, sources) = (name.to_string(), Bytes(bytes), from(None)?);
+            return Ok(Self { name, title, sha256, size, licence: None, sources, addresses });
         }
         let Some(pinned) = PINNED.iter().find(|pinned| pinned.name == args.name) else {
             let known: Vec<&str> = PINNED.iter().map(|pinned| pinned.name).collect();
@@ -152,8 +182,9 @@ impl Wanted {
             );
             return Err(UsageError(why).into());
         };
-        let Pinned { title, sha256, bytes, licence, url, .. } = pinned;
-        let sources = if args.from.is_empty() { vec![Source::Url((*url).to_owned())] } else { from() };
+        let Pinned { title, sha256, bytes, licence, url, packages, .. } = pinned;
+        let usual = || vec![Source::Url((*url).to_owned()), Source::Packages(packages)];
+        let sources = if args.from.is_empty() { usual() } else { from(Some(packages))? };
         Ok(Self {
             name,
             title: (*title).to_owned(),
@@ -178,13 +209,16 @@ impl Wanted {
     fn order(&self, url: &str, from: Bytes) -> Result<DownloadOrder, ToolFailure> {
         let (host, port) = host_and_port(url)?;
         let mut hosts = vec![HostRule { host, subdomains: false, port: Some(port) }];
-        hosts.extend(self.addresses.iter().map(|address| HostRule {
-            host: address.to_string(),
-            subdomains: false,
-            port: Some(port),
-        }));
+        hosts.extend(address_rules(&self.addresses, port));
         Ok(DownloadOrder { url: url.to_owned(), from, size: self.size, hosts, public: true })
     }
+}
+
+/// The rules by which names may lead to these addresses, which are not public.
+pub(super) fn address_rules(addresses: &[IpAddr], port: u16) -> impl Iterator<Item = HostRule> {
+    let rule =
+        move |address: &IpAddr| HostRule { host: address.to_string(), subdomains: false, port: Some(port) };
+    addresses.iter().map(rule)
 }
 
 /// Whether it is a SHA-256 as it is written here.
@@ -198,7 +232,7 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
     let egress = Egress::new(gateway.stream);
     let _process = gateway.process;
     for source in &wanted.sources {
-        let name = cut(source.name(), REASON_CHARS);
+        let name = source.title();
         let mut part = Part::open(shelf, wanted.name.as_str(), &wanted.sha256, source.name(), wanted.size)?;
         part.check_room()?;
         screen.note(
@@ -208,7 +242,7 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
                 have => format!("from {name}, of which {} are there", size(have)),
             },
         );
-        match from_source(&egress, wanted, source, &mut part, screen).await {
+        match from_source((sandbox, &egress), wanted, source, &mut part, screen).await {
             Ok(()) => return Ok(part),
             Err(Trouble::Here(error)) => return Err(error),
             Err(Trouble::There(why)) => {
@@ -227,13 +261,38 @@ async fn fetch(sandbox: &Sandbox, shelf: &Shelf, wanted: &Wanted, screen: Screen
 
 /// Has one source complete the part, and judges what came.
 async fn from_source(
-    egress: &Egress,
+    (sandbox, egress): (&Sandbox, &Egress),
     wanted: &Wanted,
     source: &Source,
     part: &mut Part,
     screen: Screen,
 ) -> Result<(), Trouble> {
-    let Source::Url(url) = source;
+    match source {
+        Source::Url(url) => from_url(egress, wanted, url, part, screen).await?,
+        Source::Packages(packages) if !part.is_whole() => {
+            let settings = PipSettings::read();
+            let order = Order::new(packages, &settings, &wanted.addresses, wanted.size)?;
+            order.bring(sandbox, egress, part, screen).await?;
+        }
+        Source::Packages(_) => {}
+    }
+    let sha256 = part.sha256()?;
+    if sha256 != wanted.sha256 {
+        part.restart()?;
+        let why = format!("what came has the SHA-256 {sha256}, not {}; it was removed", wanted.sha256);
+        return Err(Trouble::There(why));
+    }
+    Ok(())
+}
+
+/// Has a server complete the part.
+async fn from_url(
+    egress: &Egress,
+    wanted: &Wanted,
+    url: &str,
+    part: &mut Part,
+    screen: Screen,
+) -> Result<(), Trouble> {
     let mut breaks = 0;
     while !part.is_whole() {
         let before = part.have();
@@ -245,12 +304,6 @@ async fn from_source(
             }
             trouble => return Err(trouble),
         }
-    }
-    let sha256 = part.sha256()?;
-    if sha256 != wanted.sha256 {
-        part.restart()?;
-        let why = format!("what came has the SHA-256 {sha256}, not {}; it was removed", wanted.sha256);
-        return Err(Trouble::There(why));
     }
     Ok(())
 }
@@ -267,43 +320,44 @@ async fn bring(
     if download.from() != part.have() {
         part.restart()?;
     }
-    let mut progress = Progress::new(wanted.size, part.have(), screen);
+    let show =
+        |words: &str| if screen.is_watched() { screen.passing(words) } else { screen.note(Tone::Dim, words) };
+    let mut progress = Progress::new(wanted.size, part.have(), screen.is_watched(), &show);
     let mut piece = vec![0; STEP_BYTES];
-    let ended = loop {
+    loop {
         match download.piece(&mut piece).await {
-            Ok(0) => break Ok(()),
+            Ok(0) => return Ok(()),
             Ok(got) => part.append(&piece[..got])?,
-            Err(failure) => break Err(failure),
+            Err(failure) => {
+                if failure.kind == ToolFailureKind::TooLarge {
+                    // Nothing of what it sent is believed.
+                    part.restart()?;
+                }
+                return Err(failure.into());
+            }
         }
         progress.tell(part.have());
-    };
-    progress.end();
-    let Err(failure) = ended else { return Ok(()) };
-    if failure.kind == ToolFailureKind::TooLarge {
-        // Nothing of what it sent is believed.
-        part.restart()?;
     }
-    Err(failure.into())
 }
 
-/// How far a download is, told now and then.
-#[derive(Debug)]
-struct Progress {
+/// How far a download is, told now and then. What stands on a terminal goes with it, however the download ends.
+struct Progress<'a> {
     size: Bytes,
     told: u64,
-    screen: Screen,
+    is_watched: bool,
+    show: &'a dyn Fn(&str),
 }
 
-impl Progress {
-    fn new(size: Bytes, have: Bytes, screen: Screen) -> Self {
-        let mut progress = Self { size, told: 0, screen };
+impl<'a> Progress<'a> {
+    fn new(size: Bytes, have: Bytes, is_watched: bool, show: &'a dyn Fn(&str)) -> Self {
+        let mut progress = Self { size, told: 0, is_watched, show };
         progress.told = progress.steps(have);
         progress
     }
 
     /// Each of a hundred where somebody watches, else each of ten.
     fn steps(&self, have: Bytes) -> u64 {
-        let parts = if self.screen.is_watched() { 100 } else { 10 };
+        let parts = if self.is_watched { 100 } else { 10 };
         have.0.saturating_mul(parts) / self.size.0.max(1)
     }
 
@@ -314,17 +368,40 @@ impl Progress {
         }
         self.told = steps;
         let percent = have.0.saturating_mul(100) / self.size.0.max(1);
-        let words = format!("{percent:>3} %  {} of {}", size(have.0), size(self.size.0));
-        if self.screen.is_watched() {
-            self.screen.passing(&words);
-        } else {
-            self.screen.note(Tone::Dim, &words);
+        (self.show)(&format!("{percent:>3} %  {} of {}", size(have.0), size(self.size.0)));
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if self.is_watched {
+            (self.show)("");
         }
     }
+}
 
-    fn end(&self) {
-        if self.screen.is_watched() {
-            self.screen.passing("");
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use aaos_core::quantity::Bytes;
+
+    use super::Progress;
+
+    #[test]
+    fn the_line_on_a_terminal_ends_before_an_error_is_told() {
+        for (is_watched, lines) in
+            [(true, &[" 50 %  5 B of 10 B", "", "full"][..]), (false, &[" 50 %  5 B of 10 B", "full"])]
+        {
+            let said = RefCell::new(Vec::new());
+            let show = |words: &str| said.borrow_mut().push(words.to_owned());
+            let bring = || -> Result<(), &str> {
+                let mut progress = Progress::new(Bytes(10), Bytes::ZERO, is_watched, &show);
+                progress.tell(Bytes(5));
+                Err("full")
+            };
+            show(bring().expect_err("no room"));
+            assert_eq!(*said.borrow(), lines);
         }
     }
 }
