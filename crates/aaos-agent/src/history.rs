@@ -10,11 +10,10 @@ use aaos_core::event::{Entry, Event, Outcome, RunCut};
 use aaos_core::id::CallId;
 use aaos_core::model::{ModelCall, ModelCallId, ModelReply, RequestedTool};
 use aaos_core::quantity::{Bytes, Timestamp};
-use aaos_core::toolio::{HistoryItem, HistoryPlace, HistoryRole, ToolFailure};
-use serde::Serialize;
+use aaos_core::toolio::{HistoryItem, HistoryPlace, HistoryRole};
 
 use crate::mind::keeps_calls;
-use crate::wrap::shown_tool;
+use crate::wrap::{failure_json, shown_tool};
 
 /// What one item takes of a page besides its text and its tool's name, bytes.
 const ITEM_BYTES: usize = 64;
@@ -82,14 +81,15 @@ impl Originals {
             }
             Event::ToolResult { call, outcome, result, failure, .. } => {
                 if let Some(asked) = self.begun.get(call).cloned() {
-                    let text = failure.as_ref().map_or_else(|| result.clone().unwrap_or_default(), told);
+                    let text =
+                        failure.as_ref().map_or_else(|| result.clone().unwrap_or_default(), failure_json);
                     self.settle(entry.timestamp, &asked, *outcome, text);
                 }
                 Vec::new()
             }
             Event::CallRefused { model_call, failure, .. } => {
                 let reached = self.deliver_reply();
-                self.settle(entry.timestamp, model_call, failure.outcome(), told(failure));
+                self.settle(entry.timestamp, model_call, failure.outcome(), failure_json(failure));
                 reached
             }
             _ => Vec::new(),
@@ -166,16 +166,6 @@ impl Originals {
         };
         Original { at, item }
     }
-}
-
-/// A failure as the model is told of it.
-fn told(failure: &ToolFailure) -> String {
-    #[derive(Serialize)]
-    struct Told<'f> {
-        error: &'f ToolFailure,
-    }
-    serde_json::to_string(&Told { error: failure })
-        .unwrap_or_else(|error| unreachable!("a failure is plain JSON: {error}"))
 }
 
 /// What one call of `history_read` gives: some turns, in so many bytes.

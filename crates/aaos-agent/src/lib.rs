@@ -22,4 +22,4 @@ pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, s
 pub use narrow::{Ground, narrowed};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
-pub use wrap::{told, wrap_findings, wrap_message, wrap_tool_result};
+pub use wrap::{failure_json, told, wrap_findings, wrap_message, wrap_tool_result};

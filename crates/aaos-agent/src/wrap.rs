@@ -116,7 +116,8 @@ pub fn told(
 }
 
 /// A failure as the JSON that a model is shown.
-fn failure_json(failure: &ToolFailure) -> String {
+#[must_use]
+pub fn failure_json(failure: &ToolFailure) -> String {
     #[derive(serde::Serialize)]
     struct Shown<'f> {
         error: &'f ToolFailure,

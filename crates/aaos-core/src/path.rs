@@ -89,6 +89,25 @@ impl AbsPath {
         Ok(Self(clean))
     }
 
+    /// What `text` names from `directory`, by spelling alone: each `..` takes the component before it away. `None` when
+    /// it is no path, or is relative and there is no directory.
+    #[must_use]
+    pub fn resolve(text: &str, directory: Option<&Self>) -> Option<Self> {
+        let whole = match text.starts_with('/') {
+            true => Self::parse(text).ok()?,
+            false => Self::parse(&format!("{}/{text}", directory?)).ok()?,
+        };
+        let mut parts: Vec<&str> = Vec::new();
+        for part in whole.components() {
+            if part == ".." {
+                parts.pop();
+            } else {
+                parts.push(part);
+            }
+        }
+        Some(Self(format!("/{}", parts.join("/"))))
+    }
+
     /// The path as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -308,6 +327,19 @@ mod tests {
 
     fn pattern(text: &str) -> PathPattern {
         PathPattern::parse(text).expect(text)
+    }
+
+    #[test]
+    fn spelling_resolves_without_leaving_the_root() {
+        let directory = AbsPath::parse("/a/b").expect("absolute");
+        let resolved = |text| AbsPath::resolve(text, Some(&directory)).map(|path| path.to_string());
+        assert_eq!(resolved("c"), Some("/a/b/c".into()));
+        assert_eq!(resolved("../c"), Some("/a/c".into()));
+        assert_eq!(resolved("../../../../c"), Some("/c".into()));
+        assert_eq!(resolved("/.."), Some("/".into()));
+        assert_eq!(resolved("a\0"), None);
+        assert_eq!(AbsPath::resolve("c", None), None);
+        assert_eq!(AbsPath::resolve("/c/../d", None), AbsPath::parse("/d").ok());
     }
 
     fn path(text: &str) -> AbsPath {

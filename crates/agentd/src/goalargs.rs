@@ -231,7 +231,7 @@ fn file_grants(flags: &GoalFlags, place: &Place, has_manifest: bool) -> Result<V
         grants.push(Capability::FileRead(pattern));
     }
     if flags.write.is_empty() && !has_manifest {
-        let output = goaltext::resolve(OUTPUT_DIRECTORY, &place.directory);
+        let output = AbsPath::resolve(OUTPUT_DIRECTORY, Some(&place.directory));
         let output =
             output.ok_or_else(|| UsageError("the working directory's path is too long".to_owned()))?;
         grants.push(Capability::FileWrite(PathPattern::from_parts(output, Reach::Subtree)));
@@ -266,7 +266,7 @@ fn root(flag: &str, text: &str, directory: &AbsPath) -> Result<PathPattern, Usag
     if plain.contains(['*', '?', '[']) {
         return Err(bad("patterns are not supported; name the directory"));
     }
-    let spelled = goaltext::resolve(plain, directory).ok_or_else(|| bad("is no usable path"))?;
+    let spelled = AbsPath::resolve(plain, Some(directory)).ok_or_else(|| bad("is no usable path"))?;
     // With `..` behind a link, spelling and kernel disagree: the kernel's answer is meant.
     let climbs = plain.split('/').any(|part| part == "..");
     let asked = Path::new(directory.as_str()).join(plain);
@@ -320,9 +320,9 @@ fn network_grant(
 fn program(text: &str, place: &Place) -> Result<AbsPath, UsageError> {
     let bad = |why: String| UsageError(format!("--exec {text:?}: {why}"));
     let found = if text.contains('/') {
-        goaltext::resolve(text, &place.directory).ok_or_else(|| bad("is no usable path".to_owned()))?
+        AbsPath::resolve(text, Some(&place.directory)).ok_or_else(|| bad("is no usable path".to_owned()))?
     } else {
-        let named = place.programs.iter().filter_map(|directory| goaltext::resolve(text, directory));
+        let named = place.programs.iter().filter_map(|directory| AbsPath::resolve(text, Some(directory)));
         let found = named.into_iter().find(|path| Path::new(path.as_str()).is_file());
         found.ok_or_else(|| {
             bad("there is no such program in the system's directories; write its path".to_owned())
@@ -374,7 +374,8 @@ fn declared_outputs(
     let mut outputs = Vec::new();
     for text in &flags.output {
         let bad = |why: String| UsageError(format!("--output {text:?}: {why}"));
-        let path = goaltext::resolve(text, directory).ok_or_else(|| bad("is no usable path".to_owned()))?;
+        let path =
+            AbsPath::resolve(text, Some(directory)).ok_or_else(|| bad("is no usable path".to_owned()))?;
         let below = writes.iter().any(|pattern| {
             pattern.matches(&path).is_some_and(|rest| pattern.reach() == Reach::Exact || !rest.is_empty())
         });

@@ -210,26 +210,8 @@ fn path(word: &str, directory: Option<&AbsPath>) -> Option<(AbsPath, Looks)> {
         _ if is_explicit && word.len() > 1 => Looks::Open,
         _ => return None,
     };
-    let path = resolve(word, directory)?;
+    let path = AbsPath::resolve(word, directory)?;
     Some((path, looks))
-}
-
-/// An absolute path without `..`, by spelling alone.
-fn resolve(word: &str, directory: Option<&AbsPath>) -> Option<AbsPath> {
-    let whole = match word.starts_with('/') {
-        true => word.to_owned(),
-        false => format!("{}/{word}", directory?),
-    };
-    let parsed = AbsPath::parse(&whole).ok()?;
-    let mut parts: Vec<&str> = Vec::new();
-    for part in parsed.components() {
-        if part == ".." {
-            parts.pop();
-        } else {
-            parts.push(part);
-        }
-    }
-    AbsPath::parse(&format!("/{}", parts.join("/"))).ok()
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ use crate::cli::{ExplainArgs, GrantsArgs, RevokeArgs};
 use crate::client::{Client, Nothing};
 use crate::exit::{Exit, UsageError};
 use crate::goalargs::Place;
-use crate::goaltext;
 use crate::render::entry::Names;
 use crate::render::table::Table;
 use crate::render::text::{REASON_CHARS, VALUE_CHARS, cut, instant, line, short_id};
@@ -156,7 +155,7 @@ impl Asked {
         let directory = || Ok::<_, UsageError>(Place::here(None)?.directory);
         let path = |text: &Option<String>| -> Result<Option<AbsPath>> {
             let Some(text) = text else { return Ok(None) };
-            let path = goaltext::resolve(text, &directory()?);
+            let path = AbsPath::resolve(text, Some(&directory()?));
             let unusable = || UsageError(format!("{:?} is no usable path", cut(text, VALUE_CHARS)));
             Ok(Some(path.ok_or_else(unusable)?))
         };

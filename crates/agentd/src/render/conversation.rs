@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 
+use aaos_agent::failure_json;
 use aaos_core::event::{Entry, Event, Outcome, Shortened};
 use aaos_core::id::{CallId, Seq};
 use aaos_core::model::{ModelCallId, RawArguments, RequestedTool, Usage};
 use aaos_core::quantity::Timestamp;
-use aaos_core::toolio::ToolFailure;
 use serde::Serialize;
 
 /// One line. `seq` and `at` are those of the entry that it comes from.
@@ -119,14 +119,15 @@ impl Conversation {
             }
             Event::ToolResult { call, outcome, result, failure, .. } => {
                 if let Some(call) = self.begun.remove(call) {
-                    let content = failure.as_ref().map_or_else(|| result.clone().unwrap_or_default(), told);
+                    let content =
+                        failure.as_ref().map_or_else(|| result.clone().unwrap_or_default(), failure_json);
                     self.turn.push(Line::ToolResult { seq, at, call, outcome: *outcome, content });
                 }
                 Vec::new()
             }
             Event::CallRefused { model_call, failure, .. } => {
                 self.asks(model_call);
-                let (call, outcome, content) = (model_call.clone(), failure.outcome(), told(failure));
+                let (call, outcome, content) = (model_call.clone(), failure.outcome(), failure_json(failure));
                 self.turn.push(Line::ToolResult { seq, at, call, outcome, content });
                 Vec::new()
             }
@@ -163,16 +164,6 @@ impl Conversation {
         self.made = Some(first.saturating_sub(1).saturating_add(calls.len() as u64));
         lines
     }
-}
-
-/// A failure as the model is told of it.
-fn told(failure: &ToolFailure) -> String {
-    #[derive(Serialize)]
-    struct Told<'f> {
-        error: &'f ToolFailure,
-    }
-    serde_json::to_string(&Told { error: failure })
-        .unwrap_or_else(|error| unreachable!("a failure is plain JSON: {error}"))
 }
 
 #[cfg(test)]

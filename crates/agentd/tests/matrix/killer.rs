@@ -3,7 +3,9 @@
 //! Invariant: the point is counted from when the daemon was ready, so that the same number means about the same moment
 //! in every run.
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 use std::fmt;
 use std::io::BufRead;
@@ -61,7 +63,10 @@ impl Killer {
     pub(crate) fn arm(daemon: &Daemon, point: Point) -> Self {
         let (pid, socket) = (daemon.pid(), daemon.socket());
         match point {
-            Point::Entry(k) => Self::Watch(std::thread::spawn(move || watch(pid, &socket, k))),
+            Point::Entry(k) => {
+                let daemon = pidfd_open(process(pid), PidfdFlags::empty()).expect("it runs");
+                Self::Watch(std::thread::spawn(move || watch(pid, &daemon, &socket, k)))
+            }
             Point::Sync(k) => {
                 Self::Trace(inject_into_writer(pid, "fsync", &format!("fsync:signal=KILL:when={k}")))
             }
@@ -82,22 +87,35 @@ impl Killer {
     }
 }
 
+fn process(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).expect("small")).expect("a process number")
+}
+
 /// Kills the daemon when entry `k` is shown; gives what it had started.
-fn watch(pid: u32, socket: &Path, k: u64) -> Vec<ProcessRef> {
+///
+/// The journal may end before that entry, and the test may end the daemon at any moment: all done is no failure here.
+fn watch(pid: u32, daemon: &OwnedFd, socket: &Path, k: u64) -> Vec<ProcessRef> {
     let Ok(mut client) = Client::connect(socket) else { return Vec::new() };
     let follow =
         json!({ "jsonrpc": "2.0", "id": 1, "method": "audit.stream", "params": { "after_seq": k - 1 } });
-    // The journal may end before, and the daemon with the test.
     if client.send_line(&follow.to_string()).is_err() || client.notification().is_err() {
         return Vec::new();
     }
-    let daemon = Pid::from_raw(i32::try_from(pid).expect("small")).expect("a process number");
-    if kill_process(daemon, Signal::STOP).is_err() {
+    if !is_there_for(daemon, Signal::STOP) {
         return Vec::new();
     }
     let family = descendants(pid);
-    kill_process(daemon, Signal::KILL).expect("it was there a moment ago");
+    is_there_for(daemon, Signal::KILL);
     family
+}
+
+/// Sends a signal; whether the daemon was still there for it.
+fn is_there_for(daemon: &OwnedFd, signal: Signal) -> bool {
+    match pidfd_send_signal(daemon, signal) {
+        Ok(()) => true,
+        Err(Errno::SRCH) => false,
+        Err(error) => panic!("the daemon cannot be sent {signal:?}: {error}"),
+    }
 }
 
 /// How often the writer makes each call meanwhile: waits for the disk, and writes.
@@ -109,9 +127,8 @@ pub(crate) fn count_calls(daemon: &Daemon, meanwhile: impl FnOnce()) -> (u64, u6
         (made("fsync("), made("pwrite64("))
     });
     meanwhile();
-    let pid = Pid::from_raw(i32::try_from(tracer.id()).expect("small")).expect("a process number");
     // Asked to end, it lets go of the thread.
-    kill_process(pid, Signal::TERM).expect("it traces");
+    kill_process(process(tracer.id()), Signal::TERM).expect("it traces");
     finish_tracer(tracer);
     counting.join().expect("it counts")
 }
