@@ -7,6 +7,7 @@
 
 mod past;
 mod shown;
+mod told;
 mod words;
 
 use aaos_core::capability::{Capability, GrantSpec, is_public_web};
@@ -20,14 +21,18 @@ use aaos_core::toolio::FileKind;
 use past::Past;
 use words::{Looks, Words};
 
-/// Words of a message that asks for other agents,
-const CHILDREN: [&str; 4] = ["child", "subagent", "delegat", "spawn"];
-/// which mean them where a number stands before them,
+/// Words of a message that mean other agents where a number stands before them,
 const COUNTED: [&str; 4] = ["child", "agent", "subagent", "reader"];
+/// that give each of them its own,
+const APART: [&str; 7] = ["another", "second", "other", "each", "separate", "per", "respectively"];
 /// for what lies in a directory as a whole,
 const FILES: [&str; 6] = ["file", "director", "folder", "list", "everything", "here"];
 /// for what files say,
-const CONTENT: [&str; 13] = [
+const CONTENT: [&str; 17] = [
+    "contain",
+    "mention",
+    "combine",
+    "join",
     "read",
     "summar",
     "compare",
@@ -48,6 +53,22 @@ const WRITE: [&str; 7] = ["write", "save", "create", "store", "put", "produce", 
 const COPY: [&str; 2] = ["copy", "copies"];
 /// for a change of one,
 const CHANGE: [&str; 8] = ["edit", "replace", "change", "fix", "correct", "rename", "update", "modify"];
+/// for more in one, said as they stand here: an `address` is nothing more,
+const ADD: [&str; 7] = ["add", "adds", "adding", "append", "appends", "appending", "extend"];
+/// at another place than its end,
+const ELSEWHERE: [&str; 11] = [
+    "top",
+    "beginning",
+    "start",
+    "before",
+    "between",
+    "above",
+    "first",
+    "under",
+    "section",
+    "order",
+    "sorted",
+];
 /// for a search.
 const SEARCH: [&str; 4] = ["grep", "search", "pattern", "occurrence"];
 
@@ -74,6 +95,8 @@ const MAX_CHILDREN: usize = 8;
 const READ_SHARE: u64 = 5;
 /// at so many bytes each.
 const BYTES_PER_TOKEN: u64 = 3;
+/// The goal is said again where it takes at most this part of the window, a token for each byte of it.
+const MAX_GOAL_SHARE: u64 = 8;
 /// Characters of a written text: one for so many tokens of the window, since one may take a token,
 const CONTENT_SHARE: u64 = 8;
 /// and no more than this.
@@ -86,11 +109,13 @@ pub struct Ground {
     pub directory: Option<AbsPath>,
     /// What its goal declares.
     pub outputs: Vec<AbsPath>,
+    /// Those of them that were not there when it began.
+    pub absent: Vec<AbsPath>,
     /// What it was granted.
     pub grants: Vec<GrantSpec>,
     /// The model that it asks, by the name in its manifest.
     pub model: ModelName,
-    /// Its context window.
+    /// Its context window: what its manifest gives it, at most what the model has.
     pub window: Tokens,
 }
 
@@ -100,10 +125,16 @@ pub fn narrowed(request: ModelRequest, ground: &Ground) -> ModelRequest {
     if request.tools.is_empty() {
         return request;
     }
-    let step = Step::of(&request, ground);
-    let tools: Vec<ToolSpec> = request.tools.iter().filter(|tool| step.can_need(tool)).cloned().collect();
+    let step = Step::of(&request.messages, &request.tools, ground);
+    let tools = step.tools(&request.tools);
     let narrowed = step.narrowed(&tools);
-    ModelRequest { tools: tools.iter().map(shown::short).collect(), narrowed: Some(narrowed), ..request }
+    let messages = told::told(&request, ground);
+    ModelRequest {
+        messages,
+        tools: tools.iter().map(shown::short).collect(),
+        narrowed: Some(narrowed),
+        ..request
+    }
 }
 
 /// One step of a run.
@@ -131,23 +162,28 @@ struct Wanted {
 }
 
 impl<'g> Step<'g> {
-    fn of(request: &ModelRequest, ground: &'g Ground) -> Self {
-        let message = request.messages.iter().rev().find_map(|message| match message {
+    /// Of a run as far as these messages go.
+    fn of(messages: &[Message], offered: &[ToolSpec], ground: &'g Ground) -> Self {
+        let message = messages.iter().rev().find_map(|message| match message {
             Message::User { text } => Some(text.as_str()),
             Message::Assistant { .. } | Message::ToolResults { .. } => None,
         });
         let words = Words::read(message.unwrap_or_default(), ground.directory.as_ref());
-        let past = Past::of(&request.messages);
+        let past = Past::of(messages);
         let urls = words.urls.iter().filter(|url| ground.reaches(url)).cloned().collect();
         let can_spawn = ground.directory.is_some() && ground.may_spawn(&child_name(0));
-        let offers = |name: &str| request.tools.iter().any(|tool| tool.name.as_str() == name);
-        let asks = words.says(&CHILDREN) || words.count_of(&COUNTED).is_some();
-        let delegates = asks && can_spawn && offers("spawn_agent");
+        let offers = |name: &str| offered.iter().any(|tool| tool.name.as_str() == name);
+        let delegates = words.asks_for_agents() && can_spawn && offers("spawn_agent");
         let (named, outputs, lists) = (Vec::new(), Vec::new(), offers("file_list"));
         let mut step = Self { ground, words, past, named, urls, outputs, delegates, lists };
         step.outputs = step.outputs();
         step.named = step.named();
         step
+    }
+
+    /// The tools that its message can need.
+    fn tools(&self, offered: &[ToolSpec]) -> Vec<ToolSpec> {
+        offered.iter().filter(|tool| self.can_need(tool)).cloned().collect()
     }
 
     /// The declared outputs, else what the message names and only writing is granted of; else, where it says that
@@ -171,9 +207,10 @@ impl<'g> Step<'g> {
         paths.pop().filter(|_| self.writes()).into_iter().collect()
     }
 
-    /// Outputs too: nothing that may be there already is overwritten unread.
+    /// Outputs too, unless they were not there when the goal began: nothing that is there is overwritten unread.
     fn named(&self) -> Vec<(AbsPath, Looks)> {
-        let may_read = |(path, _): &&(AbsPath, Looks)| self.ground.may_read(path);
+        let may_read =
+            |(path, _): &&(AbsPath, Looks)| self.ground.may_read(path) && !self.ground.absent.contains(path);
         let mut named: Vec<_> = self.words.paths.iter().filter(may_read).cloned().collect();
         let is_output = |(path, _): &(AbsPath, Looks)| self.outputs.contains(path);
         // No child is started for the one file that is to be written from what children say.
@@ -205,7 +242,19 @@ impl<'g> Step<'g> {
     }
 
     fn writes(&self) -> bool {
-        self.words.says(&WRITE) || COPY.iter().any(|word| self.words.has(word))
+        self.words.says(&WRITE) || self.adds() || COPY.iter().any(|word| self.words.has(word))
+    }
+
+    /// Whether something is to be added to what stands in a file.
+    fn adds(&self) -> bool {
+        ADD.iter().any(|word| self.words.has(word))
+    }
+
+    /// Whether what is to be written to a file goes to its end: where that is what the message asks for, nothing that
+    /// stands there has to be said again.
+    fn appends_to(&self, path: &AbsPath) -> bool {
+        let is_elsewhere = self.changes() || ELSEWHERE.iter().any(|word| self.words.has(word));
+        self.adds() && !is_elsewhere && self.past.succeeded(&READS, path.as_str())
     }
 
     /// Whether the run can need a tool, by its message alone.
@@ -260,9 +309,13 @@ impl<'g> Step<'g> {
         Narrowed { calls, may_answer: !is_due || self.past.is_shortened() }
     }
 
-    /// Whether the message asks for what is not written: what was read may stay as it is once something was written.
+    /// Whether something is to be written yet: a declared output that was not there, or what the message asks for. What
+    /// was read may stay as it is once something was written.
     fn owes_writing(&self) -> bool {
         let is_written = |path: &AbsPath| self.past.succeeded(&WRITES, path.as_str());
+        if self.outputs.iter().any(|path| self.ground.absent.contains(path) && !is_written(path)) {
+            return true;
+        }
         let is_missing = |path: &AbsPath| !is_written(path) && !self.past.succeeded(&READS, path.as_str());
         let is_begun = self.outputs.iter().any(is_written);
         self.changes() || (self.writes() && (!is_begun || self.outputs.iter().any(is_missing)))
@@ -367,7 +420,8 @@ impl<'g> Step<'g> {
             return Vec::new();
         }
         let most = MAX_CHILDREN.min(files.len());
-        let count = self.words.count_of(&COUNTED).unwrap_or(files.len()).clamp(1, most);
+        let is_apart = self.words.times("one") > 1 || APART.iter().any(|word| self.words.has(word));
+        let count = self.words.count_of(&COUNTED).filter(|_| !is_apart).unwrap_or(files.len()).clamp(1, most);
         let children = files.chunks(files.len().div_ceil(count)).enumerate();
         let manifests = children.map(|(number, files)| self.manifest(number, files));
         manifests.filter(|manifest| !self.past.tried(&SPAWNS, manifest)).collect()
@@ -427,9 +481,14 @@ impl<'g> Step<'g> {
         if let Some(tool) = find("file_edit").filter(|_| !changed.is_empty()) {
             calls.push(shown::edit(&tool.name, &changed, self.ground.content_chars()));
         }
-        let missing: Vec<String> = self.outputs.iter().filter(is_open).map(ToString::to_string).collect();
-        if let Some(tool) = find("file_write").filter(|_| !missing.is_empty()) {
-            calls.push(shown::write(&tool.name, &missing, self.ground.content_chars()));
+        let missing = self.outputs.iter().filter(is_open);
+        let (longer, missing): (Vec<&AbsPath>, Vec<&AbsPath>) =
+            missing.partition(|path| self.appends_to(path));
+        for (paths, appends) in [(longer, true), (missing, false)] {
+            let paths: Vec<String> = paths.into_iter().map(ToString::to_string).collect();
+            if let Some(tool) = find("file_write").filter(|_| !paths.is_empty()) {
+                calls.push(shown::write(&tool.name, &paths, self.ground.content_chars(), appends));
+            }
         }
         calls
     }

@@ -20,6 +20,8 @@ const SUMMARY_REQUEST: &str =
     "Write the summary of the conversation above for the agent that goes on with it, in at most 1,000 words.";
 /// Begins what the runtime says of what is gone.
 pub(crate) const NOTE: &str = "Note from the runtime: ";
+/// Stands before the beginnings of other messages.
+pub(crate) const EXCERPTS: &str = "This is how other messages to you began, which are no longer shown.";
 /// Shortest excerpt of one text of a conversation that is summarised, bytes.
 const LEAST_EXCERPT: usize = 64;
 
@@ -62,7 +64,7 @@ fn note(opening: &Opening) -> String {
         return summary;
     }
     let excerpts = wrap_earlier(&opening.excerpts.join("\n"));
-    format!("{summary}\nThis is how other messages to you began, which are no longer shown.\n{excerpts}")
+    format!("{summary}\n{EXCERPTS}\n{excerpts}")
 }
 
 /// What a reply gives as a summary, if it is one: at most so many bytes of it.

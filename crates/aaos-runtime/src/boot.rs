@@ -280,6 +280,7 @@ fn goal_of(record: &GoalRecord, cancel: CancellationToken) -> Goal {
     let mut goal = Goal::new(request, record.principal, (record.accepted_at, record.deadline), cancel);
     goal.root_agent = record.root_agent;
     goal.workspace = record.workspace.clone();
+    goal.absent = crate::outputs::absent(&record.before);
     goal.fork = record.fork.clone().map(Arc::new);
     goal.cost = record.cost;
     goal.usage = record.usage;

@@ -71,6 +71,8 @@ pub(crate) struct Goal {
     pub(crate) workspace: Option<AbsPath>,
     /// What it took over from another goal.
     pub(crate) fork: Option<Arc<ForkRecord>>,
+    /// Declared outputs that were not there when it began.
+    pub(crate) absent: Vec<AbsPath>,
     pub(crate) outputs: Vec<OutputObserved>,
     pub(crate) response: Option<String>,
     pub(crate) error: Option<String>,
@@ -110,6 +112,7 @@ impl Goal {
             root_agent: None,
             workspace: None,
             fork: None,
+            absent: Vec::new(),
             outputs: Vec::new(),
             response: None,
             error: None,
@@ -398,6 +401,7 @@ impl Kernel {
         if let Some(goal) = self.table().goals.get_mut(&id) {
             goal.root_agent = Some(agent.id);
             goal.workspace = Some(workspace);
+            goal.absent = crate::outputs::absent(&before);
         }
         Ok((agent, Progress { before, run }))
     }

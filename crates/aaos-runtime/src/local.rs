@@ -148,6 +148,11 @@ impl LocalHost {
         }
     }
 
+    /// Tokens of one conversation with a model of its own.
+    pub(crate) fn window(&self, model: &ModelName) -> Option<Tokens> {
+        self.weights(model).map(|weights| weights.window)
+    }
+
     fn weights(&self, model: &ModelName) -> Option<&LocalWeights> {
         let route = route(std::slice::from_ref(&self.provider), model);
         let name = route.map_or_else(|| model.clone(), |route| route.model);

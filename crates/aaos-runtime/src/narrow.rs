@@ -28,12 +28,14 @@ impl Kernel {
         request: &'r ModelRequest,
     ) -> Cow<'r, ModelRequest> {
         match self.is_own(&request.model).await {
-            true => Cow::Owned(narrowed(request.clone(), &self.ground(agent))),
+            true => Cow::Owned(narrowed(request.clone(), &self.ground(agent, &request.model))),
             false => Cow::Borrowed(request),
         }
     }
 
-    fn ground(&self, agent: &Agent) -> Ground {
+    fn ground(&self, agent: &Agent, model: &ModelName) -> Ground {
+        let window = self.local().and_then(|host| host.window(model));
+        let given = agent.manifest.memory.context_window;
         let table = self.table();
         // The goal's words are said to its first agent alone.
         let goal = agent.goal.filter(|_| agent.parent.is_none()).and_then(|id| table.goals.get(&id));
@@ -41,9 +43,10 @@ impl Kernel {
         Ground {
             directory: request.and_then(|request| request.working_directory.clone()),
             outputs: request.map(|request| request.outputs.clone()).unwrap_or_default(),
+            absent: goal.map(|goal| goal.absent.clone()).unwrap_or_default(),
             grants: agent.manifest.capabilities.clone(),
             model: agent.model().clone(),
-            window: agent.manifest.memory.context_window,
+            window: window.map_or(given, |own| own.min(given)),
         }
     }
 }

@@ -94,3 +94,8 @@ fn judged(path: AbsPath, found: Result<(Bytes, String), String>) -> OutputObserv
         },
     }
 }
+/// Declared outputs at which nothing was.
+pub(crate) fn absent(before: &[OutputBefore]) -> Vec<AbsPath> {
+    let absent = before.iter().filter(|one| matches!(one.seen, Seen::Absent { .. }));
+    absent.map(|one| one.path.clone()).collect()
+}

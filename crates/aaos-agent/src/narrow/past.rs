@@ -109,7 +109,9 @@ impl Past {
         let listing = self.listings().find(|one| one.path == *directory && one.kind == FileKind::Directory);
         let entries = listing.map(|one| one.entries).unwrap_or_default();
         let named = |entry: aaos_core::toolio::ListEntry| {
-            let is_plain = !entry.name.starts_with('.') && !entry.name.contains(['\u{fffd}', '/']);
+            // A pattern would be a grant of more than the one file that it names.
+            let is_odd = |one: char| one.is_control() || ['\u{fffd}', '/', '*', '?', '['].contains(&one);
+            let is_plain = !entry.name.starts_with('.') && !entry.name.contains(is_odd);
             let path = AbsPath::parse(&format!("{directory}/{}", entry.name)).ok()?;
             is_plain.then_some((path, entry.kind))
         };

@@ -82,9 +82,13 @@ pub(super) fn fetch(tool: &ToolName, urls: &[String], bytes: u64) -> NarrowedCal
     call(tool, &json!({ "url": { "enum": urls }, "max_bytes": { "const": bytes } }))
 }
 
-/// `file_write` to one of these.
-pub(super) fn write(tool: &ToolName, paths: &[String], most: u64) -> NarrowedCall {
-    call(tool, &json!({ "path": { "enum": paths }, "content": text(most) }))
+/// `file_write` to one of these, or to the end of one.
+pub(super) fn write(tool: &ToolName, paths: &[String], most: u64, appends: bool) -> NarrowedCall {
+    let (path, content) = (json!({ "enum": paths }), text(most));
+    match appends {
+        true => call(tool, &json!({ "path": path, "append": { "enum": [true] }, "content": content })),
+        false => call(tool, &json!({ "path": path, "content": content })),
+    }
 }
 
 /// `file_edit` of one of these.

@@ -7,8 +7,24 @@ use std::collections::BTreeSet;
 
 use aaos_core::path::AbsPath;
 
-/// Begins what the runtime adds to a goal.
+use crate::opening::{EXCERPTS, NOTE};
+use crate::wrap::EARLIER;
+
+/// Begins what the runtime adds to a goal,
 const FACTS: &str = "\n\nRUNTIME FACTS (from aaOS";
+/// and what ends it where something follows.
+const FACTS_END: &str = "\n\n";
+/// Words that have somebody do something,
+const HAVING: [&str; 10] =
+    ["start", "spawn", "launch", "use", "using", "have", "let", "ask", "create", "run"];
+/// which may stand between them and whom,
+const WHICH: [&str; 9] = ["a", "an", "another", "separate", "different", "several", "your", "new", "some"];
+/// that do so where a number follows,
+const BY: [&str; 4] = ["with", "by", "through", "via"];
+/// and what somebody who is counted is to do.
+const DOING: [&str; 7] = ["read", "look", "report", "summar", "find", "should", "must"];
+/// Words that make an agent one that is started.
+const OTHER: [&str; 8] = ["child", "children", "sub", "helper", "reader", "separate", "another", "worker"];
 /// Characters around a path or a URL that are no part of it.
 const AROUND: &[char] = &[
     '"', '\'', '`', '“', '”', '‘', '’', '«', '»', '(', ')', '[', ']', '{', '}', '<', '>', '*', '|', ',', ';',
@@ -42,7 +58,11 @@ pub(super) struct Words {
     pub(super) paths: Vec<(AbsPath, Looks)>,
     /// The URLs.
     pub(super) urls: Vec<String>,
+    /// What was said, without what the runtime wrote.
+    pub(super) text: String,
     said: BTreeSet<String>,
+    /// The words as they come; nothing where a path or a URL stands.
+    order: Vec<String>,
     /// The word before one that begins so, where it is a number.
     counts: Vec<(usize, String)>,
 }
@@ -50,7 +70,7 @@ pub(super) struct Words {
 impl Words {
     /// Reads a message; relative paths start in `directory`.
     pub(super) fn read(message: &str, directory: Option<&AbsPath>) -> Self {
-        let text = message.split(FACTS).next().unwrap_or_default();
+        let text = said(message);
         let mut words = Self::default();
         let mut before = None;
         for word in text.split(|one: char| one.is_whitespace() || AROUND.contains(&one)) {
@@ -60,6 +80,7 @@ impl Words {
                 continue;
             }
             if words.take(word, directory) {
+                words.order.push(String::new());
                 before = None;
                 continue;
             }
@@ -69,10 +90,33 @@ impl Words {
                     words.counts.push((count, plain.clone()));
                 }
                 before = number(&plain);
+                words.order.push(plain.clone());
                 words.said.insert(plain);
             }
         }
+        words.text = text;
         words
+    }
+
+    /// Whether other agents are to do something: `a child agent`, `two agents`, `have children read`, `delegate`. Who
+    /// only speaks of children or of an agent asks for none.
+    pub(super) fn asks_for_agents(&self) -> bool {
+        let word = |at: Option<usize>| at.and_then(|at| self.order.get(at)).map_or("", String::as_str);
+        let is_number = |at: usize| number(word(at.checked_sub(1))).is_some();
+        let is_another = |at: usize| is_number(at) || OTHER.contains(&word(at.checked_sub(1)));
+        let is_had = |at: usize| {
+            let mut before = self.order[..at].iter().rev().map(String::as_str);
+            let nearest = before.find(|word| !WHICH.contains(word) && number(word).is_none());
+            let is_by = |word: &str| BY.contains(&word) && is_number(at);
+            let does = DOING.iter().any(|doing| word(Some(at + 1)).starts_with(doing));
+            nearest.is_some_and(|word| HAVING.contains(&word) || is_by(word)) || (does && is_another(at))
+        };
+        let asks = |(at, word): (usize, &String)| match word.as_str() {
+            "agent" | "agents" | "readers" => is_another(at),
+            "child" | "children" => is_had(at),
+            _ => ["subagent", "delegat", "spawn"].iter().any(|begins| word.starts_with(begins)),
+        };
+        self.order.iter().enumerate().any(asks)
     }
 
     /// Takes a path or a URL, if it is one.
@@ -100,11 +144,44 @@ impl Words {
         self.said.contains(word)
     }
 
+    /// How often it says this very word.
+    pub(super) fn times(&self, word: &str) -> usize {
+        self.order.iter().filter(|one| *one == word).count()
+    }
+
     /// The number before a word that begins with one of these, if there is one.
     pub(super) fn count_of(&self, beginnings: &[&str]) -> Option<usize> {
         let is_meant = |word: &String| beginnings.iter().any(|begins| word.starts_with(begins));
         self.counts.iter().find(|(_, word)| is_meant(word)).map(|(count, _)| *count)
     }
+}
+
+/// What was said to an agent, without the facts and the summary of what is gone that the runtime wrote between it.
+pub(super) fn said(message: &str) -> String {
+    let plain = without_facts(message);
+    let mut lines = Vec::new();
+    let mut ends: Option<String> = None;
+    let mut is_shortened = false;
+    for line in plain.lines() {
+        if ends.is_some() {
+            ends = ends.filter(|end| line != *end);
+            continue;
+        }
+        is_shortened |= line.starts_with(NOTE);
+        let begins = line.strip_prefix(EARLIER.0).filter(|_| is_shortened);
+        ends = begins.and_then(|rest| rest.split(' ').next()).map(|nonce| format!("{}{nonce}", EARLIER.1));
+        let is_said = ends.is_none() && !line.starts_with(NOTE) && !(is_shortened && line == EXCERPTS);
+        lines.extend(Some(line).filter(|_| is_said));
+    }
+    lines.join("\n").trim().to_owned()
+}
+
+/// A message without what the runtime adds to a goal.
+pub(super) fn without_facts(message: &str) -> String {
+    let mut parts = message.split(FACTS);
+    let first = parts.next().unwrap_or_default();
+    let later = parts.filter_map(|part| part.find(FACTS_END).map(|end| &part[end..]));
+    std::iter::once(first).chain(later).collect()
 }
 
 fn number(word: &str) -> Option<usize> {

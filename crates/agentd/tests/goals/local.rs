@@ -161,7 +161,7 @@ fn a_local_model_is_told_little_and_held_to_what_the_goal_can_need() {
     let asked: Value = serde_json::from_str(asked).unwrap_or_else(|error| panic!("{error}: {asked}"));
     assert!(asked["system"].as_str().is_some_and(|text| text.starts_with("You work on one goal")), "{asked}");
     let first = asked["messages"][0]["user"]["text"].as_str().expect("the goal");
-    assert!(first.contains("working_directory: ") && !first.contains("grants:"), "{first}");
+    assert_eq!(first, "[request] Copy a.txt to ./output/b.txt", "without the runtime's facts");
     let names = |list: &Value, field: &str| -> Vec<String> {
         let all = list.as_array().expect("a list").iter();
         all.map(|one| one[field].as_str().expect("a name").to_owned()).collect()
@@ -177,6 +177,29 @@ fn a_local_model_is_told_little_and_held_to_what_the_goal_can_need() {
         json!({ "enum": [at("a.txt"), at("output/b.txt")] }),
         "what is there is not overwritten unread"
     );
+    let asked_of = |client: &mut Client, manifest: &str| {
+        let goal = json!({
+            "goal": "[request] Copy a.txt to ./output/b.txt", "outputs": [at("output/b.txt")], "grants": grants,
+            "working_directory": work, "manifest": manifest,
+        });
+        let ran = run(client, goal);
+        let asked = ran.goal["response"].as_str().expect("a response");
+        let asked: Value = serde_json::from_str(asked).unwrap_or_else(|error| panic!("{error}: {asked}"));
+        asked["narrowed"]["calls"][0]["input_schema"]["properties"].clone()
+    };
+    let properties = asked_of(&mut client, LEAD);
+    assert_eq!(
+        properties["path"],
+        json!({ "enum": [at("a.txt")] }),
+        "nothing was there, as the goal's beginning saw"
+    );
+    let limit = properties["limit"]["const"].as_u64().expect("a limit");
+    assert!(
+        limit < 8_192,
+        "a part of the model's own window, not of the 131,072 tokens of the manifest: {limit}"
+    );
+    let small = asked_of(&mut client, &format!("{LEAD}memory: {{ context_window: 4096 }}\n"));
+    assert!(small["limit"]["const"].as_u64().is_some_and(|small| small < limit), "the control: {small}");
     let spawned = entries(&mut client, json!({ "kinds": ["agent_spawned"] }));
     let shown = spawned.iter().any(|entry| entry["event"].to_string().contains("You work on one goal"));
     assert!(shown, "the journal shows the prompt that was used");
