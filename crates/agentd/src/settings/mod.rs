@@ -91,19 +91,9 @@ pub(crate) struct Settings {
 impl Settings {
     /// Resolves everything.
     pub(crate) fn load(flags: &Overrides, keys: &Keys) -> Result<Self> {
-        let home = vars::read(vars::HOME.name).map(PathBuf::from);
         let config_home = config_home();
         let file = file::load(config_home.as_deref())?;
-        let state_dir = flags
-            .state_dir
-            .clone()
-            .or_else(|| path_of(vars::AAOS_STATE_DIR.name))
-            .or_else(|| file.state_dir.clone())
-            .or_else(|| path_of(vars::XDG_STATE_HOME.name).map(|state| state.join("aaos")))
-            .or_else(|| home.map(|home| home.join(".local/state/aaos")))
-            .context("no state directory: set AAOS_STATE_DIR or HOME")?;
-        let state_dir =
-            std::path::absolute(&state_dir).context("the state directory's path is not usable")?;
+        let state_dir = state_dir(flags, &file)?;
         let socket = socket_path(flags, &file, &state_dir)?;
         let libexec = path_of(vars::AAOS_LIBEXEC_DIR.name).or_else(|| file.libexec_dir.clone());
         let libexec = libexec.map_or_else(own_directory, Ok)?;
@@ -333,6 +323,19 @@ fn file_urls(file: &file::ConfigFile) -> Result<providers::BaseUrls> {
 /// What is configured, with no provider chosen.
 fn unchosen(sources: &providers::Sources) -> providers::Sources {
     providers::Sources { choice: providers::Choice::default(), ..sources.clone() }
+}
+
+fn state_dir(flags: &Overrides, file: &file::ConfigFile) -> Result<PathBuf> {
+    let home = vars::read(vars::HOME.name).map(PathBuf::from);
+    let state_dir = flags
+        .state_dir
+        .clone()
+        .or_else(|| path_of(vars::AAOS_STATE_DIR.name))
+        .or_else(|| file.state_dir.clone())
+        .or_else(|| path_of(vars::XDG_STATE_HOME.name).map(|state| state.join("aaos")))
+        .or_else(|| home.map(|home| home.join(".local/state/aaos")))
+        .context("no state directory: set AAOS_STATE_DIR or HOME")?;
+    std::path::absolute(&state_dir).context("the state directory's path is not usable")
 }
 
 fn socket_path(flags: &Overrides, file: &file::ConfigFile, state_dir: &Path) -> Result<PathBuf> {
