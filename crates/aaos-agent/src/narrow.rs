@@ -48,11 +48,25 @@ const CONTENT: [&str; 17] = [
     "merge",
 ];
 /// for a file that is to be there,
-const WRITE: [&str; 7] = ["write", "save", "create", "store", "put", "produce", "output"];
-/// or that is copied, said as they stand here: `copyright` asks for nothing,
-const COPY: [&str; 2] = ["copy", "copies"];
+const WRITE: [&str; 14] = [
+    "write", "writes", "writing", "save", "saves", "saving", "create", "creates", "creating", "store", "put",
+    "produce", "copy", "copies",
+];
 /// for a change of one,
-const CHANGE: [&str; 8] = ["edit", "replace", "change", "fix", "correct", "rename", "update", "modify"];
+const CHANGE: [&str; 12] = [
+    "edit",
+    "editing",
+    "replace",
+    "replacing",
+    "change",
+    "changing",
+    "fix",
+    "fixing",
+    "correct",
+    "rename",
+    "update",
+    "modify",
+];
 /// for more in one, said as they stand here: an `address` is nothing more,
 const ADD: [&str; 7] = ["add", "adds", "adding", "append", "appends", "appending", "extend"];
 /// at another place than its end,
@@ -212,6 +226,10 @@ impl<'g> Step<'g> {
         let may_read =
             |(path, _): &&(AbsPath, Looks)| self.ground.may_read(path) && !self.ground.absent.contains(path);
         let mut named: Vec<_> = self.words.paths.iter().filter(may_read).cloned().collect();
+        let declared = self.ground.outputs.iter().map(|path| (path.clone(), Looks::File));
+        let unsaid = declared.filter(|one| may_read(&one) && named.iter().all(|(path, _)| *path != one.0));
+        let unsaid: Vec<_> = unsaid.collect();
+        named.extend(unsaid);
         let is_output = |(path, _): &(AbsPath, Looks)| self.outputs.contains(path);
         // No child is started for the one file that is to be written from what children say.
         let is_report = self.delegates && self.writes() && !self.changes() && self.outputs.len() == 1;
@@ -238,11 +256,11 @@ impl<'g> Step<'g> {
     }
 
     fn changes(&self) -> bool {
-        self.words.says(&CHANGE)
+        CHANGE.iter().any(|word| self.words.has(word))
     }
 
     fn writes(&self) -> bool {
-        self.words.says(&WRITE) || self.adds() || COPY.iter().any(|word| self.words.has(word))
+        self.adds() || WRITE.iter().any(|word| self.words.has(word))
     }
 
     /// Whether something is to be added to what stands in a file.
@@ -254,7 +272,12 @@ impl<'g> Step<'g> {
     /// stands there has to be said again.
     fn appends_to(&self, path: &AbsPath) -> bool {
         let is_elsewhere = self.changes() || ELSEWHERE.iter().any(|word| self.words.has(word));
-        self.adds() && !is_elsewhere && self.past.succeeded(&READS, path.as_str())
+        self.adds() && !is_elsewhere && !self.ground.absent.contains(path) && self.is_known(path)
+    }
+
+    /// Whether what stands at a path was read, or may not be: then whoever granted the path means it to be replaced.
+    fn is_known(&self, path: &AbsPath) -> bool {
+        !self.ground.may_read(path) || self.past.succeeded(&READS, path.as_str())
     }
 
     /// Whether the run can need a tool, by its message alone.
@@ -481,7 +504,11 @@ impl<'g> Step<'g> {
         if let Some(tool) = find("file_edit").filter(|_| !changed.is_empty()) {
             calls.push(shown::edit(&tool.name, &changed, self.ground.content_chars()));
         }
-        let missing = self.outputs.iter().filter(is_open);
+        // Of a goal's outputs it is known which were not there; what is there and could not be read is left alone.
+        let is_free = |path: &&AbsPath| {
+            self.ground.directory.is_none() || self.ground.absent.contains(path) || self.is_known(path)
+        };
+        let missing = self.outputs.iter().filter(is_open).filter(is_free);
         let (longer, missing): (Vec<&AbsPath>, Vec<&AbsPath>) =
             missing.partition(|path| self.appends_to(path));
         for (paths, appends) in [(longer, true), (missing, false)] {

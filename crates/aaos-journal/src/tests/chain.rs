@@ -134,7 +134,7 @@ async fn an_erased_body_that_no_state_rests_on_is_reported_and_breaks_nothing() 
 }
 
 /// Kinds that no restart goes by.
-const OF_NO_EFFECT: [&str; 17] = [
+const OF_NO_EFFECT: [&str; 18] = [
     "daemon_stopped",
     "agent_loop_started",
     "agent_loop_stopped",
@@ -145,6 +145,7 @@ const OF_NO_EFFECT: [&str; 17] = [
     "budget_exceeded",
     "overdraft",
     "child_retried",
+    "model_climbed",
     "worker_started",
     "confinement_receipt",
     "confinement_degraded",
