@@ -272,12 +272,17 @@ impl<'g> Step<'g> {
     /// stands there has to be said again.
     fn appends_to(&self, path: &AbsPath) -> bool {
         let is_elsewhere = self.changes() || ELSEWHERE.iter().any(|word| self.words.has(word));
-        self.adds() && !is_elsewhere && !self.ground.absent.contains(path) && self.is_known(path)
+        self.adds() && !is_elsewhere && !self.is_absent(path) && self.is_known(path)
     }
 
     /// Whether what stands at a path was read, or may not be: then whoever granted the path means it to be replaced.
     fn is_known(&self, path: &AbsPath) -> bool {
         !self.ground.may_read(path) || self.past.succeeded(&READS, path.as_str())
+    }
+
+    /// Whether nothing stood at a path: when the goal began, or when it was to be read.
+    fn is_absent(&self, path: &AbsPath) -> bool {
+        self.ground.absent.contains(path) || self.past.lacks(&READS, path.as_str())
     }
 
     /// Whether the run can need a tool, by its message alone.
@@ -504,10 +509,8 @@ impl<'g> Step<'g> {
         if let Some(tool) = find("file_edit").filter(|_| !changed.is_empty()) {
             calls.push(shown::edit(&tool.name, &changed, self.ground.content_chars()));
         }
-        // Of a goal's outputs it is known which were not there; what is there and could not be read is left alone.
-        let is_free = |path: &&AbsPath| {
-            self.ground.directory.is_none() || self.ground.absent.contains(path) || self.is_known(path)
-        };
+        // What is there and could not be read is left alone. Whoever has children read reads nothing: its report is new.
+        let is_free = |path: &&AbsPath| self.delegates || self.is_absent(path) || self.is_known(path);
         let missing = self.outputs.iter().filter(is_open).filter(is_free);
         let (longer, missing): (Vec<&AbsPath>, Vec<&AbsPath>) =
             missing.partition(|path| self.appends_to(path));

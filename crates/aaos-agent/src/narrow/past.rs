@@ -4,7 +4,7 @@
 
 use aaos_core::model::{CallResult, Message, ModelCall};
 use aaos_core::path::AbsPath;
-use aaos_core::toolio::{FileKind, FileListOutput, GrepOutput};
+use aaos_core::toolio::{FileKind, FileListOutput, GrepOutput, ToolFailure, ToolFailureKind};
 use serde::Deserialize;
 
 use crate::opening::NOTE;
@@ -97,6 +97,20 @@ impl Past {
     /// How often it failed.
     pub(super) fn failures(&self, tools: &[&str], subject: &str) -> usize {
         self.done.iter().filter(|one| one.is(tools) && one.is_error && one.names(subject)).count()
+    }
+
+    /// Whether a call of one of these tools found that there is nothing at a path.
+    pub(super) fn lacks(&self, tools: &[&str], path: &str) -> bool {
+        #[derive(Deserialize)]
+        struct Told {
+            error: ToolFailure,
+        }
+        let is_missing = |one: &Done| {
+            serde_json::from_str(&one.result)
+                .is_ok_and(|told: Told| told.error.kind == ToolFailureKind::NotFound)
+        };
+        let mut failed = self.done.iter().filter(|one| one.is(tools) && one.is_error && one.names(path));
+        failed.any(is_missing)
     }
 
     /// What a path turned out to be.
