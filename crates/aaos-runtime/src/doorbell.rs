@@ -4,13 +4,12 @@
 //! sandbox has so many connections at once and in all, and one that breaks the protocol has no further ones.
 
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aaos_core::limits::{MAX_CALL_CONNECTIONS, MAX_RELAYED};
 use aaos_core::toolio::ToolFailure;
-use aaos_sandbox::{Doorbell, ProgramEnd, ProgramSandbox, SandboxError};
+use aaos_sandbox::{Doorbell, ProgramEnd, ProgramSandbox};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::connections::ForProgram;
@@ -65,7 +64,7 @@ impl Kernel {
                 }
             };
             let answered = match rung {
-                Ok(()) => open_door(&mut doorbell, &mut left).await,
+                Ok(()) => doorbell.answer_within(&mut left).await,
                 Err(error) => Err(error),
             };
             match answered {
@@ -80,17 +79,6 @@ impl Kernel {
                 }
             }
         }
-    }
-}
-
-/// Answers a knock as long as the sandbox has connections left. After that it is told to accept no more.
-async fn open_door(doorbell: &mut Doorbell, left: &mut usize) -> Result<Option<OwnedFd>, SandboxError> {
-    match left.checked_sub(1) {
-        Some(fewer) => {
-            *left = fewer;
-            doorbell.answer().await
-        }
-        None => doorbell.lock().await.map(|()| None),
     }
 }
 

@@ -443,10 +443,13 @@ impl Kernel {
         Some(self.briefing(&request, &workspace, agent).await)
     }
 
-    /// The first message of a goal's agent. What this machine runs itself is not told its grants: it is held to them step
-    /// by step, and has little room.
+    /// The first message of a goal's agent. What this machine runs itself is not told its grants, unless another of the
+    /// agent's models is not: it is held to them step by step, and has little room.
     async fn briefing(&self, request: &GoalRequest, workspace: &AbsPath, agent: &Agent) -> String {
-        let is_told = !self.is_own(&agent.manifest.model).await;
+        let mut is_told = false;
+        for model in agent.manifest.models() {
+            is_told |= !self.is_own(model).await;
+        }
         briefing(request, workspace, is_told.then_some(&agent.manifest.capabilities))
     }
 

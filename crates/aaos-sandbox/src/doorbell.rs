@@ -51,6 +51,20 @@ impl Doorbell {
         }
     }
 
+    /// Answers while any of so many answers are left; then locks the door.
+    ///
+    /// # Errors
+    /// As for [`Doorbell::answer`].
+    pub async fn answer_within(&mut self, left: &mut usize) -> Result<Option<OwnedFd>, SandboxError> {
+        match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                self.answer().await
+            }
+            None => self.lock().await.map(|()| None),
+        }
+    }
+
     /// Answers the oldest knock with a refusal, for good: its connection is closed, and the sandbox accepts no further
     /// ones. Those that it had accepted by then are to be answered yet. Not to be given up half-way.
     ///

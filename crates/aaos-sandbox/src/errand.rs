@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aaos_core::capability::HostRule;
 use aaos_core::effect::FileRight;
 use aaos_core::id::GrantId;
-use aaos_core::limits::{CONNECTION_LEASE_BYTES, PROXY_TIME_MS};
+use aaos_core::limits::{CONNECTION_LEASE_BYTES, MAX_CALL_CONNECTIONS, MAX_RELAYED, PROXY_TIME_MS};
 use aaos_core::path::{AbsPath, PathPattern};
 use aaos_core::program::Executes;
 use aaos_core::quantity::{Bytes, Millis};
@@ -79,13 +79,14 @@ impl Ways {
     /// Serves everybody who knocks, until the sandbox hangs up.
     async fn serve(&self, mut doorbell: Doorbell) {
         let mut served = JoinSet::new();
+        let mut left = MAX_CALL_CONNECTIONS;
         loop {
             tokio::select! {
-                rung = doorbell.rung() => {
+                rung = doorbell.rung(), if served.len() < MAX_RELAYED => {
                     if rung.is_err() {
                         break;
                     }
-                    match doorbell.answer().await {
+                    match doorbell.answer_within(&mut left).await {
                         Ok(Some(program)) => {
                             let ways = self.clone();
                             served.spawn(async move { ways.connect(program).await });
@@ -94,7 +95,7 @@ impl Ways {
                         Err(_) => break,
                     }
                 }
-                Some(_) = served.join_next() => {}
+                Some(_) = served.join_next(), if !served.is_empty() => {}
             }
         }
     }

@@ -78,7 +78,8 @@ impl Board {
         }
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((serial, outbox)) = waiting {
-            outbox.send(&ModelsReply::Wanted { serial }).await;
+            // It goes out whatever becomes of this reader, which has taken the only request that can be answered.
+            tokio::spawn(async move { outbox.send(&ModelsReply::Wanted { serial }).await });
         }
         timeout(NEWER_TIME, shown.changed()).await.ok()?.ok()?;
         let newer = shown.borrow();

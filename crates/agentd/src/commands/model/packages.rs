@@ -84,21 +84,26 @@ impl Packages {
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Index {
     url: String,
-    /// The same without them.
+    /// Its scheme, host and port: what comes before and after them may be secret.
     shown: String,
 }
 
 impl Index {
     pub(super) fn new(url: &str) -> Self {
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        Self { url: url.to_owned(), shown: format!("{scheme}://{host}{path}") }
+        Self { url: url.to_owned(), shown: format!("{scheme}://{host}") }
     }
 
     /// Words of `pip`, which may name it.
     fn hidden_in(&self, words: &str) -> String {
-        let secrets = self.url.split_once("://").and_then(|(_, rest)| Some(rest.rsplit_once('@')?.0));
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        // A path may hold a token; the usual one tells nothing.
+        let path = rest.find(['/', '?', '#']).map_or("", |at| &rest[at..]).trim_end_matches('/');
+        let words =
+            &if matches!(path, "" | "/simple") { words.to_owned() } else { words.replace(path, "/****") };
+        let secrets = rest.rsplit_once('@').map(|(secrets, _)| secrets);
         let Some(secrets) = secrets.filter(|secrets| !secrets.is_empty()) else { return words.to_owned() };
         let parts = secrets.split(':').filter(|part| !part.is_empty());
         parts.fold(words.replace(secrets, "****"), |words, part| words.replace(part, "****"))
@@ -396,7 +401,8 @@ impl<'a> Order<'a> {
         screen: Screen,
     ) -> Result<(), Trouble> {
         let count = self.packages.wheels.len();
-        let done = work.done(count);
+        // A part that is shorter than what is noted of it lost what was not on the disk yet.
+        let done = Some(work.done(count)).filter(|done| done.bytes <= part.have()).unwrap_or_default();
         part.cut_to(done.bytes)?;
         let ways = Ways::new(egress.clone(), self.hosts.clone(), Bytes(2 * self.size.0 + BESIDE_BYTES));
         for number in done.packages + 1..=count {

@@ -150,11 +150,18 @@ async fn without_pip_it_is_said_what_to_install() {
 #[test]
 fn what_an_index_asks_for_besides_its_host_is_not_shown() {
     let index = Index::new("https://me:hush@index.test:8443/simple?x");
-    assert_eq!(format!("{index:?}"), "\"https://index.test:8443/simple?x\"");
+    assert_eq!(format!("{index:?}"), "\"https://index.test:8443\"");
     let told = index.hidden_in("no answer of https://me:hush@index.test and hush");
     assert!(!told.contains("hush") && told.contains("index.test"), "{told}");
-    let open = Index::new("https://index.test/a@b");
-    assert_eq!((open.shown.as_str(), &*open.hidden_in("at a@b")), ("https://index.test/a@b", "at a@b"));
+    let open = Index::new("https://index.test/t0ken/simple/");
+    assert_eq!(open.shown, "https://index.test");
+    assert_eq!(open.hidden_in("at https://index.test/t0ken/simple/x/"), "at https://index.test/****/x/");
+    let usual = Index::new("https://index.test/simple/");
+    assert_eq!(
+        usual.hidden_in("at https://index.test/simple/x/"),
+        "at https://index.test/simple/x/",
+        "control"
+    );
 }
 
 #[tokio::test]
