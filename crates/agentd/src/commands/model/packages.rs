@@ -208,10 +208,15 @@ impl Pip {
     fn of(python: &Path, settings: &PipSettings) -> Option<Self> {
         let plain = |path: &Path| path.to_str().map(str::to_owned);
         let mut reads = Vec::new();
-        // What lies with the system is seen by every program; another installation lies around its program.
+        // What lies with the system is seen by every program; another installation lies beside its program, and not all
+        // that is beside it is the installation's: its prefix may be the home directory.
         let prefix = python.parent().and_then(Path::parent)?;
         if !python.starts_with("/usr/bin") {
-            reads.push(PathPattern::parse(&format!("{}/*", plain(prefix)?)).ok()?);
+            let parts = ["bin", "lib", "lib64"].map(|part| prefix.join(part));
+            for part in parts.iter().filter(|part| part.symlink_metadata().is_ok_and(|found| found.is_dir()))
+            {
+                reads.push(PathPattern::parse(&format!("{}/*", plain(part)?)).ok()?);
+            }
         }
         let mut environment: Vec<String> = [
             "HOME=/tmp",

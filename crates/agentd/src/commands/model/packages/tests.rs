@@ -192,3 +192,21 @@ fn the_index_of_a_configuration_file_is_the_one_for_downloads() {
         assert_eq!(index_of(text).as_deref(), index, "{text}");
     }
 }
+
+#[test]
+fn of_an_installation_in_the_home_directory_nothing_else_is_shown() {
+    let home = scratch();
+    for part in ["bin", "lib", ".local/state/aaos"] {
+        std::fs::create_dir_all(home.path().join(part)).expect("made");
+    }
+    let settings =
+        PipSettings { path: Vec::new(), index: Index::new("https://index.test"), authorities: None };
+    let pip = super::Pip::of(&home.path().join("bin/python3.13"), &settings).expect("it can be shown");
+    let shows = |below: &str| {
+        let path = aaos_core::path::AbsPath::parse(home.path().join(below).to_str().expect("UTF-8"))
+            .expect("absolute");
+        pip.reads.iter().any(|pattern| pattern.matches(&path).is_some())
+    };
+    assert!(shows("lib/python3.13/pip") && shows("bin/python3.13"), "{:?}", pip.reads);
+    assert!(!shows(".local/state/aaos/journal.db") && !shows(".ssh/id"), "{:?}", pip.reads);
+}
