@@ -12,7 +12,7 @@ const LOCAL_MODEL: &str = "crates/aaos-model/Cargo.toml";
 
 pub(crate) fn run(root: &Path, args: &[String]) -> Result<()> {
     let names = |flag: &str| args.iter().any(|word| word == flag);
-    if !names("--list") {
+    if !names("--list") && !names("--help") {
         build_shipped(root)?;
     }
     if names("--model") {

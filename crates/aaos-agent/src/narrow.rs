@@ -226,10 +226,12 @@ impl<'g> Step<'g> {
         let may_read =
             |(path, _): &&(AbsPath, Looks)| self.ground.may_read(path) && !self.ground.absent.contains(path);
         let mut named: Vec<_> = self.words.paths.iter().filter(may_read).cloned().collect();
-        let declared = self.ground.outputs.iter().map(|path| (path.clone(), Looks::File));
-        let unsaid = declared.filter(|one| may_read(&one) && named.iter().all(|(path, _)| *path != one.0));
-        let unsaid: Vec<_> = unsaid.collect();
-        named.extend(unsaid);
+        for path in &self.ground.outputs {
+            let declared = (path.clone(), Looks::File);
+            if may_read(&&declared) && named.iter().all(|(said, _)| said != path) {
+                named.push(declared);
+            }
+        }
         let is_output = |(path, _): &(AbsPath, Looks)| self.outputs.contains(path);
         // No child is started for the one file that is to be written from what children say.
         let is_report = self.delegates && self.writes() && !self.changes() && self.outputs.len() == 1;

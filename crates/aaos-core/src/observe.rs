@@ -4,6 +4,7 @@
 //! is kept is bounded: counters and histograms of fixed bounds, of a bounded number of models.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,14 @@ const MICROS_PER_SECOND: u128 = 1_000_000;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Micros(pub u64);
+
+impl Micros {
+    /// Of a span of time.
+    #[must_use]
+    pub fn of(time: Duration) -> Self {
+        Self(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+}
 
 /// What one answered request took, as seen where it is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

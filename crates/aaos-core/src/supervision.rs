@@ -137,8 +137,8 @@ impl Spending {
     }
 }
 
-/// What is remembered of one agent to supervise it, to choose its model and to fire its schedule: the fold of the journal and the kernel
-/// keep the same.
+/// What is remembered of one agent to supervise it, to choose its model and to fire its schedule: the fold of the journal
+/// and the kernel keep the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
     /// Its restarts.

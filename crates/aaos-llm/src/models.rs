@@ -547,13 +547,13 @@ impl Models {
                 match if begin.is_some() { local::heard(arrival) } else { arrival } {
                     Arrival::Begun(pace) => slot.taken(pace),
                     Arrival::Delta(text) => {
-                        first.get_or_insert_with(|| micros(began.elapsed()));
+                        first.get_or_insert_with(|| Micros::of(began.elapsed()));
                         progress(Progress::Delta(text));
                     }
                     Arrival::End(Ending::Done(reply, measured)) => {
                         asked.cleared = true;
                         slot.taken(Pace::default());
-                        let own = || Measured { first, whole: micros(began.elapsed()), model: None };
+                        let own = || Measured { first, whole: Micros::of(began.elapsed()), model: None };
                         progress(Progress::Answered(measured.map_or_else(own, |measured| *measured)));
                         return Ok(*reply);
                     }
@@ -615,10 +615,6 @@ fn past_deadline(last: Option<ModelFailure>) -> ModelFailure {
             retry_after: None,
         },
     }
-}
-
-fn micros(time: Duration) -> Micros {
-    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn millis(time: Duration) -> Millis {

@@ -158,9 +158,10 @@ impl Kernel {
         let Some(only_run) = agent.try_only_run() else {
             return Err(KernelError::State(format!("agent {id} is running already; wait for it or stop it")));
         };
-        let (mind, end) = self.run_alone(only_run, &agent, self.mind_for(&agent), message, None).await?;
+        let mind = self.mind_for(&agent);
+        let (mind, end) = self.run_alone(Arc::clone(&only_run), &agent, mind, message, None).await?;
         let over = Over { end, mind: Some(mind), restarted: false };
-        let end = self.go_up(&agent, over).await?;
+        let end = self.go_up(&agent, over, Some(only_run)).await?;
         Ok(RunAnswer::Ran(result_of(&end)))
     }
 

@@ -69,9 +69,12 @@ impl Figures {
         self.lock().open
     }
 
-    fn retried(&self, target: &Target, kind: ModelFailureKind) {
+    /// An attempt failed; there is another one, or none.
+    fn failed(&self, target: &Target, kind: ModelFailureKind, again: bool) {
         let mut counted = self.lock();
-        *counted.of(target).retried.entry(kind).or_default() += 1;
+        let figures = counted.of(target);
+        let by_reason = if again { &mut figures.retried } else { &mut figures.failed };
+        *by_reason.entry(kind).or_default() += 1;
     }
 }
 
@@ -97,7 +100,7 @@ impl Observed<'_> {
             Progress::Retry { failure, .. } => {
                 self.wait(now);
                 if let Some(target) = &self.target {
-                    self.figures.retried(target, failure.kind);
+                    self.figures.failed(target, failure.kind, true);
                 }
             }
             Progress::Answered(measured) => self.measured = Some(measured.clone()),
@@ -115,7 +118,7 @@ impl Observed<'_> {
         }
     }
 
-    /// The call is over.
+    /// The call is over. One that failed is counted by whoever knows whether it is made again.
     pub(crate) fn end(mut self, outcome: &InferenceOutcome, cost: MicroUsd, now: Timestamp) {
         self.stop_waiting(now);
         let Some(target) = &self.target else { return };
@@ -123,19 +126,16 @@ impl Observed<'_> {
         let figures = counted.of(target);
         figures.cost = figures.cost.plus(cost);
         figures.waited_ms.add(self.waited.0);
-        match &outcome.result {
-            Ok(reply) => {
-                figures.answered += 1;
-                figures.usage = figures.usage.plus(reply.usage);
-                let measured = self.measured.take().unwrap_or_default();
-                if let Some(time) = measured.first_token() {
-                    figures.first_token_ms.add(time.0);
-                }
-                if let Some(rate) = measured.tokens_per_second(reply.usage.output_tokens) {
-                    figures.tokens_per_second.add(rate);
-                }
+        if let Ok(reply) = &outcome.result {
+            figures.answered += 1;
+            figures.usage = figures.usage.plus(reply.usage);
+            let measured = self.measured.take().unwrap_or_default();
+            if let Some(time) = measured.first_token() {
+                figures.first_token_ms.add(time.0);
             }
-            Err(failure) => *figures.failed.entry(failure.kind).or_default() += 1,
+            if let Some(rate) = measured.tokens_per_second(reply.usage.output_tokens) {
+                figures.tokens_per_second.add(rate);
+            }
         }
     }
 }
@@ -214,16 +214,18 @@ impl Kernel {
         self.figures().all().into_iter().map(CallReport::of).collect()
     }
 
-    /// Counts that a call was made again under another permit.
-    pub(crate) async fn count_retry(&self, model: &ModelName, kind: ModelFailureKind) {
+    /// Counts a call that failed; where it is made again under another permit, as retried.
+    pub(crate) async fn count_failure(&self, model: &ModelName, kind: ModelFailureKind, again: bool) {
         if let Some(target) = self.target(model).await {
-            self.figures().retried(&target, kind);
+            self.figures().failed(&target, kind, again);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{Figures, Target};
     use aaos_core::effect::InferenceOutcome;
     use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, ModelStop, Usage};
@@ -279,8 +281,15 @@ mod tests {
 
         let call = figures.begin(Some(target("m")), Timestamp(2_000));
         call.end(&outcome(Err(failure(ModelFailureKind::Timeout))), MicroUsd(1), Timestamp(2_000));
+        assert_eq!(figures.all()[0].failed, BTreeMap::new(), "it may be made again");
+        for again in [true, false] {
+            figures.failed(&target("m"), ModelFailureKind::Timeout, again);
+            let one = &figures.all()[0];
+            let failed = one.failed.get(&ModelFailureKind::Timeout).copied().unwrap_or_default();
+            assert_eq!((failed, one.retried[&ModelFailureKind::Timeout]), (u64::from(!again), 1));
+        }
         let one = &figures.all()[0];
-        assert_eq!((one.answered, one.failed[&ModelFailureKind::Timeout], one.cost), (1, 1, MicroUsd(8)));
+        assert_eq!((one.answered, one.cost), (1, MicroUsd(8)));
         drop(figures.begin(None, Timestamp(0)));
         assert_eq!((figures.open(), figures.all().len()), (0, 1), "a call that is given up is not under way");
     }

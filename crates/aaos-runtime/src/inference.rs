@@ -4,6 +4,7 @@
 //! charged, by the law's own rule; a budget that is spent is told, not retried. An attempt that may have been
 //! billed is settled before another one is made, which needs a permit and a reservation of its own.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,17 @@ pub(crate) enum Asked {
     },
 }
 
+/// What was tried of one question.
+#[derive(Debug, Default)]
+struct Tries {
+    /// Attempts but those that were turned away.
+    made: u32,
+    /// Empty replies.
+    empty: u32,
+    /// Why the last inference failed, until that is counted.
+    failed: Option<ModelFailureKind>,
+}
+
 impl Kernel {
     /// Asks one model, again where that can help.
     pub(crate) async fn ask_one(
@@ -78,10 +90,7 @@ impl Kernel {
         request: &ModelRequest,
         asking: Asking<'_>,
     ) -> Asked {
-        let deadline = asking.deadline;
-        let stop = agent.stop_signal();
-        let (mut made, mut empty) = (0, 0);
-        match self.keep_quiet(agent, &request.model, deadline).await {
+        match self.keep_quiet(agent, &request.model, asking.deadline).await {
             Ok(()) => {}
             Err(ServiceReply::ModelFailed(failure)) => {
                 let call = CallId::from_uuid(self.clock().fresh());
@@ -89,47 +98,68 @@ impl Kernel {
             }
             Err(reply) => return Asked::Ended(reply),
         }
+        let mut tries = Tries::default();
         loop {
-            let permit = match self.admit_inference(agent, request, asking).await {
-                Ok(permit) => permit,
-                Err(reply) => return Asked::Ended(reply),
-            };
-            let call = permit.call();
-            let outcome = match self.run_inference(agent, permit, made, asking).await {
-                _ if stop.is_cancelled() => return Asked::Ended(stopped(agent)),
-                // A report above the reservation is recorded and charged, and stops the run.
-                Ok(Ended { overdrawn: Some(quantity), .. }) => {
-                    return Asked::Ended(self.stop_overdrawn(agent, quantity).await);
-                }
-                Ok(Ended { outcome, .. }) => outcome,
-                Err(error) => return Asked::Ended(ServiceReply::ModelFailed(as_model_failure(&error))),
-            };
-            made += outcome.attempts - outcome.told_to_wait;
-            let blames_provider = outcome.blames_provider;
-            let wait = self.wait_to_ask_again(&outcome, made, asking).await;
-            let failure = match outcome.result {
-                Ok(reply) => return Asked::Ended(ServiceReply::Model(Box::new(reply))),
-                Err(failure) => failure,
-            };
-            if self.is_stopped_at(agent, deadline).await {
-                return Asked::Ended(stopped(agent));
+            let asked = self.ask_once(agent, request, asking, &mut tries).await;
+            if let Some(failed) = tries.failed.take() {
+                self.count_failure(&request.model, failed, asked.is_continue()).await;
             }
-            empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
-            let Some(wait) = wait.filter(|_| empty < EMPTY_REPLIES) else {
-                return Asked::Failed { call, failure, blames_provider };
-            };
-            self.count_retry(&request.model, failure.kind).await;
-            self.show_retry(agent, call, failure, wait);
-            let is_stopped = tokio::select! {
-                () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
-                () = stop.cancelled() => true,
-                () = self.closing().cancelled() => true,
-            };
-            agent.live().waiting_for = None;
-            if is_stopped {
-                return Asked::Ended(stopped(agent));
+            if let ControlFlow::Break(asked) = asked {
+                return asked;
             }
         }
+    }
+
+    /// Asks it under one permit; goes on where it is to be asked again now.
+    async fn ask_once(
+        &self,
+        agent: &Arc<Agent>,
+        request: &ModelRequest,
+        asking: Asking<'_>,
+        tries: &mut Tries,
+    ) -> ControlFlow<Asked> {
+        let ended = |reply| ControlFlow::Break(Asked::Ended(reply));
+        let stop = agent.stop_signal();
+        let permit = match self.admit_inference(agent, request, asking).await {
+            Ok(permit) => permit,
+            Err(reply) => return ended(reply),
+        };
+        let call = permit.call();
+        let asked = self.run_inference(agent, permit, tries.made, asking).await;
+        if let Ok(Ended { outcome, .. }) = &asked {
+            tries.failed = outcome.result.as_ref().err().map(|failure| failure.kind);
+        }
+        let outcome = match asked {
+            _ if stop.is_cancelled() => return ended(stopped(agent)),
+            // A report above the reservation is recorded and charged, and stops the run.
+            Ok(Ended { overdrawn: Some(quantity), .. }) => {
+                return ended(self.stop_overdrawn(agent, quantity).await);
+            }
+            Ok(Ended { outcome, .. }) => outcome,
+            Err(error) => return ended(ServiceReply::ModelFailed(as_model_failure(&error))),
+        };
+        tries.made += outcome.attempts - outcome.told_to_wait;
+        let blames_provider = outcome.blames_provider;
+        let wait = self.wait_to_ask_again(&outcome, tries.made, asking).await;
+        let failure = match outcome.result {
+            Ok(reply) => return ended(ServiceReply::Model(Box::new(reply))),
+            Err(failure) => failure,
+        };
+        if self.is_stopped_at(agent, asking.deadline).await {
+            return ended(stopped(agent));
+        }
+        tries.empty += u32::from(failure.kind == ModelFailureKind::EmptyReply);
+        let Some(wait) = wait.filter(|_| tries.empty < EMPTY_REPLIES) else {
+            return ControlFlow::Break(Asked::Failed { call, failure, blames_provider });
+        };
+        self.show_retry(agent, call, failure, wait);
+        let is_stopped = tokio::select! {
+            () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
+            () = stop.cancelled() => true,
+            () = self.closing().cancelled() => true,
+        };
+        agent.live().waiting_for = None;
+        if is_stopped { ended(stopped(agent)) } else { ControlFlow::Continue(()) }
     }
 
     /// Whether a goal's time is up and its agent is stopped for that. Then the run ends so, and not as its model

@@ -13,7 +13,7 @@ use aaos_core::ladder::ClimbReason;
 use crate::error::KernelError;
 use crate::kernel::Kernel;
 use crate::recovery::{Over, RunSoFar};
-use crate::registry::Agent;
+use crate::registry::{Agent, OnlyRun};
 
 impl Kernel {
     /// Has a mind think with the model that is its agent's turn, in the run that begins now; what is to be recorded, where
@@ -40,16 +40,26 @@ impl Kernel {
                 Over { end, mind: Some(mind), restarted: false }
             }
         };
-        self.go_up(agent, over).await
+        self.go_up(agent, over, None).await
     }
 
-    /// Goes on where a run is over that came to nothing, as long as the agent has a better model.
-    pub(crate) async fn go_up(&self, agent: &Arc<Agent>, over: Over) -> Result<RunEnd, KernelError> {
+    /// Goes on where a run is over that came to nothing, as long as the agent has a better model. Whoever holds the right
+    /// to make its runs keeps it until the last of them.
+    pub(crate) async fn go_up(
+        &self,
+        agent: &Arc<Agent>,
+        over: Over,
+        only_run: Option<OnlyRun>,
+    ) -> Result<RunEnd, KernelError> {
         let Over { mut end, mut mind, mut restarted } = over;
         while let Some(own) = mind.take()
             && self.has_another_try(agent, &end, restarted).await?
         {
-            let (own, next) = self.run_agent(agent, own, words_after(&end), None).await?;
+            let words = words_after(&end);
+            let (own, next) = match &only_run {
+                Some(only_run) => self.run_alone(Arc::clone(only_run), agent, own, words, None).await?,
+                None => self.run_agent(agent, own, words, None).await?,
+            };
             end = RunEnd { usage: end.usage.plus(next.usage), ..next };
             (mind, restarted) = (Some(own), false);
         }

@@ -185,7 +185,11 @@ fn survivors(state: &State) -> BTreeSet<AgentId> {
                 let goal = state.goals.get(&goal).filter(|goal| !goal.state.is_final());
                 goal.is_some_and(|goal| goal.root_agent == Some(agent.id))
             }
-            (None, None) => agent.open_run().is_none() || agent.manifest.lifecycle.outlives_a_run(),
+            (None, None) => {
+                // After a run of which a restart was decided another one follows in the same call.
+                let is_idle = agent.run.as_ref().is_none_or(|run| run.end.is_some() && !run.supervised);
+                is_idle || agent.manifest.lifecycle.outlives_a_run()
+            }
         };
         if survives {
             survive.insert(agent.id);

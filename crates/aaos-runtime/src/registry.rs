@@ -74,7 +74,7 @@ pub(crate) enum Departure {
 }
 
 /// The right to make the only run of an agent, as long as it lives.
-pub(crate) type OnlyRun = OwnedSemaphorePermit;
+pub(crate) type OnlyRun = Arc<OwnedSemaphorePermit>;
 
 /// What changes while an agent lives.
 #[derive(Debug)]
@@ -199,7 +199,7 @@ impl Agent {
 
     /// The right to make a run now; none while another one goes on.
     pub(crate) fn try_only_run(&self) -> Option<OnlyRun> {
-        Arc::clone(&self.run_gate).try_acquire_owned().ok()
+        Arc::clone(&self.run_gate).try_acquire_owned().ok().map(Arc::new)
     }
 
     /// The right to make a run, once no other goes on; none when the agent is stopped meanwhile.
@@ -207,7 +207,7 @@ impl Agent {
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => None,
-            only = Arc::clone(&self.run_gate).acquire_owned() => only.ok(),
+            only = Arc::clone(&self.run_gate).acquire_owned() => only.ok().map(Arc::new),
         }
     }
 

@@ -94,6 +94,11 @@ impl Past {
         self.done.iter().any(|one| one.is(tools) && !one.is_error && one.names(subject))
     }
 
+    /// Whether any call of one of these tools succeeded.
+    pub(super) fn any_succeeded(&self, tools: &[&str]) -> bool {
+        self.done.iter().any(|one| one.is(tools) && !one.is_error)
+    }
+
     /// How often it failed.
     pub(super) fn failures(&self, tools: &[&str], subject: &str) -> usize {
         self.done.iter().filter(|one| one.is(tools) && one.is_error && one.names(subject)).count()

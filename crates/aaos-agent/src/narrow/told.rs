@@ -31,16 +31,16 @@ pub(super) fn told(request: &ModelRequest, ground: &Ground) -> Vec<Message> {
 impl Step<'_> {
     /// What is to be done now, with the goal's words again: small models forget what stands far above.
     fn hint(&self, request: &ModelRequest) -> Option<String> {
-        let narrowed = self.narrowed(&self.tools(&request.tools));
         if self.past.is_shortened() {
             return None;
         }
+        let narrowed = self.narrowed(&self.tools(&request.tools));
         let most = usize::try_from(self.ground.window.0 / MAX_GOAL_SHARE).unwrap_or(usize::MAX);
         let goal = &self.words.text;
         let goal = if goal.len() > most { "as it stands above" } else { goal };
         let is_write = |tool: &str| WRITES.contains(&tool);
         let writes = narrowed.calls.iter().any(|call| is_write(call.tool.as_str()));
-        let has_written = self.past.calls_of(&WRITES) > 0;
+        let has_written = self.past.any_succeeded(&WRITES);
         if writes && !narrowed.may_answer {
             let what = match self.delegates {
                 true => "from what the children answered",

@@ -3,8 +3,6 @@
 //! Invariant: the time of the first token is that of the first piece of any output, be it text, a thought or a call; what
 //! comes before, as a report of the input's tokens, is none.
 
-use std::time::Duration;
-
 use aaos_core::model::ModelReply;
 use aaos_core::observe::{Measured, Micros};
 use tokio::time::Instant;
@@ -35,7 +33,7 @@ impl Watch {
     /// Looks at what has arrived.
     pub(super) fn note(&mut self, draft: &Draft) {
         if self.first.is_none() && draft.has_output() {
-            self.first = Some(micros(self.began.elapsed()));
+            self.first = Some(Micros::of(self.began.elapsed()));
         }
         if self.model.is_none() {
             self.model = draft.model().map(ToOwned::to_owned);
@@ -44,11 +42,7 @@ impl Watch {
 
     /// The reply is whole.
     pub(super) fn answered(self, reply: ModelReply) -> Answered {
-        let whole = micros(self.began.elapsed());
+        let whole = Micros::of(self.began.elapsed());
         Answered { reply, measured: Measured { first: self.first, whole, model: self.model } }
     }
-}
-
-fn micros(time: Duration) -> Micros {
-    Micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }

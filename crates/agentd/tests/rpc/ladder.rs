@@ -2,9 +2,9 @@
 //! after a kill.
 
 use serde_json::{Value, json};
-use testkit::{Client, Daemon, ModelServer, Script, SeenRequest, Turn};
+use testkit::{Client, Daemon, Gate, ModelServer, Script, SeenRequest, Turn};
 
-use crate::support::{Rig, assert_intact, deliver, entries, result_of, spawn, text};
+use crate::support::{Rig, assert_intact, deliver, entries, result_of, spawn, text, wait_for_entry};
 
 /// What the cheap model does to be left, with the reason in the journal. Of the last nothing follows.
 const FAULTS: [(&str, Option<&str>); 4] =
@@ -120,4 +120,46 @@ fn one_call_goes_up_the_ladder() {
         let ran = rig.client().call("agent.spawn_and_run", params).expect("runs");
         assert_eq!((&ran["response"], &ran["stop_reason"]), (&json!(response), &json!(stop)), "{ran}");
     }
+}
+
+/// The cheap model truncates; any other one waits for the gate.
+fn held_above(gate: &Gate) -> Script {
+    let gate = gate.clone();
+    Script::dynamic(move |seen| match seen.model.as_str() {
+        "cheap" => Turn::Truncated { text: "half".to_owned() },
+        model => Turn::say(format!("from {model}")).behind(&gate),
+    })
+}
+
+#[test]
+fn who_rests_between_two_models_is_busy() {
+    let gate = Gate::new();
+    let rig = Rig::new(held_above(&gate));
+    let agent = rig.spawn("name: one\nmodels: [cheap, better]\nsystem_prompt: You do.\n");
+    let run = json!({ "agent_id": agent, "message": "do it" });
+    let mut first = rig.client();
+    let asked = first.send("agent.run", run.clone());
+    wait_for_entry(&rig.daemon, "agent_restarted", |_| true);
+    let refused = rig.client().call("agent.run", run.clone()).expect_err("it is busy");
+    assert!(refused.message.contains("running already"), "{refused:?}");
+    gate.open();
+    assert_eq!(first.reply_to(asked).expect("its end")["response"], "from better");
+    let next = rig.client().call("agent.run", run).expect("it is free again");
+    assert_eq!(next["response"], "from better");
+}
+
+#[test]
+fn who_was_killed_between_two_models_is_left_as_in_a_run() {
+    let Rig { daemon, models: _models } = Rig::new(held_above(&Gate::new()));
+    let idle = spawn(&mut daemon.client(), "name: idle\nmodel: cheap\nsystem_prompt: You wait.\n");
+    let manifest = "name: one\nmodels: [cheap, better]\nsystem_prompt: You do.\n";
+    let params = json!({ "manifest": manifest, "message": "do it" });
+    let mut client = daemon.client();
+    client.send("agent.spawn_and_run", params);
+    wait_for_entry(&daemon, "agent_restarted", |_| true);
+    let daemon = daemon.kill9().start();
+    let left = daemon.client().call("agent.list", json!({})).expect("a list");
+    let left = left["agents"].as_array().expect("a list").clone();
+    assert_eq!(left.len(), 1, "nobody waits for the other one: {left:?}");
+    assert_eq!(left[0]["id"].as_str(), Some(idle.as_str()), "{left:?}");
 }
