@@ -17,13 +17,14 @@ use aaos_llm::Progress;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::spans::Spans;
 use crate::view::CallReport;
 
 /// Rest after a gateway that cannot show metrics, before the next one.
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who serves a model, and its name there.
-type Target = (ProviderName, ModelName);
+pub(crate) type Target = (ProviderName, ModelName);
 
 /// The figures of every model that was asked.
 #[derive(Debug, Default)]
@@ -113,6 +114,11 @@ impl Observed<'_> {
         if let Some(since) = self.waits_since.take() {
             self.waited = self.waited.plus(now.since(since));
         }
+    }
+
+    /// Who is asked.
+    pub(crate) const fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
     }
 
     /// The call is over.
@@ -206,6 +212,7 @@ impl Kernel {
             goals_running: goals_running as u64,
             goals_queued: goals_queued as u64,
             models: self.figures().all(),
+            spans: self.spans().map(Spans::figures),
         }
     }
 
