@@ -139,6 +139,7 @@ impl CassetteHead {
             aliases: self.aliases.clone(),
             cassette: None,
             metrics: false,
+            spans: None,
         }
     }
 }
@@ -180,6 +181,7 @@ mod tests {
             aliases: vec![(model("smart"), model("m"))],
             cassette: None,
             metrics: false,
+            spans: None,
         }
     }
 

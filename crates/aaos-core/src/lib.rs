@@ -33,6 +33,7 @@ pub mod quantity;
 pub mod route;
 pub mod schedule;
 pub mod services;
+pub mod span;
 pub mod special;
 pub mod state;
 pub mod supervision;

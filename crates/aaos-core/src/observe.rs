@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{ModelFailureKind, Usage};
 use crate::name::{ModelName, ProviderName};
 use crate::quantity::{MicroUsd, Millis, Tokens};
+use crate::span::SpanFigures;
 
 /// Most models that are counted apart; further ones count together as [`OTHER_MODELS`].
 pub const MAX_OBSERVED_MODELS: usize = 64;
@@ -172,6 +173,9 @@ pub struct Snapshot {
     pub goals_queued: u64,
     /// Each model that was asked.
     pub models: Vec<CallFigures>,
+    /// What became of spans, where they are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spans: Option<SpanFigures>,
 }
 
 #[cfg(test)]

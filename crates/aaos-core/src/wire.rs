@@ -24,6 +24,7 @@ use crate::observe::{Measured, Snapshot};
 use crate::path::AbsPath;
 use crate::program::ScriptLine;
 use crate::quantity::{Bytes, Millis};
+use crate::span::{BatchFate, CallSpan, SpanSetup};
 use crate::toolio::{
     CommandRunOutput, EchoInput, EchoOutput, FileEditInput, FileEditOutput, FileKind, FileListInput,
     FileListOutput, FileReadInput, FileReadManyOutput, FileReadOutput, FileWriteInput, FileWriteOutput,
@@ -383,6 +384,13 @@ pub enum ModelsRequest {
         /// The figures.
         snapshot: Box<Snapshot>,
     },
+    /// Send these spans to the collector. Answered when it took them, or did not; none ask only how things stand.
+    Export {
+        /// Echoed.
+        serial: RequestSerial,
+        /// The spans.
+        spans: Vec<CallSpan>,
+    },
     /// Find out whether a provider answers and takes its key.
     Probe {
         /// Echoed.
@@ -442,6 +450,13 @@ pub enum ModelsReply {
     Wanted {
         /// Which request showed them.
         serial: RequestSerial,
+    },
+    /// What became of spans.
+    Exported {
+        /// Which request sent them.
+        serial: RequestSerial,
+        /// How many were not taken, and why.
+        fate: BatchFate,
     },
     /// How a provider was found.
     Probed {
@@ -643,6 +658,9 @@ pub struct ModelsSetup {
     /// Whether metrics are served; the listener rides on the frame after all else.
     #[serde(default)]
     pub metrics: bool,
+    /// Where spans go, if anywhere.
+    #[serde(default)]
+    pub spans: Option<SpanSetup>,
 }
 
 /// One provider, with its key.

@@ -57,10 +57,17 @@ fn run(role: GatewayRole) -> Result<()> {
 }
 
 /// Providers and keys: the first frame, which agentd sends once it has proved the lock-down. Where there is a cassette,
-/// its descriptor came after the keys; the listener for metrics came last.
+/// its descriptor came after the keys, then the listener for metrics, then the headers for spans.
 fn desk(channel: &Channel, dialer: Dialer) -> Result<Desk> {
     let (mut setup, mut descriptors): (ModelsSetup, _) =
         channel.receive().context("waiting for the providers")?;
+    let spans = match setup.spans.take() {
+        Some(spans) if spans.headers_follow => {
+            let headers = descriptors.pop().context("the headers for spans came without their descriptor")?;
+            Some((spans, Some(headers)))
+        }
+        spans => spans.map(|spans| (spans, None)),
+    };
     let listener = match setup.metrics {
         true => Some(descriptors.pop().context("the metrics came without their listener")?),
         false => None,
@@ -77,6 +84,10 @@ fn desk(channel: &Channel, dialer: Dialer) -> Result<Desk> {
     let desk = Desk::new(setup, dialer);
     let desk = match cassette {
         Some((cassette, file)) => desk.with_cassette(&cassette, file),
+        None => desk,
+    };
+    let desk = match spans {
+        Some((spans, headers)) => desk.with_spans(spans, headers),
         None => desk,
     };
     Ok(match listener {

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aaos_core::limits::MAX_FRAME_BYTES;
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelReply, Pace, ProviderState, Standing};
 use aaos_core::observe::Measured;
+use aaos_core::span::BatchFate;
 use tokio::sync::Notify;
 
 /// What a request hears of the gateway.
@@ -34,6 +35,8 @@ pub(crate) enum Ending {
     Probed(Standing),
     /// Newer figures are wanted.
     Wanted,
+    /// What became of spans.
+    Exported(BatchFate),
     /// The connection is lost.
     Lost {
         /// How it was noticed.

@@ -229,6 +229,7 @@ impl Shared {
             ModelsReply::Failed { serial, failure } => (serial, Ending::Failed(failure)),
             ModelsReply::Described { serial, providers } => (serial, Ending::Described(providers)),
             ModelsReply::Wanted { serial } => (serial, Ending::Wanted),
+            ModelsReply::Exported { serial, fate } => (serial, Ending::Exported(fate)),
             ModelsReply::Probed { serial, standing } => (serial, Ending::Probed(standing)),
         };
         let open = self.lock().open.remove(&serial);

@@ -17,6 +17,7 @@ use aaos_core::name::ProviderName;
 use aaos_core::observe::{Measured, Micros, Snapshot};
 use aaos_core::quantity::Millis;
 use aaos_core::route::provider_of;
+use aaos_core::span::{BatchFate, CallSpan};
 use aaos_core::wire::ModelsRequest;
 use aaos_journal::{Permit, Receipt};
 use tokio::net::UnixStream;
@@ -313,6 +314,19 @@ impl Models {
         }
     }
 
+    /// Sends spans to the collector, and waits until it took them or did not.
+    ///
+    /// # Errors
+    /// [`LlmError`] when the gateway is gone.
+    pub async fn export(&self, spans: Vec<CallSpan>) -> Result<BatchFate, LlmError> {
+        let export = |serial| ModelsRequest::Export { serial, spans };
+        match self.inner.link.send(export).await?.next().await {
+            Arrival::End(Ending::Exported(fate)) => Ok(fate),
+            Arrival::End(Ending::Lost { reason }) => Err(LlmError::Lost { reason }),
+            Arrival::Begun(_) | Arrival::Delta(_) | Arrival::End(_) => Err(LlmError::OutOfTurn),
+        }
+    }
+
     /// What the gateway has configured, which does not change while it lives.
     ///
     /// # Errors
@@ -567,7 +581,9 @@ impl Models {
                     Arrival::End(Ending::Lost { reason }) => {
                         return Err(AttemptError::Link(LlmError::Lost { reason }));
                     }
-                    Arrival::End(Ending::Described(_) | Ending::Probed(_) | Ending::Wanted) => {
+                    Arrival::End(
+                        Ending::Described(_) | Ending::Probed(_) | Ending::Wanted | Ending::Exported(_),
+                    ) => {
                         return Err(AttemptError::Failed(LlmError::OutOfTurn.into_failure()));
                     }
                 }

@@ -482,9 +482,7 @@ async fn dropping_a_call_cancels_it_and_frees_its_slot() {
         match fake.hear().await.expect("the near end lives") {
             ModelsRequest::Cancel { serial } => cancelled = Some(serial),
             ModelsRequest::Ask { serial, .. } => asked = Some(serial),
-            ModelsRequest::Describe { .. } | ModelsRequest::Probe { .. } | ModelsRequest::Show { .. } => {
-                panic!("it knows what is configured, and nobody shows figures")
-            }
+            other => panic!("it knows what is configured, and nobody shows figures: {other:?}"),
         }
     }
     assert_eq!(cancelled, Some(serial));

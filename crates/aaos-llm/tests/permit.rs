@@ -72,9 +72,10 @@ async fn refuse_everything(mut stream: UnixStream) {
                 let failure = ModelFailure { kind, message: "no such model".to_owned(), retry_after: None };
                 ModelsReply::Failed { serial, failure }
             }
-            ModelsRequest::Cancel { .. } | ModelsRequest::Probe { .. } | ModelsRequest::Show { .. } => {
-                continue;
-            }
+            ModelsRequest::Cancel { .. }
+            | ModelsRequest::Probe { .. }
+            | ModelsRequest::Show { .. }
+            | ModelsRequest::Export { .. } => continue,
         };
         stream.write_all(&encode_frame(&reply).expect("short")).await.expect("the near end listens");
     }

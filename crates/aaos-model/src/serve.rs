@@ -168,8 +168,8 @@ fn read(channel: &Channel, jobs: &Sender<Job>, open: &Open) -> Result<(), ServeE
             ModelsRequest::Describe { serial } => {
                 channel.send(&ModelsReply::Described { serial, providers: Vec::new() })?;
             }
-            // Metrics are the gateway's alone.
-            ModelsRequest::Show { .. } => {}
+            // Metrics and spans are the gateway's alone.
+            ModelsRequest::Show { .. } | ModelsRequest::Export { .. } => {}
             // It answers, and there is no key.
             ModelsRequest::Probe { serial, .. } => {
                 channel.send(&ModelsReply::Probed { serial, standing: Standing::Reachable })?;

@@ -80,6 +80,8 @@ impl Kernel {
         }));
         let metrics = kernel.clone();
         drop(kernel.tasks().spawn(async move { metrics.show_metrics().await }));
+        let spans = kernel.clone();
+        drop(kernel.tasks().spawn(async move { spans.export_spans().await }));
         let clockwork = kernel.clone();
         drop(kernel.tasks().spawn(async move { clockwork.fire_schedules().await }));
         let idle = kernel.clone();
@@ -250,6 +252,7 @@ impl Kernel {
                 Closed::CutShort
             }
         };
+        self.flush_spans().await;
         let stopped = self.journal().record(self.entry(None, None, Event::DaemonStopped {})).await;
         let flushed = self.journal().clone().close().await;
         // From here on nothing is recorded any more: what still runs is cut as by kill -9.

@@ -35,6 +35,7 @@ use crate::kernel::Kernel;
 use crate::keyfile::KeyFile;
 use crate::recovery::UNKNOWN_OUTCOME;
 use crate::registry::Agent;
+use crate::spans::SpanExport;
 
 /// What a worker that is lent does.
 type Lent<'w, T> = Pin<Box<dyn Future<Output = Result<T, ToolFailure>> + Send + 'w>>;
@@ -106,6 +107,8 @@ pub(crate) struct Gateways {
     cassette: Option<Cassette>,
     /// For readers of metrics; agentd accepts nobody on it, and each `models` role is handed it.
     listener: Option<OwnedFd>,
+    /// Where spans go, which the `models` role sends.
+    spans: Option<SpanExport>,
     models: tokio::sync::Mutex<Option<Role<Models>>>,
     egress: tokio::sync::Mutex<Option<Role<Egress>>>,
 }
@@ -127,9 +130,10 @@ impl Gateways {
         key_files: BTreeMap<ProviderName, KeyFile>,
         cassette: Option<Cassette>,
         listener: Option<OwnedFd>,
+        spans: Option<SpanExport>,
     ) -> Self {
-        let setup = Mutex::new(setup);
-        Self { setup, key_files, cassette, listener, models: Default::default(), egress: Default::default() }
+        let (models, egress) = (Default::default(), Default::default());
+        Self { setup: Mutex::new(setup), key_files, cassette, listener, spans, models, egress }
     }
 
     fn setup(&self) -> std::sync::MutexGuard<'_, ModelsSetup> {
@@ -153,8 +157,7 @@ impl Gateways {
         if let Some(role) = held.as_ref().filter(|role| !role.client.is_closed()) {
             return Ok(role.client.clone());
         }
-        let (listener, cassette) = (self.listener.as_ref(), self.cassette.as_ref());
-        let (frame, handed) = handover(&mut self.setup(), &self.key_files, cassette, listener)?;
+        let (frame, handed) = self.handover()?;
         let (stream, process) = launch(kernel, GatewayRole::Models, frame, &handed).await?;
         forget_keys(&mut self.setup());
         // What a provider asked for holds for whoever asks it next.
@@ -167,6 +170,13 @@ impl Gateways {
         };
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
+    }
+
+    /// The setup frame and what rides on it.
+    fn handover(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
+        let (listener, cassette, spans) =
+            (self.listener.as_ref(), self.cassette.as_ref(), self.spans.as_ref());
+        handover(&mut self.setup(), &self.key_files, cassette, listener, spans)
     }
 
     /// The `egress` role, started if need be.
@@ -188,6 +198,7 @@ fn handover(
     key_files: &BTreeMap<ProviderName, KeyFile>,
     cassette: Option<&Cassette>,
     listener: Option<&OwnedFd>,
+    spans: Option<&SpanExport>,
 ) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
     let mut keys = Vec::new();
     for provider in &mut setup.providers {
@@ -208,6 +219,10 @@ fn handover(
     if let Some(listener) = listener {
         setup.metrics = true;
         keys.push(listener.try_clone().map_err(|error| KernelError::Sandbox(error.to_string()))?);
+    }
+    if let Some((spans, headers)) = spans.map(SpanExport::hand_over) {
+        setup.spans = Some(spans);
+        keys.extend(headers);
     }
     let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
     Ok((frame, keys))
@@ -494,11 +509,11 @@ mod tests {
     fn keys_are_handed_over_once() {
         let mut with_key = setup(Some("secret"));
         let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None, None).expect("a frame");
         assert!(holds(&frame), "the control");
         forget_keys(&mut with_key);
         assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None).expect("a frame");
+        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None, None).expect("a frame");
         assert!(!holds(&frame));
         let mut without = setup(None);
         forget_keys(&mut without);
@@ -516,7 +531,7 @@ mod tests {
         let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
         for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
             mode(of_file);
-            let (frame, keys) = handover(&mut setup, &files, None, None).expect("a frame");
+            let (frame, keys) = handover(&mut setup, &files, None, None, None).expect("a frame");
             forget_keys(&mut setup);
             assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
             assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));

@@ -17,13 +17,14 @@ use aaos_llm::Progress;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
+use crate::spans::Spans;
 use crate::view::CallReport;
 
 /// Rest after a gateway that cannot show metrics, before the next one.
 const SHOW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who serves a model, and its name there.
-type Target = (ProviderName, ModelName);
+pub(crate) type Target = (ProviderName, ModelName);
 
 /// The figures of every model that was asked.
 #[derive(Debug, Default)]
@@ -118,6 +119,11 @@ impl Observed<'_> {
         }
     }
 
+    /// Who is asked.
+    pub(crate) const fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
+    }
+
     /// The call is over. One that failed is counted by whoever knows whether it is made again.
     pub(crate) fn end(mut self, outcome: &InferenceOutcome, cost: MicroUsd, now: Timestamp) {
         self.stop_waiting(now);
@@ -206,6 +212,7 @@ impl Kernel {
             goals_running: goals_running as u64,
             goals_queued: goals_queued as u64,
             models: self.figures().all(),
+            spans: self.spans().map(Spans::figures),
         }
     }
 

@@ -278,10 +278,15 @@ impl Kernel {
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
         let mut observed = self.observe(&permit.effect().request.model).await;
+        let mut span = self.open_span(agent, &permit, asking.trace, observed.target());
         let receipt = match self.models().await {
             Ok(models) => {
                 let progress = |progress: Progress| {
-                    observed.note(&progress, self.clock().now());
+                    let now = self.clock().now();
+                    observed.note(&progress, now);
+                    if let Some(span) = &mut span {
+                        span.note(&progress, now);
+                    }
                     self.show_progress(agent, call, progress);
                 };
                 let stop = agent.stop_signal();
@@ -311,6 +316,7 @@ impl Kernel {
         self.count_cost(agent, &finished.spent);
         let cost = MicroUsd(finished.spent.get(Quantity::MicroUsd));
         observed.end(&finished.outcome, cost, self.clock().now());
+        self.close_span(span, &finished.outcome);
         let overdrawn = self.stops_at(agent, &settlement.overdrafts);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)

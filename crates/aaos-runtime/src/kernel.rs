@@ -42,6 +42,7 @@ use crate::quiet::Quiet;
 use crate::registry::{Agent, Table};
 use crate::revocation::RunningCalls;
 use crate::schedules::Schedules;
+use crate::spans::{SpanExport, Spans};
 use crate::standing::Standings;
 use crate::unfinished::Unfinished;
 use crate::view::{RuntimeStatus, ToolView, UnknownEffect};
@@ -98,6 +99,8 @@ struct Inner {
     ratios: Ratios,
     standings: Standings,
     figures: Figures,
+    /// Spans of model calls, where they are sent.
+    spans: Option<Spans>,
     /// What the operator's aliases mean, best first.
     aliases: Vec<(ModelName, ModelName)>,
 }
@@ -119,6 +122,8 @@ pub struct KernelParts {
     pub cassette: Option<Cassette>,
     /// Where metrics are read, if they are; handed to the `models` gateway, which accepts on it.
     pub metrics: Option<TcpListener>,
+    /// Where spans of model calls go, if anywhere.
+    pub spans: Option<SpanExport>,
     /// The clock, starting at the journal's last timestamp.
     pub clock: Clock,
 }
@@ -135,11 +140,13 @@ impl Kernel {
                 authority: Mutex::new(authority),
                 table: Mutex::new(Table::default()),
                 aliases: parts.models.aliases.clone(),
+                spans: parts.spans.as_ref().map(|spans| Spans::new(spans.words)),
                 gateways: Gateways::new(
                     parts.models,
                     parts.key_files,
                     parts.cassette,
                     parts.metrics.map(Into::into),
+                    parts.spans,
                 ),
                 local: OnceLock::new(),
                 fetch_places: Places::of_fetches(),
@@ -234,6 +241,10 @@ impl Kernel {
 
     pub(crate) fn figures(&self) -> &Figures {
         &self.inner.figures
+    }
+
+    pub(crate) fn spans(&self) -> Option<&Spans> {
+        self.inner.spans.as_ref()
     }
 
     /// What an alias means, best first; nothing where the name is none.
@@ -478,6 +489,7 @@ impl Kernel {
             goals_queued,
             inference_queue: all.then(|| self.inner.gateways.queue_depth()),
             calls: if all { self.call_reports() } else { Vec::new() },
+            spans: self.spans().filter(|_| all).map(Spans::figures),
             parked_workers: all.then(|| self.sandbox().parked_workers()),
             journal_head: all.then(|| *self.journal().head().borrow()),
             unknown_effects: self.unknown_effects(caller),

@@ -46,6 +46,7 @@ mod repeat;
 mod revocation;
 mod run;
 mod schedules;
+mod spans;
 mod spawn;
 mod spawning_tools;
 mod standing;
@@ -73,6 +74,7 @@ pub use kernel::{Kernel, KernelParts};
 pub use keyfile::{KeyFile, KeyFileError};
 pub use local::{LocalConfig, LocalWeights};
 pub use principal::{Listed, Principal, Principals, PrincipalsError, Right, Rights};
+pub use spans::{SpanExport, SpanWords};
 pub use view::{
     AgentState, AgentStatus, AgentView, AliasView, ApprovalInForce, ApprovalView, CallReport, GoalView,
     ModelsView, PurseReport, QuantityReport, RunAnswer, RunResult, RuntimeStatus, Spread, ToolView,

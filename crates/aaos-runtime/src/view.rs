@@ -16,6 +16,7 @@ use aaos_core::name::{AgentName, ModelName, ProviderName, ToolName};
 use aaos_core::observe::{CallFigures, Histogram};
 use aaos_core::path::PathPattern;
 use aaos_core::quantity::{MicroUsd, Quantity, Timestamp, Tokens};
+use aaos_core::span::SpanFigures;
 use aaos_core::state::{PendingCall, PendingTool};
 use aaos_core::toolio::StopReason;
 use aaos_core::variables::Variables;
@@ -476,6 +477,9 @@ pub struct RuntimeStatus {
     /// What was observed of the calls of each model since the daemon started, for an administrator.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub calls: Vec<CallReport>,
+    /// What became of spans of model calls, where they are sent, for an administrator.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub spans: Option<SpanFigures>,
     /// Workers that wait for an agent to need them, for an administrator.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parked_workers: Option<usize>,

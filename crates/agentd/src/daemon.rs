@@ -220,6 +220,9 @@ fn lay(settings: Settings) -> Result<Groundwork> {
     let principals = settings.principals()?;
     let listener = bind(&settings.socket, settings.socket_group()?)?;
     let metrics = settings.metrics.map(listen_for_readers).transpose()?;
+    if let Some(spans) = &settings.spans {
+        spans.check().context("`headers_file` of [otlp] in the configuration file")?;
+    }
     let groups = claim_groups(&settings.state_dir)?;
     let seed = ZygoteSeed::start(&settings.worker, Some(&settings.gateway)).with_context(|| {
         format!("cannot start {}; is it beside agentd? (AAOS_LIBEXEC_DIR)", settings.worker.display())
@@ -505,6 +508,7 @@ async fn start_kernel(
     let key_files = std::mem::take(&mut settings.key_files);
     let places = settings.places();
     let cassette = settings.cassette.take().map(|cassette| cassette.load(&models, places)).transpose()?;
-    let parts = KernelParts { config, journal, sandbox, models, key_files, cassette, metrics, clock };
+    let spans = settings.spans.take();
+    let parts = KernelParts { config, journal, sandbox, models, key_files, cassette, metrics, spans, clock };
     Kernel::start(parts, state).await.context("cannot continue from the journal")
 }

@@ -23,6 +23,13 @@ pub enum Page {
         /// The body.
         body: Vec<u8>,
     },
+    /// Nothing but a status and how long to wait, as sent in `Retry-After`.
+    Refused {
+        /// Status code.
+        status: u16,
+        /// Seconds.
+        retry_after: u32,
+    },
     /// A redirect to a URL or path, as sent in `Location`.
     Redirect {
         /// Status code, such as 302.
@@ -78,6 +85,16 @@ pub struct SeenFetch {
     pub target: String,
     /// Header names in lower case.
     pub headers: Vec<(String, String)>,
+    /// What came with it.
+    pub body: Vec<u8>,
+}
+
+impl SeenFetch {
+    /// A header by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// A scripted web server on 127.0.0.1.
@@ -107,6 +124,7 @@ impl WebServer {
                 method: request.method,
                 target: request.target,
                 headers: request.headers,
+                body: request.body,
             });
             page.map_or_else(|| Reply::whole(404, "text/plain", "no such page"), |page| render(page, from))
         });
@@ -206,6 +224,11 @@ fn render(page: Page, from: Option<usize>) -> Reply {
         Page::Redirect { status, to } => {
             let mut reply = Reply::whole(status, TEXT, "");
             reply.headers.push(("location".to_owned(), to));
+            reply
+        }
+        Page::Refused { status, retry_after } => {
+            let mut reply = Reply::whole(status, TEXT, "");
+            reply.headers.push(("retry-after".to_owned(), retry_after.to_string()));
             reply
         }
         Page::Huge { total } => {

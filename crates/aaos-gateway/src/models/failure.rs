@@ -172,7 +172,7 @@ fn retry_after(answer: &Heard<'_>) -> Option<Millis> {
     Some(millis(wait))
 }
 
-fn parse_retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
+pub(super) fn parse_retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
     if let Ok(count) = text.trim().parse::<f64>() {
         return seconds(count);
     }

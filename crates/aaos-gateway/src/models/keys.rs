@@ -30,7 +30,8 @@ pub fn take_keys(setup: &mut ModelsSetup, descriptors: Vec<OwnedFd>) -> Result<(
     Ok(())
 }
 
-fn read(descriptor: &OwnedFd) -> Result<String, String> {
+/// All of a short secret file.
+pub(super) fn read(descriptor: &OwnedFd) -> Result<String, String> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 1024];
     loop {
@@ -105,6 +106,7 @@ mod tests {
                 aliases: Vec::new(),
                 cassette: None,
                 metrics: false,
+                spans: None,
             };
             take_keys(&mut setup, vec![file(home.path(), bytes), file(home.path(), b"good")])
                 .expect("as announced");

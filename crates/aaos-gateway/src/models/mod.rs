@@ -14,9 +14,11 @@ mod kept;
 mod keys;
 mod metrics;
 mod openai;
+mod otlp;
 mod pace;
 mod probe;
 mod provider;
+mod server;
 mod sse;
 mod watch;
 
@@ -32,6 +34,7 @@ use aaos_core::model::{
     ModelFailure, ModelFailureKind, ModelReply, ModelRequest, ModelStop, ProviderState, Standing, StopWord,
 };
 use aaos_core::name::ModelName;
+use aaos_core::span::{BatchFate, CallSpan, SpanSetup};
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
 use http_body_util::Full;
 use hyper::StatusCode;
@@ -47,6 +50,7 @@ use draft::Draft;
 use failure::{ErrorObject, failure, malformed, too_long};
 use kept::Kept;
 use metrics::Board;
+use otlp::Exporter;
 use provider::{Endpoint, KeyNeed, Provider, Service};
 use sse::{SseError, SseEvent, SseParser};
 use watch::{Answered, Watch};
@@ -121,6 +125,8 @@ pub struct Desk {
     dialer: Dialer,
     deck: Deck,
     kept: Kept,
+    /// For spans, where they are sent.
+    exporter: Option<Exporter>,
     /// For readers of metrics, where they are served.
     metrics: Option<(Arc<Board>, std::net::TcpListener)>,
 }
@@ -144,6 +150,7 @@ impl Desk {
             dialer,
             deck: Deck::Live,
             kept: Kept::default(),
+            exporter: None,
             metrics: None,
         }
     }
@@ -152,6 +159,13 @@ impl Desk {
     #[must_use]
     pub fn with_metrics(mut self, listener: OwnedFd) -> Self {
         self.metrics = Some((Arc::default(), listener.into()));
+        self
+    }
+
+    /// With a collector of spans, and the file of the headers that it wants.
+    #[must_use]
+    pub fn with_spans(mut self, setup: SpanSetup, headers: Option<OwnedFd>) -> Self {
+        self.exporter = Some(Exporter::new(setup, headers));
         self
     }
 
@@ -241,8 +255,8 @@ impl Desk {
                 answered => return answered,
             }
         }
-        let addresses = endpoint.addresses(&self.dialer).await?;
-        self.dialer.exchange(&addresses, &endpoint.layer(), http).await
+        let addresses = endpoint.server.addresses(&self.dialer).await?;
+        self.dialer.exchange(&addresses, &endpoint.server.layer(), http).await
     }
 
     /// Has the provider itself answer.
@@ -457,12 +471,37 @@ async fn take(
                 outbox.send(&ModelsReply::Probed { serial, standing }).await;
             })?;
         }
+        ModelsRequest::Export { serial, spans } => export(serial, spans, desk, outbox, running).await?,
         ModelsRequest::Show { serial, .. } => return Err(ChannelError::OutOfTurn(serial)),
         ModelsRequest::Describe { serial } => {
             outbox.send(&ModelsReply::Described { serial, providers: desk.describe() }).await;
         }
     }
     Ok(())
+}
+
+/// Sends spans, beside everything else.
+async fn export(
+    serial: RequestSerial,
+    spans: Vec<CallSpan>,
+    desk: &Arc<Desk>,
+    outbox: &Outbox,
+    running: &mut Running,
+) -> Result<(), ChannelError> {
+    if desk.exporter.is_none() {
+        return Err(ChannelError::OutOfTurn(serial));
+    }
+    if running.is_full() {
+        let fate = BatchFate { failed: spans.len() as u64, problem: Some(full("the gateway").message) };
+        outbox.send(&ModelsReply::Exported { serial, fate }).await;
+        return Ok(());
+    }
+    let (desk, outbox) = (Arc::clone(desk), outbox.clone());
+    running.start(serial, async move {
+        let Some(exporter) = &desk.exporter else { return };
+        let fate = desk.export(exporter, &spans).await;
+        outbox.send(&ModelsReply::Exported { serial, fate }).await;
+    })
 }
 
 fn full(who: &str) -> ModelFailure {

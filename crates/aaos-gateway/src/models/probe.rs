@@ -41,8 +41,9 @@ impl Desk {
         let name = provider.name.as_str();
         let http = endpoint.prepare_list(provider.key())?;
         let unreachable = |error| failure::of_dial(name, &error);
-        let addresses = endpoint.addresses(&self.dialer).await.map_err(unreachable)?;
-        let answer = self.dialer.exchange(&addresses, &endpoint.layer(), http).await.map_err(unreachable)?;
+        let addresses = endpoint.server.addresses(&self.dialer).await.map_err(unreachable)?;
+        let answer =
+            self.dialer.exchange(&addresses, &endpoint.server.layer(), http).await.map_err(unreachable)?;
         let mut heard = Heard::live(answer);
         match heard.status {
             StatusCode::OK => Ok(()),

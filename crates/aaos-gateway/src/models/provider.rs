@@ -3,7 +3,6 @@
 //! Invariants: base URLs are parsed once, when the process starts, and hold no credentials; a key is put into
 //! a header that is marked sensitive and nowhere else.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState, Standing};
@@ -14,12 +13,11 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
-use url::{Host, Url};
 
 use super::failure::{failure, malformed};
+use super::server::Server;
 use super::{Reader, anthropic, openai};
 use crate::USER_AGENT;
-use crate::dial::{DialError, Dialer, LOOPBACK, Layer, NameScope};
 
 /// One provider.
 pub(super) struct Provider {
@@ -57,7 +55,7 @@ pub(super) enum Service {
     /// The planner inside this binary.
     Builtin,
     /// A server.
-    Remote(Endpoint),
+    Remote(Box<Endpoint>),
     /// Nothing usable, and why.
     Unusable(String),
 }
@@ -84,7 +82,7 @@ impl Provider {
                     KeyNeed::Nobody => Ok(endpoint),
                 })
                 .and_then(|endpoint| endpoint.with_headers(&setup.headers))
-                .map_or_else(Service::Unusable, Service::Remote),
+                .map_or_else(Service::Unusable, |endpoint| Service::Remote(Box::new(endpoint))),
         };
         let places = Arc::new(Semaphore::new(super::MAX_RUNNING_EACH));
         let (models, any_model, slots) = (setup.models, setup.any_model, setup.slots);
@@ -188,10 +186,7 @@ fn unknown(providers: &[Provider], aliases: &Aliases, name: &ModelName) -> Model
 #[derive(Debug)]
 pub(super) struct Endpoint {
     format: WireFormat,
-    host: Host<String>,
-    port: u16,
-    is_secure: bool,
-    authority: String,
+    pub(super) server: Server,
     path: String,
     /// Where its models are listed.
     list: String,
@@ -201,25 +196,8 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     fn parse(base_url: &str, format: WireFormat) -> Result<Self, String> {
-        let url = Url::parse(base_url).map_err(|error| format!("base_url {base_url:?}: {error}"))?;
-        let bad = |why: &str| format!("base_url of host {:?} {why}", url.host_str().unwrap_or_default());
-        let is_secure = match url.scheme() {
-            "https" => true,
-            "http" => false,
-            _ => return Err(bad("must begin with http:// or https://")),
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("may not hold credentials; set the provider's key instead"));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(bad("may not hold a query or fragment"));
-        }
-        let (Some(host), Some(port)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default())
-        else {
-            return Err(bad("names no host"));
-        };
-        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        let base = url.path().trim_end_matches('/');
+        let server = Server::parse("base_url", base_url, "set the provider's key instead")?;
+        let base = server.path.as_str();
         let path = match format {
             WireFormat::Anthropic if base.ends_with("/v1") => format!("{base}/messages"),
             WireFormat::Anthropic => format!("{base}/v1/messages"),
@@ -229,7 +207,7 @@ impl Endpoint {
             WireFormat::Anthropic if !base.ends_with("/v1") => format!("{base}/v1/models"),
             _ => format!("{base}/models"),
         };
-        Ok(Self { format, host, port, is_secure, authority, path, list, headers: HeaderMap::new() })
+        Ok(Self { format, server, path, list, headers: HeaderMap::new() })
     }
 
     /// With headers of the operator's. None takes the place of one that is the gateway's own.
@@ -251,34 +229,12 @@ impl Endpoint {
     /// Anthropic itself takes nothing without a key; local servers do.
     fn check_key(&self, key: Option<&str>) -> Result<(), String> {
         let Some(key) = key else {
-            let wants_key = self.format == WireFormat::Anthropic && self.is_secure;
+            let wants_key = self.format == WireFormat::Anthropic && self.server.is_secure;
             return if wants_key { Err("it needs a key and none is configured".to_owned()) } else { Ok(()) };
         };
         HeaderValue::from_str(key)
             .map(|_| ())
             .map_err(|_| "its key holds characters that no header may hold; was it pasted whole?".to_owned())
-    }
-
-    pub(super) fn layer(&self) -> Layer {
-        if !self.is_secure {
-            return Layer::Plain;
-        }
-        match &self.host {
-            Host::Domain(name) => Layer::Tls(name.clone()),
-            Host::Ipv4(ip) => Layer::Tls(ip.to_string()),
-            Host::Ipv6(ip) => Layer::Tls(ip.to_string()),
-        }
-    }
-
-    /// The operator configured this host, so any address of it will do.
-    pub(super) async fn addresses(&self, dialer: &Dialer) -> Result<Vec<SocketAddr>, DialError> {
-        let addresses = match &self.host {
-            Host::Ipv4(ip) => vec![IpAddr::V4(*ip)],
-            Host::Ipv6(ip) => vec![IpAddr::V6(*ip)],
-            Host::Domain(name) if name == "localhost" => LOOPBACK.to_vec(),
-            Host::Domain(name) => dialer.resolve(name, NameScope::Searched).await?,
-        };
-        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
     }
 
     /// The HTTP request, and the reader for its answer.
@@ -293,7 +249,7 @@ impl Endpoint {
                 (anthropic::request_body(request, model), Reader::Anthropic(Box::default()))
             }
             WireFormat::OpenAi | WireFormat::Builtin => {
-                let dialect = if self.authority == "api.openai.com" {
+                let dialect = if self.server.authority == "api.openai.com" {
                     openai::Dialect::Original
                 } else {
                     openai::Dialect::Compatible
@@ -326,7 +282,7 @@ impl Endpoint {
         body: Bytes,
     ) -> Result<hyper::Request<Full<Bytes>>, ModelFailure> {
         let mut http = http
-            .header(header::HOST, &self.authority)
+            .header(header::HOST, &self.server.authority)
             .header(header::ACCEPT_ENCODING, "identity")
             .header(header::USER_AGENT, USER_AGENT);
         if self.format == WireFormat::Anthropic {
@@ -414,7 +370,7 @@ mod tests {
         let parse = Endpoint::parse;
         let endpoint = parse("http://localhost:11434/v1/", WireFormat::OpenAi).expect("good");
         assert_eq!(
-            (endpoint.path.as_str(), endpoint.authority.as_str()),
+            (endpoint.path.as_str(), endpoint.server.authority.as_str()),
             ("/v1/chat/completions", "localhost:11434")
         );
         for (base, path) in

@@ -38,6 +38,7 @@ fn setup_of(format: WireFormat, base_url: String) -> ModelsSetup {
         aliases: vec![(model("smart"), model("scripted"))],
         cassette: None,
         metrics: false,
+        spans: None,
     }
 }
 

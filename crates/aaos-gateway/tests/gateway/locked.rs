@@ -161,6 +161,7 @@ pub(crate) async fn ask_everybody(gateway: &mut Gateway) {
         aliases: Vec::new(),
         cassette: None,
         metrics: true,
+        spans: None,
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let readers = listener.local_addr().expect("it is bound");

@@ -8,6 +8,7 @@ use aaos_core::model::{ModelFailureKind, Usage};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::observe::{CallFigures, Snapshot};
 use aaos_core::quantity::{MicroUsd, Tokens};
+use aaos_core::span::SpanFigures;
 use aaos_core::wire::{ModelsReply, ModelsRequest, ModelsSetup, RequestSerial};
 use aaos_gateway::dial::Dialer;
 use aaos_gateway::models::Desk;
@@ -83,6 +84,7 @@ fn figures() -> Snapshot {
         goals_running: 2,
         goals_queued: 5,
         models: vec![one],
+        spans: Some(SpanFigures { sent: 8, failed: 1, dropped: 2, waiting: 0, problem: None }),
     }
 }
 

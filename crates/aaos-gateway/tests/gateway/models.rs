@@ -38,6 +38,7 @@ impl Models {
             aliases: vec![(model("smart"), model("scripted")), (model("fast"), model("scripted"))],
             cassette: None,
             metrics: false,
+            spans: None,
         };
         let desk = Desk::new(setup, dialer);
         let (near, far) = UnixStream::pair().expect("a socket pair");

@@ -31,7 +31,7 @@ async fn heard(format: WireFormat, status: &str, headers: &str, body: &str) -> V
     });
     let aliases = vec![(model("smart"), model("scripted"))];
     let setup =
-        ModelsSetup { providers: vec![provider(format, base_url)], aliases, cassette: None, metrics: false };
+        ModelsSetup { providers: vec![provider(format, base_url)], aliases, ..ModelsSetup::default() };
     let desk = Desk::new(setup, Dialer::with(ResolverConfig::default(), Vec::new()));
     let (near, far) = UnixStream::pair().expect("a socket pair");
     tokio::spawn(aaos_gateway::models::serve(far, desk));

@@ -276,8 +276,17 @@ fn start(home: &TempDir, models: &ModelServer, runtime: &Runtime, at: Timestamp)
         let (clock, hand) = Clock::manual(state.latest.max(at));
         let config = config(home);
         let key_files = BTreeMap::new();
-        let parts =
-            KernelParts { config, journal, sandbox, models, key_files, cassette: None, metrics: None, clock };
+        let parts = KernelParts {
+            config,
+            journal,
+            sandbox,
+            models,
+            key_files,
+            cassette: None,
+            metrics: None,
+            spans: None,
+            clock,
+        };
         let kernel = Kernel::start(parts, state).await;
         let rounds = Cell::new(ROUNDS.map(|round| hand.now().after(millis(round))));
         Running { kernel: kernel.expect("starts"), hand, rounds }

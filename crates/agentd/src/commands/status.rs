@@ -2,6 +2,7 @@
 
 use aaos_core::confinement::{Boundary, ConfinementReceipt, MemoryBound, ResourceUsage};
 use aaos_core::model::{ProviderState, Standing};
+use aaos_core::span::SpanFigures;
 use aaos_runtime::{
     AgentStatus, ContextReport, GoalView, PurseReport, QuantityReport, RuntimeStatus, UnknownEffect,
 };
@@ -92,12 +93,21 @@ fn runtime(status: &RuntimeStatus) -> Vec<Fact> {
     if !status.calls.is_empty() {
         facts.push(("calls", status.calls.iter().map(calls).collect::<Vec<_>>().join("\n")));
     }
+    facts.extend(status.spans.as_ref().map(|figures| ("spans", spans(figures))));
     facts.extend(status.parked_workers.map(|parked| ("parked", format!("{parked} workers"))));
     facts.extend(status.journal_head.map(|head| ("journal", format!("entry {head}"))));
     if !status.unknown_effects.is_empty() {
         facts.push(("unknown", status.unknown_effects.iter().map(unknown).collect::<Vec<_>>().join("\n")));
     }
     facts
+}
+
+/// What became of spans, and why the last ones were not taken.
+fn spans(figures: &SpanFigures) -> String {
+    let SpanFigures { sent, failed, dropped, waiting, problem } = figures;
+    let problem =
+        problem.as_ref().map_or(String::new(), |why| format!("\nnot taken: {}", cut(why, REASON_CHARS)));
+    format!("{sent} sent, {waiting} waiting, {failed} failed, {dropped} dropped{problem}")
 }
 
 /// An effect of which nobody knows whether it happened, and what to do about it.

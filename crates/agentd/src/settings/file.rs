@@ -9,6 +9,7 @@ use aaos_core::confinement::ConfinementPolicy;
 use serde::Deserialize;
 
 use super::entries::{ProviderEntry, is_key_variable};
+use super::otlp::OtlpEntry;
 use super::principals::PrincipalEntry;
 
 /// The file of a system service; a user's own comes second.
@@ -47,6 +48,7 @@ pub(crate) struct ConfigFile {
     pub(crate) aliases: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     pub(crate) metrics: MetricsEntry,
+    pub(crate) otlp: Option<OtlpEntry>,
     /// What is demanded of confinement; the default is DESIGN's.
     pub(crate) confinement: Option<ConfinementPolicy>,
 }

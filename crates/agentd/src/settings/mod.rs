@@ -7,6 +7,7 @@ mod entries;
 mod file;
 mod keys;
 pub(crate) mod local;
+mod otlp;
 mod prices;
 mod principals;
 pub(crate) mod providers;
@@ -29,7 +30,7 @@ use aaos_core::path::AbsPath;
 use aaos_core::price::PriceTable;
 use aaos_core::quantity::Millis;
 use aaos_core::wire::ModelsSetup;
-use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals};
+use aaos_runtime::{KernelLimits, KeyFile, LocalConfig, Principals, SpanExport};
 use aaos_sandbox::SandboxConfig;
 use anyhow::{Context, Result, bail};
 
@@ -77,6 +78,8 @@ pub(crate) struct Settings {
     pub(crate) cassette: Option<cassette::Chosen>,
     /// Where metrics are read, if they are.
     pub(crate) metrics: Option<SocketAddr>,
+    /// Where spans of model calls go, if anywhere.
+    pub(crate) spans: Option<SpanExport>,
     /// The provider that `smart` and `fast` go to.
     pub(crate) provider: String,
     /// What models cost, by every name that leads to them.
@@ -138,6 +141,7 @@ impl Settings {
             prices: prices::load(price_file.as_deref(), &models, &local)?,
             price_file,
             metrics: file.metrics.listen.as_deref().map(metrics_address).transpose()?,
+            spans: spans(&file, cassette.as_ref())?,
             key_files,
             credentials: sources.places.credentials,
             models,
@@ -229,11 +233,19 @@ impl Settings {
         protected.extend(self.price_file.clone());
         protected.extend(self.credentials.clone());
         protected.extend(self.key_files.values().map(|file| file.path().to_owned()));
+        let headers = self.spans.as_ref().and_then(|spans| spans.headers.as_ref());
+        protected.extend(headers.map(|file| file.path().to_owned()));
         protected.extend(self.cassette.as_ref().map(|cassette| cassette.path().to_owned()));
         protected.extend(self.config_home.as_ref().map(|home| home.join("aaos")));
         protected.push(self.socket.clone());
         protected
     }
+}
+
+/// Where spans go. A replay reaches nobody.
+fn spans(file: &file::ConfigFile, cassette: Option<&cassette::Chosen>) -> Result<Option<SpanExport>> {
+    let spans = file.otlp.as_ref().map(otlp::export).transpose()?;
+    Ok(spans.filter(|_| !matches!(cassette, Some(cassette::Chosen::Replay { .. }))))
 }
 
 /// Where metrics are read: on loopback, since whoever reaches the port reads them.

@@ -135,7 +135,7 @@ pub(crate) fn setup(sources: &Sources, keys: &Keys) -> Result<(String, ModelsSet
     let name = found[0].setup.name.to_string();
     let providers: Vec<ProviderSetup> = found.into_iter().map(|one| one.setup).collect();
     let aliases = aliases(&usual, sources, &providers)?;
-    Ok((name, ModelsSetup { providers, aliases, cassette: None, metrics: false }))
+    Ok((name, ModelsSetup { providers, aliases, ..ModelsSetup::default() }))
 }
 
 /// Whether this can be set up once what is chosen, and this provider, have their keys. A choice that only a later word

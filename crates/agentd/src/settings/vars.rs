@@ -134,6 +134,17 @@ const METRICS: &str = "
 `docs/observability.md` says what is read |
 ";
 
+/// The part of the reference page about spans.
+const OTLP: &str = "
+## The table `[otlp]`
+
+| key | default | meaning |
+|---|---|---|
+| `endpoint` | required | collector of spans of model calls: its URL without `/v1/traces`, as in `http://127.0.0.1:4318` |
+| `headers_file` | none | file of headers that each request to it has, `Name: value` one a line, named from the root; its owner and mode are as of a key file, and agentd does not start where they are not |
+| `content` | `false` | whether spans tell what was said; `docs/observability.md` says what else they tell |
+";
+
 /// The part of the reference page about providers and aliases.
 const PROVIDERS: &str = "
 ## Providers and aliases
@@ -202,6 +213,7 @@ pub(crate) fn reference() -> String {
     page.push_str(PROVIDERS);
     page.push_str(CONFINEMENT);
     page.push_str(METRICS);
+    page.push_str(OTLP);
     page.push_str(PRINCIPALS);
     page
 }

@@ -16,6 +16,7 @@ mod ladder;
 mod local;
 mod main_job;
 mod observe;
+mod otlp;
 mod prefix;
 mod probes;
 mod provider;

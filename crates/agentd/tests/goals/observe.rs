@@ -38,7 +38,7 @@ fn scripted() -> ModelServer {
 }
 
 /// All that is answered at the address that the daemon named for metrics.
-fn read_metrics(daemon: &Daemon) -> String {
+pub(crate) fn read_metrics(daemon: &Daemon) -> String {
     let said = daemon.stderr();
     let address =
         said.split("http://").skip(1).find_map(|rest| rest.split_once("/metrics")).expect("it is told").0;

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use aaos_core::observe::{BOUNDS, CallFigures, Histogram, Snapshot};
+use aaos_core::span::SpanFigures;
 
 /// How a histogram's whole numbers are shown.
 #[derive(Clone, Copy)]
@@ -68,6 +69,9 @@ pub(super) fn written(snapshot: &Snapshot) -> String {
     }
     text.calls(&snapshot.models);
     text.tokens_and_cost(&snapshot.models);
+    if let Some(spans) = &snapshot.spans {
+        text.spans(spans);
+    }
     for (name, help, unit, of) in HISTOGRAMS {
         text.family(name, "histogram", help);
         for model in &snapshot.models {
@@ -135,6 +139,14 @@ impl Text {
         for model in models {
             let labels = [("provider", model.provider.as_str()), ("model", model.model.as_str())];
             self.sample(name, &labels, &model.cost.to_decimal());
+        }
+    }
+
+    fn spans(&mut self, spans: &SpanFigures) {
+        let name = "aaos_spans_total";
+        self.family(name, "counter", "Spans of model calls by what became of them: sent, failed or dropped.");
+        for (outcome, count) in [("sent", spans.sent), ("failed", spans.failed), ("dropped", spans.dropped)] {
+            self.sample(name, &[("outcome", outcome)], &count.to_string());
         }
     }
 
