@@ -113,9 +113,12 @@ async fn converse(stream: TcpStream, manner: Manner, exchanges: Exchanges) {
         }
         let replies = body.windows(REPLY.len()).filter(|window| *window == REPLY).count();
         let answer = answer(replies, manner.replies);
-        let body = if manner.keeps { body } else { Vec::new() };
         let answered = Instant::now();
-        exchanges.lock().unwrap_or_else(PoisonError::into_inner).push(Exchange { asked, answered, body });
+        // Without a body it is no model call: whoever starts asks what is served.
+        if !body.is_empty() {
+            let body = if manner.keeps { body } else { Vec::new() };
+            exchanges.lock().unwrap_or_else(PoisonError::into_inner).push(Exchange { asked, answered, body });
+        }
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
