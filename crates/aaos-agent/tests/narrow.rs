@@ -484,6 +484,9 @@ fn the_goal_is_said_again_where_it_is_decided() {
     run.read("/w/b.txt");
     let words = last_words(&run);
     assert!(words.starts_with(&format!("Your goal: {goal}\n")) && words.contains("Now write"), "{words}");
+    run.fails("file_write", "/w/output/o.txt", ToolFailureKind::NotFound);
+    let words = last_words(&run);
+    assert!(words.contains("Now write"), "nothing is written yet: {words}");
     run.written("/w/output/o.txt");
     let words = last_words(&run);
     assert!(words.starts_with(&format!("Your goal: {goal}\n")) && words.contains("is written"), "{words}");

@@ -172,11 +172,38 @@ impl Gateways {
         Ok(client)
     }
 
-    /// The setup frame and what rides on it.
+    /// The setup frame and what rides on it: key files, a cassette, a listener, headers. A key file that is not fit is told,
+    /// and is its provider's problem.
     fn handover(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
-        let (listener, cassette, spans) =
-            (self.listener.as_ref(), self.cassette.as_ref(), self.spans.as_ref());
-        handover(&mut self.setup(), &self.key_files, cassette, listener, spans)
+        let mut setup = self.setup();
+        let mut keys = Vec::new();
+        for provider in &mut setup.providers {
+            let Some(file) = self.key_files.get(&provider.name) else { continue };
+            let opened = file.open();
+            provider.key_follows = opened.is_ok();
+            provider.problem = opened.as_ref().err().map(ToString::to_string);
+            match opened {
+                Ok(descriptor) => keys.push(descriptor),
+                Err(error) => {
+                    tracing::error!(provider = %provider.name, %error, "the provider cannot be used")
+                }
+            }
+        }
+        if let Some(cassette) = &self.cassette {
+            let handed = cassette.hand_over().map_err(|error| KernelError::Sandbox(error.to_string()))?;
+            setup.cassette = Some(handed.0);
+            keys.push(handed.1);
+        }
+        if let Some(listener) = &self.listener {
+            setup.metrics = true;
+            keys.push(listener.try_clone().map_err(|error| KernelError::Sandbox(error.to_string()))?);
+        }
+        if let Some((spans, headers)) = self.spans.as_ref().map(SpanExport::hand_over) {
+            setup.spans = Some(spans);
+            keys.extend(headers);
+        }
+        let frame = encode_frame(&*setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
+        Ok((frame, keys))
     }
 
     /// The `egress` role, started if need be.
@@ -190,42 +217,6 @@ impl Gateways {
         *held = Some(Role { client: client.clone(), _process: process });
         Ok(client)
     }
-}
-
-/// The setup frame and the key files that ride on it. One that is not fit is told, and is its provider's problem.
-fn handover(
-    setup: &mut ModelsSetup,
-    key_files: &BTreeMap<ProviderName, KeyFile>,
-    cassette: Option<&Cassette>,
-    listener: Option<&OwnedFd>,
-    spans: Option<&SpanExport>,
-) -> Result<(Vec<u8>, Vec<OwnedFd>), KernelError> {
-    let mut keys = Vec::new();
-    for provider in &mut setup.providers {
-        let Some(file) = key_files.get(&provider.name) else { continue };
-        let opened = file.open();
-        provider.key_follows = opened.is_ok();
-        provider.problem = opened.as_ref().err().map(ToString::to_string);
-        match opened {
-            Ok(descriptor) => keys.push(descriptor),
-            Err(error) => tracing::error!(provider = %provider.name, %error, "the provider cannot be used"),
-        }
-    }
-    if let Some(cassette) = cassette {
-        let handed = cassette.hand_over().map_err(|error| KernelError::Sandbox(error.to_string()))?;
-        setup.cassette = Some(handed.0);
-        keys.push(handed.1);
-    }
-    if let Some(listener) = listener {
-        setup.metrics = true;
-        keys.push(listener.try_clone().map_err(|error| KernelError::Sandbox(error.to_string()))?);
-    }
-    if let Some((spans, headers)) = spans.map(SpanExport::hand_over) {
-        setup.spans = Some(spans);
-        keys.extend(headers);
-    }
-    let frame = encode_frame(setup).map_err(|error| KernelError::Sandbox(error.to_string()))?;
-    Ok((frame, keys))
 }
 
 /// Erases the keys that were handed over.
@@ -459,7 +450,7 @@ pub(crate) fn receipt_events(
 
 #[cfg(test)]
 mod tests {
-    use super::{KEY_GONE, forget_keys, handover, start_events};
+    use super::{Gateways, KEY_GONE, forget_keys, start_events};
     use crate::keyfile::KeyFile;
     use aaos_core::confinement::{Boundary, ConfinementReceipt, Substrate};
     use aaos_core::id::WorkerId;
@@ -507,13 +498,14 @@ mod tests {
 
     #[test]
     fn keys_are_handed_over_once() {
-        let mut with_key = setup(Some("secret"));
+        let gateways = |setup| Gateways::new(setup, BTreeMap::new(), None, None, None);
+        let with_key = gateways(setup(Some("secret")));
         let holds = |frame: &[u8]| String::from_utf8_lossy(frame).contains("secret");
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None, None).expect("a frame");
+        let (frame, _) = with_key.handover().expect("a frame");
         assert!(holds(&frame), "the control");
-        forget_keys(&mut with_key);
-        assert_eq!(with_key.providers[0].problem.as_deref(), Some(KEY_GONE));
-        let (frame, _) = handover(&mut with_key, &BTreeMap::new(), None, None, None).expect("a frame");
+        forget_keys(&mut with_key.setup());
+        assert_eq!(with_key.setup().providers[0].problem.as_deref(), Some(KEY_GONE));
+        let (frame, _) = with_key.handover().expect("a frame");
         assert!(!holds(&frame));
         let mut without = setup(None);
         forget_keys(&mut without);
@@ -527,11 +519,13 @@ mod tests {
         std::fs::write(&path, "secret").expect("written");
         let mode =
             |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
-        let mut setup = setup(None);
+        let setup = setup(None);
         let files = BTreeMap::from([(setup.providers[0].name.clone(), KeyFile::of_operator(path.clone()))]);
+        let gateways = Gateways::new(setup, files, None, None, None);
         for (of_file, follows) in [(0o600, true), (0o644, false), (0o600, true)] {
             mode(of_file);
-            let (frame, keys) = handover(&mut setup, &files, None, None, None).expect("a frame");
+            let (frame, keys) = gateways.handover().expect("a frame");
+            let mut setup = gateways.setup();
             forget_keys(&mut setup);
             assert!(!String::from_utf8_lossy(&frame).contains("secret"), "it is never read here");
             assert_eq!((keys.len(), setup.providers[0].key_follows), (usize::from(follows), follows));

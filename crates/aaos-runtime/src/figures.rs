@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aaos_core::effect::InferenceOutcome;
+use aaos_core::effect::{Inference, InferenceOutcome};
+use aaos_core::id::TraceId;
 use aaos_core::model::{ModelFailureKind, ProviderState};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::observe::{CallFigures, MAX_OBSERVED_MODELS, Measured, OTHER_MODELS, Snapshot};
 use aaos_core::quantity::{MicroUsd, Millis, Timestamp};
 use aaos_core::route;
+use aaos_journal::Permit;
 use aaos_llm::Progress;
 
 use crate::error::KernelError;
 use crate::kernel::Kernel;
-use crate::spans::Spans;
+use crate::registry::Agent;
+use crate::spans::{OpenSpan, Spans};
 use crate::view::CallReport;
 
 /// Rest after a gateway that cannot show metrics, before the next one.
@@ -46,7 +49,9 @@ pub(crate) struct Observed<'f> {
     /// Since when it waits; none while it is asked.
     waits_since: Option<Timestamp>,
     waited: Millis,
-    measured: Option<Measured>,
+    measured: Measured,
+    /// Nothing where no spans are sent.
+    span: Option<OpenSpan<'f>>,
 }
 
 impl Figures {
@@ -57,7 +62,14 @@ impl Figures {
     /// A call begins.
     fn begin(&self, target: Option<Target>, now: Timestamp) -> Observed<'_> {
         self.lock().open += 1;
-        Observed { figures: self, target, waits_since: Some(now), waited: Millis::ZERO, measured: None }
+        Observed {
+            figures: self,
+            target,
+            waits_since: Some(now),
+            waited: Millis::ZERO,
+            measured: Measured::default(),
+            span: None,
+        }
     }
 
     /// What was counted, by provider and model.
@@ -98,13 +110,16 @@ impl Observed<'_> {
         match progress {
             Progress::Asked => self.stop_waiting(now),
             Progress::Loading | Progress::Waiting { .. } => self.wait(now),
-            Progress::Retry { failure, .. } => {
+            Progress::Retry { failure, wait, .. } => {
                 self.wait(now);
+                if let Some(span) = &mut self.span {
+                    span.retried(failure.kind, *wait, now);
+                }
                 if let Some(target) = &self.target {
                     self.figures.failed(target, failure.kind, true);
                 }
             }
-            Progress::Answered(measured) => self.measured = Some(measured.clone()),
+            Progress::Answered(measured) => self.measured = measured.clone(),
             Progress::Delta(_) => {}
         }
     }
@@ -120,13 +135,16 @@ impl Observed<'_> {
     }
 
     /// Who is asked.
-    pub(crate) const fn target(&self) -> Option<&Target> {
-        self.target.as_ref()
+    pub(crate) fn provider(&self) -> Option<&ProviderName> {
+        self.target.as_ref().map(|(provider, _)| provider)
     }
 
     /// The call is over. One that failed is counted by whoever knows whether it is made again.
     pub(crate) fn end(mut self, outcome: &InferenceOutcome, cost: MicroUsd, now: Timestamp) {
         self.stop_waiting(now);
+        if let Some(span) = self.span.take() {
+            span.end(outcome, &self.measured, now);
+        }
         let Some(target) = &self.target else { return };
         let mut counted = self.figures.lock();
         let figures = counted.of(target);
@@ -135,11 +153,10 @@ impl Observed<'_> {
         if let Ok(reply) = &outcome.result {
             figures.answered += 1;
             figures.usage = figures.usage.plus(reply.usage);
-            let measured = self.measured.take().unwrap_or_default();
-            if let Some(time) = measured.first_token() {
+            if let Some(time) = self.measured.first_token() {
                 figures.first_token_ms.add(time.0);
             }
-            if let Some(rate) = measured.tokens_per_second(reply.usage.output_tokens) {
+            if let Some(rate) = self.measured.tokens_per_second(reply.usage.output_tokens) {
                 figures.tokens_per_second.add(rate);
             }
         }
@@ -161,12 +178,21 @@ fn target(providers: &[ProviderState], model: &ModelName) -> Option<Target> {
 
 impl Kernel {
     /// Watches a call that begins.
-    pub(crate) async fn observe(&self, model: &ModelName) -> Observed<'_> {
-        let target = self.target(model).await;
-        self.figures().begin(target, self.clock().now())
+    pub(crate) async fn observe(
+        &self,
+        agent: &Agent,
+        permit: &Permit<Inference>,
+        trace: Option<TraceId>,
+    ) -> Observed<'_> {
+        let target = self.target(&permit.effect().request.model).await;
+        let span = self.open_span(agent, permit, trace, target.as_ref());
+        let mut observed = self.figures().begin(target, self.clock().now());
+        observed.span = span;
+        observed
     }
 
-    async fn target(&self, model: &ModelName) -> Option<Target> {
+    /// Who serves a model, or the first of its meanings.
+    pub(crate) async fn target(&self, model: &ModelName) -> Option<Target> {
         let providers = self.providers().await.unwrap_or_default();
         // Of several meanings each is asked by its own name.
         let meant = self.meanings(model).first().copied().unwrap_or(model);

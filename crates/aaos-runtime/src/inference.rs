@@ -152,7 +152,8 @@ impl Kernel {
         let Some(wait) = wait.filter(|_| tries.empty < EMPTY_REPLIES) else {
             return ControlFlow::Break(Asked::Failed { call, failure, blames_provider });
         };
-        self.show_retry(agent, call, failure, wait);
+        let served = self.target(&request.model).await;
+        self.show_retry(agent, call, served.as_ref().map(|(provider, _)| provider), failure, wait);
         let is_stopped = tokio::select! {
             () = self.clock().sleep(Duration::from_millis(wait.0)) => false,
             () = stop.cancelled() => true,
@@ -277,17 +278,12 @@ impl Kernel {
         asking: Asking<'_>,
     ) -> Result<Ended, KernelError> {
         let call = permit.call();
-        let mut observed = self.observe(&permit.effect().request.model).await;
-        let mut span = self.open_span(agent, &permit, asking.trace, observed.target());
+        let mut observed = self.observe(agent, &permit, asking.trace).await;
         let receipt = match self.models().await {
             Ok(models) => {
                 let progress = |progress: Progress| {
-                    let now = self.clock().now();
-                    observed.note(&progress, now);
-                    if let Some(span) = &mut span {
-                        span.note(&progress, now);
-                    }
-                    self.show_progress(agent, call, progress);
+                    observed.note(&progress, self.clock().now());
+                    self.show_progress(agent, call, observed.provider(), progress);
                 };
                 let stop = agent.stop_signal();
                 let deadline = self.clock().timer_until(asking.deadline);
@@ -316,7 +312,6 @@ impl Kernel {
         self.count_cost(agent, &finished.spent);
         let cost = MicroUsd(finished.spent.get(Quantity::MicroUsd));
         observed.end(&finished.outcome, cost, self.clock().now());
-        self.close_span(span, &finished.outcome);
         let overdrawn = self.stops_at(agent, &settlement.overdrafts);
         let outcome = finished.outcome;
         if let (Some(goal), Ok(reply)) = (agent.goal, &outcome.result)
@@ -357,11 +352,11 @@ impl Kernel {
         }
     }
 
-    fn show_progress(&self, agent: &Agent, call: CallId, progress: Progress) {
+    fn show_progress(&self, agent: &Agent, call: CallId, asked: Option<&ProviderName>, progress: Progress) {
         match progress {
             // Prose is shown from the journal once the reply is whole.
             Progress::Delta(_) | Progress::Answered(_) => {}
-            Progress::Retry { failure, wait, .. } => self.show_retry(agent, call, failure, wait),
+            Progress::Retry { failure, wait, .. } => self.show_retry(agent, call, asked, failure, wait),
             Progress::Waiting { provider, wait } => {
                 let until = wait.map(|wait| self.clock().now().after(wait));
                 agent.live().waiting_for = Some(waiting_words(provider.as_ref(), until));
@@ -381,9 +376,16 @@ impl Kernel {
         Turn { party, class: if is_awaited { Class::Interactive } else { Class::Background } }
     }
 
-    fn show_retry(&self, agent: &Agent, call: CallId, failure: ModelFailure, wait: Millis) {
-        let until = self.clock().now().after(wait);
-        agent.live().waiting_for = Some(format!("provider until {until}: {failure}"));
+    fn show_retry(
+        &self,
+        agent: &Agent,
+        call: CallId,
+        asked: Option<&ProviderName>,
+        failure: ModelFailure,
+        wait: Millis,
+    ) {
+        let words = waiting_words(asked, Some(self.clock().now().after(wait)));
+        agent.live().waiting_for = Some(format!("{words}: {failure}"));
         let event = Event::InferenceRetried { call, failure, wait, instead: None };
         self.note_or_log(self.agent_entry(agent, event));
     }
@@ -403,7 +405,7 @@ fn clamp_output(wanted: Tokens, input: Tokens, remaining: &Ceilings, price: Opti
 }
 
 /// What an agent waits for that is to ask a provider: its patience, where it wants quiet until a time, else a slot.
-fn waiting_words(provider: Option<&ProviderName>, until: Option<Timestamp>) -> String {
+pub(crate) fn waiting_words(provider: Option<&ProviderName>, until: Option<Timestamp>) -> String {
     let provider = provider.map_or("provider".to_owned(), |name| format!("provider {name}"));
     match until {
         Some(until) => format!("{provider} until {until}"),

@@ -12,7 +12,7 @@ use aaos_core::quantity::Timestamp;
 use aaos_core::route::provider_of;
 use aaos_core::services::ServiceReply;
 
-use crate::inference::stopped;
+use crate::inference::{stopped, waiting_words};
 use crate::kernel::Kernel;
 use crate::registry::Agent;
 
@@ -60,7 +60,8 @@ impl Kernel {
         if until >= deadline {
             return Err(ServiceReply::ModelFailed(still_quiet(model, until)));
         }
-        agent.live().waiting_for = Some(format!("provider until {until}, as it asked before the restart"));
+        agent.live().waiting_for =
+            Some(format!("{}, as it asked before the restart", waiting_words(own, Some(until))));
         let stop = agent.stop_signal();
         let may_go_on = tokio::select! {
             () = self.clock().sleep_until(until) => true,

@@ -187,7 +187,8 @@ fn survivors(state: &State) -> BTreeSet<AgentId> {
             }
             (None, None) => {
                 // After a run of which a restart was decided another one follows in the same call.
-                let is_idle = agent.run.as_ref().is_none_or(|run| run.end.is_some() && !run.supervised);
+                let rests = agent.run.as_ref().is_some_and(|run| run.supervised);
+                let is_idle = agent.open_run().is_none() && !rests;
                 is_idle || agent.manifest.lifecycle.outlives_a_run()
             }
         };

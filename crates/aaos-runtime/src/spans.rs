@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use aaos_core::effect::{Inference, InferenceOutcome};
 use aaos_core::id::TraceId;
+use aaos_core::model::ModelFailureKind;
 use aaos_core::name::ModelName;
 use aaos_core::observe::Measured;
-use aaos_core::quantity::Timestamp;
+use aaos_core::quantity::{Millis, Timestamp};
 use aaos_core::span::{
     BatchFate, CallSpan, FinishReason, MAX_BATCHED_FULL_SPANS, MAX_BATCHED_SPANS, MAX_QUEUED_FULL_SPANS,
     MAX_QUEUED_SPANS, MAX_SPAN_RETRIES, SpanContent, SpanEnd, SpanFigures, SpanRetry, SpanSetup, SpanTrace,
 };
 use aaos_journal::Permit;
-use aaos_llm::Progress;
 use tokio::sync::Notify;
 
 use crate::error::KernelError;
@@ -159,34 +159,29 @@ impl Spans {
 
 /// The span of a call that is under way.
 #[derive(Debug)]
-pub(crate) struct OpenSpan {
+pub(crate) struct OpenSpan<'s> {
+    spans: &'s Spans,
     span: CallSpan,
-    measured: Option<Measured>,
 }
 
-impl OpenSpan {
-    /// Something happens.
-    pub(crate) fn note(&mut self, progress: &Progress, now: Timestamp) {
-        match progress {
-            Progress::Retry { failure, wait, .. } if self.span.retries.len() < MAX_SPAN_RETRIES => {
-                self.span.retries.push(SpanRetry { at: now, kind: failure.kind, wait: *wait });
-            }
-            Progress::Answered(measured) => self.measured = Some(measured.clone()),
-            _ => {}
+impl OpenSpan<'_> {
+    /// An attempt failed and is made again.
+    pub(crate) fn retried(&mut self, kind: ModelFailureKind, wait: Millis, at: Timestamp) {
+        if self.span.retries.len() < MAX_SPAN_RETRIES {
+            self.span.retries.push(SpanRetry { at, kind, wait });
         }
     }
 
     /// The call is over.
-    fn end(self, outcome: &InferenceOutcome, now: Timestamp) -> CallSpan {
-        let Self { mut span, measured } = self;
+    pub(crate) fn end(self, outcome: &InferenceOutcome, measured: &Measured, now: Timestamp) {
+        let Self { spans, mut span } = self;
         span.ended = now;
         span.end = match &outcome.result {
             Ok(reply) => {
                 span.content = span.content.map(|content| Box::new(content.answered(reply)));
-                let measured = measured.unwrap_or_default();
                 SpanEnd::Answered {
                     // What is no name of a model may be anything.
-                    model: measured.model.and_then(|name| ModelName::parse(&name).ok()),
+                    model: measured.model.as_deref().and_then(|name| ModelName::parse(name).ok()),
                     first: measured.first,
                     finish: FinishReason::from(&reply.stop),
                     usage: reply.usage,
@@ -194,7 +189,7 @@ impl OpenSpan {
             }
             Err(failure) => SpanEnd::Failed(failure.kind),
         };
-        span
+        spans.put(span);
     }
 }
 
@@ -206,7 +201,7 @@ impl Kernel {
         permit: &Permit<Inference>,
         trace: Option<TraceId>,
         target: Option<&Target>,
-    ) -> Option<OpenSpan> {
+    ) -> Option<OpenSpan<'_>> {
         let spans = self.spans()?;
         let request = &permit.effect().request;
         let now = self.clock().now();
@@ -226,17 +221,10 @@ impl Kernel {
             model: target.map_or_else(|| request.model.clone(), |(_, model)| model.clone()),
             max_output_tokens: request.max_output_tokens,
             retries: Vec::new(),
-            end: SpanEnd::Failed(aaos_core::model::ModelFailureKind::Unavailable),
+            end: SpanEnd::Failed(ModelFailureKind::Unavailable),
             content,
         };
-        Some(OpenSpan { span, measured: None })
-    }
-
-    /// The call of a span is over.
-    pub(crate) fn close_span(&self, span: Option<OpenSpan>, outcome: &InferenceOutcome) {
-        if let (Some(spans), Some(span)) = (self.spans(), span) {
-            spans.put(span.end(outcome, self.clock().now()));
-        }
+        Some(OpenSpan { spans, span })
     }
 
     /// Sends spans as they come, until the kernel closes.

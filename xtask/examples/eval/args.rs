@@ -13,7 +13,7 @@ use crate::goal::Goal;
 const SECONDS: u64 = 180;
 /// The planner, which reads nothing of the environment.
 const BUILTIN: &str = "builtin";
-const USAGE: &str = "usage: cargo xtask eval [--model GGUF[=NAME]]… [--provider NAME]… [--goals A,B] [--seconds N] \
+pub(crate) const USAGE: &str = "usage: cargo xtask eval [--model GGUF[=NAME]]… [--provider NAME]… [--goals A,B] [--seconds N] \
                      [--json] [--write] | --list [--write]";
 /// What configures a provider, beside the configuration file.
 const SETTINGS: [&str; 7] = [
@@ -50,6 +50,7 @@ pub(crate) struct Wish {
     pub(crate) json: bool,
     pub(crate) write: bool,
     pub(crate) list: bool,
+    pub(crate) help: bool,
 }
 
 impl Wish {
@@ -70,6 +71,7 @@ impl Wish {
                 "--json" => wish.json = true,
                 "--write" => wish.write = true,
                 "--list" => wish.list = true,
+                "--help" | "-h" => return Ok(Self { help: true, ..wish }),
                 other => bail!("unknown argument {other:?}\n{USAGE}"),
             }
         }
@@ -187,6 +189,7 @@ mod tests {
             assert!(parse(words).is_err(), "{words:?}");
         }
         assert!(parse(&["--list", "--write"]).unwrap().list, "the control");
+        assert!(parse(&["--help"]).unwrap().help);
     }
 
     #[test]

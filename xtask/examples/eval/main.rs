@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use testkit::{Backend, DaemonBuilder};
 
-use crate::args::{Source, Wish};
+use crate::args::{Source, USAGE, Wish};
 use crate::goal::Goal;
 use crate::page::Page;
 use crate::results::Results;
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> Result<()> {
     let wish = Wish::parse(words)?;
+    if wish.help {
+        say(USAGE);
+        return Ok(());
+    }
     let root = std::env::current_dir().context("cannot tell where this is")?;
     let goals = Goal::all(&root)?;
     if wish.list {

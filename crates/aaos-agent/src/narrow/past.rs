@@ -91,12 +91,12 @@ impl Past {
 
     /// Whether it was, and succeeded.
     pub(super) fn succeeded(&self, tools: &[&str], subject: &str) -> bool {
-        self.done.iter().any(|one| one.is(tools) && !one.is_error && one.names(subject))
+        self.ended_well(tools).any(|one| one.names(subject))
     }
 
     /// Whether any call of one of these tools succeeded.
     pub(super) fn any_succeeded(&self, tools: &[&str]) -> bool {
-        self.done.iter().any(|one| one.is(tools) && !one.is_error)
+        self.ended_well(tools).next().is_some()
     }
 
     /// How often it failed.
@@ -156,8 +156,13 @@ impl Past {
     }
 
     fn results<T: serde::de::DeserializeOwned>(&self, tool: &'static str) -> impl Iterator<Item = T> {
-        let ended_well = self.done.iter().filter(move |one| one.is(&[tool]) && !one.is_error);
-        ended_well.filter_map(|one| serde_json::from_str(&one.result).ok())
+        let fitting = |one: &Done| serde_json::from_str(&one.result).ok();
+        self.done.iter().filter(move |one| one.is(&[tool]) && !one.is_error).filter_map(fitting)
+    }
+
+    /// The calls of these tools that succeeded.
+    fn ended_well(&self, tools: &[&str]) -> impl Iterator<Item = &Done> {
+        self.done.iter().filter(move |one| one.is(tools) && !one.is_error)
     }
 }
 

@@ -61,7 +61,7 @@ const MAX_RUNNING_EACH: usize = 2 * MOST_INFERENCE_SLOTS;
 /// Most bytes of one stream, framing included.
 const MAX_STREAM_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes read of an error's body.
-const MAX_ERROR_BYTES: usize = 16 * 1024;
+const MAX_BEGINNING_BYTES: usize = 16 * 1024;
 
 /// Whether a stream has reached its end event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,7 +288,7 @@ async fn read_answer(
 ) -> Result<ModelReply, ModelFailure> {
     let name = provider.name.as_str();
     if heard.status != StatusCode::OK {
-        let body = read_error(heard).await;
+        let body = read_beginning(heard).await;
         return Err(failure::of_status(name, heard, &body, provider.key()));
     }
     let kind = heard.header("content-type").unwrap_or("text/event-stream");
@@ -370,13 +370,13 @@ async fn read_stream(
     }
 }
 
-/// As much of an error's body as is worth reading; a cut one is as good.
-async fn read_error(answer: &mut Heard<'_>) -> Vec<u8> {
+/// As much as is worth reading of a body of which the status decides; a cut one is as good.
+async fn read_beginning(answer: &mut Heard<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     while let Ok(Some(piece)) = answer.chunk().await {
-        let room = MAX_ERROR_BYTES - body.len();
+        let room = MAX_BEGINNING_BYTES - body.len();
         body.extend_from_slice(&piece[..piece.len().min(room)]);
-        if body.len() == MAX_ERROR_BYTES {
+        if body.len() == MAX_BEGINNING_BYTES {
             break;
         }
     }

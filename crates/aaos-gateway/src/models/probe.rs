@@ -12,7 +12,7 @@ use hyper::StatusCode;
 
 use super::cassette::Heard;
 use super::provider::{Endpoint, Provider, Service};
-use super::{Desk, failure, out_of_time, read_error};
+use super::{Desk, failure, out_of_time, read_beginning};
 
 impl Desk {
     /// How a provider is found now, within a time.
@@ -50,7 +50,7 @@ impl Desk {
             // Whoever has no such list, or none for this key, is there all the same, and so is who has had enough requests.
             other if other.is_client_error() && other != StatusCode::UNAUTHORIZED => Ok(()),
             _ => {
-                let body = read_error(&mut heard).await;
+                let body = read_beginning(&mut heard).await;
                 Err(failure::of_status(name, &heard, &body, provider.key()))
             }
         }

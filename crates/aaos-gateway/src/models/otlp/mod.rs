@@ -24,14 +24,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Desk;
+use super::cassette::Heard;
 use super::failure::parse_retry_after;
 use super::keys;
 use super::pace::LONGEST;
 use super::provider::Service;
 use super::server::Server;
+use super::{Desk, read_beginning};
 use crate::USER_AGENT;
-use crate::dial::{Answer, DialError, Dialer};
+use crate::dial::{DialError, Dialer};
 
 /// Time for one request and its answer.
 const TRY_TIME: Duration = Duration::from_secs(5);
@@ -41,8 +42,6 @@ const BATCH_TIME: Duration = Duration::from_secs(30);
 const MAX_TRIES: u32 = 4;
 /// Rest before the second one, unless the collector says how long; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Most bytes of an answer that are looked at.
-const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
 /// Sends spans.
 #[derive(Debug)]
@@ -182,10 +181,11 @@ impl Collector {
         };
         let request = self.request(body).map_err(|why| Miss { why, again: Again::Never })?;
         let addresses = self.server.addresses(dialer).await.map_err(unsent)?;
-        let mut answer = dialer.exchange(&addresses, &self.server.layer(), request).await.map_err(unsent)?;
-        let status = answer.head.status;
+        let answer = dialer.exchange(&addresses, &self.server.layer(), request).await.map_err(unsent)?;
+        let mut answer = Heard::live(answer);
+        let status = answer.status;
         if status == StatusCode::OK {
-            return Ok(rejected(&read(&mut answer).await));
+            return Ok(rejected(&read_beginning(&mut answer).await));
         }
         let again = match status.as_u16() {
             429 | 502 | 503 | 504 => {
@@ -214,19 +214,6 @@ impl Collector {
     fn says(&self, what: &str) -> String {
         format!("the collector at {} {what}", self.server.authority)
     }
-}
-
-/// The beginning of an answer. One that is cut is as good as none: what it says is decided by its status.
-async fn read(answer: &mut Answer) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(piece)) = answer.chunk().await {
-        let room = MAX_ANSWER_BYTES - body.len();
-        body.extend_from_slice(&piece[..piece.len().min(room)]);
-        if body.len() == MAX_ANSWER_BYTES {
-            break;
-        }
-    }
-    body
 }
 
 /// What a collector says that took only a part.
