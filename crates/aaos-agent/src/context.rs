@@ -1,24 +1,36 @@
-//! How many tokens a request will take, from its bytes and the provider's own reports (SPEC §9).
+//! How many tokens a request will take, from what its text weighs and the provider's own reports (SPEC §9).
 //!
-//! The last report is the anchor: what was added since is estimated by the ratio of bytes to tokens that earlier
-//! additions showed. Only what is new can be estimated wrongly.
+//! The last report is the anchor: what was added since is estimated by its weight (see `weigh`) and by the ratio of
+//! weighed bytes to tokens that earlier additions showed. Only what is new can be estimated wrongly.
 //!
 //! Invariants: what is believed of reports stays within bounds that no report can leave, so that a provider that lies
 //! about usage can neither stop a run at once nor let it grow without end. Before its own first report nothing is
 //! estimated by what others learned.
 
 use aaos_core::event::Reported;
-use aaos_core::model::{Message, ToolSpec};
+use aaos_core::model::{Message, ModelRequest, Thought, ToolSpec};
 use aaos_core::quantity::{Bytes, Tokens};
 
-/// Bytes in one token before anything was reported; English prose and JSON lie between 3 and 4.
-const ASSUMED: Ratio = Ratio { bytes: 7, tokens: 2 };
-/// Fewest bytes in one token that are believed.
+use crate::weigh::{USUAL_BYTES, USUAL_TOKENS, weigh};
+
+/// Weighed bytes in one token before anything was reported.
+const ASSUMED: Ratio = Ratio { bytes: USUAL_BYTES, tokens: USUAL_TOKENS };
+/// Fewest weighed bytes in one token that are believed.
 const FEWEST_BYTES: u64 = 1;
-/// Most bytes in one token that are believed.
-pub(crate) const MOST_BYTES: u64 = 8;
-/// Bytes that a provider's wire format adds around one message, call or result; a round guess.
-const FRAMING_BYTES: u64 = 16;
+/// Most weighed bytes in one token that are believed.
+const MOST_BYTES: u64 = 8;
+/// What a wire format and a model's template add around one message or result, weighed bytes; measured on the templates
+/// of Qwen2.5 and SmolLM2, rounded.
+const MESSAGE_FRAME: Bytes = Bytes(18);
+/// Around a call.
+const CALL_FRAME: Bytes = Bytes(49);
+/// Around a tool on offer.
+const TOOL_FRAME: Bytes = Bytes(70);
+/// What is said once about calls where there are tools.
+const TOOLS_FRAME: Bytes = Bytes(266);
+/// So many tokens more or fewer than expected may be what a provider says to its model itself, or leaves out of what is
+/// asked: only what a first report has beyond them tells of the text.
+const PREAMBLE_TOKENS: u64 = 256;
 /// Of so many bytes the ratio is learned; of older ones ever less.
 const LEARNED_BYTES: u64 = 256 * 1024;
 /// What others learned counts like so many bytes of one's own at most.
@@ -35,7 +47,13 @@ struct Ratio {
 impl Ratio {
     /// The ratio of a report, as far as it is believed.
     fn reported(bytes: u64, tokens: u64) -> Self {
-        Self { bytes, tokens: tokens.clamp(bytes.div_ceil(MOST_BYTES), bytes / FEWEST_BYTES) }
+        Self::reported_without(0, bytes, tokens)
+    }
+
+    /// The same, where so many of the bytes may have been left out of the prompt.
+    fn reported_without(left_out: u64, bytes: u64, tokens: u64) -> Self {
+        let least = bytes.saturating_sub(left_out).div_ceil(MOST_BYTES).max(1);
+        Self { bytes, tokens: tokens.clamp(least, (bytes / FEWEST_BYTES).max(1)) }
     }
 
     /// Tokens that so many bytes take, rounded up.
@@ -48,6 +66,14 @@ impl Ratio {
     fn bytes_in(self, tokens: u64) -> u64 {
         let bytes = u128::from(tokens) * u128::from(self.bytes) / u128::from(self.tokens);
         u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Of a first report, what its text took.
+    fn of_text(self, tools: u64) -> Self {
+        let expected = ASSUMED.tokens_in(self.bytes);
+        let least = self.tokens.saturating_sub(PREAMBLE_TOKENS);
+        let most = self.tokens.saturating_add(PREAMBLE_TOKENS).saturating_add(ASSUMED.tokens_in(tools));
+        Self::reported(self.bytes, expected.clamp(least, most))
     }
 
     /// The same of at most so many bytes.
@@ -110,75 +136,81 @@ impl TokenMeter {
         })
     }
 
-    /// Bytes of text that so many tokens hold.
+    /// Weighed bytes that so many tokens hold.
     pub(crate) fn bytes_in(&self, tokens: Tokens) -> Bytes {
         let ratio = if self.last.is_some() { self.ratio } else { ASSUMED };
         Bytes(ratio.bytes_in(tokens.0))
     }
 
-    /// Learns that a request of this size took this many input tokens.
-    pub(crate) fn learn(&mut self, size: Bytes, reported: Tokens) {
+    /// Learns that a request of this size took this many input tokens. The tools in it, of this size, may have been left
+    /// out: some templates have no place for them, and a small model is shown few.
+    pub(crate) fn learn(&mut self, size: Bytes, tools: Bytes, reported: Tokens) {
         if size.0 == 0 || reported.0 == 0 {
             return;
         }
-        let now = Ratio::reported(size.0, reported.0);
+        let now = Ratio::reported_without(tools.0, size.0, reported.0);
         self.ratio = match self.last {
             // What was added since tells what text takes, without what every request begins with.
             Some(last) if now.bytes > last.bytes && now.tokens > last.tokens => {
                 self.ratio.with(Ratio::reported(now.bytes - last.bytes, now.tokens - last.tokens))
             }
             Some(_) => self.ratio,
-            None if self.ratio == ASSUMED => now.with(Ratio { bytes: 0, tokens: 0 }),
-            None => now.with(self.ratio.of_at_most((now.bytes / BORROWED_SHARE).clamp(1, BORROWED_BYTES))),
+            None if self.ratio == ASSUMED => now.of_text(tools.0).with(Ratio { bytes: 0, tokens: 0 }),
+            None => now
+                .of_text(tools.0)
+                .with(self.ratio.of_at_most((now.bytes / BORROWED_SHARE).clamp(1, BORROWED_BYTES))),
         };
         self.last = Some(now);
         assert!(self.ratio.tokens > 0 && self.ratio.tokens <= self.ratio.bytes, "the ratio is bounded");
     }
 }
 
-/// Size of what stays the same in every request of a mind.
-pub(crate) fn fixed_size(system: &str, tools: &[ToolSpec]) -> Bytes {
+/// What tools on offer weigh.
+pub(crate) fn tools_size(tools: &[ToolSpec]) -> Bytes {
     let tool = |tool: &ToolSpec| {
-        let schema = tool.input_schema.to_string().len();
-        size(tool.name.as_str()).plus(size(&tool.description)).plus(framed(schema))
+        let schema = weigh(&tool.input_schema.to_string()).plus(TOOL_FRAME);
+        weigh(tool.name.as_str()).plus(weigh(&tool.description)).plus(schema)
     };
-    tools.iter().map(tool).fold(size(system), Bytes::plus)
+    let about_calls = if tools.is_empty() { Bytes::ZERO } else { TOOLS_FRAME };
+    tools.iter().map(tool).fold(about_calls, Bytes::plus)
 }
 
-/// Size of a conversation.
-pub(crate) fn messages_size(messages: &[Message]) -> Bytes {
-    messages.iter().map(message_size).fold(Bytes::ZERO, Bytes::plus)
+/// The tokens that a request takes as it stands, where so many weighed bytes are so many tokens.
+#[must_use]
+pub fn estimate(request: &ModelRequest, (bytes, tokens): (Bytes, Tokens)) -> Tokens {
+    let messages = request.messages.iter().map(message_size);
+    let fixed = text_size(&request.system).plus(tools_size(&request.tools));
+    let meter = TokenMeter::recalled(bytes, tokens, None);
+    Tokens(meter.ratio.tokens_in(messages.fold(fixed, Bytes::plus).0))
 }
 
+/// What a message weighs.
 pub(crate) fn message_size(message: &Message) -> Bytes {
     match message {
         Message::User { text } => text_size(text),
-        Message::Assistant { text, calls, .. } => {
-            let call = |call: &aaos_core::model::ModelCall| {
-                framed(call.id.0.len()).plus(size(&call.tool.0)).plus(size(&call.arguments.0))
+        Message::Assistant { text, calls, reasoning, thinking } => {
+            let thought = |thought: &Thought| match thought {
+                Thought::Signed { text, signature } => weigh(text).plus(weigh(signature)),
+                Thought::Redacted { data } => weigh(data),
             };
-            let prose = framed(text.len()).plus(message.thinking_bytes());
-            calls.iter().map(call).fold(prose, Bytes::plus)
+            let said = text_size(text).plus(reasoning.as_deref().map_or(Bytes::ZERO, weigh));
+            let said = thinking.iter().map(|placed| thought(&placed.thought)).fold(said, Bytes::plus);
+            let call = |call: &aaos_core::model::ModelCall| {
+                weigh(&call.id.0).plus(weigh(&call.tool.0)).plus(weigh(&call.arguments.0)).plus(CALL_FRAME)
+            };
+            calls.iter().map(call).fold(said, Bytes::plus)
         }
         Message::ToolResults { results } => {
             let result =
-                |result: &aaos_core::model::CallResult| framed(result.content.len()).plus(size(&result.id.0));
+                |result: &aaos_core::model::CallResult| text_size(&result.content).plus(weigh(&result.id.0));
             results.iter().map(result).fold(Bytes::ZERO, Bytes::plus)
         }
     }
 }
 
-/// Size of a message that is one text.
+/// What a message that is one text weighs.
 pub(crate) fn text_size(text: &str) -> Bytes {
-    framed(text.len())
-}
-
-fn size(text: &str) -> Bytes {
-    Bytes(text.len() as u64)
-}
-
-fn framed(length: usize) -> Bytes {
-    Bytes(length as u64).plus(Bytes(FRAMING_BYTES))
+    weigh(text).plus(MESSAGE_FRAME)
 }
 
 #[cfg(test)]
@@ -192,26 +224,55 @@ mod tests {
     fn a_report_replaces_the_assumption() {
         let mut meter = TokenMeter::new();
         assert_eq!(meter.estimate(Bytes(700)), Tokens(200));
-        meter.learn(Bytes(1000), Tokens(500));
+        meter.learn(Bytes(1000), Bytes::ZERO, Tokens(500));
         assert_eq!(meter.estimate(Bytes(700)), Tokens(350));
     }
 
     #[test]
     fn what_was_added_since_a_report_is_estimated_by_what_earlier_additions_took() {
         let mut meter = TokenMeter::new();
-        meter.learn(Bytes(1000), Tokens(500));
-        meter.learn(Bytes(9000), Tokens(2500));
-        assert_eq!(meter.estimate(Bytes(9000)), Tokens(2500), "as reported");
-        assert_eq!(meter.estimate(Bytes(9900)), Tokens(2750), "900 more at 9000 bytes in 2500 tokens");
-        assert_eq!(meter.bytes_in(Tokens(250)), Bytes(900));
-        assert_eq!(meter.estimate(Bytes(4500)), Tokens(1250), "what is left of a request that was reported");
+        meter.learn(Bytes(700), Bytes::ZERO, Tokens(300));
+        meter.learn(Bytes(9100), Bytes::ZERO, Tokens(2700));
+        assert_eq!(meter.estimate(Bytes(9100)), Tokens(2700), "as reported");
+        assert_eq!(meter.estimate(Bytes(10_010)), Tokens(2960), "910 more at 9100 bytes in 2600 tokens");
+        assert_eq!(meter.bytes_in(Tokens(260)), Bytes(910));
+        assert_eq!(meter.estimate(Bytes(4550)), Tokens(1350), "what is left of a request that was reported");
+    }
+
+    #[test]
+    fn what_a_first_report_has_beside_the_text_says_nothing_about_text() {
+        let learned = |tokens: u64| {
+            let mut meter = TokenMeter::new();
+            meter.learn(Bytes(7_000), Bytes::ZERO, Tokens(tokens));
+            meter.bytes_in(Tokens(2_000))
+        };
+        assert_eq!(learned(2_000), Bytes(7_000));
+        assert_eq!(learned(2_256), Bytes(7_000), "a preamble");
+        assert_eq!(learned(1_744), Bytes(7_000), "tools that are left out");
+        assert_eq!(learned(3_256), Bytes(14_000 / 3), "the control: 1000 more are not a preamble's");
+    }
+
+    #[test]
+    fn tools_that_were_left_out_of_a_prompt_say_nothing_about_text() {
+        let told = |tools: u64| {
+            let mut meter = TokenMeter::new();
+            meter.learn(Bytes(21_000), Bytes(tools), Tokens(400));
+            (meter.estimate(Bytes(21_000)), meter.estimate(Bytes(21_700)))
+        };
+        assert_eq!(told(19_600), (Tokens(400), Tokens(600)), "the text took what it weighs");
+        let lowest = 21_000 / 8;
+        assert_eq!(
+            told(0),
+            (Tokens(lowest), Tokens(lowest + 97)),
+            "the control: so little is not believed of text"
+        );
     }
 
     #[test]
     fn a_recalled_meter_is_the_same() {
         let mut meter = TokenMeter::new();
-        meter.learn(Bytes(1000), Tokens(500));
-        meter.learn(Bytes(9000), Tokens(2500));
+        meter.learn(Bytes(1000), Bytes::ZERO, Tokens(500));
+        meter.learn(Bytes(9000), Bytes::ZERO, Tokens(2500));
         let (bytes, tokens) = meter.ratio();
         assert_eq!(TokenMeter::recalled(bytes, tokens, meter.last()), meter);
         assert_eq!(TokenMeter::recalled(Bytes(0), Tokens(0), None), TokenMeter::new());
@@ -225,12 +286,15 @@ mod tests {
             assert_eq!(meter.ratio(), (Bytes(borrowed.0), Tokens(borrowed.1)), "it is kept");
             assert_eq!(meter.estimate(Bytes(7_000)), TokenMeter::new().estimate(Bytes(7_000)));
             assert_eq!(meter.bytes_in(Tokens(2_000)), TokenMeter::new().bytes_in(Tokens(2_000)));
-            meter.learn(Bytes(40_000), Tokens(10_000));
-            let more = meter.estimate(Bytes(80_000)).0;
-            assert!((19_400..=23_000).contains(&more), "{more}: about one token for four bytes");
+            meter.learn(Bytes(40_000), Bytes::ZERO, Tokens(10_000));
             let mut own = TokenMeter::new();
-            own.learn(Bytes(40_000), Tokens(40_000));
-            assert_eq!(own.estimate(Bytes(80_000)), Tokens(80_000), "the control: one's own report decides");
+            own.learn(Bytes(40_000), Bytes::ZERO, Tokens(10_000));
+            let (more, alone) = (meter.estimate(Bytes(80_000)).0, own.estimate(Bytes(80_000)).0);
+            assert!(more.abs_diff(alone) * 100 <= alone * 15, "{more}, and {alone} by one's own report");
+            let mut other = TokenMeter::new();
+            other.learn(Bytes(40_000), Bytes::ZERO, Tokens(40_000));
+            let other = other.estimate(Bytes(80_000)).0;
+            assert_eq!(other, 80_000 - 256, "the control: one's own report decides");
         }
     }
 
@@ -238,9 +302,11 @@ mod tests {
     fn what_others_learned_never_outweighs_a_short_first_report() {
         for borrowed in [(12_000, 6_000), (12_000, 2_000)] {
             let mut meter = TokenMeter::recalled(Bytes(borrowed.0), Tokens(borrowed.1), None);
-            meter.learn(Bytes(2_000), Tokens(500));
-            let more = meter.estimate(Bytes(32_000)).0;
-            assert!((6_800..=9_200).contains(&more), "{more}: about one token for four bytes");
+            meter.learn(Bytes(2_000), Bytes::ZERO, Tokens(500));
+            let mut own = TokenMeter::new();
+            own.learn(Bytes(2_000), Bytes::ZERO, Tokens(500));
+            let (more, alone) = (meter.estimate(Bytes(32_000)).0, own.estimate(Bytes(32_000)).0);
+            assert!(more.abs_diff(alone) * 100 <= alone * 15, "{more}, and {alone} by one's own report");
         }
     }
 
@@ -248,10 +314,10 @@ mod tests {
     fn the_ratio_follows_what_the_text_becomes() {
         let mut meter = TokenMeter::new();
         let (mut size, mut tokens) = (100_000, 25_000);
-        meter.learn(Bytes(size), Tokens(tokens));
+        meter.learn(Bytes(size), Bytes::ZERO, Tokens(tokens));
         for _ in 0..100 {
             (size, tokens) = (size + 20_000, tokens + 10_000);
-            meter.learn(Bytes(size), Tokens(tokens));
+            meter.learn(Bytes(size), Bytes::ZERO, Tokens(tokens));
         }
         let more = meter.estimate(Bytes(size + 10_000)).0 - tokens;
         assert!((4_900..=5_000).contains(&more), "{more}");
@@ -260,11 +326,11 @@ mod tests {
     #[test]
     fn a_lying_report_is_bounded() {
         let mut meter = TokenMeter::new();
-        meter.learn(Bytes(1000), Tokens(u64::MAX));
+        meter.learn(Bytes(1000), Bytes::ZERO, Tokens(u64::MAX));
         assert_eq!(meter.estimate(Bytes(1000)), Tokens(1000));
-        meter.learn(Bytes(1000), Tokens(1));
+        meter.learn(Bytes(1000), Bytes::ZERO, Tokens(1));
         assert_eq!(meter.estimate(Bytes(1000)), Tokens(125));
-        meter.learn(Bytes(1000), Tokens(0));
+        meter.learn(Bytes(1000), Bytes::ZERO, Tokens(0));
         assert_eq!(meter.estimate(Bytes(1000)), Tokens(125));
     }
 
@@ -277,7 +343,7 @@ mod tests {
         ) {
             let mut meter = TokenMeter::new();
             for (size, reported) in reports {
-                meter.learn(Bytes(size), Tokens(reported));
+                meter.learn(Bytes(size), Bytes::ZERO, Tokens(reported));
             }
             let (less, more) = (a.min(b), a.max(b));
             prop_assert!(meter.estimate(Bytes(less)) <= meter.estimate(Bytes(more)));

@@ -7,6 +7,7 @@
 //! that does not answer the last command is a bug of the caller and does.
 
 mod context;
+mod conversation;
 mod fork;
 mod history;
 mod mind;
@@ -14,8 +15,10 @@ mod narrow;
 mod opening;
 mod replay;
 mod tape;
+mod weigh;
 mod wrap;
 
+pub use context::estimate;
 pub use fork::moved;
 pub use history::{HistoryPage, Original, Originals};
 pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, specs_of};

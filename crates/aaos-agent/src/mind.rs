@@ -20,7 +20,8 @@ use aaos_core::quantity::{Bytes, Quantity, Tokens};
 use aaos_core::tool::{self, ToolDescriptor};
 use aaos_core::toolio::StopReason;
 
-use crate::context::{TokenMeter, fixed_size, messages_size};
+use crate::context::{TokenMeter, text_size, tools_size};
+use crate::conversation::Conversation;
 
 /// A reply may take up to this part of a small context window.
 const REPLY_SHARE: u64 = 4;
@@ -151,7 +152,7 @@ pub struct Filling {
     pub window: Tokens,
     /// What the next request takes, estimated.
     pub tokens: Tokens,
-    /// So many bytes, in so many tokens.
+    /// So many weighed bytes, in so many tokens.
     pub ratio: (Bytes, Tokens),
     /// The request whose tokens its provider reported last.
     pub reported: Option<Reported>,
@@ -162,8 +163,8 @@ pub struct Filling {
 pub struct Mind {
     config: MindConfig,
     tools: Vec<ToolSpec>,
-    fixed_size: Bytes,
-    history: Vec<Message>,
+    tools_size: Bytes,
+    history: Conversation,
     /// What the first message is made of, once the oldest part is gone.
     opening: Option<Opening>,
     meter: TokenMeter,
@@ -194,7 +195,7 @@ struct Run {
 enum Phase {
     /// Waits for a message.
     Idle,
-    /// Waits for a reply to a request of this size.
+    /// Waits for a reply to a request that weighs so much.
     Asking { size: Bytes },
     /// Waits for a summary of what stands before this message.
     Summarising { cut: usize },
@@ -230,8 +231,8 @@ impl Mind {
         Self {
             config,
             tools: Vec::new(),
-            fixed_size: Bytes::ZERO,
-            history: Vec::new(),
+            tools_size: Bytes::ZERO,
+            history: Conversation::default(),
             opening: None,
             meter: TokenMeter::new(),
             usage: Usage::default(),
@@ -371,7 +372,7 @@ impl Mind {
     pub(crate) fn adopt(&mut self, tools: Vec<ToolSpec>) -> Option<Command> {
         self.usage = Usage::default();
         (self.run.usage, self.run.iterations) = (Usage::default(), 0);
-        self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
+        self.tools_size = tools_size(&tools);
         self.tools = tools;
         self.judges_again()
     }
@@ -407,7 +408,7 @@ impl Mind {
         assert!(self.is_idle(), "a message came while a run was going on");
         self.run = Run::default();
         self.follows = false;
-        self.fixed_size = fixed_size(&self.config.system_prompt, &tools);
+        self.tools_size = tools_size(&tools);
         self.tools = tools;
         self.history.push(Message::User { text });
     }
@@ -430,7 +431,8 @@ impl Mind {
 
     /// Forgets this many messages, the oldest.
     fn forget(&mut self, messages: usize) {
-        if self.history.drain(..messages).next().is_some() {
+        self.history.leave_out(0, messages);
+        if messages > 0 {
             self.opening = None;
         }
     }
@@ -466,7 +468,7 @@ impl Mind {
         Command::Ask(Box::new(ModelRequest {
             model: self.model().clone(),
             system: self.config.system_prompt.clone(),
-            messages: self.history.clone(),
+            messages: self.history.to_vec(),
             tools: self.tools.clone(),
             max_output_tokens: self.reply_tokens(),
             narrowed: None,
@@ -475,7 +477,7 @@ impl Mind {
 
     fn take_reply(&mut self, reply: ModelReply) -> Command {
         let size = self.take_request_size();
-        self.meter.learn(size, reply.usage.input_tokens);
+        self.meter.learn(size, self.tools_size, reply.usage.input_tokens);
         self.usage = self.usage.plus(reply.usage);
         self.run.usage = self.run.usage.plus(reply.usage);
         self.run.iterations = self.run.iterations.saturating_add(1);
@@ -592,7 +594,12 @@ impl Mind {
     }
 
     fn request_size(&self) -> Bytes {
-        self.fixed_size.plus(messages_size(&self.history))
+        self.fixed_size().plus(self.history.size_from(0))
+    }
+
+    /// What stays the same in every request.
+    fn fixed_size(&self) -> Bytes {
+        text_size(&self.config.system_prompt).plus(self.tools_size)
     }
 
     fn fits(&self, size: Bytes) -> bool {

@@ -27,7 +27,7 @@ pub struct ContextReport {
     pub window: Tokens,
     /// What its next request takes, as far as its last report and what was added since tell.
     pub tokens: Tokens,
-    /// Of its model's tokens it is known that so many bytes ...
+    /// Of its model's tokens it is known that so many weighed bytes ...
     pub learned_bytes: Bytes,
     /// ... take so many.
     pub learned_tokens: Tokens,

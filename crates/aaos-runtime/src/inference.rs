@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aaos_agent::estimate;
 use aaos_core::authority::{Overdraft, Refusal};
 use aaos_core::budget::Ceilings;
 use aaos_core::effect::{Inference, InferenceOutcome};
@@ -265,7 +266,11 @@ impl Kernel {
         let (request_hash, keeps) = (asking.request_hash.to_owned(), asking.keeps);
         // A request for a summary is another one than that which the conversation comes to.
         let context = agent.live().context.filter(|_| keeps.is_none());
-        let estimate = context.map(|context| context.tokens);
+        let estimate = context.map(|context| match request.narrowed {
+            // A small model is shown less than the conversation holds.
+            Some(_) => estimate(request, (context.learned_bytes, context.learned_tokens)),
+            None => context.tokens,
+        });
         let request = ModelRequest { max_output_tokens, ..request.clone() };
         Ok(Ok(Inference { request, reserve, price, request_hash, keeps, estimate }))
     }

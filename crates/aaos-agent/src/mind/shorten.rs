@@ -13,8 +13,9 @@ use aaos_core::quantity::{Bytes, Tokens};
 use aaos_core::tool::{HistoryRead, Tool};
 
 use super::{Command, Mind, Phase};
-use crate::context::{MOST_BYTES, message_size, messages_size, text_size};
+use crate::context::text_size;
 use crate::opening::{SUMMARY_PROMPT, excerpt, opening_text, summary_of, transcript};
+use crate::weigh::weigh;
 
 /// Hundredths of the window that the conversation takes afterwards.
 const LEFT: u64 = 40;
@@ -28,8 +29,10 @@ const SUMMARY_SHARE: u64 = 8;
 const GAIN_SHARE: u64 = 16;
 /// Of the window, so many quarters are given to what is to be summarised.
 const TRANSCRIPT_QUARTERS: u64 = 3;
-/// What the runtime's own words around a summary take, bytes; a bound from above.
-const NOTE_BYTES: u64 = 512;
+/// What the runtime's own words around a summary weigh, bytes; a bound from above.
+const NOTE_BYTES: u64 = 672;
+/// Most bytes in one token of a summary.
+const MOST_BYTES: u64 = 8;
 /// What is kept of words that go without a summary: so many bytes of each.
 const EXCERPT_BYTES: usize = 256;
 /// All that is kept of such words takes at most this part of the window; the newest of it stays.
@@ -102,7 +105,7 @@ impl Mind {
     pub(crate) fn shorten_recorded(&mut self, shortened: &Shortened) {
         let keeps = usize::try_from(shortened.keeps).unwrap_or(usize::MAX).saturating_add(1);
         let surplus = self.history.len().saturating_sub(keeps);
-        self.history.drain(1..=surplus);
+        self.history.leave_out(1, surplus.saturating_add(1));
         self.open_with(shortened.opening.clone());
     }
 
@@ -163,9 +166,8 @@ impl Mind {
             (cut..self.history.len()).find(|at| is_reply(&self.history[*at])).unwrap_or(self.history.len());
         let kept = self.history.get(cut..).unwrap_or_default();
         let to_turn = self.turns.saturating_sub(replies_in(kept));
-        let size_with = |opening: &Opening| {
-            text_size(&opening_text(opening)).plus(messages_size(kept)).plus(self.fixed_size)
-        };
+        let kept_size = self.history.size_from(cut).plus(self.fixed_size());
+        let size_with = |opening: &Opening| text_size(&opening_text(opening)).plus(kept_size);
         let is_new = summary.is_some();
         let mut opening = self.opening_after(cut, to_turn, summary);
         // Judged also where a record decides: it may say the same later, and what it says holds.
@@ -181,7 +183,7 @@ impl Mind {
             return None;
         }
         let keeps = kept.len() as u64;
-        self.history.drain(1..cut.max(1));
+        self.history.leave_out(1, cut.max(1));
         self.open_with(opening.clone());
         let (tokens_before, tokens_after) = (self.meter.estimate(before), self.meter.estimate(size));
         Some(Shortened { opening, from_turn: turns_before, to_turn, keeps, tokens_before, tokens_after })
@@ -211,10 +213,7 @@ impl Mind {
 
     fn open_with(&mut self, opening: Opening) {
         let text = opening_text(&opening);
-        match self.history.first_mut() {
-            Some(first) => *first = Message::User { text },
-            None => self.history.push(Message::User { text }),
-        }
+        self.history.begin_with(Message::User { text });
         self.opening = Some(opening);
     }
 
@@ -227,12 +226,15 @@ impl Mind {
         self.phase = Phase::Summarising { cut };
         let tokens = self.summary_tokens();
         let room = Tokens(self.config.context_window.0 / 4 * TRANSCRIPT_QUARTERS);
-        let most = usize::try_from(self.meter.bytes_in(room).0).unwrap_or(usize::MAX);
         let had = self.opening.as_ref().and_then(|opening| opening.summary.as_deref());
         let gone = self.history.get(1..cut).unwrap_or_default();
         let mut words = self.opening.as_ref().map(|opening| opening.excerpts.clone()).unwrap_or_default();
         words.extend(self.words(cut).dropped);
-        let text = transcript(had, &words, gone, most);
+        let whole = transcript(had, &words, gone, usize::MAX);
+        let text = match self.part_within(&whole, room) {
+            most if most < whole.len() => transcript(had, &words, gone, most),
+            _ => whole,
+        };
         Command::Ask(Box::new(ModelRequest {
             model: self.config.summarization_model.as_ref().unwrap_or_else(|| self.model()).clone(),
             system: SUMMARY_PROMPT.to_owned(),
@@ -241,6 +243,13 @@ impl Mind {
             max_output_tokens: tokens,
             narrowed: None,
         }))
+    }
+
+    /// How many bytes of a text so many tokens hold, if each byte is as heavy as another.
+    fn part_within(&self, text: &str, room: Tokens) -> usize {
+        let (room, all) = (self.meter.bytes_in(room), weigh(text));
+        let part = text.len() as u128 * u128::from(room.0) / u128::from(all.0.max(1));
+        usize::try_from(part).unwrap_or(usize::MAX)
     }
 
     /// Before which message the conversation is cut: so that little enough is left, else as late as can be.
@@ -278,18 +287,19 @@ impl Mind {
     /// The sizes of the request, at most, after these cuts.
     fn sizes_after(&self, cuts: &[usize]) -> Vec<Bytes> {
         let most = self.meter.bytes_in(self.words_tokens());
-        let around = self.meter.bytes_in(self.summary_tokens()).plus(Bytes(NOTE_BYTES)).plus(self.fixed_size);
+        let around =
+            self.meter.bytes_in(self.summary_tokens()).plus(Bytes(NOTE_BYTES)).plus(self.fixed_size());
         let first: Vec<Bytes> = self.first_words().map(text_size).collect();
         let goal = first.first().copied().unwrap_or(Bytes::ZERO);
         let mut words = first.iter().copied().fold(Bytes::ZERO, Bytes::plus);
         let mut last = first.last().copied().unwrap_or(Bytes::ZERO);
-        let mut left = messages_size(self.history.get(1..).unwrap_or_default());
+        let mut left = self.history.size_from(1);
         let mut at = 1;
         let size = |cut: &usize| {
-            for message in self.history.get(at..*cut).unwrap_or_default() {
-                left = left.minus(message_size(message));
+            for (message, size) in self.history.sized().take(*cut).skip(at) {
+                left = left.minus(size);
                 if let Message::User { .. } = message {
-                    last = message_size(message);
+                    last = size;
                     words = words.plus(last);
                 }
             }

@@ -162,7 +162,7 @@ pub enum Seen {
 pub struct Kept {
     /// Earlier runs that are still part of the conversation.
     pub runs: u32,
-    /// The learned ratio of bytes to tokens: so many bytes ...
+    /// The learned ratio of weighed bytes to tokens: so many bytes ...
     pub bytes: Bytes,
     /// ... in so many tokens.
     pub tokens: Tokens,
@@ -196,7 +196,7 @@ impl Kept {
 /// A request whose tokens a provider reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reported {
-    /// Its size.
+    /// Its size in weighed bytes: 7 to 2 tokens of a usual vocabulary.
     pub bytes: Bytes,
     /// So many tokens it took.
     pub tokens: Tokens,

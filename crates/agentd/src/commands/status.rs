@@ -254,7 +254,7 @@ fn context(report: &ContextReport) -> String {
     let ContextReport { window, tokens, learned_bytes, learned_tokens } = report;
     let tenths = learned_bytes.0.saturating_mul(10).checked_div(learned_tokens.0).unwrap_or_default();
     let (whole, tenth) = (tenths / 10, tenths % 10);
-    format!("about {tokens} of {window} tokens, {whole}.{tenth} bytes a token")
+    format!("about {tokens} of {window} tokens, {whole}.{tenth} weighed bytes a token")
 }
 
 fn goal(view: &GoalView) -> Vec<Fact> {

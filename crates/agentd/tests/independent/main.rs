@@ -4,6 +4,7 @@
 //! server is missing they fail. `judge.py` judges requests by the types of the providers' own SDKs.
 
 mod aimock;
+mod counts;
 #[path = "../goals/documented.rs"]
 mod documented;
 mod llama;

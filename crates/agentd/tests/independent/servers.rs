@@ -78,6 +78,11 @@ impl Server {
         Self { child, url }
     }
 
+    /// Host and port.
+    pub(crate) fn authority(&self) -> &str {
+        self.url.strip_prefix("http://").expect("it was looked at when it started")
+    }
+
     /// The base URL in the manner of OpenAI's clients.
     pub(crate) fn openai_url(&self) -> String {
         format!("{}/v1", self.url)

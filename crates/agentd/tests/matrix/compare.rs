@@ -20,13 +20,15 @@ const LEFT_OUT: [&str; 9] = [
     "confinement_degraded",
     "usage_reported",
 ];
-/// Members that hold times, processes, digests of what has ids in it, and sums that a lost request adds to.
-const FORGOTTEN: [&str; 21] = [
+/// Members that hold times, processes, digests of what has ids in it and what it weighs, and sums that a lost request adds
+/// to.
+const FORGOTTEN: [&str; 22] = [
     "asked_at",
     "call",
     "charges",
     "deadline",
     "elapsed",
+    "estimate",
     "granted_at",
     "hash",
     "issued_at",
@@ -260,9 +262,12 @@ impl Names {
 }
 
 /// What a run begins with, but for how many bytes the tokens of its model had: that is what other agents had met by then.
+/// Of the request that was reported last only its tokens: its text has ids in it.
 fn without_ratio(begins: &Map<String, Value>) -> Value {
     let rest = begins.iter().filter(|(name, _)| !["bytes", "tokens"].contains(&name.as_str()));
-    rest.map(|(name, value)| (name.clone(), value.clone())).collect()
+    let tokens =
+        |name: &str, value: &Value| if name == "reported" { value["tokens"].clone() } else { value.clone() };
+    rest.map(|(name, value)| (name.clone(), tokens(name, value))).collect()
 }
 
 /// Replaces runs of 32 and more hexadecimal digits and hyphens, and times, which are milliseconds of 13 digits.
