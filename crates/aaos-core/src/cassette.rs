@@ -131,6 +131,7 @@ impl CassetteHead {
             any_model: provider.any_model,
             headers: Vec::new(),
             slots: None,
+            rates: crate::model::Rates::default(),
             problem: provider.problem.clone(),
             key_follows: false,
         });
@@ -173,6 +174,7 @@ mod tests {
             any_model: true,
             headers: Vec::new(),
             slots: None,
+            rates: crate::model::Rates::default(),
             problem: None,
             key_follows: false,
         };

@@ -3,6 +3,8 @@
 //! Invariant: a reply's calls are inert text from an untrusted mind. Names and arguments are validated by
 //! the runtime's dispatch, never here and never in the gateway.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ModelName, ProviderName};
@@ -506,6 +508,26 @@ pub enum Standing {
     },
 }
 
+/// The most that may be asked of a provider in sixty seconds, as the operator says; no limit where there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<NonZeroU64>,
+    /// Tokens, of prompts and replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<NonZeroU64>,
+}
+
+impl Rates {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub const fn are_none(&self) -> bool {
+        self.requests_per_minute.is_none() && self.tokens_per_minute.is_none()
+    }
+}
+
 /// What the `models` gateway says about one provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderState {
@@ -524,6 +546,9 @@ pub struct ProviderState {
     /// Inferences of it at once, where it has a number of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<usize>,
+    /// What may be asked of it in a minute.
+    #[serde(default, skip_serializing_if = "Rates::are_none")]
+    pub rates: Rates,
     /// How it was found last; the kernel knows.
     #[serde(default)]
     pub standing: Standing,

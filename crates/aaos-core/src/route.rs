@@ -100,6 +100,7 @@ mod tests {
             has_key: true,
             problem: None,
             slots: None,
+            rates: crate::model::Rates::default(),
             standing: crate::model::Standing::Unchecked,
         }
     }

@@ -684,6 +684,9 @@ pub struct ProviderSetup {
     /// Inferences of it at once, where it has a number of its own.
     #[serde(default)]
     pub slots: Option<usize>,
+    /// What may be asked of it in a minute.
+    #[serde(default)]
+    pub rates: crate::model::Rates,
     /// Why it cannot be used, where that is known before it is asked.
     #[serde(default)]
     pub problem: Option<String>,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use aaos_core::model::Pace;
+use aaos_core::model::{Pace, Rates};
 use tokio::time::Instant;
 
 use crate::pace::{Epoch, Pacer};
@@ -17,6 +17,9 @@ pub(crate) struct Pass {
     pub(crate) turn: Turn,
     pub(crate) place: Place,
     epoch: Epoch,
+    began: Instant,
+    /// About how many tokens it takes.
+    tokens: u64,
     /// Whether the provider has said anything to it.
     is_heard: bool,
 }
@@ -48,9 +51,10 @@ pub(crate) struct Door<W> {
 }
 
 impl<W> Door<W> {
-    pub(crate) fn new(slots: usize, most_waiting: usize, min_gap: Duration) -> Self {
+    pub(crate) fn new(slots: usize, most_waiting: usize, min_gap: Duration, rates: Rates) -> Self {
         let queue = Queue::new(slots, most_waiting);
-        Self { queue, pacer: Pacer::new(min_gap), taken: None, look_at: None, closed_until: None }
+        let pacer = Pacer::new(min_gap, rates);
+        Self { queue, pacer, taken: None, look_at: None, closed_until: None }
     }
 
     /// Admits whoever may go in now.
@@ -64,7 +68,7 @@ impl<W> Door<W> {
             }
             let epoch = self.pacer.start(now, tokens);
             let Admitted { turn, place, waker } = self.queue.admit();
-            admitted.push((waker, Pass { turn, place, epoch, is_heard: false }));
+            admitted.push((waker, Pass { turn, place, epoch, began: now, tokens, is_heard: false }));
         }
         let next = self.queue.first().unwrap_or(0);
         self.closed_until = self.pacer.closed_until(now, next);
@@ -95,6 +99,11 @@ impl<W> Door<W> {
         self.taken = self.taken.max(Some(pass.epoch));
         self.pacer.welcomed(pass.epoch);
         self.pacer.told(now, pace);
+    }
+
+    /// This one took so many tokens.
+    pub(crate) fn took(&mut self, pass: &Pass, tokens: u64) {
+        self.pacer.took(pass.began, pass.tokens, tokens);
     }
 
     /// How many times in a row the provider wanted quiet and took nobody in between, if it turns this one away.

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aaos_core::limits::MAX_QUEUED_INFERENCES;
-use aaos_core::model::{Pace, ProviderState};
+use aaos_core::model::{Pace, ProviderState, Rates};
 use aaos_core::name::ProviderName;
+use aaos_core::quantity::Tokens;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -73,8 +74,9 @@ impl Admission {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         let name = provider.map(|provider| provider.name.clone());
         let slots = provider.and_then(|provider| provider.slots).unwrap_or(self.slots).max(1);
+        let rates = provider.map(|provider| provider.rates).unwrap_or_default();
         let (gate, _) = gates.entry(name.clone()).or_insert_with(|| {
-            let gate = Arc::new(Gate::new(name, slots, self.min_gap));
+            let gate = Arc::new(Gate::new(name, slots, self.min_gap, rates));
             let alarm = tokio::spawn(ring(Arc::downgrade(&gate), Arc::clone(&gate.reset)));
             (gate, Alarm(alarm))
         });
@@ -100,8 +102,8 @@ async fn ring(gate: Weak<Gate>, reset: Arc<Notify>) {
 }
 
 impl Gate {
-    fn new(provider: Option<ProviderName>, slots: usize, min_gap: Duration) -> Self {
-        let door = Door::new(slots, MAX_QUEUED_INFERENCES, min_gap);
+    fn new(provider: Option<ProviderName>, slots: usize, min_gap: Duration, rates: Rates) -> Self {
+        let door = Door::new(slots, MAX_QUEUED_INFERENCES, min_gap, rates);
         Self { provider, door: Mutex::new(door), closed: watch::Sender::new(None), reset: Arc::default() }
     }
 
@@ -204,6 +206,12 @@ impl Slot {
     /// The provider took the request.
     pub(crate) fn taken(&mut self, pace: Pace) {
         self.gate.lock().taken(Instant::now(), &mut self.pass, pace);
+        self.gate.open();
+    }
+
+    /// The request took so many tokens.
+    pub(crate) fn took(&mut self, tokens: Tokens) {
+        self.gate.lock().took(&self.pass, tokens.0);
         self.gate.open();
     }
 

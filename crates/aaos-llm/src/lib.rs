@@ -13,6 +13,7 @@ mod host;
 mod inbox;
 mod link;
 mod local;
+mod minute;
 mod models;
 mod pace;
 mod queue;

@@ -567,6 +567,7 @@ impl Models {
                     Arrival::End(Ending::Done(reply, measured)) => {
                         asked.cleared = true;
                         slot.taken(Pace::default());
+                        slot.took(reply.usage.total());
                         let own = || Measured { first, whole: Micros::of(began.elapsed()), model: None };
                         progress(Progress::Answered(measured.map_or_else(own, |measured| *measured)));
                         return Ok(*reply);

@@ -2,12 +2,15 @@
 //!
 //! Invariants: nothing starts before a time that the provider asked for; after it one request goes first, and the others
 //! when that one is taken, or one by one every [`PROBE_TIME`] while nobody knows; between two starts lies at least the
-//! gap. What a provider says of its rate limits holds until the time it names and not longer.
+//! gap. What a provider says of its rate limits holds until the time it names and not longer; what the operator says always.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
-use aaos_core::model::{Pace, Room};
+use aaos_core::model::{Pace, Rates, Room};
 use tokio::time::Instant;
+
+use crate::minute::Minute;
 
 /// How long the first request after a wait goes alone while the provider says nothing.
 const PROBE_TIME: Duration = Duration::from_secs(10);
@@ -44,10 +47,13 @@ pub(crate) struct Pacer {
     wishes: u32,
     requests: Option<Left>,
     tokens: Option<Left>,
+    requests_allowed: Option<Minute>,
+    tokens_allowed: Option<Minute>,
 }
 
 impl Pacer {
-    pub(crate) fn new(min_gap: Duration) -> Self {
+    pub(crate) fn new(min_gap: Duration, rates: Rates) -> Self {
+        let minute = |most: Option<NonZeroU64>| most.map(Minute::of);
         Self {
             min_gap,
             next_start: None,
@@ -56,6 +62,8 @@ impl Pacer {
             wishes: 0,
             requests: None,
             tokens: None,
+            requests_allowed: minute(rates.requests_per_minute),
+            tokens_allowed: minute(rates.tokens_per_minute),
         }
     }
 
@@ -69,7 +77,7 @@ impl Pacer {
         closed.into_iter().chain(probe).chain(self.next_start).filter(|at| *at > now).max()
     }
 
-    /// The part of it that the provider asked for.
+    /// The part of it that the provider asked for, or the operator.
     pub(crate) fn closed_until(&self, now: Instant, tokens: u64) -> Option<Instant> {
         let quiet = match self.mood {
             Mood::Quiet { until } => Some(until),
@@ -78,7 +86,9 @@ impl Pacer {
         let short =
             |left: &Option<Left>, wanted: u64| left.filter(|left| left.count < wanted).map(|left| left.until);
         let wishes = [quiet, short(&self.requests, 1), short(&self.tokens, tokens.max(1))];
-        wishes.into_iter().flatten().filter(|at| *at > now).max()
+        let rates = [(&self.requests_allowed, 1), (&self.tokens_allowed, tokens)];
+        let allowed = rates.into_iter().filter_map(|(minute, more)| minute.as_ref()?.opens_at(now, more));
+        wishes.into_iter().flatten().filter(|at| *at > now).chain(allowed).max()
     }
 
     /// Starts a request that may.
@@ -94,7 +104,19 @@ impl Pacer {
                 left.count = left.count.saturating_sub(taken);
             }
         }
+        for (minute, taken) in [(&mut self.requests_allowed, 1), (&mut self.tokens_allowed, tokens)] {
+            if let Some(minute) = minute {
+                minute.take(now, taken);
+            }
+        }
         self.epoch
+    }
+
+    /// A request that began then took other tokens than was thought.
+    pub(crate) fn took(&mut self, began: Instant, thought: u64, tokens: u64) {
+        if let Some(minute) = &mut self.tokens_allowed {
+            minute.correct(began, thought, tokens);
+        }
     }
 
     /// How many wishes for quiet there were in a row, with that of a request which is turned away now.
@@ -161,7 +183,7 @@ impl Pacer {
 mod tests {
     use std::time::Duration;
 
-    use aaos_core::model::{Pace, Room};
+    use aaos_core::model::{Pace, Rates, Room};
     use aaos_core::quantity::Millis;
     use proptest::prelude::*;
     use tokio::time::Instant;
@@ -176,7 +198,7 @@ mod tests {
     fn what_the_provider_has_room_for_is_kept_until_it_resets() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pacer = Pacer::new(Duration::ZERO);
+        let mut pacer = Pacer::new(Duration::ZERO, Rates::default());
         pacer.told(start, Pace { requests: room(2, 60), tokens: None });
         for _ in 0..2 {
             assert_eq!(pacer.opens_at(start, 10), None);
@@ -198,7 +220,7 @@ mod tests {
     fn tokens_close_only_where_none_is_left() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pacer = Pacer::new(Duration::ZERO);
+        let mut pacer = Pacer::new(Duration::ZERO, Rates::default());
         pacer.told(start, Pace { requests: None, tokens: room(1, 30) });
         pacer.start(start, 1_000_000);
         assert_eq!(pacer.opens_at(start, 1_000_000), None, "a long prompt may be in the provider's cache");
@@ -215,7 +237,7 @@ mod tests {
     fn one_from_before_the_wish_proves_nothing_and_one_that_gives_up_lets_another_try() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut pacer = Pacer::new(Duration::ZERO);
+        let mut pacer = Pacer::new(Duration::ZERO, Rates::default());
         let old = pacer.start(start, 1);
         pacer.close_until(old, at(5));
         pacer.taken(old);
@@ -237,7 +259,7 @@ mod tests {
     #[test]
     fn wishes_are_counted_until_one_is_taken_and_those_of_one_burst_are_one() {
         let start = Instant::now();
-        let mut pacer = Pacer::new(Duration::ZERO);
+        let mut pacer = Pacer::new(Duration::ZERO, Rates::default());
         let burst = [pacer.start(start, 1), pacer.start(start, 1), pacer.start(start, 1)];
         for epoch in burst {
             assert_eq!(pacer.wishes_with(epoch), 1);
@@ -260,7 +282,7 @@ mod tests {
             gap in 0u64..500,
         ) {
             let start = Instant::now();
-            let mut pacer = Pacer::new(Duration::from_millis(gap));
+            let mut pacer = Pacer::new(Duration::from_millis(gap), Rates::default());
             let (mut now, mut last) = (start, None::<Instant>);
             for (wish, later) in wishes {
                 let until = pacer.close_until(pacer.epoch(), now + Duration::from_millis(wish));

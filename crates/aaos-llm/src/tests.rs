@@ -95,6 +95,7 @@ fn provider(name: &str, models: &[&str]) -> ProviderState {
         has_key: true,
         problem: None,
         slots: None,
+        rates: aaos_core::model::Rates::default(),
         standing: Standing::Unchecked,
     }
 }

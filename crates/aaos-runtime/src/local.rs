@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aaos_core::event::Event;
 use aaos_core::id::WorkerId;
 use aaos_core::limits::MODEL_IDLE_MS;
-use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState, Standing};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ProviderState, Rates, Standing};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::quantity::{Bytes, Millis, Timestamp, Tokens};
 use aaos_core::route::route;
@@ -97,6 +97,7 @@ impl LocalConfig {
             has_key: false,
             problem: (!has_program).then(|| no_program.to_owned()),
             slots: Some(1),
+            rates: Rates::default(),
             // It is started when it is asked.
             standing: if has_program { Standing::Reachable } else { Standing::Unchecked },
         })

@@ -69,6 +69,7 @@ mod tests {
             any_model: true,
             headers: Vec::new(),
             slots: None,
+            rates: aaos_core::model::Rates::default(),
             problem: None,
             key_follows,
         }

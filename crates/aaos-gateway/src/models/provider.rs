@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState, Standing};
+use aaos_core::model::{ModelFailure, ModelFailureKind, ModelRequest, ProviderState, Rates, Standing};
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::route::{self, Route, Served, Serves};
 use aaos_core::wire::{ExtraHeader, ProviderSetup, WireFormat, is_reserved_header};
@@ -27,6 +27,7 @@ pub(super) struct Provider {
     models: Vec<ModelName>,
     any_model: bool,
     slots: Option<usize>,
+    rates: Rates,
     /// For its requests under way.
     pub(super) places: Arc<Semaphore>,
 }
@@ -85,8 +86,8 @@ impl Provider {
                 .map_or_else(Service::Unusable, |endpoint| Service::Remote(Box::new(endpoint))),
         };
         let places = Arc::new(Semaphore::new(super::MAX_RUNNING_EACH));
-        let (models, any_model, slots) = (setup.models, setup.any_model, setup.slots);
-        Self { name: setup.name, service, key, models, any_model, slots, places }
+        let ProviderSetup { models, any_model, slots, rates, .. } = setup;
+        Self { name: setup.name, service, key, models, any_model, slots, rates, places }
     }
 
     pub(super) fn key(&self) -> Option<&str> {
@@ -118,6 +119,7 @@ impl Provider {
             has_key: self.key.is_some(),
             problem,
             slots: self.slots,
+            rates: self.rates,
             standing: Standing::Unchecked,
         }
     }
@@ -326,6 +328,7 @@ mod tests {
             any_model,
             headers: Vec::new(),
             slots: None,
+            rates: aaos_core::model::Rates::default(),
             problem: None,
             key_follows: false,
         };
@@ -415,6 +418,7 @@ mod tests {
             any_model: true,
             headers: Vec::new(),
             slots: Some(7),
+            rates: aaos_core::model::Rates::default(),
             problem: Some("it has no key".into()),
             key_follows: false,
         };
@@ -435,6 +439,7 @@ mod tests {
             any_model: true,
             headers: Vec::new(),
             slots: None,
+            rates: aaos_core::model::Rates::default(),
             problem: None,
             key_follows: false,
         };

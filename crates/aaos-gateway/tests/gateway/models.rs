@@ -103,6 +103,7 @@ pub(crate) fn provider(format: WireFormat, base_url: String) -> ProviderSetup {
         any_model: false,
         headers: Vec::new(),
         slots: None,
+        rates: aaos_core::model::Rates::default(),
         problem: None,
         key_follows: false,
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use aaos_core::model::Pace;
+use aaos_core::model::{Pace, Rates};
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::sync::{Arc, Mutex};
 use shuttle::thread;
@@ -48,7 +48,7 @@ fn turn(party: u32) -> Turn {
 
 /// Three that want one slot, each twice, and one that gives up wherever it stands.
 fn scenario(leave_well: bool) {
-    let door = Mutex::new(Door::new(1, 8, Duration::ZERO));
+    let door = Mutex::new(Door::new(1, 8, Duration::ZERO, Rates::default()));
     let shared = Arc::new(Shared { door, now: Instant::now() });
     let mut threads = Vec::new();
     for party in 0..2 {
@@ -98,7 +98,7 @@ fn shuttle_finds_a_slot_that_is_not_given_back() {
 fn after_a_wait_one_goes_first_and_the_others_when_it_is_taken() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
-    let mut door = Door::new(2, 8, Duration::ZERO);
+    let mut door = Door::new(2, 8, Duration::ZERO, Rates::default());
     for name in ["a", "b", "c", "d"] {
         door.queue.join(turn(0), 1, Come::Anew, name).expect("room");
     }
@@ -128,7 +128,7 @@ fn a_first_one_that_hangs_or_gives_up_does_not_shut_the_others_out() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     for gives_up in [false, true] {
-        let mut door = Door::new(2, 8, Duration::ZERO);
+        let mut door = Door::new(2, 8, Duration::ZERO, Rates::default());
         for _ in 0..3 {
             door.queue.join(turn(0), 1, Come::Anew, ()).expect("room");
         }
@@ -154,7 +154,7 @@ fn admitted_beside(
     again: impl Fn(&mut Door<&'static str>, Pass, Refusals, Instant) -> Refusals,
 ) -> Vec<&'static str> {
     let start = Instant::now();
-    let mut door = Door::new(1, 8, Duration::ZERO);
+    let mut door = Door::new(1, 8, Duration::ZERO, Rates::default());
     for (party, name) in [(0, "poison"), (0, "of its own"), (1, "of another")] {
         door.queue.join(turn(party), 1, Come::Anew, name).expect("room");
     }
@@ -196,7 +196,7 @@ fn one_that_is_always_turned_away_keeps_nobody_out() {
 #[test]
 fn refusals_count_only_while_another_is_taken() {
     let mut now = Instant::now();
-    let mut door = Door::new(1, 8, Duration::ZERO);
+    let mut door = Door::new(1, 8, Duration::ZERO, Rates::default());
     let pass_of = |door: &mut Door<&'static str>, come, now| {
         door.queue.join(turn(0), 1, come, "call").expect("room");
         door.open(now).pop().expect("it is admitted").1

@@ -1,19 +1,22 @@
 //! Who is asked when: patience, turns, and what a provider says of its limits.
 
 use std::future::pending;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aaos_core::effect::InferenceOutcome;
 use aaos_core::id::GoalId;
 use aaos_core::limits::{MAX_AGENTS, MAX_REFUSALS_AMONG_TAKEN};
-use aaos_core::model::{ModelFailureKind, Pace, Room};
-use aaos_core::quantity::Millis;
+use aaos_core::model::{ModelFailureKind, ModelReply, Pace, ProviderState, Rates, Room, Usage};
+use aaos_core::quantity::{Millis, Tokens};
 use aaos_core::wire::{ModelsReply, ModelsRequest, RequestSerial};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{CONFIG, MemoryFake, connect, counts, failure_kind, in_an_hour, linked, request, start};
+use super::{
+    CONFIG, MemoryFake, connect, counts, failure_kind, in_an_hour, linked, provider, reply, request, start,
+};
 use crate::{Class, Models, ModelsConfig, Party, Progress, Turn};
 
 /// What a fake gateway hears for a while in which nothing comes.
@@ -442,4 +445,56 @@ async fn a_wish_outlives_the_gateway_that_heard_it() {
     fake.answer(serial, "answered").await;
     assert!(next.await.expect("no panic").result.is_ok());
     assert_eq!(failure_kind(&first.await.expect("no panic")), ModelFailureKind::Unavailable);
+}
+
+/// The same gateway, whose provider the operator allows this.
+async fn introduce_allowing(fake: &mut MemoryFake, rates: Rates) {
+    let Some(ModelsRequest::Describe { serial }) = fake.hear().await else { panic!("a question") };
+    let providers = vec![ProviderState { rates, ..provider("alpha", &["a-model"]) }];
+    fake.say(&ModelsReply::Described { serial, providers }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_requests_are_made_in_a_minute_than_the_operator_allows() {
+    for allowed in [NonZeroU64::new(2), None] {
+        let (models, mut fake) = connect(CONFIG);
+        let mut calls = vec![start_for(&models, 1), start_for(&models, 2)];
+        introduce_allowing(&mut fake, Rates { requests_per_minute: allowed, ..Rates::default() }).await;
+        let begun = Instant::now();
+        for _ in 0..2 {
+            let (serial, ..) = fake.ask().await;
+            fake.answer(serial, "done").await;
+        }
+        for (call, _) in calls.drain(..) {
+            call.await.expect("no panic").result.expect("answered");
+        }
+        let (third, shown) = start_for(&models, 3);
+        let (serial, ..) = fake.ask().await;
+        let waited = begun.elapsed().as_secs();
+        assert_eq!(waited, if allowed.is_some() { 60 } else { 0 }, "{allowed:?}");
+        let waits = |progress: &Progress| matches!(progress, Progress::Waiting { wait: Some(wait), .. } if wait.0 > 59_000);
+        assert_eq!(shown.lock().expect("unpoisoned").iter().any(waits), allowed.is_some(), "it is shown");
+        fake.answer(serial, "done").await;
+        third.await.expect("no panic").result.expect("answered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_tokens_are_used_in_a_minute_than_the_operator_allows() {
+    for (output, seconds) in [(200, 60), (1, 0)] {
+        let (models, mut fake) = connect(CONFIG);
+        let (first, _) = start_for(&models, 1);
+        let tokens_per_minute = NonZeroU64::new(1_000);
+        introduce_allowing(&mut fake, Rates { tokens_per_minute, ..Rates::default() }).await;
+        let begun = Instant::now();
+        let (serial, ..) = fake.ask().await;
+        let usage = Usage { input_tokens: Tokens(900), output_tokens: Tokens(output), ..Usage::default() };
+        let answer = Box::new(ModelReply { usage, ..reply("done") });
+        fake.say(&ModelsReply::Done { serial, reply: answer, measured: None }).await;
+        first.await.expect("no panic").result.expect("answered");
+        let (second, _) = start_for(&models, 2);
+        fake.ask().await;
+        assert_eq!(begun.elapsed().as_secs(), seconds, "what was used counts, not what was thought");
+        second.abort();
+    }
 }

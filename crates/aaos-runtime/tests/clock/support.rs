@@ -358,6 +358,7 @@ fn providers(models: &ModelServer) -> ModelsSetup {
         any_model: true,
         headers: Vec::new(),
         slots: None,
+        rates: aaos_core::model::Rates::default(),
         problem: None,
         key_follows: false,
     };

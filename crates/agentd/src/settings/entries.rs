@@ -3,9 +3,11 @@
 //! Invariant: an unknown key is an error, and none of them takes a provider's key.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use aaos_core::limits::{MAX_PROVIDER_HEADERS, MAX_PROVIDER_MODELS, MOST_INFERENCE_SLOTS};
+use aaos_core::model::Rates;
 use aaos_core::wire::{WireFormat, is_reserved_header};
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -30,6 +32,8 @@ pub(crate) struct ProviderEntry {
     /// The file that holds it.
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) slots: Option<usize>,
+    pub(crate) requests_per_minute: Option<u64>,
+    pub(crate) tokens_per_minute: Option<u64>,
 }
 
 /// How it is spoken to.
@@ -50,6 +54,19 @@ impl From<Format> for WireFormat {
 }
 
 impl ProviderEntry {
+    /// What may be asked of it in a minute.
+    pub(super) fn rates(&self) -> Result<Rates> {
+        let positive = |key: &str, number: Option<u64>| match number.map(NonZeroU64::new) {
+            Some(None) => bail!("`{key}` is 0; give the most that may be asked in a minute, or leave it out"),
+            Some(some) => Ok(some),
+            None => Ok(None),
+        };
+        Ok(Rates {
+            requests_per_minute: positive("requests_per_minute", self.requests_per_minute)?,
+            tokens_per_minute: positive("tokens_per_minute", self.tokens_per_minute)?,
+        })
+    }
+
     /// What can be seen of it alone.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(why) = reserved(&self.name) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aaos_core::limits::{MAX_ALIAS_MEANINGS, MAX_ALIASES, MAX_PROVIDERS};
+use aaos_core::model::Rates;
 use aaos_core::name::{ModelName, ProviderName};
 use aaos_core::route;
 use aaos_core::wire::{ExtraHeader, ModelsSetup, ProviderSetup, WireFormat};
@@ -251,6 +252,7 @@ fn of_known(known: &Known, url: Option<String>, key: Option<String>) -> Result<F
         any_model: known.any_model,
         headers: Vec::new(),
         slots: None,
+        rates: Rates::default(),
         problem: None,
         key_follows: false,
     };
@@ -286,6 +288,7 @@ fn of_entry(entry: &ProviderEntry, sources: &Sources, keys: &Keys) -> Result<Fou
         any_model,
         headers: entry.headers.iter().map(|(name, value)| header(name, value)).collect(),
         slots: entry.slots,
+        rates: entry.rates()?,
         problem: None,
         key_follows: false,
     };
@@ -400,10 +403,11 @@ fn meaning_of(meaning: &str, providers: &[ProviderSetup]) -> Result<ModelName> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BaseUrls, Choice, KeyPlaces, Sources, key_files, setup};
+    use super::{BaseUrls, Choice, KeyPlaces, Rates, Sources, key_files, setup};
     use crate::settings::entries::ProviderEntry;
     use crate::settings::keys::Keys;
     use aaos_runtime::KeyFile;
+    use std::num::NonZeroU64;
 
     fn keys(names: &[&str]) -> Keys {
         names.iter().map(|name| ((*name).to_owned(), "secret".to_owned())).collect()
@@ -469,7 +473,7 @@ mod tests {
     }
 
     const ROUTER: &str = "[[providers]]\nname = \"router\"\nformat = \"openai\"\nbase_url = \"https://r.example/v1/\"\n\
-                          key_env = \"ROUTER_KEY\"\nmodels = [\"big\", \"small\"]\nslots = 9\n\
+                          key_env = \"ROUTER_KEY\"\nmodels = [\"big\", \"small\"]\nslots = 9\nrequests_per_minute = 50\n\
                           headers = { X-Title = \"aaOS\" }\n";
 
     #[test]
@@ -483,6 +487,8 @@ mod tests {
             (router.base_url.as_str(), router.any_model, router.slots),
             ("https://r.example/v1", false, Some(9))
         );
+        let (requests_per_minute, tokens_per_minute) = (NonZeroU64::new(50), None);
+        assert_eq!(router.rates, Rates { requests_per_minute, tokens_per_minute });
         assert_eq!(router.key.as_deref(), Some("secret"));
         assert_eq!((router.headers[0].name.as_str(), router.headers[0].value.as_str()), ("X-Title", "aaOS"));
         let means: Vec<_> = models.aliases.iter().map(|(alias, means)| format!("{alias}={means}")).collect();
@@ -557,6 +563,7 @@ mod tests {
             (good.replace("openai\"", "openai\"\nkey_file = \"keys/own\""), "a leading /"),
             (good.replace("openai\"", "openai\"\nslots = 0"), "slots"),
             (good.replace("openai\"", "openai\"\nslots = 129"), "slots"),
+            (good.replace("openai\"", "openai\"\ntokens_per_minute = 0"), "`tokens_per_minute` is 0"),
             (good.replace("openai\"", "openai\"\nheaders = { authorization = \"x\" }"), "authorization"),
             (alias("[\"m\"]"), "write PROVIDER/MODEL"),
             (alias("[\"nobody/m\"]"), "\"nobody\", which is not configured"),

@@ -164,6 +164,8 @@ providers, of which `builtin` is always one. Keys never stand in the file.
 | `key_file` | see below | file that holds its key and nothing else, named from the root |
 | `headers` | none | a table of headers that each request has besides; none that is aaOS's own to set |
 | `slots` | `max_concurrent_inference` | inferences at once, 1 to 128 |
+| `requests_per_minute` | no limit | requests in any 60 seconds |
+| `tokens_per_minute` | no limit | tokens of prompts and replies in any 60 seconds |
 
 A key in the environment stands over one in a file. Without `key_file` the key of a provider is looked for in the file of
 its name in `$CREDENTIALS_DIRECTORY`, then in `$XDG_CONFIG_HOME/aaos/keys/`. A key file belongs to the daemon's user or to
