@@ -25,4 +25,6 @@ pub use mind::{Command, Filling, Mind, MindConfig, MindEvent, RunEnd, spec_of, s
 pub use narrow::{Ground, narrowed};
 pub use replay::{Replay, ReplayError, Replayed, ReplayedAgent};
 pub use tape::{Divergence, OpenRun, TAPE_KINDS, Tape, TurnCall, Unanswered, event_of};
-pub use wrap::{failure_json, told, wrap_findings, wrap_message, wrap_tool_result};
+pub use wrap::{
+    RecordedAnswer, failure_json, told, wrap_findings, wrap_message, wrap_recorded, wrap_tool_result,
+};

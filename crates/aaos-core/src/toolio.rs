@@ -2,6 +2,8 @@
 //!
 //! Invariant: the schema a model is shown and the type that dispatch parses into are one declaration.
 
+mod findings;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,8 @@ use crate::model::{ModelCallId, RequestedTool, Usage};
 use crate::name::AgentName;
 use crate::path::AbsPath;
 use crate::quantity::Bytes;
+
+pub use findings::{PriorFindings, RecordedResult};
 
 /// Input of `command_run`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -457,11 +461,6 @@ impl SendMessageOutput {
     }
 }
 
-/// What a parent hands to a child beside its message.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct PriorFindings(#[schemars(length(max = 32_768))] pub String);
-
 /// Input of `spawn_agent`, and one child of `spawn_agents`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -470,7 +469,8 @@ pub struct SpawnAgentInput {
     pub manifest: String,
     /// What the child is asked to do.
     pub message: String,
-    /// Data for the child (text, up to 32 KiB); the runtime labels it as quoted data.
+    /// Data for the child (text, up to 32 KiB); the runtime labels it as quoted data. {"result": `agent_id`} hands on what
+    /// an earlier child answered.
     #[serde(default)]
     pub prior_findings: Option<PriorFindings>,
 }

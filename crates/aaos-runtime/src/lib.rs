@@ -23,6 +23,7 @@ mod error;
 mod fallback;
 mod far;
 mod figures;
+mod findings;
 mod fork;
 mod goals;
 mod history;

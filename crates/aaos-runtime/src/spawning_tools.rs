@@ -5,12 +5,10 @@
 
 use std::sync::Arc;
 
-use aaos_agent::wrap_findings;
 use aaos_core::effect::ToolOutcome;
 use aaos_core::event::{AgentEnd, Event};
 use aaos_core::id::{AgentId, CallId, TraceId};
 use aaos_core::ladder::ClimbReason;
-use aaos_core::limits;
 use aaos_core::manifest::Manifest;
 use aaos_core::model::Usage;
 use aaos_core::state::{AgentLife, AgentRecord, PendingKind, SpawnedChild, State};
@@ -205,7 +203,7 @@ impl Kernel {
         input: &SpawnAgentInput,
         earlier: &[AgentId],
     ) -> Result<SpawnAgentOutput, ToolFailure> {
-        let message = self.child_message(parent, input);
+        let message = self.child_message(parent, input).await?;
         let (all, climbs) = (manifest.clone(), None);
         let child = Child { index, manifest: all, earlier: earlier.first().copied(), climbs };
         let first = self.attempt(parent, under, child, message.clone()).await?;
@@ -237,22 +235,11 @@ impl Kernel {
     }
 
     fn read_child(&self, input: &SpawnAgentInput) -> Result<Manifest, ToolFailure> {
-        let invalid = |why: &str| ToolFailure::new(ToolFailureKind::InvalidArguments, why);
         if !fits(&input.message) {
-            return Err(invalid("the message is over the size limit"));
-        }
-        if input.prior_findings.as_ref().is_some_and(|one| one.0.len() > limits::MAX_PRIOR_FINDINGS_BYTES) {
-            return Err(invalid("prior_findings are over 32 KiB; put long data into a workspace file"));
+            let why = "the message is over the size limit";
+            return Err(ToolFailure::new(ToolFailureKind::InvalidArguments, why));
         }
         Manifest::parse(&input.manifest).map_err(|error| KernelError::from(error).into_tool_failure())
-    }
-
-    /// The child's first message: what its parent hands over, labelled as data, then what it is asked.
-    fn child_message(&self, parent: &Agent, input: &SpawnAgentInput) -> String {
-        let Some(findings) = &input.prior_findings else { return input.message.clone() };
-        let nonce = self.clock().fresh().simple().to_string();
-        let block = wrap_findings(&parent.manifest.name, self.clock().now(), &nonce, &findings.0);
-        format!("{block}\n\n{}", input.message)
     }
 
     /// One attempt: a new child, or the one that an earlier daemon had admitted for it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use testkit::{
@@ -41,18 +42,20 @@ fn first_model(seen: &SeenRequest, outside: &[PathBuf; 2]) -> Turn {
 
 /// A lead that has a child write into the workspace.
 fn has_it_written(seen: &SeenRequest) -> Turn {
+    match seen.replies_so_far() {
+        0 => Turn::call("spawn_agent", spawning_writer(seen)),
+        _ => Turn::say("done by the first"),
+    }
+}
+
+/// The arguments of a call for that child.
+fn spawning_writer(seen: &SeenRequest) -> Value {
     let workspace = workspace_of(seen);
     let manifest = format!(
         "name: writer\nmodel: smart\nsystem_prompt: You write.\ncapabilities:\n  - \"tool: file_write\"\n  - \
          \"file_write: {workspace}/*\"\n"
     );
-    match seen.replies_so_far() {
-        0 => Turn::call(
-            "spawn_agent",
-            json!({ "manifest": manifest, "message": format!("{workspace}/child.md") }),
-        ),
-        _ => Turn::say("done by the first"),
-    }
+    json!({ "manifest": manifest, "message": format!("{workspace}/child.md") })
 }
 
 fn child(seen: &SeenRequest) -> Turn {
@@ -422,6 +425,46 @@ fn what_children_wrote_is_there_and_nobody_is_spawned_again() {
     assert_eq!(files(&house.workspace(&id(&amid))), list(&[("child.md", "by the child")]));
     assert_eq!(house.entries(&id(&amid), "spawn_requested").len(), 1);
     assert_replays(&house.daemon, &id(&amid));
+}
+
+#[test]
+fn a_fork_hands_on_what_a_child_answered_before_it_and_not_what_came_after() {
+    let named = Arc::new(Mutex::new(String::new()));
+    let shared = Arc::clone(&named);
+    let house = House::new(move |seen| match seen.replies_so_far() {
+        0 | 1 => {
+            let mut call = spawning_writer(seen);
+            call["prior_findings"] = json!({ "result": *shared.lock().expect("no panic") });
+            Turn::call("spawn_agent", call)
+        }
+        _ => Turn::say("done by the other"),
+    });
+    let goal = json!({ "goal": "delegate", "manifest": LEAD, "grants": ["tool: *", "spawn_child: [*]"] });
+    let (_, told) = house.daemon.client().call_streaming("agent.submit_streaming", goal);
+    let source = id(&told.expect("it ran"));
+    let ended_child = &house.entries(&source, "child_ended")[0];
+    let child = ended_child["event"]["outcome"]["Ok"]["agent_id"].as_str().expect("an id").to_owned();
+    named.lock().expect("no panic").clone_from(&child);
+    let results = house.entries(&source, "tool_result");
+    let seq_of = |tool: &str| {
+        results.iter().find(|entry| entry["event"]["tool"] == tool).expect("it was called")["seq"].clone()
+    };
+    let children_of_fork_at = |at: Value| {
+        let asked = json!({ "goal_id": source, "at": at, "model": OTHER });
+        let forked = id(&house.daemon.client().call("goal.fork", asked).expect("forked"));
+        let goal = ended(&mut house.daemon.client(), &forked);
+        assert_eq!(goal["response"], "done by the other", "{goal}");
+        house.entries(&forked, "spawn_requested").len()
+    };
+    let handed = || {
+        let asked = house.models.requests();
+        let label = format!("Quoted data from agent writer ({child})");
+        asked.iter().filter(|seen| seen.first_user_text().contains(&label)).count()
+    };
+    // The control: at that step the child had answered nothing yet. The fork makes the call that was open, and no other.
+    assert_eq!((children_of_fork_at(seq_of("file_write")), handed()), (1, 0));
+    assert_eq!(children_of_fork_at(seq_of("spawn_agent")), 1);
+    assert!(handed() > 0);
 }
 
 #[test]

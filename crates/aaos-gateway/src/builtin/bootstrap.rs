@@ -401,7 +401,7 @@ fn write(job: &Job, findings: &Findings) -> Result<Step, Stop> {
     let input = SpawnAgentInput {
         manifest: task::manifest(&job.model, Role::Writer, &[], &resources),
         message: task::message(Role::Writer, &task),
-        prior_findings: Some(PriorFindings(findings.render())),
+        prior_findings: Some(PriorFindings::Text(findings.render())),
     };
     let say = format!("Handing the findings on {} to the writer.", sources(findings));
     Ok(Step::Call { say, calls: vec![ToolInput::SpawnAgent(input)] })

@@ -95,14 +95,48 @@ impl Kernel {
         point: ForkPoint,
         mut take: impl FnMut(Entry) -> Result<(), KernelError>,
     ) -> Result<(), KernelError> {
-        let kinds = TAPE_KINDS.iter().map(|kind| (*kind).to_owned()).collect();
-        let filter = Filter { goal: Some(point.goal), agent: Some(point.root), kinds, ..Filter::default() };
-        self.each_entry(filter, |entry| match entry.event {
-            _ if entry.seq > point.at => Ok(ControlFlow::Break(())),
+        self.each_until(point, &TAPE_KINDS, |entry| match entry.event {
             Event::BodyErased { .. } => Err(ForkRefused::Erased(entry.seq).into()),
             _ => take(entry).map(ControlFlow::Continue),
         })
         .await
+    }
+
+    /// Gives `take` the entries of these kinds of a goal's root agent up to a point, until it wants no more.
+    async fn each_until(
+        &self,
+        point: ForkPoint,
+        kinds: &[&str],
+        mut take: impl FnMut(Entry) -> Result<ControlFlow<()>, KernelError>,
+    ) -> Result<(), KernelError> {
+        let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let filter = Filter { goal: Some(point.goal), agent: Some(point.root), kinds, ..Filter::default() };
+        self.each_entry(filter, |entry| match entry.seq > point.at {
+            true => Ok(ControlFlow::Break(())),
+            false => take(entry),
+        })
+        .await
+    }
+
+    /// Gives `take` how each child of an agent ended; for the root agent of a fork also what its conversation was lent.
+    pub(crate) async fn each_child_ended(
+        &self,
+        agent: &Agent,
+        mut take: impl FnMut(Entry),
+    ) -> Result<(), KernelError> {
+        const KINDS: [&str; 1] = ["child_ended"];
+        let mut take = |entry| {
+            take(entry);
+            Ok(ControlFlow::Continue(()))
+        };
+        if let Some((_, fork)) = self.fork_of(agent) {
+            for point in &fork.points {
+                self.each_until(*point, &KINDS, &mut take).await?;
+            }
+        }
+        let kinds = KINDS.map(str::to_owned).to_vec();
+        let filter = Filter { goal: agent.goal, agent: Some(agent.id), kinds, ..Filter::default() };
+        self.each_entry(filter, take).await
     }
 
     /// Gives `take` the entries that match, in their order, until it wants no more.

@@ -10,6 +10,7 @@ mod delegation;
 mod documented;
 mod fallback;
 mod faults;
+mod findings;
 mod keyfiles;
 mod kinds;
 mod ladder;

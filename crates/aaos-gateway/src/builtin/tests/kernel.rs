@@ -12,7 +12,7 @@ use aaos_core::name::ModelName;
 use aaos_core::path::AbsPath;
 use aaos_core::quantity::Tokens;
 use aaos_core::tool::{self, CATALOGUE, ToolInput};
-use aaos_core::toolio::SpawnAgentInput;
+use aaos_core::toolio::{PriorFindings, SpawnAgentInput};
 use serde_json::{Value, json};
 
 use crate::builtin::answer;
@@ -258,7 +258,10 @@ impl Kernel {
         for grant in &manifest.capabilities {
             assert!(covered(parent, &grant.capability), "{:?} exceeds the parent", grant.capability);
         }
-        let findings = input.prior_findings.as_ref().map(|findings| findings.0.clone());
+        let findings = input.prior_findings.as_ref().map(|findings| match findings {
+            PriorFindings::Text(text) => text.clone(),
+            PriorFindings::Recorded(result) => panic!("the planner hands on {result:?}"),
+        });
         let opening = match &findings {
             Some(text) => {
                 assert!(text.len() <= MAX_PRIOR_FINDINGS_BYTES, "{} bytes of findings", text.len());
